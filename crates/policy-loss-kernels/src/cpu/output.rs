@@ -1,0 +1,65 @@
+//! What is written for each token.
+
+use super::lanes::Lanes;
+use super::token::{RowConstants, Surrogate};
+
+/// A choice of output.
+pub trait Output: 'static {
+    /// Whether the values are written.
+    const IS_WRITTEN: bool = false;
+    /// Whether each row adds the values up.
+    const IS_ADDED_UP: bool = false;
+
+    /// A token's value; 0 where the token is masked.
+    fn value<L: Lanes>(lanes: L, row: &RowConstants<L>, surrogate: &Surrogate<L>) -> L::Vector;
+}
+
+/// Sums only.
+pub struct Nothing;
+
+/// The gradient of a token that has its own ratio: `-ratio * A * weight`, times the factor
+/// of the reduction.
+pub struct OwnGradient;
+
+/// What a token contributes to the gradient that it shares with its sequence: `A * weight`.
+pub struct SharedGradient;
+
+/// `token_loss`.
+pub struct TokenLoss;
+
+impl Output for Nothing {
+    #[inline(always)]
+    fn value<L: Lanes>(lanes: L, _row: &RowConstants<L>, _surrogate: &Surrogate<L>) -> L::Vector {
+        lanes.zero()
+    }
+}
+
+impl Output for OwnGradient {
+    const IS_WRITTEN: bool = true;
+
+    #[inline(always)]
+    fn value<L: Lanes>(lanes: L, row: &RowConstants<L>, surrogate: &Surrogate<L>) -> L::Vector {
+        let unclipped = lanes.drop(surrogate.constant, surrogate.unclipped);
+        // Adding 0 turns the -0 of a token without a gradient into 0.
+        lanes.mul_add(unclipped, row.negative_gradient_factor, lanes.zero())
+    }
+}
+
+impl Output for SharedGradient {
+    const IS_ADDED_UP: bool = true;
+
+    #[inline(always)]
+    fn value<L: Lanes>(lanes: L, _row: &RowConstants<L>, surrogate: &Surrogate<L>) -> L::Vector {
+        lanes.drop(surrogate.constant, surrogate.weighted_advantage)
+    }
+}
+
+impl Output for TokenLoss {
+    const IS_WRITTEN: bool = true;
+
+    #[inline(always)]
+    fn value<L: Lanes>(lanes: L, _row: &RowConstants<L>, surrogate: &Surrogate<L>) -> L::Vector {
+        // The ratio of a sequence can be NaN at its masked tokens too.
+        lanes.keep(surrogate.valid, lanes.sub(lanes.zero(), surrogate.value))
+    }
+}

@@ -1,0 +1,264 @@
+//! The parts of an objective: each type is one choice, and costs nothing where it is not
+//! chosen.
+
+use super::exp::exp;
+use super::lanes::Lanes;
+use super::output::{Output, OwnGradient, SharedGradient};
+use super::sums::LaneSums;
+use super::token::{BoundedRatio, Constants, Inputs, RowConstants, Surrogate};
+
+/// Where a token's ratio comes from.
+pub trait Ratio: 'static {
+    /// Whether `rollout_log_probs` is read for it.
+    const READS_ROLLOUT: bool = false;
+    /// What a token contributes to the gradient.
+    type Gradient: Output;
+
+    /// The ratio, and where it is constant because its logarithm reached a bound.
+    fn ratio<L: Lanes>(
+        lanes: L,
+        constants: &Constants<L>,
+        row: &RowConstants<L>,
+        inputs: &Inputs<L>,
+        against_old: BoundedRatio<L>,
+        sums: &mut LaneSums<L>,
+    ) -> (L::Vector, L::Mask);
+}
+
+/// `exp(log_probs - old_log_probs)`, which the KL estimate has at hand already.
+pub struct AgainstOld;
+
+/// `exp(log_probs - rollout_log_probs)`.
+pub struct AgainstRollout;
+
+/// The ratio of the sequence.
+pub struct OfSequence;
+
+impl Ratio for AgainstOld {
+    type Gradient = OwnGradient;
+
+    #[inline(always)]
+    fn ratio<L: Lanes>(
+        lanes: L,
+        _constants: &Constants<L>,
+        _row: &RowConstants<L>,
+        inputs: &Inputs<L>,
+        against_old: BoundedRatio<L>,
+        sums: &mut LaneSums<L>,
+    ) -> (L::Vector, L::Mask) {
+        token_ratio(lanes, inputs, against_old, sums)
+    }
+}
+
+impl Ratio for AgainstRollout {
+    const READS_ROLLOUT: bool = true;
+    type Gradient = OwnGradient;
+
+    #[inline(always)]
+    fn ratio<L: Lanes>(
+        lanes: L,
+        constants: &Constants<L>,
+        _row: &RowConstants<L>,
+        inputs: &Inputs<L>,
+        _against_old: BoundedRatio<L>,
+        sums: &mut LaneSums<L>,
+    ) -> (L::Vector, L::Mask) {
+        let difference = lanes.sub(inputs.log_probs, inputs.rollout_log_probs);
+        let log_ratio = lanes.keep(inputs.valid, difference);
+        sums.rollout_difference = lanes.add(sums.rollout_difference, log_ratio);
+        let against_rollout = BoundedRatio::new(lanes, constants, log_ratio);
+        token_ratio(lanes, inputs, against_rollout, sums)
+    }
+}
+
+impl Ratio for OfSequence {
+    type Gradient = SharedGradient;
+
+    #[inline(always)]
+    fn ratio<L: Lanes>(
+        lanes: L,
+        _constants: &Constants<L>,
+        row: &RowConstants<L>,
+        _inputs: &Inputs<L>,
+        _against_old: BoundedRatio<L>,
+        _sums: &mut LaneSums<L>,
+    ) -> (L::Vector, L::Mask) {
+        // The row counts its ratio once for all its tokens, and stops a gradient at the
+        // bounds itself.
+        let never = lanes.less(lanes.one(), lanes.zero());
+        (row.ratio, never)
+    }
+}
+
+/// A ratio of its own for each token: counted here.
+#[inline(always)]
+fn token_ratio<L: Lanes>(
+    lanes: L,
+    inputs: &Inputs<L>,
+    bounded: BoundedRatio<L>,
+    sums: &mut LaneSums<L>,
+) -> (L::Vector, L::Mask) {
+    let ratio = bounded.exponential.value(lanes);
+    let excess = lanes.sub(ratio, lanes.one());
+    sums.excess = lanes.add(sums.excess, excess);
+    sums.squared_excess = lanes.mul_add(excess, excess, sums.squared_excess);
+    let smaller = lanes.and(inputs.valid, lanes.less(ratio, sums.min_ratio));
+    let larger = lanes.and(inputs.valid, lanes.greater(ratio, sums.max_ratio));
+    sums.min_ratio = lanes.select(smaller, ratio, sums.min_ratio);
+    sums.max_ratio = lanes.select(larger, ratio, sums.max_ratio);
+    (ratio, bounded.saturated)
+}
+
+/// The lower bound of the surrogate where the advantage is negative.
+pub trait DualClip: 'static {
+    /// The surrogate and where it is constant, after the bound.
+    fn bound<L: Lanes>(
+        lanes: L,
+        constants: &Constants<L>,
+        advantage: L::Vector,
+        surrogate: (L::Vector, L::Mask),
+        sums: &mut LaneSums<L>,
+    ) -> (L::Vector, L::Mask);
+}
+
+/// No bound.
+pub struct SingleClip;
+
+/// `max(surrogate, c * A)` where `A < 0`.
+pub struct BoundedBelow;
+
+impl DualClip for SingleClip {
+    #[inline(always)]
+    fn bound<L: Lanes>(
+        _lanes: L,
+        _constants: &Constants<L>,
+        _advantage: L::Vector,
+        surrogate: (L::Vector, L::Mask),
+        _sums: &mut LaneSums<L>,
+    ) -> (L::Vector, L::Mask) {
+        surrogate
+    }
+}
+
+impl DualClip for BoundedBelow {
+    #[inline(always)]
+    fn bound<L: Lanes>(
+        lanes: L,
+        constants: &Constants<L>,
+        advantage: L::Vector,
+        (surrogate, constant): (L::Vector, L::Mask),
+        sums: &mut LaneSums<L>,
+    ) -> (L::Vector, L::Mask) {
+        let bound = lanes.mul(constants.dual_clip, advantage);
+        let negative = lanes.less(advantage, lanes.zero());
+        let bounded = lanes.and(negative, lanes.greater(bound, surrogate));
+        sums.dual_clipped = lanes.count(bounded, sums.dual_clipped);
+        let surrogate = lanes.select(bounded, bound, surrogate);
+        (surrogate, lanes.or(constant, bounded))
+    }
+}
+
+/// The constant that multiplies a token's loss.
+pub trait Weight: 'static {
+    /// Whether `rollout_log_probs` is read for it.
+    const READS_ROLLOUT: bool = true;
+
+    /// The surrogate times its weight.
+    fn apply<L: Lanes>(
+        lanes: L,
+        row: &RowConstants<L>,
+        inputs: &Inputs<L>,
+        surrogate: Surrogate<L>,
+        sums: &mut LaneSums<L>,
+    ) -> Surrogate<L>;
+}
+
+/// 1.
+pub struct Unweighted;
+
+/// The weight moved into the row's bounds.
+pub struct Truncated;
+
+/// The weight, or 0 outside of the row's bounds.
+pub struct Masked;
+
+impl Weight for Unweighted {
+    const READS_ROLLOUT: bool = false;
+
+    #[inline(always)]
+    fn apply<L: Lanes>(
+        _lanes: L,
+        _row: &RowConstants<L>,
+        _inputs: &Inputs<L>,
+        surrogate: Surrogate<L>,
+        _sums: &mut LaneSums<L>,
+    ) -> Surrogate<L> {
+        surrogate
+    }
+}
+
+impl Weight for Truncated {
+    #[inline(always)]
+    fn apply<L: Lanes>(
+        lanes: L,
+        row: &RowConstants<L>,
+        inputs: &Inputs<L>,
+        surrogate: Surrogate<L>,
+        sums: &mut LaneSums<L>,
+    ) -> Surrogate<L> {
+        let weight = rollout_weight(lanes, inputs, sums);
+        let below = lanes.less(weight, row.weight_low);
+        let above = lanes.greater(weight, row.weight_high);
+        let truncated = lanes.select(below, row.weight_low, weight);
+        let truncated = lanes.select(above, row.weight_high, truncated);
+        weighted(lanes, surrogate, truncated, lanes.or(below, above), sums)
+    }
+}
+
+impl Weight for Masked {
+    #[inline(always)]
+    fn apply<L: Lanes>(
+        lanes: L,
+        row: &RowConstants<L>,
+        inputs: &Inputs<L>,
+        surrogate: Surrogate<L>,
+        sums: &mut LaneSums<L>,
+    ) -> Surrogate<L> {
+        let weight = rollout_weight(lanes, inputs, sums);
+        let below = lanes.less(weight, row.weight_low);
+        let above = lanes.greater(weight, row.weight_high);
+        // Selected, not multiplied: infinity times 0 would be NaN.
+        let rejected = lanes.or(below, above);
+        weighted(lanes, surrogate, lanes.drop(rejected, weight), rejected, sums)
+    }
+}
+
+/// `exp(old_log_probs - rollout_log_probs)`.
+#[inline(always)]
+fn rollout_weight<L: Lanes>(lanes: L, inputs: &Inputs<L>, sums: &mut LaneSums<L>) -> L::Vector {
+    let difference = lanes.sub(inputs.old_log_probs, inputs.rollout_log_probs);
+    let log_weight = lanes.keep(inputs.valid, difference);
+    sums.log_weight = lanes.add(sums.log_weight, log_weight);
+    exp(lanes, log_weight)
+}
+
+#[inline(always)]
+fn weighted<L: Lanes>(
+    lanes: L,
+    surrogate: Surrogate<L>,
+    weight: L::Vector,
+    changed: L::Mask,
+    sums: &mut LaneSums<L>,
+) -> Surrogate<L> {
+    let weight = lanes.keep(surrogate.valid, weight);
+    let changed = lanes.and(surrogate.valid, changed);
+    sums.weight = lanes.add(sums.weight, weight);
+    sums.squared_weight = lanes.mul_add(weight, weight, sums.squared_weight);
+    sums.changed_weight = lanes.count(changed, sums.changed_weight);
+    Surrogate {
+        weighted_advantage: lanes.mul(surrogate.weighted_advantage, weight),
+        unclipped: lanes.mul(surrogate.unclipped, weight),
+        value: lanes.mul(surrogate.value, weight),
+        ..surrogate
+    }
+}

@@ -1,0 +1,156 @@
+//! Sums over tokens: in vector lanes for a short stretch, then in f64.
+
+use super::lanes::Lanes;
+
+/// What is summed up, in lanes, over a stretch short enough for their precision.
+///
+/// A part of the objective that is not in use leaves its fields alone; the compiler then
+/// drops them.
+#[derive(Clone, Copy)]
+pub struct LaneSums<L: Lanes> {
+    /// `surrogate * weight`, times the row's factor.
+    pub surrogate: L::Vector,
+    pub clipped: L::Vector,
+    pub clipped_above: L::Vector,
+    pub dual_clipped: L::Vector,
+    /// `log_probs - old_log_probs`.
+    pub log_ratio: L::Vector,
+    pub squared_log_ratio: L::Vector,
+    pub k3: L::Vector,
+    /// `ratio - 1`, because it is 0 where the mask is: nothing has to be selected.
+    pub excess: L::Vector,
+    pub squared_excess: L::Vector,
+    pub min_ratio: L::Vector,
+    pub max_ratio: L::Vector,
+    /// `old_log_probs - rollout_log_probs`.
+    pub log_weight: L::Vector,
+    pub weight: L::Vector,
+    pub squared_weight: L::Vector,
+    /// Weights that were moved to a bound, or set to 0.
+    pub changed_weight: L::Vector,
+    /// `log_probs - rollout_log_probs` where the ratio is taken against it.
+    pub rollout_difference: L::Vector,
+}
+
+impl<L: Lanes> LaneSums<L> {
+    #[inline(always)]
+    pub fn new(lanes: L) -> Self {
+        let zero = lanes.zero();
+        Self {
+            surrogate: zero,
+            clipped: zero,
+            clipped_above: zero,
+            dual_clipped: zero,
+            log_ratio: zero,
+            squared_log_ratio: zero,
+            k3: zero,
+            excess: zero,
+            squared_excess: zero,
+            min_ratio: lanes.splat(super::real::Real::from_f64(f64::INFINITY)),
+            max_ratio: lanes.splat(super::real::Real::from_f64(f64::NEG_INFINITY)),
+            log_weight: zero,
+            weight: zero,
+            squared_weight: zero,
+            changed_weight: zero,
+            rollout_difference: zero,
+        }
+    }
+
+    /// Moves the lanes into the totals.
+    #[inline(always)]
+    pub fn flush(&mut self, lanes: L, totals: &mut Totals) {
+        let clipped_above = lanes.sum(self.clipped_above);
+        totals.surrogate += lanes.sum(self.surrogate);
+        totals.clipped_above += clipped_above;
+        totals.clipped_below += lanes.sum(self.clipped) - clipped_above;
+        totals.dual_clipped += lanes.sum(self.dual_clipped);
+        totals.log_ratio += lanes.sum(self.log_ratio);
+        totals.squared_log_ratio += lanes.sum(self.squared_log_ratio);
+        totals.k3 += lanes.sum(self.k3);
+        totals.excess += lanes.sum(self.excess);
+        totals.squared_excess += lanes.sum(self.squared_excess);
+        totals.min_ratio = totals.min_ratio.min(lanes.smallest(self.min_ratio));
+        totals.max_ratio = totals.max_ratio.max(lanes.largest(self.max_ratio));
+        totals.log_weight += lanes.sum(self.log_weight);
+        totals.weight += lanes.sum(self.weight);
+        totals.squared_weight += lanes.sum(self.squared_weight);
+        totals.changed_weight += lanes.sum(self.changed_weight);
+        totals.rollout_difference += lanes.sum(self.rollout_difference);
+        *self = Self::new(lanes);
+    }
+}
+
+/// The same sums in f64.
+#[derive(Clone, Copy, Debug)]
+pub struct Totals {
+    pub surrogate: f64,
+    pub clipped_above: f64,
+    pub clipped_below: f64,
+    pub dual_clipped: f64,
+    pub log_ratio: f64,
+    pub squared_log_ratio: f64,
+    pub k3: f64,
+    pub excess: f64,
+    pub squared_excess: f64,
+    pub min_ratio: f64,
+    pub max_ratio: f64,
+    pub log_weight: f64,
+    pub weight: f64,
+    pub squared_weight: f64,
+    pub changed_weight: f64,
+    pub rollout_difference: f64,
+    pub non_finite: f64,
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            surrogate: 0.0,
+            clipped_above: 0.0,
+            clipped_below: 0.0,
+            dual_clipped: 0.0,
+            log_ratio: 0.0,
+            squared_log_ratio: 0.0,
+            k3: 0.0,
+            excess: 0.0,
+            squared_excess: 0.0,
+            min_ratio: f64::INFINITY,
+            max_ratio: f64::NEG_INFINITY,
+            log_weight: 0.0,
+            weight: 0.0,
+            squared_weight: 0.0,
+            changed_weight: 0.0,
+            rollout_difference: 0.0,
+            non_finite: 0.0,
+        }
+    }
+}
+
+impl Totals {
+    /// Adds the totals of a later stretch.
+    pub fn add(&mut self, other: &Self) {
+        self.surrogate += other.surrogate;
+        self.clipped_above += other.clipped_above;
+        self.clipped_below += other.clipped_below;
+        self.dual_clipped += other.dual_clipped;
+        self.log_ratio += other.log_ratio;
+        self.squared_log_ratio += other.squared_log_ratio;
+        self.k3 += other.k3;
+        self.excess += other.excess;
+        self.squared_excess += other.squared_excess;
+        self.min_ratio = self.min_ratio.min(other.min_ratio);
+        self.max_ratio = self.max_ratio.max(other.max_ratio);
+        self.log_weight += other.log_weight;
+        self.weight += other.weight;
+        self.squared_weight += other.squared_weight;
+        self.changed_weight += other.changed_weight;
+        self.rollout_difference += other.rollout_difference;
+        self.non_finite += other.non_finite;
+    }
+
+    /// False if an input that takes part is not finite: it is part of one of these sums,
+    /// and a sum that has left the finite numbers never comes back.
+    pub fn is_finite(&self) -> bool {
+        (self.surrogate + self.log_ratio + self.log_weight + self.rollout_difference).is_finite()
+    }
+}

@@ -1,0 +1,233 @@
+//! The loop over a block of tokens.
+
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+
+use pulp::{Simd, WithSimd};
+
+use crate::{LOG_RATIO_BOUND, Objective};
+
+use super::kernel::{Block, Columns};
+use super::lanes::Lanes;
+use super::output::Output;
+use super::parts::{DualClip, Ratio, Weight};
+use super::real::Real;
+use super::row::Row;
+use super::sums::{LaneSums, Totals};
+use super::token::{Constants, Inputs, RowConstants, token};
+
+/// Lanes are summed over this many vectors before they move into f64 totals: few enough
+/// for f32, enough for the move to cost little.
+const STRETCH: usize = 64;
+
+/// A kernel's work, with the parts `(ratio, weight, dual clip, output)`.
+pub struct Visit<'a, T, P> {
+    pub objective: &'a Objective,
+    pub block: Block<'a, T>,
+    pub totals: &'a mut Totals,
+    pub parts: PhantomData<P>,
+}
+
+impl<T: Real, R: Ratio, W: Weight, D: DualClip, O: Output> WithSimd for Visit<'_, T, (R, W, D, O)> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let lanes = T::lanes(simd);
+        let mut walk = Walk::<_, (R, W, D, O)> {
+            lanes,
+            constants: constants(lanes, self.objective),
+            sums: LaneSums::new(lanes),
+            summed: 0,
+            totals: self.totals,
+            parts: PhantomData,
+        };
+        let Block {
+            columns,
+            rows,
+            row_length,
+            mut start,
+            output,
+        } = self.block;
+
+        let mut first = 0;
+        for row in rows {
+            let last = columns.log_probs.len().min(first + (row_length - start));
+            let output = if O::IS_WRITTEN {
+                &mut output[first..last]
+            } else {
+                &mut []
+            };
+            walk.segment(row, columns.slice(first..last), output);
+            first = last;
+            start = 0;
+        }
+        walk.sums.flush(lanes, walk.totals);
+    }
+}
+
+struct Walk<'a, L: Lanes, P> {
+    lanes: L,
+    constants: Constants<L>,
+    sums: LaneSums<L>,
+    /// Number of vectors in the sums.
+    summed: usize,
+    totals: &'a mut Totals,
+    parts: PhantomData<P>,
+}
+
+impl<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output> Walk<'_, L, (R, W, D, O)> {
+    /// The tokens of one row.
+    #[inline(always)]
+    fn segment(
+        &mut self,
+        row: &mut Row,
+        columns: Columns<'_, L::Real>,
+        output: &mut [MaybeUninit<L::Real>],
+    ) {
+        let lanes = self.lanes;
+        let constants = row_constants(lanes, row);
+        let (vectors, rest) = split::<L>(columns);
+        let (output, output_rest) = L::split_output(output);
+
+        let count = vectors.log_probs.len();
+        let mut begin = 0;
+        while begin < count {
+            let end = count.min(begin + (STRETCH - self.summed));
+            let output = if O::IS_WRITTEN {
+                &mut output[begin..end]
+            } else {
+                &mut []
+            };
+            let added_up = self.stretch(&constants, vectors.slice(begin..end), output);
+            self.end_stretch(end - begin, added_up, row);
+            begin = end;
+        }
+
+        if !rest.log_probs.is_empty() {
+            let inputs = Inputs {
+                log_probs: lanes.load_rest(rest.log_probs),
+                old_log_probs: lanes.load_rest(rest.old_log_probs),
+                rollout_log_probs: lanes.load_rest(rest.rollout_log_probs),
+                advantage: lanes.load_rest(rest.advantages),
+                // Lanes beyond the rest are loaded as 0: masked.
+                valid: lanes.greater(lanes.load_rest(rest.mask), lanes.zero()),
+            };
+            let value =
+                token::<_, R, W, D, O>(lanes, &self.constants, &constants, &inputs, &mut self.sums);
+            if O::IS_WRITTEN {
+                lanes.store_rest(value, output_rest);
+            }
+            self.end_stretch(1, value, row);
+        }
+    }
+
+    /// Whole vectors; returns the sum of their outputs where the row adds them up.
+    #[inline(always)]
+    fn stretch(
+        &mut self,
+        row: &RowConstants<L>,
+        columns: Columns<'_, L::Vector>,
+        output: &mut [MaybeUninit<L::Vector>],
+    ) -> L::Vector {
+        let lanes = self.lanes;
+        let constants = self.constants;
+        let mut sums = self.sums;
+        let mut added_up = lanes.zero();
+        // One length for all, which the compiler can see: no bounds are checked inside.
+        let count = columns.log_probs.len();
+        let columns = columns.slice(0..count);
+        let output = if O::IS_WRITTEN {
+            &mut output[..count]
+        } else {
+            output
+        };
+        for index in 0..count {
+            let old_log_probs = columns.old_log_probs[index];
+            let inputs = Inputs {
+                log_probs: columns.log_probs[index],
+                old_log_probs,
+                rollout_log_probs: if R::READS_ROLLOUT || W::READS_ROLLOUT {
+                    columns.rollout_log_probs[index]
+                } else {
+                    old_log_probs
+                },
+                advantage: columns.advantages[index],
+                valid: lanes.greater(columns.mask[index], lanes.zero()),
+            };
+            let value = token::<_, R, W, D, O>(lanes, &constants, row, &inputs, &mut sums);
+            if O::IS_WRITTEN {
+                output[index].write(value);
+            }
+            if O::IS_ADDED_UP {
+                added_up = lanes.add(added_up, value);
+            }
+        }
+        self.sums = sums;
+        added_up
+    }
+
+    #[inline(always)]
+    fn end_stretch(&mut self, vectors: usize, added_up: L::Vector, row: &mut Row) {
+        if O::IS_ADDED_UP {
+            row.unclipped_advantage += self.lanes.sum(added_up);
+        }
+        self.summed += vectors;
+        if self.summed == STRETCH {
+            self.sums.flush(self.lanes, self.totals);
+            self.summed = 0;
+        }
+    }
+}
+
+/// Whole vectors, and the tokens that do not fill one.
+#[inline(always)]
+fn split<'a, L: Lanes>(
+    columns: Columns<'a, L::Real>,
+) -> (Columns<'a, L::Vector>, Columns<'a, L::Real>) {
+    let (log_probs, log_probs_rest) = L::split(columns.log_probs);
+    let (old_log_probs, old_log_probs_rest) = L::split(columns.old_log_probs);
+    let (rollout_log_probs, rollout_log_probs_rest) = L::split(columns.rollout_log_probs);
+    let (advantages, advantages_rest) = L::split(columns.advantages);
+    let (mask, mask_rest) = L::split(columns.mask);
+    (
+        Columns {
+            log_probs,
+            old_log_probs,
+            rollout_log_probs,
+            advantages,
+            mask,
+        },
+        Columns {
+            log_probs: log_probs_rest,
+            old_log_probs: old_log_probs_rest,
+            rollout_log_probs: rollout_log_probs_rest,
+            advantages: advantages_rest,
+            mask: mask_rest,
+        },
+    )
+}
+
+#[inline(always)]
+fn constants<L: Lanes>(lanes: L, objective: &Objective) -> Constants<L> {
+    let real = L::Real::from_f64;
+    let clip = &objective.clip;
+    Constants {
+        log_ratio_bound: lanes.splat(real(LOG_RATIO_BOUND)),
+        negative_log_ratio_bound: lanes.splat(real(-LOG_RATIO_BOUND)),
+        clip_low: lanes.splat(real(1.0 - clip.low)),
+        clip_high: lanes.splat(real(1.0 + clip.high)),
+        dual_clip: lanes.splat(real(clip.dual.unwrap_or(0.0))),
+    }
+}
+
+#[inline(always)]
+fn row_constants<L: Lanes>(lanes: L, row: &Row) -> RowConstants<L> {
+    RowConstants {
+        ratio: lanes.splat(L::Real::from_f64(row.ratio)),
+        weight_low: lanes.splat(L::Real::from_f64(row.weight_low)),
+        weight_high: lanes.splat(L::Real::from_f64(row.weight_high)),
+        loss_factor: lanes.splat(L::Real::from_f64(row.loss_factor)),
+        negative_gradient_factor: lanes.splat(L::Real::from_f64(-row.gradient_factor)),
+    }
+}

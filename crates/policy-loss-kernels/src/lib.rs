@@ -1,0 +1,27 @@
+//! Fused kernels of the policy loss: forward and gradient in one pass.
+//!
+//! The kernels know neither a configuration nor a tensor library. They take an
+//! [`Objective`], made of numbers and plain enums, and memory; what they compute is
+//!
+//! ```text
+//! ratio      = exp(clamp(log_probs - base, -20, 20))      of the token, or of its sequence
+//! surrogate  = min(ratio * A, clamp(ratio, 1 - low, 1 + high) * A)
+//! token_loss = -surrogate * weight
+//! loss       = token mean or sequence mean of token_loss
+//! ```
+//!
+//! together with the gradient with respect to `log_probs` and the sums that every metric
+//! is made of ([`Summary`]).
+//!
+//! # Features
+//!
+//! - `cpu`: [`cpu`](mod@cpu), slices in host memory, vectorised and threaded.
+#![cfg_attr(not(feature = "cpu"), allow(rustdoc::broken_intra_doc_links))]
+
+#[cfg(feature = "cpu")]
+pub mod cpu;
+mod objective;
+
+pub use objective::{
+    Clip, Objective, RatioBase, RatioLevel, Reduction, Summary, Weight, LOG_RATIO_BOUND,
+};

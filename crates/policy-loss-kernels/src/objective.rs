@@ -1,0 +1,145 @@
+//! What to compute, and what comes back: shared by all kernels.
+
+/// Log-ratios are clamped to `[-20, 20]` before they are exponentiated.
+pub const LOG_RATIO_BOUND: f64 = 20.0;
+
+/// The policy loss as numbers: every field has already been checked by the caller.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Objective {
+    /// Whether each token has its own ratio or shares that of its sequence.
+    pub ratio_level: RatioLevel,
+    /// The policy that the ratio is taken against.
+    pub ratio_base: RatioBase,
+    /// The clip range of the ratio.
+    pub clip: Clip,
+    /// The constant that multiplies a token's loss.
+    pub weight: Weight,
+    /// How token losses become one number.
+    pub reduction: Reduction,
+    /// Replaces the factor `1 / count` of the reduction, where `count` is the number of
+    /// valid tokens or sequences: `world_size / global_count` under data parallelism.
+    pub scale: Option<f64>,
+}
+
+/// Where the ratio is formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RatioLevel {
+    /// `exp(log_probs - base)` of each token.
+    Token,
+    /// `exp(mean over valid tokens of (log_probs - base))` of each sequence; the gradient
+    /// flows through the mean to every valid token.
+    Sequence,
+}
+
+/// The log-probabilities that the ratio is taken against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RatioBase {
+    /// `old_log_probs`.
+    Old,
+    /// `rollout_log_probs`.
+    Rollout,
+}
+
+/// The clip range `[1 - low, 1 + high]` of the ratio.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clip {
+    /// Distance of the lower bound from 1.
+    pub low: f64,
+    /// Distance of the upper bound from 1.
+    pub high: f64,
+    /// `c > 1`: where `A < 0` the surrogate is bounded below by `c * A`.
+    pub dual: Option<f64>,
+}
+
+/// The weight of a token's loss, from `rho = exp(old_log_probs - rollout_log_probs)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Weight {
+    /// 1; `rollout_log_probs` is not read for it.
+    None,
+    /// `clamp(rho, low, high)`.
+    Truncate {
+        /// Smallest weight.
+        low: f64,
+        /// Largest weight.
+        high: f64,
+    },
+    /// `rho` where `low <= rho <= high`, else 0.
+    Mask {
+        /// Smallest weight that is kept.
+        low: f64,
+        /// Largest weight that is kept.
+        high: f64,
+    },
+    /// `rho` for every token of a sequence whose
+    /// `exp(mean over valid tokens of (old_log_probs - rollout_log_probs))` lies in
+    /// `[low, high]`, else 0.
+    SequenceMask {
+        /// Smallest geometric mean that is kept.
+        low: f64,
+        /// Largest geometric mean that is kept.
+        high: f64,
+    },
+}
+
+/// How token losses become one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    /// The mean over all valid tokens.
+    TokenMean,
+    /// The mean, over sequences with a valid token, of each sequence's token mean.
+    SequenceMean,
+}
+
+impl Objective {
+    /// Whether `rollout_log_probs` takes part.
+    #[must_use]
+    pub fn uses_rollout(&self) -> bool {
+        self.ratio_base == RatioBase::Rollout || self.weight != Weight::None
+    }
+}
+
+/// The loss and the sums that its metrics are made of, over the valid tokens of a batch.
+///
+/// Counts are exact integers. Without a valid token everything is 0.
+/// `log_ratio` is `log_probs - old_log_probs`, whatever the ratio is taken against.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// The reduced loss.
+    pub loss: f64,
+    /// Number of valid tokens.
+    pub valid_tokens: f64,
+    /// Number of sequences with a valid token.
+    pub valid_sequences: f64,
+    /// Tokens clipped while `A > 0`.
+    pub clipped_above: f64,
+    /// Tokens clipped while `A < 0`.
+    pub clipped_below: f64,
+    /// Tokens whose surrogate was replaced by the dual clip.
+    pub dual_clipped: f64,
+    /// Sum of `-log_ratio`, not clamped.
+    pub negative_log_ratio: f64,
+    /// Sum of `log_ratio²`, not clamped.
+    pub squared_log_ratio: f64,
+    /// Sum of `expm1(c) - c`, where `c = clamp(log_ratio, -20, 20)`.
+    pub k3: f64,
+    /// Sum of the ratio.
+    pub ratio: f64,
+    /// Sum of the ratio's square.
+    pub squared_ratio: f64,
+    /// Smallest ratio; NaN is left out.
+    pub min_ratio: f64,
+    /// Largest ratio; NaN is left out.
+    pub max_ratio: f64,
+    /// Sum of `rollout_log_probs - old_log_probs`; 0 with [`Weight::None`].
+    pub rollout_log_ratio: f64,
+    /// Sum of the weights; 0 with [`Weight::None`].
+    pub weight: f64,
+    /// Sum of the weights' squares; 0 with [`Weight::None`].
+    pub squared_weight: f64,
+    /// Tokens whose weight [`Weight::Truncate`] moved to a bound.
+    pub truncated: f64,
+    /// Tokens whose weight [`Weight::Mask`] or [`Weight::SequenceMask`] set to 0.
+    pub zeroed: f64,
+    /// Valid tokens at which an input that takes part is not finite.
+    pub non_finite: f64,
+}

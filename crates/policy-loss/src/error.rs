@@ -1,0 +1,126 @@
+//! What can be wrong with a configuration or a batch, said so that it can be mended.
+
+use burn::tensor::DType;
+
+/// A configuration that has no meaning, found when it is built.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A value lies outside the range of its field.
+    #[error("`{field}` is {value}; accepted: {accepted}")]
+    OutOfRange {
+        /// Path of the field, as in the serialized configuration.
+        field: &'static str,
+        /// The value that was given.
+        value: String,
+        /// The values that would be accepted.
+        accepted: &'static str,
+    },
+    /// A field is absent that another one needs.
+    #[error("`{field}` is missing, but {needed_by} needs it; accepted: {accepted}")]
+    Missing {
+        /// The field that is absent.
+        field: &'static str,
+        /// What needs it.
+        needed_by: &'static str,
+        /// The values that would be accepted.
+        accepted: &'static str,
+    },
+    /// Two settings that have no meaning together.
+    #[error("`{first}` together with `{second}` has no meaning: {reason}")]
+    Combination {
+        /// One of the two settings, with its value.
+        first: &'static str,
+        /// The other one, with its value.
+        second: &'static str,
+        /// Why, and what to write instead.
+        reason: &'static str,
+    },
+    /// A name that is not in the list of known ones.
+    #[error("`{field}` is {value:?}; accepted: {accepted}")]
+    UnknownName {
+        /// The field that holds the name.
+        field: &'static str,
+        /// The name that was given.
+        value: String,
+        /// Every known name.
+        accepted: String,
+    },
+}
+
+/// A batch that does not fit the objective, or that the device cannot compute; found before any
+/// device work.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BatchError {
+    /// A tensor's shape differs from that of `log_probs`.
+    #[error("`{tensor}` has shape {got:?}; expected {expected}")]
+    Shape {
+        /// The tensor's name.
+        tensor: &'static str,
+        /// The shapes that would be accepted.
+        expected: String,
+        /// The shape that was given.
+        got: Vec<usize>,
+    },
+    /// A tensor lives on another device than `log_probs`.
+    #[error("`{tensor}` is on {got}, but `log_probs` is on {expected}; move it with `to_device`")]
+    Device {
+        /// The tensor's name.
+        tensor: &'static str,
+        /// The device of `log_probs`.
+        expected: String,
+        /// The device that was found.
+        got: String,
+    },
+    /// A tensor that the objective needs was not given.
+    #[error("`{tensor}` is missing, but {needed_by} needs it; add it with `{add_with}`")]
+    Missing {
+        /// The tensor's name.
+        tensor: &'static str,
+        /// The part of the objective that needs it.
+        needed_by: &'static str,
+        /// The method that adds it to the batch.
+        add_with: &'static str,
+    },
+    /// The device does not compute a tensor's type, whatever its driver claims.
+    #[error("`{tensor}` is {got:?}, which {device} does not compute; accepted there: {accepted}")]
+    Dtype {
+        /// The tensor's name.
+        tensor: &'static str,
+        /// The type that was given.
+        got: DType,
+        /// The device.
+        device: String,
+        /// The types that the device computes.
+        accepted: String,
+    },
+    /// A mask holds something that is neither 0 nor 1.
+    #[error("`action_mask` holds {value} at flat index {index}; accepted: 0 and 1, or bool")]
+    MaskValue {
+        /// The first such value.
+        value: f64,
+        /// Its index, row by row.
+        index: usize,
+    },
+    /// The global totals do not fit the reduction, or are out of range.
+    #[error("`{field}` is {value}; accepted: {accepted}")]
+    Totals {
+        /// The field of the totals.
+        field: &'static str,
+        /// The value that was given.
+        value: String,
+        /// The values that would be accepted.
+        accepted: &'static str,
+    },
+    /// The device failed while a mask was read back for checking.
+    #[error("reading `{tensor}` back from {device} failed: {message}")]
+    Read {
+        /// The tensor's name.
+        tensor: &'static str,
+        /// The device.
+        device: String,
+        /// What the backend said.
+        message: String,
+    },
+}

@@ -1,0 +1,95 @@
+//! The loss itself: the visible steps of one forward pass.
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use crate::output::PolicyLossOutput;
+use crate::{BatchError, PolicyBatch, PolicyLossConfig, composed};
+
+/// The policy loss of reinforcement learning from feedback.
+///
+/// With the parts of its [`PolicyLossConfig`], per token:
+///
+/// ```text
+/// r          = the ratio                       (Ratio)
+/// surrogate  = min(r A, clamp(r, ..) A)        (Surrogate)
+/// w          = the rollout weight, or 1        (RolloutCorrection)
+/// token_loss = -surrogate * w
+/// loss       = the mean of token_loss          (Reduction)
+/// ```
+///
+/// It is a [`Module`] without parameters, so that it can sit inside a model.
+///
+/// ```
+/// # #[cfg(feature = "flex")] {
+/// use burn::tensor::{Device, Tensor};
+/// use policy_loss::{PolicyBatch, PolicyLossConfig};
+///
+/// let device = Device::flex().autodiff();
+/// let log_probs = Tensor::<2>::from_floats([[-1.0, -0.5, -2.0]], &device).require_grad();
+/// let old_log_probs = Tensor::<2>::from_floats([[-1.1, -0.5, -1.5]], &device);
+/// let advantages = Tensor::<1>::from_floats([1.0], &device);
+///
+/// let loss = PolicyLossConfig::new().init()?;
+/// let output = loss.forward(PolicyBatch::new(log_probs.clone(), old_log_probs, advantages))?;
+/// let gradients = output.loss.backward();
+/// assert!(log_probs.grad(&gradients).is_some());
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Module, Debug)]
+pub struct PolicyLoss {
+    #[module(skip)]
+    config: PolicyLossConfig,
+}
+
+impl PolicyLoss {
+    pub(crate) fn from_valid(config: PolicyLossConfig) -> Self {
+        Self { config }
+    }
+
+    /// The configuration that this loss was built from.
+    pub fn config(&self) -> &PolicyLossConfig {
+        &self.config
+    }
+
+    /// Computes the loss of a batch, with its metrics. Nothing is read back from the device.
+    ///
+    /// # Shapes
+    ///
+    /// - `batch`: see [`PolicyBatch`]
+    /// - `loss` and every metric: `[1]`
+    ///
+    /// # Errors
+    ///
+    /// Shapes or devices differ, a tensor is missing that the objective needs, the device does not
+    /// compute a tensor's type, or the global totals do not fit the reduction. All of it is found
+    /// before any device work.
+    pub fn forward(&self, batch: PolicyBatch) -> Result<PolicyLossOutput, BatchError> {
+        let batch = batch.check(&self.config)?;
+        Ok(match batch.is_empty() {
+            true => PolicyLossOutput::empty(&self.config, batch.log_probs),
+            false => composed::forward(&self.config, batch),
+        })
+    }
+
+    /// Computes the token losses of a batch without reducing them, 0 at masked positions.
+    ///
+    /// # Shapes
+    ///
+    /// - `batch`: see [`PolicyBatch`]
+    /// - output: `[B, T]`
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn forward_no_reduction(&self, batch: PolicyBatch) -> Result<Tensor<2>, BatchError> {
+        let batch = batch.check(&self.config)?;
+        let dtype = batch.log_probs.dtype();
+        if batch.is_empty() {
+            return Ok(batch.log_probs.cast(composed::arithmetic(dtype)));
+        }
+        let (token_loss, ..) = composed::token_losses(&self.config, batch);
+        Ok(token_loss)
+    }
+}
