@@ -3,7 +3,10 @@
 use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
-use crate::{Behavior, ConfigError, PolicyLoss, Ratio, Reduction, RolloutCorrection, Surrogate};
+use crate::{
+    Behavior, ConfigError, Implementation, PolicyLoss, Ratio, Reduction, RolloutCorrection,
+    Surrogate,
+};
 
 /// Configuration of a [`PolicyLoss`].
 ///
@@ -47,6 +50,8 @@ pub struct PolicyLossConfig {
     pub rollout_correction: Option<RolloutCorrection>,
     /// How token losses become one number.
     pub reduction: Reduction,
+    /// How it is computed; the results agree.
+    pub implementation: Implementation,
 }
 
 impl Config for PolicyLossConfig {}
@@ -81,6 +86,12 @@ impl PolicyLossConfig {
     /// Sets how token losses become one number.
     pub fn with_reduction(mut self, reduction: Reduction) -> Self {
         self.reduction = reduction;
+        self
+    }
+
+    /// Sets how the loss is computed.
+    pub fn with_implementation(mut self, implementation: Implementation) -> Self {
+        self.implementation = implementation;
         self
     }
 

@@ -113,6 +113,14 @@ pub enum BatchError {
         /// The values that would be accepted.
         accepted: &'static str,
     },
+    /// The fused implementation was asked for where there is none.
+    #[error(
+        "`implementation` is fused, which {device} does not have; accepted there: auto, composed"
+    )]
+    NotFused {
+        /// The device.
+        device: String,
+    },
     /// The device failed while a mask was read back for checking.
     #[error("reading `{tensor}` back from {device} failed: {message}")]
     Read {

@@ -1,14 +1,58 @@
-#![doc = include_str!("../README.md")]
+//! The policy loss of reinforcement learning from feedback, for [Burn](burn), on every backend:
+//! PPO, GRPO, DAPO and GSPO, with dual clip, rollout correction, and exact reductions under data
+//! parallelism and gradient accumulation.
+//!
+//! An objective is a value, [`PolicyLossConfig`], composed of independent parts:
+//!
+//! ```text
+//! ratio              r = exp(log_probs - base), per token or per sequence    Ratio
+//! surrogate          min(r A, clamp(r, 1 - low, 1 + high) A)                 Surrogate
+//! rollout correction w, from exp(old_log_probs - rollout_log_probs)          RolloutCorrection
+//! reduction          the mean of token_loss = -surrogate * w                 Reduction
+//! ```
+//!
+//! [`PolicyLossConfig::init`] checks it and gives a [`PolicyLoss`], a Burn module, whose
+//! [`forward`](PolicyLoss::forward) takes a [`PolicyBatch`] and returns a [`PolicyLossOutput`]: the
+//! loss, tracked, and its metrics, detached. Nothing is read back from the device until you ask.
+//! Named algorithms are [presets](Preset), and [`OpenRlhfPolicyLoss`] holds OpenRLHF's arguments.
+//!
+//! # Guarantees
+//!
+//! - A value at a masked position, whatever it is (NaN, an infinity, 1e30), changes no bit of the
+//!   loss, of a metric, or of a gradient, and its own gradient is exactly 0.
+//! - A non-finite value at a valid position is not hidden:
+//!   [`non_finite`](PolicyLossMetrics::non_finite) counts it.
+//! - Bad input is an error that names the field, the value and what would be accepted, before any
+//!   device work. User input never panics.
+//! - Sub-gradients are declared: a clipped token has gradient 0; at a tie the unclipped branch is
+//!   taken; at `A = 0`, and beyond a log-ratio of ±20, the gradient is 0.
+//!
+//! # Features
+//!
+//! None is on by default; the adapter crates `policy-loss-flex`, `policy-loss-ndarray`,
+//! `policy-loss-wgpu` and `policy-loss-cuda` each turn theirs on and find the hardware.
+//!
+//! | feature | Burn backend |
+//! |---|---|
+//! | `flex` | Flex, pure Rust on the CPU |
+//! | `ndarray` | NdArray, on the CPU |
+//! | `wgpu` | Vulkan, Metal, DX12, WebGPU |
+//! | `cuda` | CUDA |
+//! | `fusion` | Burn's fusion of tensor operations on the GPU backends |
 
+mod backends;
 mod batch;
 mod composed;
 mod config;
 pub mod device;
 mod error;
+mod fused;
 mod loss;
 mod mask;
 mod metrics;
 mod openrlhf;
+#[doc(hidden)]
+pub mod ops;
 mod output;
 mod presets;
 mod ratio;

@@ -3,8 +3,10 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
+use crate::batch::CheckedBatch;
+use crate::device::describe;
 use crate::output::PolicyLossOutput;
-use crate::{BatchError, PolicyBatch, PolicyLossConfig, composed};
+use crate::{BatchError, Implementation, PolicyBatch, PolicyLossConfig, composed, fused};
 
 /// The policy loss of reinforcement learning from feedback.
 ///
@@ -63,17 +65,40 @@ impl PolicyLoss {
     /// # Errors
     ///
     /// Shapes or devices differ, a tensor is missing that the objective needs, the device does not
-    /// compute a tensor's type, or the global totals do not fit the reduction. All of it is found
-    /// before any device work.
+    /// compute a tensor's type, or the global totals do not fit the reduction, or the fused
+    /// implementation is asked for where there is none. All of it is found before any device work.
     pub fn forward(&self, batch: PolicyBatch) -> Result<PolicyLossOutput, BatchError> {
         let batch = batch.check(&self.config)?;
-        Ok(match batch.is_empty() {
-            true => PolicyLossOutput::empty(&self.config, batch.log_probs),
-            false => composed::forward(&self.config, batch),
+        let implementation = self.implementation(&batch)?;
+        if batch.is_empty() {
+            return Ok(PolicyLossOutput::empty(
+                &self.config,
+                batch.log_probs,
+                implementation,
+            ));
+        }
+        Ok(match implementation {
+            Implementation::Fused => fused::forward(&self.config, batch),
+            _ => composed::forward(&self.config, batch),
         })
     }
 
-    /// Computes the token losses of a batch without reducing them, 0 at masked positions.
+    /// The implementation that a batch's device gets.
+    fn implementation(&self, batch: &CheckedBatch) -> Result<Implementation, BatchError> {
+        let device = batch.log_probs.device();
+        match (self.config.implementation, fused::available(&device)) {
+            (Implementation::Composed, _) | (Implementation::Auto, false) => {
+                Ok(Implementation::Composed)
+            }
+            (Implementation::Auto | Implementation::Fused, true) => Ok(Implementation::Fused),
+            (Implementation::Fused, false) => Err(BatchError::NotFused {
+                device: describe(&device),
+            }),
+        }
+    }
+
+    /// Computes the token losses of a batch without reducing them, 0 at masked positions. They are
+    /// always composed: an unreduced loss has no one gradient that could be computed beforehand.
     ///
     /// # Shapes
     ///

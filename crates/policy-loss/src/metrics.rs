@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, DType, Tensor};
 
-use crate::output::PolicyLossMetrics;
+use crate::output::{PolicyLossMetrics, SeparateMetrics};
 use crate::ratio::LOG_RATIO_LIMIT;
 use crate::rollout::Weights;
 use crate::valid::Valid;
@@ -82,7 +82,7 @@ pub(crate) fn observe(valid: &Valid, observed: Observed) -> PolicyLossMetrics {
             zeroed: fraction(weights.zeroed),
         }
     });
-    PolicyLossMetrics {
+    SeparateMetrics {
         clip_ratio,
         kl_k1: ppo_kl.clone(),
         ppo_kl,
@@ -104,6 +104,7 @@ pub(crate) fn observe(valid: &Valid, observed: Observed) -> PolicyLossMetrics {
         weight_truncated: weights.as_ref().map(|w| w.truncated.clone()),
         weight_zeroed: weights.map(|w| w.zeroed),
     }
+    .pack()
 }
 
 struct WeightMetrics {

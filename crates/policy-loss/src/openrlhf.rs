@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{above_one, ordered, positive};
 use crate::{
-    Behavior, Clip, ConfigError, PolicyLossConfig, Ratio, Reduction, RolloutCorrection, Surrogate,
+    Behavior, Clip, ConfigError, Implementation, PolicyLossConfig, Ratio, Reduction,
+    RolloutCorrection, Surrogate,
 };
 
 /// The constructor of OpenRLHF's `PolicyLoss`: the same names, the same defaults.
@@ -106,6 +107,7 @@ impl TryFrom<OpenRlhfPolicyLoss> for PolicyLossConfig {
             surrogate: Surrogate::Clip(clip),
             rollout_correction: correction,
             reduction,
+            implementation: Implementation::Auto,
         };
         config.validate()?;
         Ok(config)

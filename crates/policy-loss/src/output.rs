@@ -1,24 +1,31 @@
 //! What comes out.
 
-use burn::tensor::{Tensor, TensorReadError};
-use serde::Serialize;
+use burn::tensor::{DType, Device, Tensor, TensorReadError};
+use serde::{Deserialize, Serialize};
 
 use crate::PolicyLossConfig;
 use crate::composed::arithmetic;
 
-/// The implementation that computed a loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// How a loss is computed; the results agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[non_exhaustive]
 pub enum Implementation {
+    /// Fused where the device has it, else composed.
+    #[default]
+    Auto,
     /// Plain tensor operations, on every backend.
     Composed,
+    /// One pass over the inputs that yields loss, metrics and gradient; on Flex, NdArray, wgpu and
+    /// CUDA.
+    Fused,
 }
 
 impl std::fmt::Display for Implementation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
+            Self::Auto => "auto",
             Self::Composed => "composed",
+            Self::Fused => "fused",
         })
     }
 }
@@ -32,21 +39,25 @@ pub struct PolicyLossOutput {
     pub loss: Tensor<1>,
     /// Everything worth watching.
     pub metrics: PolicyLossMetrics,
-    /// The implementation that computed it.
+    /// The implementation that computed it; never [`Implementation::Auto`].
     pub implementation: Implementation,
 }
 
 impl PolicyLossOutput {
     /// A batch without a token: loss 0, with an empty gradient, and metrics 0.
-    pub(crate) fn empty(config: &PolicyLossConfig, log_probs: Tensor<2>) -> Self {
+    pub(crate) fn empty(
+        config: &PolicyLossConfig,
+        log_probs: Tensor<2>,
+        implementation: Implementation,
+    ) -> Self {
         let dtype = arithmetic(log_probs.dtype());
         let loss = log_probs.cast(dtype).sum();
-        let zero = loss.clone().without_autodiff();
-        let weights = config.rollout_correction.map(|_| zero.clone());
+        let device = loss.device().without_autodiff();
+        let corrected = config.rollout_correction.is_some();
         Self {
             loss,
-            metrics: PolicyLossMetrics::all(zero, weights),
-            implementation: Implementation::Composed,
+            metrics: PolicyLossMetrics::zeros(corrected, dtype, &device),
+            implementation,
         }
     }
 
@@ -57,15 +68,11 @@ impl PolicyLossOutput {
     /// The device failed to execute what was queued, or to deliver it.
     pub fn read(&self) -> Result<PolicyLossValues, TensorReadError> {
         let loss = self.loss.clone().without_autodiff();
-        let mut values = read(
-            std::iter::once(loss)
-                .chain(self.metrics.tensors())
-                .collect(),
-        )?;
-        let loss = values.remove(0);
+        let packed = Tensor::cat(vec![loss, self.metrics.packed.clone()], 0);
+        let values = packed.try_into_vec_as::<f64>()?;
         Ok(PolicyLossValues {
-            loss,
-            metrics: self.metrics.values(values.into_iter()),
+            loss: values[0],
+            metrics: self.metrics.values(&values[1..]),
         })
     }
 }
@@ -79,26 +86,55 @@ pub struct PolicyLossValues {
     pub metrics: MetricValues,
 }
 
-fn read(tensors: Vec<Tensor<1>>) -> Result<Vec<f64>, TensorReadError> {
-    Tensor::cat(tensors, 0).try_into_vec_as::<f64>()
-}
-
 /// Declares the metrics once, as tensors and as numbers, so that the two cannot drift apart.
 macro_rules! metrics {
     (
         always { $($(#[$always_doc:meta])* $always:ident,)* }
         with_rollout_correction { $($(#[$rollout_doc:meta])* $rollout:ident,)* }
     ) => {
-        /// Metrics of a batch, detached and still on the device: each `[1]`. With `n` valid tokens,
-        /// `d = log_probs - old_log_probs` and the ratio `r` of the objective.
-        ///
-        /// [`read`](Self::read) brings all of them back in one transfer. A batch without a valid
-        /// token has metrics 0.
-        #[derive(Debug, Clone)]
-        pub struct PolicyLossMetrics {
-            $($(#[$always_doc])* pub $always: Tensor<1>,)*
-            $($(#[$rollout_doc])* pub $rollout: Option<Tensor<1>>,)*
+        impl PolicyLossMetrics {
+            $($(#[$always_doc])*
+            pub fn $always(&self) -> Tensor<1> {
+                self.at(Position::$always as usize)
+            })*
+
+            $($(#[$rollout_doc])*
+            pub fn $rollout(&self) -> Option<Tensor<1>> {
+                self.corrected.then(|| self.at(Position::$rollout as usize))
+            })*
+
+            fn values(&self, packed: &[f64]) -> MetricValues {
+                MetricValues {
+                    $($always: packed[Position::$always as usize],)*
+                    $($rollout: self.corrected.then(|| packed[Position::$rollout as usize]),)*
+                }
+            }
         }
+
+        /// Where each metric stands in the packed tensor.
+        #[allow(non_camel_case_types, clippy::enum_variant_names)]
+        enum Position { $($always,)* $($rollout,)* }
+
+        /// The metrics as separate tensors, each `[1]`, on their way into the packed one.
+        pub(crate) struct SeparateMetrics {
+            $(pub $always: Tensor<1>,)*
+            $(pub $rollout: Option<Tensor<1>>,)*
+        }
+
+        impl SeparateMetrics {
+            pub fn pack(self) -> PolicyLossMetrics {
+                let mut tensors = vec![$(self.$always,)*];
+                $(tensors.extend(self.$rollout);)*
+                PolicyLossMetrics {
+                    corrected: tensors.len() > ALWAYS,
+                    packed: Tensor::cat(tensors, 0),
+                }
+            }
+        }
+
+        /// How many metrics there always are, and how many with a rollout correction.
+        const ALWAYS: usize = [$(stringify!($always)),*].len();
+        const WITH_ROLLOUT_CORRECTION: usize = ALWAYS + [$(stringify!($rollout)),*].len();
 
         /// The values of [`PolicyLossMetrics`], read back.
         #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -107,32 +143,13 @@ macro_rules! metrics {
             $($(#[$rollout_doc])* pub $rollout: Option<f64>,)*
         }
 
-        impl PolicyLossMetrics {
-            /// The same value for every metric.
-            fn all(always: Tensor<1>, with_rollout_correction: Option<Tensor<1>>) -> Self {
-                Self {
-                    $($always: always.clone(),)*
-                    $($rollout: with_rollout_correction.clone(),)*
-                }
-            }
-
-            fn tensors(&self) -> Vec<Tensor<1>> {
-                let mut tensors = vec![$(self.$always.clone(),)*];
-                $(tensors.extend(self.$rollout.clone());)*
-                tensors
-            }
-
-            /// Takes the numbers in the order of `tensors`.
-            fn values(&self, mut numbers: impl Iterator<Item = f64>) -> MetricValues {
-                let mut next = || numbers.next().unwrap_or(f64::NAN);
-                MetricValues {
-                    $($always: next(),)*
-                    $($rollout: self.$rollout.as_ref().map(|_| next()),)*
-                }
-            }
-        }
-
         impl MetricValues {
+            /// In the order of [`PolicyLossMetrics`].
+            #[cfg(any(feature = "flex", feature = "ndarray"))]
+            pub(crate) fn packed(&self) -> Vec<f64> {
+                vec![$(self.$always,)* $(self.$rollout.unwrap_or(0.0),)*]
+            }
+
             /// The name and the value of every metric, in the order of the documentation; `None`
             /// where the objective has no rollout correction.
             pub fn named(&self) -> Vec<(&'static str, Option<f64>)> {
@@ -195,13 +212,48 @@ metrics! {
     }
 }
 
+/// Metrics of a batch, detached and still on the device: each `[1]`. With `n` valid tokens,
+/// `d = log_probs - old_log_probs` and the ratio `r` of the objective.
+///
+/// [`read`](Self::read) brings all of them back in one transfer. A batch without a valid token has
+/// metrics 0.
+#[derive(Debug, Clone)]
+pub struct PolicyLossMetrics {
+    packed: Tensor<1>,
+    /// Whether the objective has a rollout correction, so that its metrics are there.
+    corrected: bool,
+}
+
+/// The length of the packed tensor.
+pub(crate) fn metric_count(corrected: bool) -> usize {
+    match corrected {
+        true => WITH_ROLLOUT_CORRECTION,
+        false => ALWAYS,
+    }
+}
+
 impl PolicyLossMetrics {
+    /// Every metric 0.
+    pub(crate) fn zeros(corrected: bool, dtype: DType, device: &Device) -> Self {
+        let packed = Tensor::zeros([metric_count(corrected)], (device, dtype));
+        Self { packed, corrected }
+    }
+
+    /// Metrics that a kernel has packed, in the order of this type's methods.
+    pub(crate) fn from_packed(packed: Tensor<1>, corrected: bool) -> Self {
+        Self { packed, corrected }
+    }
+
     /// Reads every metric back, in one transfer.
     ///
     /// # Errors
     ///
     /// The device failed to execute what was queued, or to deliver it.
     pub fn read(&self) -> Result<MetricValues, TensorReadError> {
-        Ok(self.values(read(self.tensors())?.into_iter()))
+        Ok(self.values(&self.packed.try_to_vec_as::<f64>()?))
+    }
+
+    fn at(&self, position: usize) -> Tensor<1> {
+        self.packed.clone().narrow(0, position, 1)
     }
 }

@@ -1,9 +1,13 @@
 //! The two types of arithmetic, f32 and f64.
 
-use std::ops::{Add, Neg};
+use std::ops::{Add, Mul, Neg};
 
 use pulp::Simd;
 
+use crate::Objective;
+
+use super::batch::Floats;
+use super::kernel::{Kernel, OutputKind, compose};
 use super::lanes::{F32Lanes, F64Lanes, Lanes};
 
 /// A type that arithmetic is done in.
@@ -11,7 +15,7 @@ use super::lanes::{F32Lanes, F64Lanes, Lanes};
 /// The constants belong to `exp(x) = 2^n * exp(fraction)`, where `n = round(x / ln 2)` and
 /// `fraction = x - n ln 2` lies in `[-ln 2 / 2, ln 2 / 2]`.
 pub trait Real:
-    Copy + Send + Sync + PartialOrd + Add<Output = Self> + Neg<Output = Self> + 'static
+    Copy + Send + Sync + PartialOrd + Add<Output = Self> + Mul<Output = Self> + Neg<Output = Self> + 'static
 {
     type Lanes<S: Simd>: Lanes<Real = Self>;
 
@@ -31,7 +35,13 @@ pub trait Real:
     const EXP_REMAINDER: &'static [Self];
 
     fn lanes<S: Simd>(simd: S) -> Self::Lanes<S>;
+    /// [`compose`] for this type: not generic, so that kernels are compiled in this crate
+    /// and not once more in every crate that calls them.
+    fn kernel(objective: &Objective, output: OutputKind) -> Kernel<Self>;
     fn from_f64(value: f64) -> Self;
+    fn from_f32(value: f32) -> Self;
+    /// The values themselves, if they have this type already.
+    fn of_floats(values: Floats<'_>) -> Option<&[Self]>;
     fn to_f64(self) -> f64;
 }
 
@@ -59,9 +69,25 @@ impl Real for f32 {
         F32Lanes(simd)
     }
 
+    fn kernel(objective: &Objective, output: OutputKind) -> Kernel<Self> {
+        compose(objective, output)
+    }
+
     #[inline(always)]
     fn from_f64(value: f64) -> Self {
         value as f32
+    }
+
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+
+    fn of_floats(values: Floats<'_>) -> Option<&[Self]> {
+        match values {
+            Floats::F32(values) => Some(values),
+            _ => None,
+        }
     }
 
     #[inline(always)]
@@ -99,9 +125,25 @@ impl Real for f64 {
         F64Lanes(simd)
     }
 
+    fn kernel(objective: &Objective, output: OutputKind) -> Kernel<Self> {
+        compose(objective, output)
+    }
+
     #[inline(always)]
     fn from_f64(value: f64) -> Self {
         value
+    }
+
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        f64::from(value)
+    }
+
+    fn of_floats(values: Floats<'_>) -> Option<&[Self]> {
+        match values {
+            Floats::F64(values) => Some(values),
+            _ => None,
+        }
     }
 
     #[inline(always)]

@@ -131,5 +131,5 @@ pub fn token<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output>(
         sums,
     );
     sums.surrogate = lanes.mul_add(surrogate.value, row.loss_factor, sums.surrogate);
-    O::output(lanes, row, &surrogate)
+    O::value(lanes, row, &surrogate)
 }

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::slice::from_ref;
 
 use pulp::{Simd, WithSimd};
 
@@ -90,49 +91,59 @@ impl<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output> Walk<'_, L, (R, W, D
         let (vectors, rest) = split::<L>(columns);
         let (output, output_rest) = L::split_output(output);
 
-        let count = vectors.log_probs.len();
-        let mut begin = 0;
-        while begin < count {
-            let end = count.min(begin + (STRETCH - self.summed));
-            let output = if O::IS_WRITTEN {
-                &mut output[begin..end]
-            } else {
-                &mut []
-            };
-            let added_up = self.stretch(&constants, vectors.slice(begin..end), output);
-            self.end_stretch(end - begin, added_up, row);
-            begin = end;
-        }
-
-        if !rest.log_probs.is_empty() {
-            let inputs = Inputs {
-                log_probs: lanes.load_rest(rest.log_probs),
-                old_log_probs: lanes.load_rest(rest.old_log_probs),
-                rollout_log_probs: lanes.load_rest(rest.rollout_log_probs),
-                advantage: lanes.load_rest(rest.advantages),
-                // Lanes beyond the rest are loaded as 0: masked.
-                valid: lanes.greater(lanes.load_rest(rest.mask), lanes.zero()),
-            };
-            let value =
-                token::<_, R, W, D, O>(lanes, &self.constants, &constants, &inputs, &mut self.sums);
-            if O::IS_WRITTEN {
-                lanes.store_rest(value, output_rest);
+        // The rest is a vector of its own, whose lanes beyond it are 0: masked. Both take
+        // the same loop, so that the mathematics is compiled once.
+        let rest_is_empty = rest.log_probs.is_empty();
+        let rest = Loaded::new(lanes, rest);
+        let mut rest_output = [MaybeUninit::uninit()];
+        let parts = [
+            (vectors, output),
+            (
+                rest.columns().slice(0..usize::from(!rest_is_empty)),
+                &mut rest_output[..],
+            ),
+        ];
+        let mut value = lanes.zero();
+        for (columns, output) in parts {
+            let count = columns.log_probs.len();
+            let mut begin = 0;
+            while begin < count {
+                let end = count.min(begin + (STRETCH - self.summed));
+                let output = if O::IS_WRITTEN {
+                    &mut output[begin..end]
+                } else {
+                    &mut []
+                };
+                let added_up;
+                (value, added_up) = self.stretch(&constants, columns.slice(begin..end), output);
+                if O::IS_ADDED_UP {
+                    row.unclipped_advantage += lanes.sum(added_up);
+                }
+                self.summed += end - begin;
+                if self.summed == STRETCH {
+                    self.sums.flush(lanes, self.totals);
+                    self.summed = 0;
+                }
+                begin = end;
             }
-            self.end_stretch(1, value, row);
+        }
+        if O::IS_WRITTEN {
+            lanes.store_rest(value, output_rest);
         }
     }
 
-    /// Whole vectors; returns the sum of their outputs where the row adds them up.
+    /// Returns the last output, and the sum of all where the row adds them up.
     #[inline(always)]
     fn stretch(
         &mut self,
         row: &RowConstants<L>,
         columns: Columns<'_, L::Vector>,
         output: &mut [MaybeUninit<L::Vector>],
-    ) -> L::Vector {
+    ) -> (L::Vector, L::Vector) {
         let lanes = self.lanes;
         let constants = self.constants;
         let mut sums = self.sums;
+        let mut value = lanes.zero();
         let mut added_up = lanes.zero();
         // One length for all, which the compiler can see: no bounds are checked inside.
         let count = columns.log_probs.len();
@@ -155,7 +166,7 @@ impl<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output> Walk<'_, L, (R, W, D
                 advantage: columns.advantages[index],
                 valid: lanes.greater(columns.mask[index], lanes.zero()),
             };
-            let value = token::<_, R, W, D, O>(lanes, &constants, row, &inputs, &mut sums);
+            value = token::<_, R, W, D, O>(lanes, &constants, row, &inputs, &mut sums);
             if O::IS_WRITTEN {
                 output[index].write(value);
             }
@@ -164,19 +175,7 @@ impl<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output> Walk<'_, L, (R, W, D
             }
         }
         self.sums = sums;
-        added_up
-    }
-
-    #[inline(always)]
-    fn end_stretch(&mut self, vectors: usize, added_up: L::Vector, row: &mut Row) {
-        if O::IS_ADDED_UP {
-            row.unclipped_advantage += self.lanes.sum(added_up);
-        }
-        self.summed += vectors;
-        if self.summed == STRETCH {
-            self.sums.flush(self.lanes, self.totals);
-            self.summed = 0;
-        }
+        (value, added_up)
     }
 }
 
@@ -206,6 +205,39 @@ fn split<'a, L: Lanes>(
             mask: mask_rest,
         },
     )
+}
+
+/// One vector of each column.
+struct Loaded<L: Lanes> {
+    log_probs: L::Vector,
+    old_log_probs: L::Vector,
+    rollout_log_probs: L::Vector,
+    advantages: L::Vector,
+    mask: L::Vector,
+}
+
+impl<L: Lanes> Loaded<L> {
+    #[inline(always)]
+    fn new(lanes: L, columns: Columns<'_, L::Real>) -> Self {
+        Self {
+            log_probs: lanes.load_rest(columns.log_probs),
+            old_log_probs: lanes.load_rest(columns.old_log_probs),
+            rollout_log_probs: lanes.load_rest(columns.rollout_log_probs),
+            advantages: lanes.load_rest(columns.advantages),
+            mask: lanes.load_rest(columns.mask),
+        }
+    }
+
+    #[inline(always)]
+    fn columns(&self) -> Columns<'_, L::Vector> {
+        Columns {
+            log_probs: from_ref(&self.log_probs),
+            old_log_probs: from_ref(&self.old_log_probs),
+            rollout_log_probs: from_ref(&self.rollout_log_probs),
+            advantages: from_ref(&self.advantages),
+            mask: from_ref(&self.mask),
+        }
+    }
 }
 
 #[inline(always)]

@@ -1,0 +1,287 @@
+//! One evaluation of a batch, from its check to its summary.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use pulp::Arch;
+
+use crate::{Objective, RatioBase, RatioLevel, Reduction, Summary, Weight};
+
+use super::batch::{Batch, BatchError, Mask};
+use super::element::Element;
+use super::gather::{self, Place};
+use super::kernel::{Kernel, OutputKind};
+use super::partition::{self, Chunk};
+use super::real::Real;
+use super::row::Row;
+use super::stage::Scratch;
+use super::sums::Totals;
+
+/// Evaluates a batch. `output` is empty for [`OutputKind::Nothing`] and is written in full
+/// for the others.
+pub fn run<E: Element>(
+    arch: Arch,
+    objective: &Objective,
+    batch: &Batch<'_, E>,
+    kind: OutputKind,
+    output: &mut [MaybeUninit<E>],
+) -> Result<Summary, BatchError> {
+    let output_length = (kind != OutputKind::Nothing).then_some(output.len());
+    let total = batch.check(objective.uses_rollout(), output_length)?;
+    let counts = Counts::new(arch, batch, total);
+    let count = match objective.reduction {
+        Reduction::TokenMean => counts.tokens,
+        Reduction::SequenceMean => counts.sequences,
+    };
+    let evaluation = Evaluation {
+        arch,
+        objective,
+        batch,
+        total,
+        kernel: E::Real::kernel(objective, kind),
+        kind,
+        scale: objective.scale.unwrap_or(1.0 / count.max(1) as f64),
+        counts: &counts,
+    };
+    let totals = evaluation.totals(output);
+    Ok(summary(objective, &counts, evaluation.scale, &totals))
+}
+
+/// Valid tokens and sequences.
+struct Counts {
+    tokens: usize,
+    sequences: usize,
+    /// Valid tokens of each row; absent where all are valid.
+    by_row: Option<Vec<usize>>,
+}
+
+impl Counts {
+    fn new<E: Element>(arch: Arch, batch: &Batch<'_, E>, total: usize) -> Self {
+        let Some(Mask(mask)) = batch.mask else {
+            return Self {
+                tokens: total,
+                sequences: if batch.tokens == 0 { 0 } else { batch.sequences },
+                by_row: None,
+            };
+        };
+        let mut chunks = partition::by_row(batch.sequences, batch.tokens);
+        let counts = partition::each(
+            total,
+            &mut chunks,
+            || (),
+            |(), chunk| {
+                // A piece of a row is shorter than the row.
+                mask[chunk.tokens.clone()]
+                    .chunks(batch.tokens)
+                    .map(|row| gather::count(arch, row))
+                    .collect::<Vec<_>>()
+            },
+        );
+        let mut by_row = vec![0; batch.sequences];
+        for (chunk, counts) in chunks.iter().zip(counts) {
+            for (row, count) in by_row[chunk.rows.clone()].iter_mut().zip(counts) {
+                *row += count;
+            }
+        }
+        Self {
+            tokens: by_row.iter().sum(),
+            sequences: by_row.iter().filter(|&&count| count > 0).count(),
+            by_row: Some(by_row),
+        }
+    }
+}
+
+pub struct Evaluation<'a, E: Element> {
+    pub arch: Arch,
+    pub objective: &'a Objective,
+    pub batch: &'a Batch<'a, E>,
+    /// Number of tokens, masked ones included.
+    total: usize,
+    pub kernel: Kernel<E::Real>,
+    pub kind: OutputKind,
+    /// The batch's part of the reduction's factor.
+    scale: f64,
+    counts: &'a Counts,
+}
+
+/// Memory of one thread.
+pub struct Memory<T> {
+    pub inputs: Scratch<T>,
+    pub output: Vec<T>,
+}
+
+impl<T: Real> Memory<T> {
+    fn new() -> Self {
+        Self {
+            inputs: Scratch::new(),
+            output: Vec::new(),
+        }
+    }
+}
+
+impl<E: Element> Evaluation<'_, E> {
+    /// Whether rows differ in anything but their tokens.
+    pub fn needs_rows(&self) -> bool {
+        self.needs_row_sums() || self.objective.reduction == Reduction::SequenceMean
+    }
+
+    /// Whether something must be known of a whole row before its tokens are visited.
+    fn needs_row_sums(&self) -> bool {
+        self.objective.ratio_level == RatioLevel::Sequence
+            || matches!(self.objective.weight, Weight::SequenceMask { .. })
+    }
+
+    /// Whether the gradient is the same for all tokens of a row.
+    pub fn shares_gradient(&self) -> bool {
+        self.kind == OutputKind::Gradient && self.objective.ratio_level == RatioLevel::Sequence
+    }
+
+    fn totals(&self, output: &mut [MaybeUninit<E>]) -> Totals {
+        let chunks = if self.needs_rows() {
+            partition::by_row(self.batch.sequences, self.batch.tokens)
+        } else {
+            partition::flat(self.total)
+        };
+        let mut tasks = partition::with_output(chunks, output);
+        if self.needs_rows() && partition::divides_rows(self.batch.tokens) {
+            return self.totals_of_long_rows(&mut tasks);
+        }
+        let parts = partition::each(
+            self.total,
+            &mut tasks,
+            Memory::new,
+            |memory, (chunk, output)| {
+                let mut rows = self.new_rows(chunk.rows.clone());
+                self.gather(memory, &mut rows, chunk);
+                self.derive(&mut rows);
+                let mut totals = self.visit(memory, &mut rows, chunk, output);
+                self.finish(&rows, chunk, output);
+                for row in &rows {
+                    row.count_ratio(self.objective, &mut totals);
+                }
+                totals
+            },
+        );
+        let mut totals = Totals::default();
+        for part in &parts {
+            totals.add(part);
+        }
+        totals
+    }
+
+    /// The same steps, each for all chunks before the next: a row has many.
+    fn totals_of_long_rows(&self, tasks: &mut [partition::Task<'_, E>]) -> Totals {
+        let mut rows = self.new_rows(0..self.batch.sequences);
+        if self.needs_row_sums() {
+            let parts = partition::each(self.total, tasks, Memory::new, |memory, (chunk, _)| {
+                let mut row = [Row::default()];
+                self.gather(memory, &mut row, chunk);
+                row[0]
+            });
+            for ((chunk, _), part) in tasks.iter().zip(parts) {
+                let row = &mut rows[chunk.rows.start];
+                row.log_ratio += part.log_ratio;
+                row.log_weight += part.log_weight;
+            }
+        }
+        self.derive(&mut rows);
+        let parts = partition::each(self.total, tasks, Memory::new, |memory, (chunk, output)| {
+            let mut row = [rows[chunk.rows.start]];
+            let totals = self.visit(memory, &mut row, chunk, output);
+            (totals, row[0].unclipped_advantage)
+        });
+        let mut totals = Totals::default();
+        for ((chunk, _), (part, unclipped_advantage)) in tasks.iter().zip(parts) {
+            totals.add(&part);
+            rows[chunk.rows.start].unclipped_advantage += unclipped_advantage;
+        }
+        if self.shares_gradient() {
+            partition::each(self.total, tasks, || (), |(), (chunk, output)| {
+                self.finish(&rows[chunk.rows.clone()], chunk, output);
+            });
+        }
+        for row in &rows {
+            row.count_ratio(self.objective, &mut totals);
+        }
+        totals
+    }
+
+    fn new_rows(&self, range: Range<usize>) -> Vec<Row> {
+        let by_row = self.counts.by_row.as_deref();
+        range
+            .map(|row| Row {
+                valid: by_row.map_or(self.batch.tokens, |by_row| by_row[row]),
+                ..Row::default()
+            })
+            .collect()
+    }
+
+    fn derive(&self, rows: &mut [Row]) {
+        for row in rows {
+            row.derive(self.objective, self.scale);
+        }
+    }
+
+    /// Sums over rows that the visit of their tokens needs.
+    fn gather(&self, memory: &mut Memory<E::Real>, rows: &mut [Row], chunk: &Chunk) {
+        let batch = self.batch;
+        // `check` made sure of the rollout's presence where it is needed.
+        let rollout = batch.rollout_log_probs.unwrap_or(batch.old_log_probs);
+        let mut add = |difference, field: fn(&mut Row) -> &mut f64| {
+            let place = Place {
+                rows: &mut *rows,
+                row_length: batch.tokens,
+                tokens: chunk.tokens.clone(),
+            };
+            let scratch = &mut memory.inputs;
+            gather::add_differences(self.arch, scratch, place, difference, batch.mask, field);
+        };
+        if self.objective.ratio_level == RatioLevel::Sequence {
+            let base = match self.objective.ratio_base {
+                RatioBase::Old => batch.old_log_probs,
+                RatioBase::Rollout => rollout,
+            };
+            add((E::floats(batch.log_probs), base), |row| &mut row.log_ratio);
+        }
+        if matches!(self.objective.weight, Weight::SequenceMask { .. }) {
+            add((batch.old_log_probs, rollout), |row| &mut row.log_weight);
+        }
+    }
+}
+
+/// Makes the summary of the sums.
+fn summary(objective: &Objective, counts: &Counts, scale: f64, totals: &Totals) -> Summary {
+    let valid = counts.tokens as f64;
+    let changed = |matches: bool| if matches { totals.changed_weight } else { 0.0 };
+    let (min_ratio, max_ratio) = match (counts.tokens, totals.min_ratio > totals.max_ratio) {
+        (0, _) => (0.0, 0.0),
+        // No ratio was a number.
+        (_, true) => (f64::NAN, f64::NAN),
+        (_, false) => (totals.min_ratio, totals.max_ratio),
+    };
+    Summary {
+        // Subtracted from 0, not negated: no sum becomes -0.
+        loss: 0.0 - totals.surrogate * scale,
+        valid_tokens: valid,
+        valid_sequences: counts.sequences as f64,
+        clipped_above: totals.clipped_above,
+        clipped_below: totals.clipped_below,
+        dual_clipped: totals.dual_clipped,
+        negative_log_ratio: 0.0 - totals.log_ratio,
+        squared_log_ratio: totals.squared_log_ratio,
+        k3: totals.k3,
+        ratio: valid + totals.excess,
+        squared_ratio: valid + 2.0 * totals.excess + totals.squared_excess,
+        min_ratio,
+        max_ratio,
+        rollout_log_ratio: 0.0 - totals.log_weight,
+        weight: totals.weight,
+        squared_weight: totals.squared_weight,
+        truncated: changed(matches!(objective.weight, Weight::Truncate { .. })),
+        zeroed: changed(matches!(
+            objective.weight,
+            Weight::Mask { .. } | Weight::SequenceMask { .. }
+        )),
+        non_finite: totals.non_finite,
+    }
+}

@@ -1,0 +1,194 @@
+//! The types that a batch can be stored in.
+
+use std::mem::MaybeUninit;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use pulp::{Arch, Simd, WithSimd};
+
+use super::batch::Floats;
+use super::real::Real;
+
+/// A floating-point type of `log_probs` and its gradient: f64, f32, f16 or bf16.
+///
+/// Arithmetic is f64 for f64 and f32 for all others.
+pub trait Element: Stored {}
+
+impl<T: Stored> Element for T {}
+
+/// Elements converted at a time where the conversion has slices of its own.
+const PIECE: usize = 64;
+
+/// What the kernels need of an [`Element`]; sealed by being out of reach.
+pub trait Stored: Copy + Send + Sync + 'static {
+    /// The type of the arithmetic.
+    type Real: Real;
+
+    fn floats(values: &[Self]) -> Floats<'_>;
+    fn from_f64(value: f64) -> Self;
+    fn to_f64(self) -> f64;
+    fn widen<T: Real>(self) -> T;
+    fn narrow(value: Self::Real) -> Self;
+
+    /// The output itself, where the arithmetic can write into it.
+    fn direct(output: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<Self::Real>]>;
+
+    fn widen_all<T: Real>(arch: Arch, values: &[Self], widened: &mut [T]) {
+        arch.dispatch(WidenAll { values, widened });
+    }
+
+    fn narrow_all(arch: Arch, values: &[Self::Real], output: &mut [MaybeUninit<Self>]) {
+        arch.dispatch(NarrowAll { values, output });
+    }
+}
+
+struct WidenAll<'a, E, T> {
+    values: &'a [E],
+    widened: &'a mut [T],
+}
+
+impl<E: Stored, T: Real> WithSimd for WidenAll<'_, E, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        for (widened, value) in self.widened.iter_mut().zip(self.values) {
+            *widened = value.widen();
+        }
+    }
+}
+
+struct NarrowAll<'a, E: Stored> {
+    values: &'a [E::Real],
+    output: &'a mut [MaybeUninit<E>],
+}
+
+impl<E: Stored> WithSimd for NarrowAll<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        for (output, &value) in self.output.iter_mut().zip(self.values) {
+            output.write(E::narrow(value));
+        }
+    }
+}
+
+macro_rules! implement_stored_for_real {
+    ($real:ty, $variant:ident, $from:ident) => {
+        impl Stored for $real {
+            type Real = $real;
+
+            fn floats(values: &[Self]) -> Floats<'_> {
+                Floats::$variant(values)
+            }
+
+            #[inline(always)]
+            fn from_f64(value: f64) -> Self {
+                Real::from_f64(value)
+            }
+
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                Real::to_f64(self)
+            }
+
+            #[inline(always)]
+            fn widen<T: Real>(self) -> T {
+                T::$from(self)
+            }
+
+            #[inline(always)]
+            fn narrow(value: Self) -> Self {
+                value
+            }
+
+            fn direct(output: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<Self>]> {
+                Some(output)
+            }
+        }
+    };
+}
+
+implement_stored_for_real!(f32, F32, from_f32);
+implement_stored_for_real!(f64, F64, from_f64);
+
+impl Stored for bf16 {
+    type Real = f32;
+
+    fn floats(values: &[Self]) -> Floats<'_> {
+        Floats::Bf16(values)
+    }
+
+    fn from_f64(value: f64) -> Self {
+        Self::from_f64(value)
+    }
+
+    fn to_f64(self) -> f64 {
+        Self::to_f64(self)
+    }
+
+    #[inline(always)]
+    fn widen<T: Real>(self) -> T {
+        T::from_f32(f32::from_bits(u32::from(self.to_bits()) << 16))
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+
+    fn direct(_output: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<f32>]> {
+        None
+    }
+}
+
+impl Stored for f16 {
+    type Real = f32;
+
+    fn floats(values: &[Self]) -> Floats<'_> {
+        Floats::F16(values)
+    }
+
+    fn from_f64(value: f64) -> Self {
+        Self::from_f64(value)
+    }
+
+    fn to_f64(self) -> f64 {
+        Self::to_f64(self)
+    }
+
+    fn widen<T: Real>(self) -> T {
+        T::from_f32(self.to_f32())
+    }
+
+    fn narrow(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+
+    fn direct(_output: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<f32>]> {
+        None
+    }
+
+    fn widen_all<T: Real>(_arch: Arch, values: &[Self], widened: &mut [T]) {
+        let mut piece = [0.0; PIECE];
+        for (values, widened) in values.chunks(PIECE).zip(widened.chunks_mut(PIECE)) {
+            let piece = &mut piece[..values.len()];
+            values.convert_to_f32_slice(piece);
+            for (widened, &value) in widened.iter_mut().zip(&*piece) {
+                *widened = T::from_f32(value);
+            }
+        }
+    }
+
+    fn narrow_all(_arch: Arch, values: &[f32], output: &mut [MaybeUninit<Self>]) {
+        let mut piece = [Self::ZERO; PIECE];
+        for (values, output) in values.chunks(PIECE).zip(output.chunks_mut(PIECE)) {
+            let piece = &mut piece[..values.len()];
+            piece.convert_from_f32_slice(values);
+            for (output, &value) in output.iter_mut().zip(&*piece) {
+                output.write(value);
+            }
+        }
+    }
+}

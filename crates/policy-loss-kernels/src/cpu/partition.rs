@@ -1,0 +1,106 @@
+//! How a batch is divided among threads: by its shape alone, so that sums are the same
+//! for any number of threads.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+/// Tokens in a chunk: its inputs and outputs fit the second-level cache of a core.
+const CHUNK: usize = 16 * 1024;
+
+/// Rows longer than this are divided; shorter ones are visited by one thread, while they
+/// are in its cache.
+const LONG_ROW: usize = 2 * CHUNK;
+
+/// From this many tokens on, waking other threads pays.
+const PARALLEL: usize = 96 * 1024;
+
+/// Consecutive tokens that one thread visits, and the rows that they belong to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    pub rows: Range<usize>,
+    pub tokens: Range<usize>,
+}
+
+/// Chunks that pay no heed to rows.
+pub fn flat(total: usize) -> Vec<Chunk> {
+    (0..total)
+        .step_by(CHUNK)
+        .map(|start| Chunk {
+            rows: 0..1,
+            tokens: start..total.min(start + CHUNK),
+        })
+        .collect()
+}
+
+/// Whether the chunks of [`by_row`] are pieces of rows, and not whole rows.
+pub fn divides_rows(row_length: usize) -> bool {
+    row_length > LONG_ROW
+}
+
+/// Chunks of whole rows, or of pieces of one row each.
+pub fn by_row(rows: usize, row_length: usize) -> Vec<Chunk> {
+    if row_length == 0 {
+        return Vec::new();
+    }
+    if divides_rows(row_length) {
+        return (0..rows)
+            .flat_map(|row| {
+                let end = (row + 1) * row_length;
+                (row * row_length..end)
+                    .step_by(CHUNK)
+                    .map(move |start| Chunk {
+                        rows: row..row + 1,
+                        tokens: start..end.min(start + CHUNK),
+                    })
+            })
+            .collect();
+    }
+    let rows_in_chunk = (CHUNK / row_length).max(1);
+    (0..rows)
+        .step_by(rows_in_chunk)
+        .map(|first| {
+            let last = rows.min(first + rows_in_chunk);
+            Chunk {
+                rows: first..last,
+                tokens: first * row_length..last * row_length,
+            }
+        })
+        .collect()
+}
+
+/// A chunk, with its part of the output.
+pub type Task<'a, E> = (Chunk, &'a mut [MaybeUninit<E>]);
+
+/// Divides the output, which may be empty, among the chunks.
+pub fn with_output<E>(chunks: Vec<Chunk>, mut output: &mut [MaybeUninit<E>]) -> Vec<Task<'_, E>> {
+    chunks
+        .into_iter()
+        .map(|chunk| {
+            let length = output.len().min(chunk.tokens.len());
+            let (own, rest) = std::mem::take(&mut output).split_at_mut(length);
+            output = rest;
+            (chunk, own)
+        })
+        .collect()
+}
+
+/// Visits every item, on all threads if there are enough tokens, and returns the results
+/// in the order of the items.
+pub fn each<T: Send, S, R: Send>(
+    tokens: usize,
+    items: &mut [T],
+    scratch: impl Fn() -> S + Send + Sync,
+    visit: impl Fn(&mut S, &mut T) -> R + Send + Sync,
+) -> Vec<R> {
+    if tokens >= PARALLEL && items.len() > 1 {
+        items.par_iter_mut().map_init(scratch, visit).collect()
+    } else {
+        let mut scratch = scratch();
+        items
+            .iter_mut()
+            .map(|item| visit(&mut scratch, item))
+            .collect()
+    }
+}

@@ -1,0 +1,142 @@
+//! What the CPU backends share: from slices to loss, metrics and gradient.
+
+use burn::tensor::{DType, Element as BurnElement, TensorData};
+use policy_loss_kernels::cpu::{self, Batch, Element};
+use policy_loss_kernels::{Objective, Reduction, Summary};
+
+use crate::composed::arithmetic;
+use crate::ops::has_weight;
+use crate::output::{MetricValues, metric_count};
+
+/// One pass over a batch, with results as tensor data.
+pub(crate) struct Pass {
+    pub loss: TensorData,
+    pub metrics: TensorData,
+    pub gradient: TensorData,
+    pub factor: TensorData,
+}
+
+/// Computes a batch whose slices fit together; the caller took them from checked tensors.
+pub(crate) fn forward<E: Element + BurnElement>(
+    objective: &Objective,
+    batch: &Batch<'_, E>,
+    with_gradient: bool,
+) -> Pass {
+    let factored = Factored::new(objective, E::dtype());
+    let (summary, gradient) = match with_gradient {
+        true => {
+            let (summary, gradient) =
+                cpu::forward_with_gradient(&factored.objective, batch).expect(CHECKED);
+            let shape = [batch.sequences, batch.tokens];
+            (summary, TensorData::new(gradient, shape))
+        }
+        false => {
+            let summary = cpu::forward(&factored.objective, batch).expect(CHECKED);
+            (summary, TensorData::new(vec![E::from_elem(0)], [1, 1]))
+        }
+    };
+    let factor = factored.factor(objective, &summary);
+    let dtype = arithmetic(E::dtype());
+    Pass {
+        loss: data(vec![summary.loss * factor], dtype),
+        metrics: data(metrics(&summary, has_weight(objective)), dtype),
+        gradient,
+        factor: data(vec![factor], dtype),
+    }
+}
+
+const CHECKED: &str = "the batch was checked before it came here";
+
+/// Where the factor of the reduction is applied.
+///
+/// f32 and f64 gradients hold it, so that the backward pass has nothing to do when the gradient
+/// of the loss is 1. In half precision `1 / n` would push gradients below the smallest number, out
+/// of the reach of loss scaling; there it is applied last.
+struct Factored {
+    objective: Objective,
+    late: bool,
+}
+
+impl Factored {
+    fn new(objective: &Objective, dtype: DType) -> Self {
+        let late = matches!(dtype, DType::F16 | DType::BF16);
+        let scale = match late {
+            true => Some(1.0),
+            false => objective.scale,
+        };
+        Self {
+            objective: Objective {
+                scale,
+                ..*objective
+            },
+            late,
+        }
+    }
+
+    /// What the kernel's results still have to be multiplied by.
+    fn factor(&self, objective: &Objective, summary: &Summary) -> f64 {
+        let count = match objective.reduction {
+            Reduction::TokenMean => summary.valid_tokens,
+            Reduction::SequenceMean => summary.valid_sequences,
+        };
+        match (self.late, objective.scale) {
+            (false, _) => 1.0,
+            (true, Some(scale)) => scale,
+            (true, None) => 1.0 / count.max(1.0),
+        }
+    }
+}
+
+fn data(values: Vec<f64>, dtype: DType) -> TensorData {
+    let shape = [values.len()];
+    TensorData::new(values, shape).convert_dtype(dtype)
+}
+
+fn metrics(summary: &Summary, weighted: bool) -> Vec<f64> {
+    let n = summary.valid_tokens.max(1.0);
+    let effective_sample_size = |sum: f64, squares: f64| match squares {
+        0.0 => 0.0,
+        squares => sum * sum / (n * squares),
+    };
+    let ppo_kl = summary.negative_log_ratio / n;
+    let mut packed = MetricValues {
+        clip_ratio: (summary.clipped_above + summary.clipped_below) / n,
+        ppo_kl,
+        clipped_above: summary.clipped_above / n,
+        clipped_below: summary.clipped_below / n,
+        dual_clipped: summary.dual_clipped / n,
+        ratio_mean: summary.ratio / n,
+        ratio_min: summary.min_ratio,
+        ratio_max: summary.max_ratio,
+        ratio_effective_sample_size: effective_sample_size(summary.ratio, summary.squared_ratio),
+        kl_k1: ppo_kl,
+        kl_k2: summary.squared_log_ratio / (2.0 * n),
+        kl_k3: summary.k3 / n,
+        valid_tokens: summary.valid_tokens,
+        valid_sequences: summary.valid_sequences,
+        non_finite: summary.non_finite,
+        rollout_kl: Some(summary.rollout_log_ratio / n),
+        weight_mean: Some(summary.weight / n),
+        weight_effective_sample_size: Some(effective_sample_size(
+            summary.weight,
+            summary.squared_weight,
+        )),
+        weight_truncated: Some(summary.truncated / n),
+        weight_zeroed: Some(summary.zeroed / n),
+    }
+    .packed();
+    packed.truncate(metric_count(weighted));
+    packed
+}
+
+/// Calls `$body` with `$E` bound to the element type of `$dtype`.
+macro_rules! for_float {
+    ($dtype:expr, $E:ident => $body:expr, [$($variant:ident => $type:ty),*]) => {
+        match $dtype {
+            $(burn::tensor::DType::$variant => { type $E = $type; $body })*
+            // The batch's types were checked against what the device computes.
+            dtype => unreachable!("{dtype:?} is not computed on this device"),
+        }
+    };
+}
+pub(crate) use for_float;

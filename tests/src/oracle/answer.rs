@@ -1,0 +1,27 @@
+//! What the oracle answers.
+
+use super::Metrics;
+
+/// Loss, metrics, token losses and gradient.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The reduced loss.
+    pub loss: f64,
+    /// Row by row, 0 at masked positions.
+    pub token_losses: Vec<f64>,
+    /// d loss / d log_probs, row by row, 0 at masked positions.
+    pub gradient: Vec<f64>,
+    /// Every metric.
+    pub metrics: Metrics,
+}
+
+impl Answer {
+    pub(super) fn zeros(length: usize) -> Self {
+        Self {
+            loss: 0.0,
+            token_losses: vec![0.0; length],
+            gradient: vec![0.0; length],
+            metrics: Metrics::default(),
+        }
+    }
+}
