@@ -1,1 +1,31 @@
-//! placeholder
+//! One suite for every backend, mode and implementation of the policy loss.
+//!
+//! `tests/matrix.rs` runs it; an oracle of plain `f64` loops and the reference's own values say
+//! what is right.
+
+pub mod busy;
+pub mod case;
+pub mod compare;
+pub mod configs;
+pub mod golden;
+pub mod oracle;
+mod probe;
+pub mod rollout;
+pub mod row;
+mod runner;
+pub mod suite;
+
+pub use probe::{Probe, REQUIRE};
+pub use runner::{IMPLEMENTATIONS, Mode, Outcome, Runner, implementations, run, values};
+
+/// Calls a macro with every backend: the one line that a new backend needs.
+#[macro_export]
+macro_rules! for_each_backend {
+    ($callback:ident) => {
+        $callback! {
+            flex: policy_loss_flex,
+            ndarray: policy_loss_ndarray,
+            wgpu: policy_loss_wgpu,
+        }
+    };
+}

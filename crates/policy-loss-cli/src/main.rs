@@ -1,2 +1,40 @@
-//! placeholder
-fn main() {}
+//! The `policy-loss` program: evaluate a batch that was dumped from any trainer, with the library
+//! [`policy_loss`], and compare.
+//!
+//! One subcommand is one file ([`eval`], [`devices`], [`presets`]). Everything that can be wrong
+//! with the input is a [`failure::Failure`], one line that says what to do about it.
+
+mod args;
+mod backends;
+mod batch_file;
+mod devices;
+mod eval;
+mod failure;
+mod gradient;
+mod mask;
+mod objective;
+mod output;
+mod presets;
+mod report;
+mod tensors;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Arguments, Command};
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Eval(arguments) => eval::run(&arguments),
+        Command::Devices(arguments) => devices::run(&arguments),
+        Command::Presets(arguments) => presets::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::error(&failure);
+            failure.exit_code()
+        }
+    }
+}

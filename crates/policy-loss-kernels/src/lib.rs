@@ -20,8 +20,10 @@
 
 #[cfg(feature = "cpu")]
 pub mod cpu;
+#[cfg(feature = "cube")]
+pub mod cube;
 mod objective;
 
 pub use objective::{
-    Clip, Objective, RatioBase, RatioLevel, Reduction, Summary, Weight, LOG_RATIO_BOUND,
+    Clip, LOG_RATIO_BOUND, Objective, RatioBase, RatioLevel, Reduction, Summary, Weight,
 };

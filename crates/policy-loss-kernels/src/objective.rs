@@ -126,9 +126,9 @@ pub struct Summary {
     pub ratio: f64,
     /// Sum of the ratio's square.
     pub squared_ratio: f64,
-    /// Smallest ratio; NaN is left out.
+    /// Smallest ratio; unspecified if one is NaN.
     pub min_ratio: f64,
-    /// Largest ratio; NaN is left out.
+    /// Largest ratio; unspecified if one is NaN.
     pub max_ratio: f64,
     /// Sum of `rollout_log_probs - old_log_probs`; 0 with [`Weight::None`].
     pub rollout_log_ratio: f64,

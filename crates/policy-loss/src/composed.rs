@@ -67,12 +67,17 @@ pub(crate) fn token_losses(
     };
     let token_loss = valid.select(-weighted.expand([batch_size, tokens]));
 
-    let old_log_ratio = match config.ratio.against {
-        Behavior::Old => log_ratio.without_autodiff(),
-        Behavior::Rollout => valid.select(log_probs.without_autodiff() - old_log_probs),
+    let log_ratio = log_ratio.without_autodiff();
+    let (old_log_ratio, rollout_log_ratio) = match config.ratio.against {
+        Behavior::Old => (log_ratio, None),
+        Behavior::Rollout => {
+            let old_log_ratio = valid.select(log_probs.without_autodiff() - old_log_probs);
+            (old_log_ratio, Some(log_ratio))
+        }
     };
     let observed = Observed {
         old_log_ratio,
+        rollout_log_ratio,
         ratio: ratio.without_autodiff(),
         advantages,
         clipped,

@@ -12,6 +12,8 @@ use crate::valid::Valid;
 pub(crate) struct Observed {
     /// `log_probs - old_log_probs`, `[B, T]`, 0 at padding.
     pub old_log_ratio: Tensor<2>,
+    /// `log_probs - rollout_log_probs`, `[B, T]`, 0 at padding, where the ratio is made of it.
+    pub rollout_log_ratio: Option<Tensor<2>>,
     pub ratio: Tensor<2>,
     /// 0 at padding.
     pub advantages: Tensor<2>,
@@ -23,6 +25,7 @@ pub(crate) struct Observed {
 pub(crate) fn observe(valid: &Valid, observed: Observed) -> PolicyLossMetrics {
     let Observed {
         old_log_ratio,
+        rollout_log_ratio,
         ratio,
         advantages,
         clipped,
@@ -40,6 +43,9 @@ pub(crate) fn observe(valid: &Valid, observed: Observed) -> PolicyLossMetrics {
 
     // Finite addends of this size never overflow, and an infinity or NaN survives the sum.
     let mut magnitude = old_log_ratio.clone().abs() + advantages.abs();
+    if let Some(rollout_log_ratio) = rollout_log_ratio {
+        magnitude = magnitude + rollout_log_ratio.abs();
+    }
     if let Some(weights) = &weights {
         magnitude = magnitude + weights.gap.clone().abs();
     }

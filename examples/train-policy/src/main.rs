@@ -1,19 +1,75 @@
-//! wip
-#![allow(missing_docs)]
-mod model; mod rollout; mod sampler; mod task; mod train;
-use policy_loss::*;
-fn main() {
-    let a: Vec<String> = std::env::args().collect();
-    let preset: Preset = a[1].parse().unwrap();
-    let seed: u64 = a[2].parse().unwrap();
-    let n: usize = a[3].parse().unwrap();
-    let lr: f64 = a[4].parse().unwrap();
-    let config = preset.config().with_rollout_correction(RolloutCorrection::Truncate { low: 0.5, high: 2.0 });
-    let device = policy_loss_flex::device().unwrap();
-    let mut t = train::Trainer::new(&device, &config, lr, seed).unwrap();
-    let start = std::time::Instant::now();
-    for i in 0..n {
-        let s = t.iterate().unwrap();
-        if i % 10 == 0 || i + 1 == n { println!("{i:4} {:.3} loss {:+.4} clip {:.3} kl {:+.5} rkl {:+.6} ratio {:.2} {:.2}  {:.1}s", s.reward, s.loss, s.clip_ratio, s.ppo_kl, s.rollout_kl, s.ratio_min, s.ratio_max, start.elapsed().as_secs_f64()); }
+//! A small transformer learns, by reinforcement learning alone, to reverse the digits of a prompt.
+//!
+//! ```text
+//! cargo run --release -p train-policy
+//! cargo run --release -p train-policy -- --preset gspo --seed 7
+//! ```
+//!
+//! Read it in this order: `task` (what is asked, and the reward), `model` (the policy), `sampler`
+//! and `rollout` (where the data comes from), `train` (where the policy loss is).
+
+mod cli;
+mod model;
+mod plot;
+mod report;
+mod rollout;
+mod sampler;
+mod task;
+mod train;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use policy_loss::RolloutCorrection;
+
+use crate::cli::Arguments;
+use crate::report::Report;
+use crate::train::Trainer;
+
+/// The sampler's weights are rounded, so its log-probs are not quite those of the trainer. The
+/// weight that makes up for it is held within this range (truncated importance sampling).
+const CORRECTION: RolloutCorrection = RolloutCorrection::Truncate {
+    low: 0.5,
+    high: 2.0,
+};
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let preset = arguments.preset;
+    let config = preset.config().with_rollout_correction(CORRECTION);
+    let device = arguments.device.device()?;
+    let mut trainer = Trainer::new(&device, &config, arguments.learning_rate, arguments.seed)?;
+
+    let start = Instant::now();
+    let report = Report::new(arguments.iterations);
+    let mut history = Vec::new();
+    for _ in 0..arguments.iterations {
+        let iteration = trainer.iterate()?;
+        report.iteration(&iteration);
+        history.push(iteration);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+
+    let title = format!("Reversing digits with {preset}, seed {}", arguments.seed);
+    plot::draw(&arguments.plot, &title, &history)?;
+    println!("learning curves: {}", arguments.plot.display());
+    let reward = |iteration: Option<&train::Iteration>| iteration.map_or(0.0, |i| i.reward);
+    println!(
+        "mean reward {:.3} -> {:.3} in {} iterations, {seconds:.1} s",
+        reward(history.first()),
+        reward(history.last()),
+        history.len()
+    );
+    Ok(())
 }

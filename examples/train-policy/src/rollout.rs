@@ -80,10 +80,7 @@ impl Rollout {
 }
 
 /// One row per answer, filled up with zeros on the right: `[B, T]`.
-fn padded<E: Element + Default>(
-    answers: &[Answer],
-    row: impl Fn(&Answer) -> Vec<E>,
-) -> TensorData {
+fn padded<E: Element + Default>(answers: &[Answer], row: impl Fn(&Answer) -> Vec<E>) -> TensorData {
     let mut values = Vec::with_capacity(answers.len() * ANSWER_LENGTH);
     for answer in answers {
         let mut row = row(answer);

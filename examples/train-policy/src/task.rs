@@ -12,7 +12,7 @@
 use rand::{Rng, RngExt};
 
 /// The tokens `0..DIGITS` are the digits themselves.
-pub const DIGITS: usize = 8;
+pub const DIGITS: usize = 10;
 /// Fills up a prompt on the left and an answer on the right.
 pub const PADDING: i32 = DIGITS as i32;
 /// Ends a prompt.
@@ -22,8 +22,8 @@ pub const END: i32 = ASK + 1;
 /// Number of different tokens.
 pub const VOCABULARY: usize = DIGITS + 3;
 
-const FEWEST_DIGITS: usize = 2;
-const MOST_DIGITS: usize = 5;
+const FEWEST_DIGITS: usize = 3;
+const MOST_DIGITS: usize = 6;
 /// Tokens of a padded prompt.
 pub const PROMPT_LENGTH: usize = MOST_DIGITS + 1;
 /// Tokens of the longest answer.
@@ -32,7 +32,7 @@ pub const ANSWER_LENGTH: usize = MOST_DIGITS + 1;
 /// A prompt, padded on the left.
 pub type Prompt = [i32; PROMPT_LENGTH];
 
-/// Draws a prompt of two to five digits.
+/// Draws a prompt of three to six digits.
 pub fn draw_prompt(rng: &mut impl Rng) -> Prompt {
     let digits = rng.random_range(FEWEST_DIGITS..=MOST_DIGITS);
     let mut prompt = [PADDING; PROMPT_LENGTH];
@@ -60,7 +60,7 @@ pub fn reward(prompt: &Prompt, answer: &[i32]) -> f32 {
 mod tests {
     use super::*;
 
-    const PROMPT: Prompt = [PADDING, PADDING, 4, 0, 7, ASK];
+    const PROMPT: Prompt = [PADDING, PADDING, PADDING, 4, 0, 7, ASK];
 
     #[test]
     fn only_the_whole_answer_earns_one() {

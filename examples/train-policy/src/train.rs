@@ -2,7 +2,6 @@
 
 use std::error::Error;
 
-use burn::module::AutodiffModule;
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::Device;
 use policy_loss::{PolicyBatch, PolicyLoss, PolicyLossConfig, PolicyLossValues};
@@ -118,7 +117,11 @@ fn summarise(reward: f64, steps: &[PolicyLossValues]) -> Iteration {
     let mean = |value: fn(&PolicyLossValues) -> f64| {
         steps.iter().map(value).sum::<f64>() / steps.len() as f64
     };
-    let ratios = || steps.iter().map(|step| (step.metrics.ratio_min, step.metrics.ratio_max));
+    let ratios = || {
+        steps
+            .iter()
+            .map(|step| (step.metrics.ratio_min, step.metrics.ratio_max))
+    };
     Iteration {
         reward,
         loss: mean(|step| step.loss),

@@ -45,11 +45,23 @@ impl Observed<'_> {
                 "clipped_below",
                 self.fraction(|i| clipped(i) && batch.advantages[i] < 0.0),
             ),
-            ("dual_clipped", self.fraction(|i| self.tokens[i].dual_clipped)),
+            (
+                "dual_clipped",
+                self.fraction(|i| self.tokens[i].dual_clipped),
+            ),
             ("ratio_mean", self.mean(|i| self.tokens[i].ratio)),
-            ("ratio_min", ratios.iter().copied().reduce(f64::min).unwrap_or(0.0)),
-            ("ratio_max", ratios.iter().copied().reduce(f64::max).unwrap_or(0.0)),
-            ("ratio_effective_sample_size", effective_sample_size(&ratios)),
+            (
+                "ratio_min",
+                ratios.iter().copied().reduce(f64::min).unwrap_or(0.0),
+            ),
+            (
+                "ratio_max",
+                ratios.iter().copied().reduce(f64::max).unwrap_or(0.0),
+            ),
+            (
+                "ratio_effective_sample_size",
+                effective_sample_size(&ratios),
+            ),
             ("kl_k1", self.mean(|i| -difference(i))),
             ("kl_k2", self.mean(|i| difference(i).powi(2) / 2.0)),
             ("kl_k3", self.mean(k3)),
@@ -66,7 +78,10 @@ impl Observed<'_> {
         let corrected = |value: f64| self.objective.correction.map(|_| value);
         named.extend([
             ("rollout_kl", corrected(self.rollout_kl())),
-            ("weight_mean", corrected(self.mean(|i| self.tokens[i].weight))),
+            (
+                "weight_mean",
+                corrected(self.mean(|i| self.tokens[i].weight)),
+            ),
             (
                 "weight_effective_sample_size",
                 corrected(effective_sample_size(&weights)),
@@ -105,9 +120,14 @@ impl Observed<'_> {
             _ => 0.0,
         };
         let batch = self.batch;
-        [batch.log_probs[i], batch.old_log_probs[i], batch.advantages[i], rollout]
-            .iter()
-            .any(|value| !value.is_finite())
+        [
+            batch.log_probs[i],
+            batch.old_log_probs[i],
+            batch.advantages[i],
+            rollout,
+        ]
+        .iter()
+        .any(|value| !value.is_finite())
     }
 
     fn valid(&self) -> impl Iterator<Item = usize> {

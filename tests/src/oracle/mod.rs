@@ -95,12 +95,7 @@ fn tokens(objective: &Objective, batch: &Batch) -> Vec<Token> {
                 Level::Token => log_ratio(i),
                 Level::Sequence => mean_log_ratio,
             };
-            surrogate(
-                objective,
-                log_ratio,
-                batch.advantages[i],
-                &mut tokens[i],
-            );
+            surrogate(objective, log_ratio, batch.advantages[i], &mut tokens[i]);
         }
         weights(objective, batch, &valid, &mut tokens);
     }

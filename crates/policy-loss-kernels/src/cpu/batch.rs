@@ -119,8 +119,9 @@ impl fmt::Display for BatchError {
                 formatter,
                 "`{name}` has {got} elements, the batch's shape asks for {expected}"
             ),
-            Self::MissingRollout => formatter
-                .write_str("`rollout_log_probs` is missing, and the objective needs it"),
+            Self::MissingRollout => {
+                formatter.write_str("`rollout_log_probs` is missing, and the objective needs it")
+            }
             Self::TooLarge => formatter.write_str("`sequences * tokens` overflows"),
         }
     }

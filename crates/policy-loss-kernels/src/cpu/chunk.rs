@@ -74,7 +74,10 @@ impl<E: Element> Evaluation<'_, E> {
             return;
         }
         // A chunk that is a piece of a row is shorter than the row.
-        let mask = self.batch.mask.map(|Mask(mask)| &mask[chunk.tokens.clone()]);
+        let mask = self
+            .batch
+            .mask
+            .map(|Mask(mask)| &mask[chunk.tokens.clone()]);
         for (index, output) in output.chunks_mut(self.batch.tokens).enumerate() {
             let start = index * self.batch.tokens;
             let length = output.len();

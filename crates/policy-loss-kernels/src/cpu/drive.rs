@@ -60,7 +60,11 @@ impl Counts {
         let Some(Mask(mask)) = batch.mask else {
             return Self {
                 tokens: total,
-                sequences: if batch.tokens == 0 { 0 } else { batch.sequences },
+                sequences: if batch.tokens == 0 {
+                    0
+                } else {
+                    batch.sequences
+                },
                 by_row: None,
             };
         };
@@ -196,9 +200,14 @@ impl<E: Element> Evaluation<'_, E> {
             rows[chunk.rows.start].unclipped_advantage += unclipped_advantage;
         }
         if self.shares_gradient() {
-            partition::each(self.total, tasks, || (), |(), (chunk, output)| {
-                self.finish(&rows[chunk.rows.clone()], chunk, output);
-            });
+            partition::each(
+                self.total,
+                tasks,
+                || (),
+                |(), (chunk, output)| {
+                    self.finish(&rows[chunk.rows.clone()], chunk, output);
+                },
+            );
         }
         for row in &rows {
             row.count_ratio(self.objective, &mut totals);

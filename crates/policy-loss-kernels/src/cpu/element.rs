@@ -2,11 +2,11 @@
 
 use std::mem::MaybeUninit;
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use pulp::{Arch, Simd, WithSimd};
 
 use super::batch::Floats;
+use super::half_bits::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::real::Real;
 
 /// A floating-point type of `log_probs` and its gradient: f64, f32, f16 or bf16.
@@ -15,9 +15,6 @@ use super::real::Real;
 pub trait Element: Stored {}
 
 impl<T: Stored> Element for T {}
-
-/// Elements converted at a time where the conversion has slices of its own.
-const PIECE: usize = 64;
 
 /// What the kernels need of an [`Element`]; sealed by being out of reach.
 pub trait Stored: Copy + Send + Sync + 'static {
@@ -113,82 +110,39 @@ macro_rules! implement_stored_for_real {
 implement_stored_for_real!(f32, F32, from_f32);
 implement_stored_for_real!(f64, F64, from_f64);
 
-impl Stored for bf16 {
-    type Real = f32;
+macro_rules! implement_stored_for_half {
+    ($half:ty, $variant:ident, $widen:expr, $narrow:expr) => {
+        impl Stored for $half {
+            type Real = f32;
 
-    fn floats(values: &[Self]) -> Floats<'_> {
-        Floats::Bf16(values)
-    }
+            fn floats(values: &[Self]) -> Floats<'_> {
+                Floats::$variant(values)
+            }
 
-    fn from_f64(value: f64) -> Self {
-        Self::from_f64(value)
-    }
+            fn from_f64(value: f64) -> Self {
+                Self::from_f64(value)
+            }
 
-    fn to_f64(self) -> f64 {
-        Self::to_f64(self)
-    }
+            fn to_f64(self) -> f64 {
+                Self::to_f64(self)
+            }
 
-    #[inline(always)]
-    fn widen<T: Real>(self) -> T {
-        T::from_f32(f32::from_bits(u32::from(self.to_bits()) << 16))
-    }
+            #[inline(always)]
+            fn widen<T: Real>(self) -> T {
+                T::from_f32($widen(self.to_bits()))
+            }
 
-    #[inline(always)]
-    fn narrow(value: f32) -> Self {
-        Self::from_f32(value)
-    }
+            #[inline(always)]
+            fn narrow(value: f32) -> Self {
+                Self::from_bits($narrow(value))
+            }
 
-    fn direct(_output: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<f32>]> {
-        None
-    }
-}
-
-impl Stored for f16 {
-    type Real = f32;
-
-    fn floats(values: &[Self]) -> Floats<'_> {
-        Floats::F16(values)
-    }
-
-    fn from_f64(value: f64) -> Self {
-        Self::from_f64(value)
-    }
-
-    fn to_f64(self) -> f64 {
-        Self::to_f64(self)
-    }
-
-    fn widen<T: Real>(self) -> T {
-        T::from_f32(self.to_f32())
-    }
-
-    fn narrow(value: f32) -> Self {
-        Self::from_f32(value)
-    }
-
-    fn direct(_output: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<f32>]> {
-        None
-    }
-
-    fn widen_all<T: Real>(_arch: Arch, values: &[Self], widened: &mut [T]) {
-        let mut piece = [0.0; PIECE];
-        for (values, widened) in values.chunks(PIECE).zip(widened.chunks_mut(PIECE)) {
-            let piece = &mut piece[..values.len()];
-            values.convert_to_f32_slice(piece);
-            for (widened, &value) in widened.iter_mut().zip(&*piece) {
-                *widened = T::from_f32(value);
+            fn direct(_output: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<f32>]> {
+                None
             }
         }
-    }
-
-    fn narrow_all(_arch: Arch, values: &[f32], output: &mut [MaybeUninit<Self>]) {
-        let mut piece = [Self::ZERO; PIECE];
-        for (values, output) in values.chunks(PIECE).zip(output.chunks_mut(PIECE)) {
-            let piece = &mut piece[..values.len()];
-            piece.convert_from_f32_slice(values);
-            for (output, &value) in output.iter_mut().zip(&*piece) {
-                output.write(value);
-            }
-        }
-    }
+    };
 }
+
+implement_stored_for_half!(f16, F16, f16_to_f32, f32_to_f16);
+implement_stored_for_half!(bf16, Bf16, bf16_to_f32, f32_to_bf16);

@@ -81,11 +81,16 @@ fn split<L: Lanes>(lanes: L, x: L::Vector, exponent: L::Vector) -> (L::Vector, L
     let fraction = lanes.mul_add(exponent, lanes.splat(-L::Real::LN_2_HIGH), x);
     let fraction = lanes.mul_add(exponent, lanes.splat(-L::Real::LN_2_LOW), fraction);
 
-    let coefficients = L::Real::EXP_REMAINDER;
-    let mut polynomial = lanes.splat(coefficients[0]);
-    for &coefficient in &coefficients[1..] {
-        polynomial = lanes.mul_add(polynomial, fraction, lanes.splat(coefficient));
-    }
+    // Even and odd powers apart: two chains of half the length, and no operation more.
     let squared = lanes.mul(fraction, fraction);
+    let coefficients = L::Real::EXP_REMAINDER;
+    let mut chain = lanes.splat(coefficients[0]);
+    let mut other_chain = lanes.splat(coefficients[1]);
+    for &coefficient in &coefficients[2..] {
+        let next = lanes.mul_add(chain, squared, lanes.splat(coefficient));
+        (chain, other_chain) = (other_chain, next);
+    }
+    // The last coefficient is that of the even powers.
+    let polynomial = lanes.mul_add(chain, fraction, other_chain);
     (fraction, lanes.mul(squared, polynomial))
 }

@@ -11,8 +11,9 @@ use super::real::Real;
 
 /// A vector unit with lanes of one floating-point type.
 ///
-/// Comparisons with NaN are false, and only comparisons and selections decide: a minimum
-/// or maximum instruction would drop a NaN on some machines and keep it on others.
+/// Comparisons with NaN are false, and what enters the loss is decided by comparisons and
+/// selections alone: [`min`](Self::min) and [`max`](Self::max) drop a NaN on some machines
+/// and keep it on others.
 pub trait Lanes: Copy {
     type Real: Real;
     type Vector: Copy;
@@ -39,6 +40,10 @@ pub trait Lanes: Copy {
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b + c`, rounded once where the machine can.
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The smaller of two numbers; unspecified for NaN.
+    fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The larger of two numbers; unspecified for NaN.
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn less(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     fn greater(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     fn and(self, a: Self::Mask, b: Self::Mask) -> Self::Mask;
@@ -101,7 +106,7 @@ macro_rules! implement_lanes {
     (
         $lanes:ident, $real:ty, $vector:ident, $mask:ident,
         $split:ident, $split_output:ident, $load:ident, $splat:ident,
-        $add:ident, $sub:ident, $mul:ident, $mul_add:ident,
+        $add:ident, $sub:ident, $mul:ident, $mul_add:ident, $min:ident, $max:ident,
         $less:ident, $greater:ident, $and:ident, $or:ident, $select:ident,
         $to_bits:ident, $from_bits:ident, $mul_bits:ident, $splat_bits:ident,
         $sum:ident, $smallest:ident, $largest:ident
@@ -162,6 +167,16 @@ macro_rules! implement_lanes {
             }
 
             #[inline(always)]
+            fn min(self, a: S::$vector, b: S::$vector) -> S::$vector {
+                self.0.$min(a, b)
+            }
+
+            #[inline(always)]
+            fn max(self, a: S::$vector, b: S::$vector) -> S::$vector {
+                self.0.$max(a, b)
+            }
+
+            #[inline(always)]
             fn less(self, a: S::$vector, b: S::$vector) -> S::$mask {
                 self.0.$less(a, b)
             }
@@ -214,19 +229,59 @@ macro_rules! implement_lanes {
 }
 
 implement_lanes!(
-    F32Lanes, f32, f32s, m32s,
-    as_simd_f32s, as_uninit_mut_simd_f32s, partial_load_f32s, splat_f32s,
-    add_f32s, sub_f32s, mul_f32s, mul_add_e_f32s,
-    less_than_f32s, greater_than_f32s, and_m32s, or_m32s, select_f32s,
-    transmute_u32s_f32s, transmute_f32s_u32s, mul_u32s, splat_u32s,
-    reduce_sum_f32s, reduce_min_f32s, reduce_max_f32s
+    F32Lanes,
+    f32,
+    f32s,
+    m32s,
+    as_simd_f32s,
+    as_uninit_mut_simd_f32s,
+    partial_load_f32s,
+    splat_f32s,
+    add_f32s,
+    sub_f32s,
+    mul_f32s,
+    mul_add_e_f32s,
+    min_f32s,
+    max_f32s,
+    less_than_f32s,
+    greater_than_f32s,
+    and_m32s,
+    or_m32s,
+    select_f32s,
+    transmute_u32s_f32s,
+    transmute_f32s_u32s,
+    mul_u32s,
+    splat_u32s,
+    reduce_sum_f32s,
+    reduce_min_f32s,
+    reduce_max_f32s
 );
 
 implement_lanes!(
-    F64Lanes, f64, f64s, m64s,
-    as_simd_f64s, as_uninit_mut_simd_f64s, partial_load_f64s, splat_f64s,
-    add_f64s, sub_f64s, mul_f64s, mul_add_e_f64s,
-    less_than_f64s, greater_than_f64s, and_m64s, or_m64s, select_f64s,
-    transmute_u64s_f64s, transmute_f64s_u64s, mul_u64s, splat_u64s,
-    reduce_sum_f64s, reduce_min_f64s, reduce_max_f64s
+    F64Lanes,
+    f64,
+    f64s,
+    m64s,
+    as_simd_f64s,
+    as_uninit_mut_simd_f64s,
+    partial_load_f64s,
+    splat_f64s,
+    add_f64s,
+    sub_f64s,
+    mul_f64s,
+    mul_add_e_f64s,
+    min_f64s,
+    max_f64s,
+    less_than_f64s,
+    greater_than_f64s,
+    and_m64s,
+    or_m64s,
+    select_f64s,
+    transmute_u64s_f64s,
+    transmute_f64s_u64s,
+    mul_u64s,
+    splat_u64s,
+    reduce_sum_f64s,
+    reduce_min_f64s,
+    reduce_max_f64s
 );

@@ -7,8 +7,8 @@
 //! [`rayon`] pool, by their shape alone: results are the same bits for any number of threads.
 //!
 //! Inputs may be f64, f32, f16 or bf16, in any mixture. Arithmetic is f64 if `log_probs` is
-//! f64, else f32; sums over tokens are f64. Nothing but the output is allocated in
-//! proportion to the batch.
+//! f64, else f32; sums over tokens are f64. No input is copied: what has another type is
+//! converted a block at a time. Memory in proportion to the tokens is that of the output.
 
 mod batch;
 mod chunk;
@@ -16,6 +16,7 @@ mod drive;
 mod element;
 mod exp;
 mod gather;
+mod half_bits;
 mod kernel;
 mod lanes;
 mod output;

@@ -102,10 +102,9 @@ fn token_ratio<L: Lanes>(
     let excess = lanes.sub(ratio, lanes.one());
     sums.excess = lanes.add(sums.excess, excess);
     sums.squared_excess = lanes.mul_add(excess, excess, sums.squared_excess);
-    let smaller = lanes.and(inputs.valid, lanes.less(ratio, sums.min_ratio));
-    let larger = lanes.and(inputs.valid, lanes.greater(ratio, sums.max_ratio));
-    sums.min_ratio = lanes.select(smaller, ratio, sums.min_ratio);
-    sums.max_ratio = lanes.select(larger, ratio, sums.max_ratio);
+    let (min_ratio, max_ratio) = (sums.min_ratio, sums.max_ratio);
+    sums.min_ratio = lanes.select(inputs.valid, lanes.min(ratio, min_ratio), min_ratio);
+    sums.max_ratio = lanes.select(inputs.valid, lanes.max(ratio, max_ratio), max_ratio);
     (ratio, bounded.saturated)
 }
 
@@ -229,7 +228,13 @@ impl Weight for Masked {
         let above = lanes.greater(weight, row.weight_high);
         // Selected, not multiplied: infinity times 0 would be NaN.
         let rejected = lanes.or(below, above);
-        weighted(lanes, surrogate, lanes.drop(rejected, weight), rejected, sums)
+        weighted(
+            lanes,
+            surrogate,
+            lanes.drop(rejected, weight),
+            rejected,
+            sums,
+        )
     }
 }
 

@@ -15,7 +15,14 @@ use super::lanes::{F32Lanes, F64Lanes, Lanes};
 /// The constants belong to `exp(x) = 2^n * exp(fraction)`, where `n = round(x / ln 2)` and
 /// `fraction = x - n ln 2` lies in `[-ln 2 / 2, ln 2 / 2]`.
 pub trait Real:
-    Copy + Send + Sync + PartialOrd + Add<Output = Self> + Mul<Output = Self> + Neg<Output = Self> + 'static
+    Copy
+    + Send
+    + Sync
+    + PartialOrd
+    + Add<Output = Self>
+    + Mul<Output = Self>
+    + Neg<Output = Self>
+    + 'static
 {
     type Lanes<S: Simd>: Lanes<Real = Self>;
 
@@ -49,7 +56,7 @@ impl Real for f32 {
     type Lanes<S: Simd> = F32Lanes<S>;
 
     const LOG2_E: Self = std::f32::consts::LOG2_E;
-    const LN_2_HIGH: Self = 0.693_359_375;
+    const LN_2_HIGH: Self = 355.0 / 512.0;
     const LN_2_LOW: Self = -2.121_944_4e-4;
     const ROUND: Self = 12_582_912.0;
     const EXPONENT_BIAS: Self = 127.0;

@@ -1,8 +1,9 @@
-//! Sums over tokens: in vector lanes for a short stretch, then in f64.
+//! Sums over tokens: in vector lanes for a block, which is short enough for f32, then in
+//! f64.
 
 use super::lanes::Lanes;
 
-/// What is summed up, in lanes, over a stretch short enough for their precision.
+/// What is summed up over a block, in lanes.
 ///
 /// A part of the objective that is not in use leaves its fields alone; the compiler then
 /// drops them.
@@ -58,7 +59,7 @@ impl<L: Lanes> LaneSums<L> {
 
     /// Moves the lanes into the totals.
     #[inline(always)]
-    pub fn flush(&mut self, lanes: L, totals: &mut Totals) {
+    pub fn flush(self, lanes: L, totals: &mut Totals) {
         let clipped_above = lanes.sum(self.clipped_above);
         totals.surrogate += lanes.sum(self.surrogate);
         totals.clipped_above += clipped_above;
@@ -76,7 +77,6 @@ impl<L: Lanes> LaneSums<L> {
         totals.squared_weight += lanes.sum(self.squared_weight);
         totals.changed_weight += lanes.sum(self.changed_weight);
         totals.rollout_difference += lanes.sum(self.rollout_difference);
-        *self = Self::new(lanes);
     }
 }
 
@@ -127,7 +127,7 @@ impl Default for Totals {
 }
 
 impl Totals {
-    /// Adds the totals of a later stretch.
+    /// Adds the totals of a later block.
     pub fn add(&mut self, other: &Self) {
         self.surrogate += other.surrogate;
         self.clipped_above += other.clipped_above;

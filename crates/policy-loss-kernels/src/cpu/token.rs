@@ -114,8 +114,7 @@ pub fn token<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output>(
     sums.clipped_above = lanes.count(above, sums.clipped_above);
 
     let constant = lanes.or(clipped, saturated);
-    let (surrogate, constant) =
-        D::bound(lanes, constants, advantage, (surrogate, constant), sums);
+    let (surrogate, constant) = D::bound(lanes, constants, advantage, (surrogate, constant), sums);
 
     let surrogate = W::apply(
         lanes,

@@ -17,10 +17,6 @@ use super::row::Row;
 use super::sums::{LaneSums, Totals};
 use super::token::{Constants, Inputs, RowConstants, token};
 
-/// Lanes are summed over this many vectors before they move into f64 totals: few enough
-/// for f32, enough for the move to cost little.
-const STRETCH: usize = 64;
-
 /// A kernel's work, with the parts `(ratio, weight, dual clip, output)`.
 pub struct Visit<'a, T, P> {
     pub objective: &'a Objective,
@@ -39,8 +35,6 @@ impl<T: Real, R: Ratio, W: Weight, D: DualClip, O: Output> WithSimd for Visit<'_
             lanes,
             constants: constants(lanes, self.objective),
             sums: LaneSums::new(lanes),
-            summed: 0,
-            totals: self.totals,
             parts: PhantomData,
         };
         let Block {
@@ -63,21 +57,18 @@ impl<T: Real, R: Ratio, W: Weight, D: DualClip, O: Output> WithSimd for Visit<'_
             first = last;
             start = 0;
         }
-        walk.sums.flush(lanes, walk.totals);
+        walk.sums.flush(lanes, self.totals);
     }
 }
 
-struct Walk<'a, L: Lanes, P> {
+struct Walk<L: Lanes, P> {
     lanes: L,
     constants: Constants<L>,
     sums: LaneSums<L>,
-    /// Number of vectors in the sums.
-    summed: usize,
-    totals: &'a mut Totals,
     parts: PhantomData<P>,
 }
 
-impl<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output> Walk<'_, L, (R, W, D, O)> {
+impl<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output> Walk<L, (R, W, D, O)> {
     /// The tokens of one row.
     #[inline(always)]
     fn segment(
@@ -105,26 +96,10 @@ impl<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output> Walk<'_, L, (R, W, D
         ];
         let mut value = lanes.zero();
         for (columns, output) in parts {
-            let count = columns.log_probs.len();
-            let mut begin = 0;
-            while begin < count {
-                let end = count.min(begin + (STRETCH - self.summed));
-                let output = if O::IS_WRITTEN {
-                    &mut output[begin..end]
-                } else {
-                    &mut []
-                };
-                let added_up;
-                (value, added_up) = self.stretch(&constants, columns.slice(begin..end), output);
-                if O::IS_ADDED_UP {
-                    row.unclipped_advantage += lanes.sum(added_up);
-                }
-                self.summed += end - begin;
-                if self.summed == STRETCH {
-                    self.sums.flush(lanes, self.totals);
-                    self.summed = 0;
-                }
-                begin = end;
+            let added_up;
+            (value, added_up) = self.vectors(&constants, columns, output);
+            if O::IS_ADDED_UP {
+                row.unclipped_advantage += lanes.sum(added_up);
             }
         }
         if O::IS_WRITTEN {
@@ -134,7 +109,7 @@ impl<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output> Walk<'_, L, (R, W, D
 
     /// Returns the last output, and the sum of all where the row adds them up.
     #[inline(always)]
-    fn stretch(
+    fn vectors(
         &mut self,
         row: &RowConstants<L>,
         columns: Columns<'_, L::Vector>,
@@ -153,6 +128,7 @@ impl<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output> Walk<'_, L, (R, W, D
         } else {
             output
         };
+        #[expect(clippy::needless_range_loop, reason = "several slices in step")]
         for index in 0..count {
             let old_log_probs = columns.old_log_probs[index];
             let inputs = Inputs {

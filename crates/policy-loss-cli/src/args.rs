@@ -1,0 +1,146 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, ColorChoice, Parser, Subcommand};
+use policy_loss::Preset;
+
+use crate::backends::Backend;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  success
+  1  the output cannot be written, or the device failed while it computed
+  2  wrong usage of the command line
+  3  bad input: the batch, the objective or the totals
+  4  the device is unavailable on this machine, or in this build of the program";
+
+const EVAL_HELP: &str = "\
+Computes the policy loss of a batch, with its metrics and its gradient.
+
+The batch is a safetensors file, such as safetensors.torch.save_file writes, with these tensors:
+
+  log_probs          [B, T] float            of the policy being trained
+  old_log_probs      [B, T] float            of the policy that the update started from
+  advantages         [B, T], [B, 1] or [B]   float
+  action_mask        [B, T] optional         bool, or 0 and 1 in any type; absent: all tokens count
+  rollout_log_probs  [B, T] float, optional  as the inference engine reported them
+  ref_log_probs      [B, T] float, optional  of a frozen reference policy
+
+Floats are F64, F32, F16 or BF16, also mixed. The arithmetic is f64 if log_probs is F64, else f32.
+What the device does not compute is widened to f32 (F16, BF16) or, unless it is log_probs,
+narrowed to f32 (F64), with a note. Other tensors in the file are ignored.";
+
+const EVAL_MORE: &str = "\
+Examples:
+  policy-loss eval batch.safetensors
+  policy-loss eval batch.safetensors --preset dapo --json
+  policy-loss eval batch.safetensors --openrlhf '{\"clip_eps_high\": 0.28, \"dual_clip\": 3.0}'
+  policy-loss eval batch.safetensors --config objective.json --grad-out gradient.safetensors
+
+With --json the output is one object: loss, clip_ratio, ppo_kl, rollout_kl, metrics, tokens,
+sequences, device and implementation. What the objective does not have is null. JSON has no
+non-finite numbers: they are the strings \"NaN\", \"Infinity\" and \"-Infinity\".";
+
+/// The policy loss of PPO, GRPO, DAPO and GSPO, evaluated on a batch from any trainer
+#[derive(Debug, Parser)]
+#[command(
+    name = "policy-loss",
+    version,
+    color = ColorChoice::Never,
+    after_help = EXIT_CODES,
+    arg_required_else_help = true
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Evaluate a batch: loss, metrics and gradient
+    #[command(
+        long_about = EVAL_HELP,
+        after_help = EXIT_CODES,
+        after_long_help = format!("{EVAL_MORE}\n\n{EXIT_CODES}")
+    )]
+    Eval(EvalArguments),
+    /// List the devices of this machine, and what is missing where there is none
+    Devices(ListArguments),
+    /// List the named objectives
+    Presets(ListArguments),
+}
+
+/// The arguments of `eval`.
+#[derive(Debug, Args)]
+pub struct EvalArguments {
+    /// The batch, a safetensors file
+    #[arg(value_name = "BATCH.safetensors")]
+    pub batch: PathBuf,
+
+    #[command(flatten)]
+    pub objective: ObjectiveArguments,
+
+    /// The backend to compute on; `policy-loss devices` says which ones this machine has
+    #[arg(long, value_enum, default_value_t = Backend::Flex, value_name = "BACKEND")]
+    pub device: Backend,
+
+    #[command(flatten)]
+    pub totals: TotalsArguments,
+
+    /// Write the gradient here, as the tensor `grad_log_probs` in the type of `log_probs`
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub grad_out: Option<PathBuf>,
+
+    /// Print one JSON object, and nothing else, to standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to compute; the default is the preset `ppo`.
+#[derive(Debug, Args)]
+#[group(required = false, multiple = false)]
+pub struct ObjectiveArguments {
+    /// The objective as JSON text, in the arguments of OpenRLHF's PolicyLoss
+    #[arg(long, value_name = "JSON")]
+    pub openrlhf: Option<String>,
+
+    /// The objective as a JSON file; `policy-loss presets --json` shows the format
+    #[arg(long, value_name = "FILE.json")]
+    pub config: Option<PathBuf>,
+
+    /// The objective by name [default: ppo]
+    #[arg(long, value_name = "NAME", value_parser = preset())]
+    pub preset: Option<Preset>,
+}
+
+/// The size of the global batch, of which this one is a shard.
+#[derive(Debug, Args)]
+pub struct TotalsArguments {
+    /// Valid tokens of the global batch; replaces the local count of a token mean
+    #[arg(long, value_name = "N")]
+    pub global_tokens: Option<usize>,
+
+    /// Sequences of the global batch that hold a valid token; the same for a sequence mean
+    #[arg(long, value_name = "N")]
+    pub global_sequences: Option<usize>,
+
+    /// Ranks whose gradients are averaged; needs the total of the objective's reduction
+    #[arg(long, value_name = "N")]
+    pub world_size: Option<usize>,
+}
+
+/// The arguments of the listings.
+#[derive(Debug, Args)]
+pub struct ListArguments {
+    /// Print one JSON object, and nothing else, to standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Lists the names in `--help`, and suggests the nearest one where a name is unknown.
+fn preset() -> impl TypedValueParser<Value = Preset> {
+    PossibleValuesParser::new(Preset::ALL.map(Preset::name)).try_map(|name| name.parse::<Preset>())
+}

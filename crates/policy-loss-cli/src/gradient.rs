@@ -1,0 +1,72 @@
+//! The gradient of a loss, written to a file.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::{DType, Tensor};
+use policy_loss::PolicyLossOutput;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use crate::failure::Failure;
+use crate::objective::Objective;
+
+/// The name of the tensor in the file.
+const GRAD_LOG_PROBS: &str = "grad_log_probs";
+
+/// A gradient file would overwrite its own batch, and a batch is what somebody took pains to dump.
+pub fn refuse_overwriting(batch: &Path, grad_out: &Path) -> Result<(), Failure> {
+    let same = match (batch.canonicalize(), grad_out.canonicalize()) {
+        (Ok(batch), Ok(grad_out)) => batch == grad_out,
+        _ => false,
+    };
+    match same {
+        true => Err(Failure::BadInput(format!(
+            "--grad-out {} would overwrite the batch; name another file",
+            grad_out.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Computes the gradient of `log_probs` and writes it, in the type `dtype`, to `path`.
+pub fn write(
+    path: &Path,
+    output: &PolicyLossOutput,
+    log_probs: &Tensor<2>,
+    dtype: DType,
+    objective: &Objective,
+) -> Result<(), Failure> {
+    let failed = |what: String| Failure::Other(format!("--grad-out {}: {what}", path.display()));
+    let gradients = output.loss.backward();
+    let Some(gradient) = log_probs.grad(&gradients) else {
+        return Err(failed("the loss has no gradient".into()));
+    };
+    // Where `log_probs` was widened for the device, this is the way back.
+    let data = gradient
+        .try_into_data_dtype(dtype)
+        .map_err(|error| failed(format!("reading the gradient failed: {error}")))?;
+    let shape = data.shape().as_slice().to_vec();
+    let metadata = HashMap::from([
+        ("config".to_owned(), objective.json()),
+        (
+            "implementation".to_owned(),
+            output.implementation.to_string(),
+        ),
+    ]);
+    let file = TensorView::new(stored(dtype), shape, data.as_bytes())
+        .and_then(|view| safetensors::serialize([(GRAD_LOG_PROBS, view)], Some(metadata)))
+        .map_err(|error| failed(error.to_string()))?;
+    fs::write(path, file).map_err(|error| failed(error.to_string()))
+}
+
+/// The name that safetensors has for a type of `log_probs`.
+fn stored(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F64 => Dtype::F64,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        _ => Dtype::F32,
+    }
+}

@@ -1,0 +1,139 @@
+//! The result of an evaluation, as a table for people and as JSON for programs.
+
+use std::path::Path;
+
+use burn::tensor::DType;
+use comfy_table::{Table, presets::NOTHING};
+use policy_loss::{Implementation, PolicyLossValues};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::objective::Objective;
+
+/// The metrics that stand beside the loss; all others are under `metrics`.
+const HEADLINE: [&str; 3] = ["clip_ratio", "ppo_kl", "rollout_kl"];
+
+/// Everything that there is to say about an evaluation.
+pub struct Report<'run> {
+    /// Loss and metrics.
+    pub values: PolicyLossValues,
+    /// Valid tokens, counted on the host: a float metric is exact only up to 2^24 of them.
+    pub tokens: usize,
+    /// Sequences that hold a valid token.
+    pub sequences: usize,
+    /// `[B, T]`.
+    pub shape: [usize; 2],
+    /// The type of the arithmetic.
+    pub arithmetic: DType,
+    /// The file of the batch.
+    pub batch: &'run Path,
+    /// The backend.
+    pub device: &'static str,
+    /// The implementation that computed it.
+    pub implementation: Implementation,
+    /// What was computed.
+    pub objective: &'run Objective,
+}
+
+impl Report<'_> {
+    /// The report as a table.
+    pub fn table(&self) -> String {
+        let [batch_size, length] = self.shape;
+        let mut table = plain();
+        table.add_row(["batch", &self.batch.display().to_string()]);
+        table.add_row([
+            "",
+            &format!(
+                "{batch_size} x {length}, {} valid tokens in {} sequences",
+                self.tokens, self.sequences
+            ),
+        ]);
+        table.add_row(["objective", &self.objective.origin.to_string()]);
+        table.add_row(["", &self.objective.json()]);
+        table.add_row([
+            "device",
+            &format!(
+                "{}, {} arithmetic, {}",
+                self.device,
+                self.arithmetic.name(),
+                self.implementation
+            ),
+        ]);
+        table.add_row(["", ""]);
+        table.add_row(["loss", &self.number(self.values.loss)]);
+        for (name, value) in self.values.metrics.named() {
+            let value = match value {
+                Some(value) => self.number(value),
+                None => "-".to_owned(),
+            };
+            table.add_row([name, &value]);
+        }
+        flush_left(table)
+    }
+
+    /// The shortest digits that stand for the value in the arithmetic that computed it.
+    fn number(&self, value: f64) -> String {
+        match self.arithmetic {
+            DType::F64 => format!("{value:?}"),
+            _ => format!("{:?}", value as f32),
+        }
+    }
+}
+
+/// A table without lines, that looks the same in a terminal and in a file.
+pub fn plain() -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table
+}
+
+/// The text of a table, without the space that would be left of a line.
+pub fn flush_left(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+impl Serialize for Report<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let metrics = self.values.metrics.named();
+        let (headline, others): (Vec<_>, Vec<_>) = metrics
+            .into_iter()
+            .map(|(name, value)| (name, value.map(Number)))
+            .partition(|(name, _)| HEADLINE.contains(name));
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("loss", &Number(self.values.loss))?;
+        for (name, value) in &headline {
+            map.serialize_entry(name, value)?;
+        }
+        map.serialize_entry("metrics", &Named(&others))?;
+        map.serialize_entry("tokens", &self.tokens)?;
+        map.serialize_entry("sequences", &self.sequences)?;
+        map.serialize_entry("device", self.device)?;
+        map.serialize_entry("implementation", &self.implementation)?;
+        map.end()
+    }
+}
+
+/// Values by name, in their own order.
+struct Named<'list>(&'list [(&'static str, Option<Number>)]);
+
+impl Serialize for Named<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+/// A number that may be none: JSON has no word for NaN and the infinities.
+struct Number(f64);
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            value if value.is_finite() => serializer.serialize_f64(value),
+            value if value.is_nan() => serializer.serialize_str("NaN"),
+            value if value > 0.0 => serializer.serialize_str("Infinity"),
+            _ => serializer.serialize_str("-Infinity"),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Loss, metrics and gradient of batches small enough to be worked out by hand.
+
+use serde_json::Value;
+
+use crate::support::{Batch, CPU_BACKENDS, close};
+
+struct Case {
+    name: &'static str,
+    batch: Batch,
+    arguments: &'static [&'static str],
+    loss: f64,
+    clip_ratio: f64,
+    ppo_kl: f64,
+    gradient: &'static [f64],
+}
+
+const THIRD: f64 = 1.0 / 3.0;
+const ONES: [f32; 3] = [1.0; 3];
+const MINUS_ONES: [f32; 3] = [-1.0; 3];
+
+fn corrected(kind: &'static str, gap: f32) -> Batch {
+    // `old - rollout` is `gap` at the first token.
+    assert!(["tis", "icepop"].contains(&kind));
+    Batch::row(&[0.0; 3], &ONES).f32("rollout_log_probs", &[1, 3], &[-gap, 0.0, 0.0])
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        Case {
+            name: "A1: nothing has changed",
+            batch: Batch::row(&[0.0; 3], &ONES),
+            arguments: &[],
+            loss: -1.0,
+            clip_ratio: 0.0,
+            ppo_kl: 0.0,
+            gradient: &[-THIRD, -THIRD, -THIRD],
+        },
+        Case {
+            name: "A2: clipped above",
+            batch: Batch::row(&[0.5, 0.0, 0.0], &ONES),
+            arguments: &[],
+            loss: -3.2 / 3.0,
+            clip_ratio: THIRD,
+            ppo_kl: -0.5 / 3.0,
+            gradient: &[0.0, -THIRD, -THIRD],
+        },
+        Case {
+            name: "A3: clipped below",
+            batch: Batch::row(&[-0.5, 0.0, 0.0], &MINUS_ONES),
+            arguments: &["--preset", "ppo"],
+            loss: 2.8 / 3.0,
+            clip_ratio: THIRD,
+            ppo_kl: 0.5 / 3.0,
+            gradient: &[0.0, THIRD, THIRD],
+        },
+        Case {
+            name: "A4: the pessimistic side is not clipped",
+            batch: Batch::row(&[0.5, -0.5], &[-1.0, 1.0]),
+            arguments: &[],
+            // (e^.5 - e^-.5) / 2
+            loss: 0.521_095_305,
+            clip_ratio: 0.0,
+            ppo_kl: 0.0,
+            gradient: &[0.824_360_635, -0.303_265_33],
+        },
+        Case {
+            name: "A5: clip-higher",
+            batch: Batch::row(&[0.24, 0.26, 0.0], &ONES),
+            arguments: &["--preset", "dapo"],
+            loss: -1.18375,
+            clip_ratio: THIRD,
+            ppo_kl: -0.5 / 3.0,
+            gradient: &[-0.42375, 0.0, -THIRD],
+        },
+        Case {
+            name: "A6: no advantage",
+            batch: Batch::row(&[0.5, -3.0, 7.0], &[0.0; 3]),
+            arguments: &[],
+            loss: 0.0,
+            clip_ratio: 0.0,
+            ppo_kl: -1.5,
+            gradient: &[0.0; 3],
+        },
+        Case {
+            name: "B1: dual clip",
+            batch: Batch::row(&[5f32.ln(), 0.0, 0.0], &MINUS_ONES),
+            arguments: &["--openrlhf", r#"{"dual_clip": 3.0}"#],
+            loss: 5.0 / 3.0,
+            clip_ratio: 0.0,
+            ppo_kl: -0.536_479_3,
+            gradient: &[0.0, THIRD, THIRD],
+        },
+        Case {
+            name: "C1, C4: far above",
+            batch: Batch::row(&[100.0, 0.0, 0.0], &ONES),
+            arguments: &[],
+            loss: -3.2 / 3.0,
+            clip_ratio: THIRD,
+            ppo_kl: -100.0 / 3.0,
+            gradient: &[0.0, -THIRD, -THIRD],
+        },
+        Case {
+            name: "C2: far above, on the side without a clip",
+            batch: Batch::row(&[100.0, 0.0, 0.0], &MINUS_ONES),
+            arguments: &[],
+            loss: 1.617_217_32e8,
+            clip_ratio: 0.0,
+            ppo_kl: -100.0 / 3.0,
+            gradient: &[0.0, THIRD, THIRD],
+        },
+        Case {
+            name: "F1: a masked row under the token mean",
+            batch: masked_row(),
+            arguments: &["--preset", "ppo"],
+            loss: -1.0,
+            clip_ratio: 0.0,
+            ppo_kl: 0.0,
+            gradient: &[-THIRD, -THIRD, -THIRD, 0.0, 0.0, 0.0],
+        },
+        Case {
+            name: "F1: a masked row under the sequence mean",
+            batch: masked_row(),
+            arguments: &["--preset", "grpo"],
+            loss: -1.0,
+            clip_ratio: 0.0,
+            ppo_kl: 0.0,
+            gradient: &[-THIRD, -THIRD, -THIRD, 0.0, 0.0, 0.0],
+        },
+        Case {
+            name: "G1: one ratio per sequence",
+            batch: Batch::row(&[0.0, 0.1, 0.0], &ONES),
+            arguments: &["--openrlhf", r#"{"policy_loss_type": "gspo"}"#],
+            loss: -1.033_895,
+            clip_ratio: 0.0,
+            ppo_kl: -0.1 / 3.0,
+            gradient: &[-0.344_632, -0.344_632, -0.344_632],
+        },
+        Case {
+            name: "H1: tis cuts the weight to 5",
+            batch: corrected("tis", 3.0),
+            arguments: &[
+                "--openrlhf",
+                r#"{"enable_vllm_is_correction": true, "vllm_is_truncated_threshold": [0.5, 5]}"#,
+            ],
+            loss: -7.0 / 3.0,
+            clip_ratio: 0.0,
+            ppo_kl: 0.0,
+            gradient: &[-5.0 / 3.0, -THIRD, -THIRD],
+        },
+        Case {
+            name: "H3: icepop drops the token, however large the weight",
+            batch: corrected("icepop", 1000.0),
+            arguments: &[
+                "--openrlhf",
+                r#"{"enable_vllm_is_correction": true, "vllm_is_truncated_threshold": [0.5, 5],
+                    "vllm_is_correction_type": "icepop"}"#,
+            ],
+            loss: -2.0 / 3.0,
+            clip_ratio: 0.0,
+            ppo_kl: 0.0,
+            gradient: &[0.0, -THIRD, -THIRD],
+        },
+        Case {
+            name: "I1: global totals",
+            batch: Batch::row(&[0.0; 3], &ONES),
+            arguments: &["--global-tokens", "10", "--world-size", "4"],
+            loss: -1.2,
+            clip_ratio: 0.0,
+            ppo_kl: 0.0,
+            gradient: &[-0.4, -0.4, -0.4],
+        },
+    ]
+}
+
+/// Two rows, of which the second one is masked, and holds what must not be looked at.
+fn masked_row() -> Batch {
+    let junk = [0.0, 0.0, 0.0, f32::NAN, f32::INFINITY, -1e30];
+    Batch::default()
+        .f32("log_probs", &[2, 3], &junk)
+        .f32("old_log_probs", &[2, 3], &[0.0; 6])
+        .f32("advantages", &[2], &[1.0, f32::NAN])
+        .f32("action_mask", &[2, 3], &[1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+}
+
+#[test]
+fn every_case_on_every_cpu_backend() {
+    for case in cases() {
+        let batch = case.batch.write();
+        for backend in CPU_BACKENDS {
+            let what = format!("{} on {backend}", case.name);
+            let mut arguments = case.arguments.to_vec();
+            arguments.extend(["--device", backend]);
+            let evaluated = batch.evaluate(&arguments);
+            let number = |name: &str| evaluated.report[name].as_f64().unwrap();
+            close(number("loss"), case.loss, 1e-5, &what);
+            close(number("clip_ratio"), case.clip_ratio, 1e-6, &what);
+            close(number("ppo_kl"), case.ppo_kl, 1e-6, &what);
+            assert_eq!(evaluated.gradient.values.len(), case.gradient.len());
+            for (got, expected) in evaluated.gradient.values.iter().zip(case.gradient) {
+                close(*got, *expected, 1e-5, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dual_clipped_token_is_counted_by_itself() {
+    let batch = Batch::row(&[5f32.ln(), 0.0, 0.0], &MINUS_ONES).write();
+    let report = batch.evaluate(&["--preset", "dual_clip_ppo"]).report;
+    let dual_clipped = report["metrics"]["dual_clipped"].as_f64().unwrap();
+    close(dual_clipped, THIRD, 1e-6, "dual_clipped");
+}
+
+#[test]
+fn rollout_kl_is_null_without_a_correction() {
+    // H5: given, and not used.
+    let batch = corrected("tis", 3.0).write();
+    let plain = batch.evaluate(&[]).report;
+    assert_eq!(plain["rollout_kl"], Value::Null);
+    assert_eq!(plain["metrics"]["weight_mean"], Value::Null);
+    close(plain["loss"].as_f64().unwrap(), -1.0, 1e-6, "loss");
+
+    let config = r#"{"rollout_correction": {"type": "truncate", "low": 0.5, "high": 5.0}}"#;
+    let file = batch.beside("config.json");
+    std::fs::write(&file, config).unwrap();
+    let report = batch.evaluate(&["--config", file.to_str().unwrap()]).report;
+    close(
+        report["rollout_kl"].as_f64().unwrap(),
+        -1.0,
+        1e-6,
+        "rollout_kl",
+    );
+    let weight_mean = report["metrics"]["weight_mean"].as_f64().unwrap();
+    close(weight_mean, 7.0 / 3.0, 1e-6, "weight_mean");
+}
+
+#[test]
+fn shards_add_up_to_the_undivided_batch() {
+    let whole = Batch::two_rows().write().evaluate(&[]);
+    let first = Batch::default()
+        .f32("log_probs", &[1, 3], &[-0.1, 0.3, -0.4])
+        .f32("old_log_probs", &[1, 3], &[-0.2, 0.0, 0.1])
+        .f32("advantages", &[1], &[1.0]);
+    let second = Batch::default()
+        .f32("log_probs", &[1, 3], &[0.5, -0.6, 0.05])
+        .f32("old_log_probs", &[1, 3], &[0.0, 0.1, 0.0])
+        .f32("advantages", &[1], &[-0.5]);
+    let mut loss = 0.0;
+    let mut gradient = Vec::new();
+    for shard in [first, second] {
+        let part = shard.write().evaluate(&["--global-tokens", "6"]);
+        loss += part.report["loss"].as_f64().unwrap();
+        gradient.extend(part.gradient.values);
+    }
+    close(loss, whole.report["loss"].as_f64().unwrap(), 1e-6, "loss");
+    for (got, expected) in gradient.iter().zip(whole.gradient.values) {
+        close(*got, expected, 1e-6, "gradient");
+    }
+}

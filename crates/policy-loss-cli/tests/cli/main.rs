@@ -1,0 +1,10 @@
+//! The program `policy-loss`, run as a user would run it: files in, exit code and text out.
+
+mod dtypes;
+mod edge_cases;
+mod evaluate;
+mod listings;
+mod refused_batches;
+mod refused_objectives;
+mod rollout;
+mod support;

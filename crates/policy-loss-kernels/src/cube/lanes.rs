@@ -1,0 +1,75 @@
+//! A cube as rows of lanes: each sequence is visited by the `lanes` units of one row.
+
+use cubecl::prelude::*;
+
+/// How a cube is divided; both numbers are powers of two.
+#[derive_cube_comptime]
+pub struct Division {
+    /// Units in a cube.
+    pub cube_size: u32,
+    /// Units in a row; at most `cube_size`.
+    pub lanes: u32,
+}
+
+impl Division {
+    /// Rows in a cube.
+    pub fn rows(&self) -> usize {
+        (self.cube_size / self.lanes) as usize
+    }
+}
+
+/// The place of a unit when a cube is divided into rows of `lanes` units.
+#[derive(CubeType)]
+pub struct Lanes<A: Float> {
+    /// The row within the cube.
+    pub row: usize,
+    /// The place within the row.
+    pub lane: usize,
+    shared: Shared<[A]>,
+    #[cube(comptime)]
+    count: u32,
+}
+
+#[cube]
+impl<A: Float> Lanes<A> {
+    pub fn new(#[comptime] division: Division) -> Self {
+        let lanes = comptime!(division.lanes);
+        Lanes::<A> {
+            row: (UNIT_POS / lanes) as usize,
+            lane: (UNIT_POS % lanes) as usize,
+            shared: Shared::new_slice(comptime!(division.cube_size as usize)),
+            count: lanes,
+        }
+    }
+
+    /// The number of lanes in a row.
+    pub fn count(&self) -> comptime_type!(usize) {
+        comptime!(self.count as usize)
+    }
+
+    /// The sum over the lanes of each row, for all of them, always in the same order. All units
+    /// of the cube have to take part.
+    pub fn sum(&mut self, value: A) -> A {
+        let lanes = comptime!(self.count);
+        if comptime!(lanes == 1) {
+            value
+        } else {
+            let unit = UNIT_POS as usize;
+            self.shared[unit] = value;
+            sync_cube();
+            #[unroll]
+            for step in 0..comptime!(lanes.ilog2()) {
+                let half = comptime!((lanes >> (step + 1)) as usize);
+                if self.lane < half {
+                    let other = self.shared[unit + half];
+                    self.shared[unit] += other;
+                }
+                sync_cube();
+            }
+            let total = self.shared[unit - self.lane];
+            // Before the next sum overwrites it.
+            sync_cube();
+            total
+        }
+    }
+}

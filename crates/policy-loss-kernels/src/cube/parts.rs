@@ -1,0 +1,139 @@
+//! The parts of an objective, one function each.
+
+use cubecl::prelude::*;
+
+/// A log-ratio within its bounds.
+#[derive(CubeType, Clone, Copy)]
+pub struct Bounded<A: Float, N: Size> {
+    pub log_ratio: Vector<A, N>,
+    /// It lay beyond a bound, where the gradient is 0.
+    pub beyond: Vector<bool, N>,
+}
+
+/// `clamp(log_ratio, -20, 20)`. NaN stays NaN, which the built-in `clamp` of a device need not
+/// keep.
+#[cube]
+pub fn bounded<A: Float, N: Size>(log_ratio: Vector<A, N>) -> Bounded<A, N> {
+    let high = Vector::new(A::new(20.0));
+    let low = Vector::new(A::new(-20.0));
+    let above = log_ratio.greater_than(&high);
+    let below = log_ratio.less_than(&low);
+    Bounded::<A, N> {
+        log_ratio: select_many(above, high, select_many(below, low, log_ratio)),
+        beyond: above.or(below),
+    }
+}
+
+/// `expm1(x) - x` for `|x| <= 20`, given `exp(x)`.
+///
+/// `exp(x) - 1 - x` loses all digits near 0, where the series
+/// `x^2 / 2 (1 + x / 3 (1 + x / 4 (...)))` has no cancellation.
+#[cube]
+pub fn expm1_minus_identity<A: Float, N: Size>(
+    x: Vector<A, N>,
+    exponential: Vector<A, N>,
+    #[comptime] double: bool,
+) -> Vector<A, N> {
+    // The first term left out is below half a rounding at the limit.
+    let terms = comptime!(if double { 15 } else { 8 });
+    let one = Vector::new(A::new(1.0));
+    let mut series = one;
+    #[unroll]
+    for k in 0..comptime!(terms - 2) {
+        let divisor = A::from_int(comptime!(terms - k));
+        series = one + series * x * Vector::new(A::new(1.0) / divisor);
+    }
+    series *= x * x * Vector::new(A::new(0.5));
+    let limit = Vector::new(A::new(0.5));
+    select_many(x.abs().less_than(&limit), series, exponential - one - x)
+}
+
+/// The surrogate of a token.
+#[derive(CubeType, Clone, Copy)]
+pub struct Surrogate<A: Float, N: Size> {
+    pub value: Vector<A, N>,
+    /// The clipped branch was taken.
+    pub clipped: Vector<bool, N>,
+}
+
+/// `min(s1, s2)` of `s1 = ratio * A` and `s2 = clamp(ratio, low, high) * A`; where they are
+/// equal the unclipped branch is taken.
+#[cube]
+pub fn clip<A: Float, N: Size>(
+    ratio: Vector<A, N>,
+    advantage: Vector<A, N>,
+    low: A,
+    high: A,
+) -> Surrogate<A, N> {
+    let unclipped_surrogate = ratio * advantage;
+    let clipped_surrogate = clamped(ratio, low, high) * advantage;
+    let clipped = clipped_surrogate.less_than(&unclipped_surrogate);
+    Surrogate::<A, N> {
+        value: select_many(clipped, clipped_surrogate, unclipped_surrogate),
+        clipped,
+    }
+}
+
+/// `max(surrogate, dual_clip * A)` where `A < 0`; true where the bound was taken.
+#[cube]
+pub fn dual_clip<A: Float, N: Size>(
+    surrogate: Vector<A, N>,
+    advantage: Vector<A, N>,
+    dual_clip: A,
+) -> Surrogate<A, N> {
+    let bound = advantage * Vector::new(dual_clip);
+    let negative = advantage.less_than(&Vector::new(A::new(0.0)));
+    let clipped = surrogate.less_than(&bound).vec_and(negative);
+    Surrogate::<A, N> {
+        value: select_many(clipped, bound, surrogate),
+        clipped,
+    }
+}
+
+/// The constant that multiplies a token's loss.
+#[derive(CubeType, Clone, Copy)]
+pub struct Weighting<A: Float, N: Size> {
+    pub weight: Vector<A, N>,
+    /// The weight was moved to a bound, or set to 0.
+    pub changed: Vector<bool, N>,
+}
+
+/// `clamp(rho, low, high)`.
+#[cube]
+pub fn truncate<A: Float, N: Size>(rho: Vector<A, N>, low: A, high: A) -> Weighting<A, N> {
+    Weighting::<A, N> {
+        weight: clamped(rho, low, high),
+        changed: !within(rho, low, high),
+    }
+}
+
+/// `rho` where `low <= rho <= high`, else 0: selected, because infinity times 0 is NaN.
+#[cube]
+pub fn mask<A: Float, N: Size>(rho: Vector<A, N>, low: A, high: A) -> Weighting<A, N> {
+    accept(rho, within(rho, low, high))
+}
+
+/// `rho` where `accepted`, else 0.
+#[cube]
+pub fn accept<A: Float, N: Size>(rho: Vector<A, N>, accepted: Vector<bool, N>) -> Weighting<A, N> {
+    Weighting::<A, N> {
+        weight: select_many(accepted, rho, Vector::new(A::new(0.0))),
+        changed: !accepted,
+    }
+}
+
+/// `low <= x <= high`; NaN lies in no range.
+#[cube]
+pub fn within<A: Float, N: Size>(x: Vector<A, N>, low: A, high: A) -> Vector<bool, N> {
+    x.greater_equal(&Vector::new(low))
+        .vec_and(x.less_equal(&Vector::new(high)))
+}
+
+/// `x` moved into `[low, high]`; NaN stays NaN.
+#[cube]
+fn clamped<A: Float, N: Size>(x: Vector<A, N>, low: A, high: A) -> Vector<A, N> {
+    let low = Vector::new(low);
+    let high = Vector::new(high);
+    let x = select_many(x.less_than(&low), low, x);
+    select_many(x.greater_than(&high), high, x)
+}

@@ -1,0 +1,174 @@
+//! The mathematics of one token, composed of the parts that the objective asks for.
+
+use cubecl::prelude::*;
+
+use super::blueprint::{Blueprint, WeightKind};
+use super::inputs::{Elements, Inputs, Valid, count};
+use super::parts::{
+    Weighting, accept, bounded, clip, dual_clip, expm1_minus_identity, mask, truncate,
+};
+use super::sums::{Slot, Sums, above_every_ratio, combine};
+
+/// The numbers of an objective, in the type of the arithmetic.
+#[derive(CubeType, CubeLaunch)]
+pub struct Numbers {
+    /// `1 - low`.
+    pub clip_low: InputScalar,
+    /// `1 + high`.
+    pub clip_high: InputScalar,
+    pub dual_clip: InputScalar,
+    pub weight_low: InputScalar,
+    pub weight_high: InputScalar,
+}
+
+/// What the tokens of a sequence share. A field that the objective does not use is a constant.
+#[derive(CubeType, Clone, Copy)]
+pub struct Row<A: Float> {
+    /// The ratio of the sequence.
+    pub ratio: A,
+    /// Its derivative with respect to the log-probability of a valid token.
+    pub ratio_slope: A,
+    /// Whether the sequence's weights are kept.
+    pub accepted: bool,
+    /// The row's part of the reduction's factor: `1 / n_b` for a sequence mean, else 1.
+    pub factor: A,
+}
+
+#[cube]
+impl<A: Float> Row<A> {
+    /// Nothing is shared.
+    pub fn unused() -> Self {
+        Row::<A> {
+            ratio: A::new(1.0),
+            ratio_slope: A::new(0.0),
+            accepted: true,
+            factor: A::new(1.0),
+        }
+    }
+}
+
+/// Adds the tokens at `index` to the sums. Returns, up to the sign, their gradient; for the
+/// ratio of a sequence, the derivative of their losses with respect to it.
+///
+/// Everything is selected by the mask before it is exponentiated or multiplied: a masked token
+/// is a token with log-ratio 0 and advantage 0, whatever it holds.
+#[cube]
+pub fn token<E: Elements>(
+    inputs: &Inputs<E>,
+    numbers: &Numbers,
+    row: &Row<E::Real>,
+    index: usize,
+    sequence: usize,
+    sums: &mut Sums<E::Real>,
+    #[comptime] blueprint: Blueprint,
+) -> Vector<E::Real, E::Width> {
+    let valid = inputs.valid(index);
+    let log_probs = inputs.log_probs(index);
+    let old_log_probs = inputs.old_log_probs(index);
+    let advantage = valid.keep(inputs.advantages(index, sequence));
+    let zero = Vector::new(E::Real::new(0.0));
+
+    let log_ratio = valid.keep(log_probs - old_log_probs);
+    let against_old = bounded(log_ratio);
+    let mut ratio = against_old.log_ratio.exp();
+    let k3 = expm1_minus_identity(against_old.log_ratio, ratio, comptime!(blueprint.double));
+    sums.log_ratio += log_ratio.vector_sum();
+    sums.squared_log_ratio += (log_ratio * log_ratio).vector_sum();
+    sums.k3 += k3.vector_sum();
+
+    // Finite addends of this size do not overflow, and a NaN or infinity survives a sum.
+    let mut magnitude = log_ratio.abs() + advantage.abs();
+    let mut constant = against_old.beyond;
+    if comptime!(blueprint.sequence_ratio) {
+        // The row stops the gradient of a ratio beyond the bounds.
+        ratio = Vector::new(row.ratio);
+        constant = Vector::new(false);
+    } else if comptime!(blueprint.against_rollout) {
+        let against_rollout = valid.keep(log_probs - inputs.rollout_log_probs(index));
+        magnitude += against_rollout.abs();
+        let against_rollout = bounded(against_rollout);
+        ratio = against_rollout.log_ratio.exp();
+        constant = against_rollout.beyond;
+    }
+    add_ratio(sums, &valid, ratio);
+
+    let clip_low = numbers.clip_low.get::<E::Real>();
+    let clip_high = numbers.clip_high.get::<E::Real>();
+    let surrogate = clip(ratio, advantage, clip_low, clip_high);
+    let positive = advantage.greater_than(&zero);
+    // A clipped token has A > 0 or A < 0, so that a masked one is never counted.
+    sums.clipped_above += count::<E::Real, E::Width>(surrogate.clipped.vec_and(positive));
+    sums.clipped_below += count::<E::Real, E::Width>(surrogate.clipped.vec_and(!positive));
+    constant = constant.or(surrogate.clipped);
+    let mut surrogate = surrogate.value;
+    if comptime!(blueprint.dual_clip) {
+        let bound = dual_clip(surrogate, advantage, numbers.dual_clip.get::<E::Real>());
+        sums.dual_clipped += count::<E::Real, E::Width>(bound.clipped);
+        constant = constant.or(bound.clipped);
+        surrogate = bound.value;
+    }
+
+    let mut slope = select_many(constant, zero, advantage);
+    if comptime!(blueprint.weighted()) {
+        let log_weight = valid.keep(old_log_probs - inputs.rollout_log_probs(index));
+        magnitude += log_weight.abs();
+        let weighting = weigh(log_weight.exp(), numbers, row, blueprint);
+        add_weight(sums, &valid, log_weight, &weighting);
+        surrogate *= weighting.weight;
+        slope *= weighting.weight;
+    }
+    sums.non_finite += count::<E::Real, E::Width>(magnitude.is_nan().or(magnitude.is_inf()));
+    if comptime!(blueprint.masked) {
+        sums.valid_tokens += valid.total::<E::Real>();
+    }
+    sums.loss -= surrogate.vector_sum() * row.factor;
+
+    slope *= Vector::new(row.factor);
+    if comptime!(!blueprint.sequence_ratio) {
+        slope *= ratio;
+    }
+    slope
+}
+
+#[cube]
+fn weigh<A: Float, N: Size>(
+    rho: Vector<A, N>,
+    numbers: &Numbers,
+    row: &Row<A>,
+    #[comptime] blueprint: Blueprint,
+) -> Weighting<A, N> {
+    let low = numbers.weight_low.get::<A>();
+    let high = numbers.weight_high.get::<A>();
+    match blueprint.weight {
+        WeightKind::Truncate => truncate(rho, low, high),
+        WeightKind::Mask => mask(rho, low, high),
+        _ => accept(rho, Vector::new(row.accepted)),
+    }
+}
+
+#[cube]
+fn add_ratio<A: Float, N: Size>(sums: &mut Sums<A>, valid: &Valid<N>, ratio: Vector<A, N>) {
+    let kept = valid.keep(ratio);
+    let for_minimum = valid.keep_or(ratio, above_every_ratio::<A>());
+    sums.ratio += kept.vector_sum();
+    sums.squared_ratio += (kept * kept).vector_sum();
+    #[unroll]
+    for lane in 0..N::value() {
+        sums.min_ratio = combine::<A>(Slot::MinRatio, sums.min_ratio, for_minimum.extract(lane));
+        sums.max_ratio = combine::<A>(Slot::MaxRatio, sums.max_ratio, kept.extract(lane));
+    }
+}
+
+#[cube]
+fn add_weight<A: Float, N: Size>(
+    sums: &mut Sums<A>,
+    valid: &Valid<N>,
+    log_weight: Vector<A, N>,
+    weighting: &Weighting<A, N>,
+) {
+    let kept = valid.keep(weighting.weight);
+    sums.log_weight += log_weight.vector_sum();
+    sums.weight += kept.vector_sum();
+    sums.squared_weight += (kept * kept).vector_sum();
+    sums.changed_weight += valid.count::<A>(weighting.changed);
+}

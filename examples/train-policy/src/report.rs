@@ -1,0 +1,70 @@
+//! The table and the progress bar of a training run.
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::train::Iteration;
+
+/// Writes a line to the table every so many iterations.
+const EVERY: u64 = 5;
+
+/// A progress bar below a table that grows.
+pub struct Report {
+    bar: ProgressBar,
+}
+
+impl Report {
+    /// Writes the head of the table.
+    pub fn new(iterations: u64) -> Self {
+        println!(
+            "{:>9} {:>7} {:>8} {:>10} {:>9} {:>10} {:>9} {:>9}",
+            "iteration",
+            "reward",
+            "loss",
+            "clip_ratio",
+            "ppo_kl",
+            "rollout_kl",
+            "ratio_min",
+            "ratio_max"
+        );
+        let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {msg}  {eta} left");
+        let bar = ProgressBar::new(iterations);
+        Self {
+            bar: match style {
+                Ok(style) => bar.with_style(style),
+                Err(_) => bar,
+            },
+        }
+    }
+
+    /// Takes note of one more iteration.
+    pub fn iteration(&self, iteration: &Iteration) {
+        self.bar
+            .set_message(format!("reward {:.3}", iteration.reward));
+        self.bar.inc(1);
+        let done = self.bar.position();
+        let last = self.bar.length() == Some(done);
+        if done % EVERY == 1 || last {
+            // `suspend` and not `println`, which is silent where there is no terminal.
+            self.bar.suspend(|| line(done, iteration));
+        }
+        if last {
+            self.bar.finish_and_clear();
+        }
+    }
+}
+
+fn line(number: u64, iteration: &Iteration) {
+    let Iteration {
+        reward,
+        loss,
+        clip_ratio,
+        ppo_kl,
+        rollout_kl,
+        ratio_min,
+        ratio_max,
+    } = iteration;
+    println!(
+        "{number:9} {reward:7.3} {loss:8.4} {clip_ratio:10.4} {ppo_kl:9.5} {rollout_kl:10.6} \
+         {ratio_min:9.3} {ratio_max:9.3}"
+    );
+}

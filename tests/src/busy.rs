@@ -1,0 +1,100 @@
+//! A small batch in which everything happens at once.
+
+use crate::case::{Case, HostAdvantages};
+
+/// Pseudo-random numbers (SplitMix64): the same ones on every machine.
+#[derive(Debug, Clone)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next 64 bits.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// An index below `length`.
+    pub fn below(&mut self, length: usize) -> usize {
+        (self.next() % length as u64) as usize
+    }
+
+    /// One of `values`.
+    pub fn pick(&mut self, values: &[f64]) -> f64 {
+        values[self.below(values.len())]
+    }
+
+    /// Uniform in `[low, high)`.
+    pub fn between(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * (self.next() >> 11) as f64 / 2f64.powi(53)
+    }
+}
+
+/// The row of [`busy`] that is masked from end to end.
+pub const MASKED_ROW: usize = 2;
+
+/// Ratios on both sides of every bound, advantages of both signs and 0, sampler mismatches on
+/// both sides of every threshold; holes in the mask, leading and trailing padding, and a row
+/// without a valid token. The masked positions hold 0.
+pub fn busy(seed: u64) -> Case {
+    let [sequences, tokens] = [4, 6];
+    let mut random = Random(seed);
+    let mut case = Case::new(format!("busy {seed}"), [sequences, tokens]);
+    let mask: Vec<bool> = [
+        [true, true, true, true, false, false],
+        [false, true, false, true, true, true],
+        [false; 6],
+        [true; 6],
+    ]
+    .concat();
+    let length = sequences * tokens;
+    let mut rollout = vec![0.0; length];
+    let mut advantages = vec![0.0; length];
+    for i in (0..length).filter(|i| mask[*i]) {
+        // Rows lean to one side, so that the ratios of sequences are clipped, too.
+        let lean = [0.3, -0.4, 0.0, 0.02][i / tokens];
+        let noise = random.between(-0.03, 0.03);
+        let log_ratio = lean + noise + random.pick(&[0.0, 0.5, -0.5, 0.1, -0.1, 0.9, -0.9]);
+        let gap = noise - lean / 2.0 + random.pick(&[0.0, 0.2, -0.2, 1.2, -1.2, 0.05]);
+        case.old_log_probs[i] = random.between(-3.0, -0.1);
+        case.log_probs[i] = case.old_log_probs[i] + log_ratio;
+        rollout[i] = case.old_log_probs[i] - gap;
+        advantages[i] = random.pick(&[-1.5, -0.5, 0.0, 0.7, 1.0, 2.0]);
+    }
+    case.advantages = HostAdvantages::Token(advantages);
+    case.rollout_log_probs = Some(rollout);
+    case.action_mask = Some(mask);
+    case
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::configs;
+
+    #[test]
+    fn everything_happens() {
+        let answers: Vec<_> = (0..4)
+            .flat_map(|seed| {
+                configs::all()
+                    .into_iter()
+                    .map(move |config| busy(seed).with_config(config).answer())
+            })
+            .collect();
+        for metric in [
+            "clipped_above",
+            "clipped_below",
+            "dual_clipped",
+            "weight_truncated",
+            "weight_zeroed",
+        ] {
+            let happens = |a: &&crate::oracle::Answer| {
+                let value = a.metrics.get(metric).unwrap_or(0.0);
+                value > 0.0 && value < 1.0
+            };
+            assert!(answers.iter().filter(happens).count() >= 8, "{metric}");
+        }
+    }
+}

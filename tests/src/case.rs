@@ -1,0 +1,207 @@
+//! One batch on the host, with the objective to apply to it.
+
+use burn::tensor::DType;
+use half::{bf16, f16};
+use policy_loss::{
+    Behavior, GlobalTotals, PolicyLossConfig, RatioLevel, Reduction, RolloutCorrection, Surrogate,
+};
+
+use crate::oracle::{Answer, Base, Batch, Correction, Level, Objective, Scale, solve};
+
+/// Advantages in one of the forms that a batch accepts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HostAdvantages {
+    /// `[B, T]`.
+    Token(Vec<f64>),
+    /// `[B, 1]`.
+    Column(Vec<f64>),
+    /// `[B]`.
+    Sequence(Vec<f64>),
+}
+
+impl HostAdvantages {
+    /// The numbers, whatever they stand for.
+    pub fn values(&self) -> &[f64] {
+        match self {
+            Self::Token(values) | Self::Column(values) | Self::Sequence(values) => values,
+        }
+    }
+
+    /// As [`values`](Self::values), to be changed.
+    pub fn values_mut(&mut self) -> &mut Vec<f64> {
+        match self {
+            Self::Token(values) | Self::Column(values) | Self::Sequence(values) => values,
+        }
+    }
+}
+
+/// One batch on the host, with the objective to apply to it.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// For failure messages.
+    pub name: String,
+    /// The objective.
+    pub config: PolicyLossConfig,
+    /// `B`.
+    pub sequences: usize,
+    /// `T`.
+    pub tokens: usize,
+    /// `[B, T]`.
+    pub log_probs: Vec<f64>,
+    /// `[B, T]`.
+    pub old_log_probs: Vec<f64>,
+    /// In one of three forms.
+    pub advantages: HostAdvantages,
+    /// `[B, T]`; absent: every token is valid.
+    pub action_mask: Option<Vec<bool>>,
+    /// `[B, T]`.
+    pub rollout_log_probs: Option<Vec<f64>>,
+    /// Of the global batch, where this is a part of one.
+    pub totals: Option<GlobalTotals>,
+}
+
+impl Case {
+    /// Every token valid and on policy, with an advantage of 1.
+    pub fn new(name: impl Into<String>, [sequences, tokens]: [usize; 2]) -> Self {
+        let zeros = vec![0.0; sequences * tokens];
+        Self {
+            name: name.into(),
+            config: PolicyLossConfig::new(),
+            sequences,
+            tokens,
+            log_probs: zeros.clone(),
+            advantages: HostAdvantages::Token(vec![1.0; zeros.len()]),
+            old_log_probs: zeros,
+            action_mask: None,
+            rollout_log_probs: None,
+            totals: None,
+        }
+    }
+
+    /// The same batch under another objective.
+    pub fn with_config(mut self, config: PolicyLossConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Whether the token at `i` (row by row) is valid.
+    pub fn is_valid(&self, i: usize) -> bool {
+        self.action_mask.as_ref().is_none_or(|mask| mask[i])
+    }
+
+    /// The number of valid tokens.
+    pub fn valid_tokens(&self) -> usize {
+        (0..self.sequences * self.tokens)
+            .filter(|i| self.is_valid(*i))
+            .count()
+    }
+
+    /// The number of sequences that hold a valid token.
+    pub fn valid_sequences(&self) -> usize {
+        (0..self.sequences)
+            .filter(|row| (0..self.tokens).any(|t| self.is_valid(row * self.tokens + t)))
+            .count()
+    }
+
+    /// Every input as it arrives on a device: rounded to `log_probs` for itself and to `others`
+    /// for the rest, and then to the type of the arithmetic.
+    pub fn rounded(&self, log_probs: DType, others: DType) -> Self {
+        let arithmetic = match log_probs {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        };
+        let other = |x: &f64| round(arithmetic, round(others, *x));
+        let mut case = self.clone();
+        case.log_probs = self
+            .log_probs
+            .iter()
+            .map(|x| round(log_probs, *x))
+            .collect();
+        case.old_log_probs = self.old_log_probs.iter().map(other).collect();
+        case.rollout_log_probs = self
+            .rollout_log_probs
+            .as_ref()
+            .map(|values| values.iter().map(other).collect());
+        for value in case.advantages.values_mut() {
+            *value = other(value);
+        }
+        case
+    }
+
+    /// What the oracle makes of it.
+    pub fn answer(&self) -> Answer {
+        let objective = objective(&self.config);
+        solve(&objective, &self.batch(), self.scale())
+    }
+
+    fn batch(&self) -> Batch {
+        let length = self.sequences * self.tokens;
+        let advantages = match &self.advantages {
+            HostAdvantages::Token(values) => values.clone(),
+            HostAdvantages::Column(values) | HostAdvantages::Sequence(values) => values
+                .iter()
+                .flat_map(|value| vec![*value; self.tokens])
+                .collect(),
+        };
+        Batch {
+            sequences: self.sequences,
+            tokens: self.tokens,
+            log_probs: self.log_probs.clone(),
+            old_log_probs: self.old_log_probs.clone(),
+            advantages,
+            valid: (0..length).map(|i| self.is_valid(i)).collect(),
+            rollout: self.rollout_log_probs.clone(),
+        }
+    }
+
+    fn scale(&self) -> Option<Scale> {
+        let totals = self.totals?;
+        let total = match self.config.reduction {
+            Reduction::TokenMean => totals.tokens,
+            Reduction::SequenceMean => totals.sequences,
+        };
+        Some(Scale {
+            total: total.expect("the total that the reduction counts") as f64,
+            world_size: totals.world_size.unwrap_or(1) as f64,
+        })
+    }
+}
+
+/// The library's configuration in the words of the oracle.
+pub fn objective(config: &PolicyLossConfig) -> Objective {
+    let Surrogate::Clip(clip) = config.surrogate;
+    Objective {
+        level: match config.ratio.level {
+            RatioLevel::Token => Level::Token,
+            RatioLevel::Sequence => Level::Sequence,
+        },
+        base: match config.ratio.against {
+            Behavior::Old => Base::Old,
+            Behavior::Rollout => Base::Rollout,
+        },
+        low: clip.low,
+        high: clip.high,
+        dual_clip: clip.dual_clip,
+        correction: config
+            .rollout_correction
+            .map(|correction| match correction {
+                RolloutCorrection::Truncate { low, high } => Correction::Truncate { low, high },
+                RolloutCorrection::Mask { low, high } => Correction::Mask { low, high },
+                RolloutCorrection::SequenceMask { low, high } => {
+                    Correction::SequenceMask { low, high }
+                }
+            }),
+        sequence_mean: config.reduction == Reduction::SequenceMean,
+    }
+}
+
+/// The nearest value of a type.
+pub fn round(dtype: DType, value: f64) -> f64 {
+    match dtype {
+        DType::F64 => value,
+        DType::F32 => f64::from(value as f32),
+        DType::F16 => f16::from_f64(value).to_f64(),
+        DType::BF16 => bf16::from_f64(value).to_f64(),
+        other => panic!("no float type of the loss: {other:?}"),
+    }
+}

@@ -1,0 +1,128 @@
+//! One row of the table of edge cases: an input, and what must come of it.
+
+use policy_loss::{PolicyLossConfig, RolloutCorrection};
+
+use crate::case::{Case, HostAdvantages};
+use crate::compare::{Tolerance, assert_agrees_with_oracle, assert_all_near, assert_near};
+use crate::runner::Runner;
+
+/// One sequence unless said otherwise; `old = 0`, `A = 1`, every token valid, clip 0.2 / 0.2.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// The input.
+    pub case: Case,
+    loss: Option<f64>,
+    gradient: Option<Vec<f64>>,
+    metrics: Vec<(&'static str, f64)>,
+}
+
+/// The expectations are written with about six digits.
+const DIGITS: Tolerance = Tolerance {
+    relative: 1e-5,
+    absolute: 1e-6,
+};
+
+impl Row {
+    /// A row with these log-ratios; `id` is its name in the table.
+    pub fn new(id: &str, log_ratios: &[f64]) -> Self {
+        let mut case = Case::new(id, [1, log_ratios.len()]);
+        case.log_probs = log_ratios.to_vec();
+        Self::of(case)
+    }
+
+    /// A batch of any shape.
+    pub fn of(case: Case) -> Self {
+        Self {
+            case,
+            loss: None,
+            gradient: None,
+            metrics: Vec::new(),
+        }
+    }
+
+    /// The same advantage for every token.
+    pub fn advantage(self, advantage: f64) -> Self {
+        let length = self.case.log_probs.len();
+        self.advantages(HostAdvantages::Token(vec![advantage; length]))
+    }
+
+    /// Any advantages.
+    pub fn advantages(mut self, advantages: HostAdvantages) -> Self {
+        self.case.advantages = advantages;
+        self
+    }
+
+    /// Which tokens are valid.
+    pub fn mask(mut self, mask: &[bool]) -> Self {
+        self.case.action_mask = Some(mask.to_vec());
+        self
+    }
+
+    /// The objective.
+    pub fn config(mut self, config: PolicyLossConfig) -> Self {
+        self.case.config = config;
+        self
+    }
+
+    /// `old - rollout`, with a correction for it.
+    pub fn gaps(mut self, gaps: &[f64], correction: RolloutCorrection) -> Self {
+        let old = self.case.old_log_probs.iter();
+        let rollout = old.zip(gaps).map(|(old, gap)| old - gap).collect();
+        self.case.rollout_log_probs = Some(rollout);
+        self.case.config.rollout_correction = Some(correction);
+        self
+    }
+
+    /// Expects this loss.
+    pub fn loss(mut self, loss: f64) -> Self {
+        self.loss = Some(loss);
+        self
+    }
+
+    /// Expects this gradient.
+    pub fn gradient(mut self, gradient: &[f64]) -> Self {
+        self.gradient = Some(gradient.to_vec());
+        self
+    }
+
+    /// Expects this metric.
+    pub fn metric(mut self, name: &'static str, value: f64) -> Self {
+        self.metrics.push((name, value));
+        self
+    }
+
+    /// Fails unless everything expected came, and everything else is what the oracle says.
+    ///
+    /// # Panics
+    ///
+    /// It did not.
+    pub fn check(&self, runner: &Runner) {
+        self.check_expected(runner);
+        assert_agrees_with_oracle(runner, &self.case);
+    }
+
+    /// As [`check`](Self::check) without the oracle, for values that are not finite.
+    ///
+    /// # Panics
+    ///
+    /// Something expected did not come.
+    pub fn check_expected(&self, runner: &Runner) {
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, {}", self.case.name);
+            let outcome = runner.outcome(&self.case, dtype);
+            if let Some(loss) = self.loss {
+                assert_near(DIGITS, &format!("{what}: loss"), outcome.loss, loss);
+            }
+            if let (Some(expected), Some(actual)) = (&self.gradient, &outcome.gradient) {
+                assert_all_near(DIGITS, &format!("{what}: gradient"), actual, expected);
+            }
+            let metrics = outcome.metrics.named();
+            for (name, expected) in &self.metrics {
+                let found = metrics.iter().find(|(known, _)| known == name);
+                let actual = found.and_then(|(_, value)| *value);
+                let what = format!("{what}: {name}");
+                assert_near(DIGITS, &what, actual.expect(&what), *expected);
+            }
+        }
+    }
+}

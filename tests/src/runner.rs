@@ -1,0 +1,274 @@
+//! One way to compute the loss: a device, a mode and an implementation.
+
+use std::fmt;
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use policy_loss::device::Hardware;
+use policy_loss::{
+    Advantages, BatchError, Implementation, MetricValues, PolicyBatch, PolicyLoss,
+    PolicyLossConfig, PolicyLossOutput,
+};
+
+use crate::Probe;
+use crate::case::{Case, HostAdvantages};
+use crate::configs::describe;
+
+/// Every implementation of the library. The whole suite runs each of them.
+pub const IMPLEMENTATIONS: [Implementation; 2] = [Implementation::Composed, Implementation::Fused];
+
+/// How automatic differentiation is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// None: values only.
+    Plain,
+    /// As usual.
+    Autodiff,
+    /// With gradient checkpointing: memory-bound operations are recomputed.
+    Checkpointed,
+}
+
+/// One way to compute the loss.
+#[derive(Debug, Clone)]
+pub struct Runner {
+    /// The name of the backend.
+    pub backend: &'static str,
+    /// The device in its mode.
+    pub device: Device,
+    /// What it computes on.
+    pub hardware: Hardware,
+    /// How automatic differentiation is set up.
+    pub mode: Mode,
+    /// The path inside the library.
+    pub implementation: Implementation,
+}
+
+impl fmt::Display for Runner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = self.mode;
+        write!(f, "{}, {mode:?}, {}", self.backend, self.implementation)
+    }
+}
+
+/// Runs a part of the suite with every implementation, or skips it where the backend is absent.
+///
+/// # Panics
+///
+/// The part fails, or the environment requires a backend that is absent.
+pub fn run(probe: &Probe, mode: Mode, part: fn(&Runner)) {
+    let Some(device) = probe.device_or_skip() else {
+        return;
+    };
+    let device = match mode {
+        Mode::Plain => device,
+        Mode::Autodiff => device.autodiff(),
+        Mode::Checkpointed => device.autodiff().gradient_checkpointing(),
+    };
+    for implementation in implementations(&device) {
+        part(&Runner {
+            backend: probe.backend,
+            device: device.clone(),
+            hardware: probe.hardware(),
+            mode,
+            implementation,
+        });
+    }
+}
+
+/// The implementations that the library has for a device.
+pub fn implementations(device: &Device) -> Vec<Implementation> {
+    let log_probs = Tensor::<2>::zeros([1, 1], device);
+    let has = |implementation: &Implementation| {
+        let loss = PolicyLossConfig::new()
+            .with_implementation(*implementation)
+            .init()
+            .expect("the default is valid");
+        let batch = PolicyBatch::new(log_probs.clone(), log_probs.clone(), log_probs.clone());
+        match loss.forward(batch) {
+            Ok(_) => true,
+            Err(BatchError::NotFused { .. }) => false,
+            Err(error) => panic!("the smallest batch was refused: {error}"),
+        }
+    };
+    IMPLEMENTATIONS.into_iter().filter(has).collect()
+}
+
+/// Everything that came out of one forward pass, and of its backward pass where there is one.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The reduced loss.
+    pub loss: f64,
+    /// The type of loss and metrics.
+    pub dtype: DType,
+    /// Every metric.
+    pub metrics: MetricValues,
+    /// Row by row; absent without autodiff.
+    pub gradient: Option<Vec<f64>>,
+}
+
+impl Runner {
+    /// The loss of a configuration by this runner's implementation: the one place that knows how
+    /// to ask for it.
+    ///
+    /// # Panics
+    ///
+    /// The configuration has no meaning.
+    pub fn init(&self, config: &PolicyLossConfig) -> PolicyLoss {
+        config
+            .with_implementation(self.implementation)
+            .init()
+            .unwrap_or_else(|error| panic!("{self}: {} was refused: {error}", describe(config)))
+    }
+
+    /// One forward pass.
+    ///
+    /// # Panics
+    ///
+    /// The library refuses the batch.
+    pub fn forward(&self, what: &str, loss: &PolicyLoss, batch: PolicyBatch) -> PolicyLossOutput {
+        let output = loss
+            .forward(batch)
+            .unwrap_or_else(|error| panic!("{self}: {what} was refused: {error}"));
+        assert_eq!(output.implementation, self.implementation, "{self}: {what}");
+        output
+    }
+
+    /// The types in which values are compared with the oracle, the widest first.
+    pub fn exact_dtypes(&self) -> Vec<DType> {
+        self.dtypes(&[DType::F64, DType::F32])
+    }
+
+    /// The types of half the width that this device computes.
+    pub fn half_dtypes(&self) -> Vec<DType> {
+        self.dtypes(&[DType::F16, DType::BF16])
+    }
+
+    fn dtypes(&self, wanted: &[DType]) -> Vec<DType> {
+        let computes = |dtype: &DType| policy_loss::device::computes(&self.device, *dtype);
+        wanted.iter().copied().filter(computes).collect()
+    }
+
+    /// The configurations that tables of cases go through: every one, or a part of them in which
+    /// every setting still occurs.
+    pub fn configs(&self) -> Vec<PolicyLossConfig> {
+        match self.is_slow() {
+            true => crate::configs::covering(),
+            false => crate::configs::all(),
+        }
+    }
+
+    /// Whether the device takes tens of milliseconds for a batch of any size.
+    pub fn is_slow(&self) -> bool {
+        self.hardware != Hardware::Cpu
+    }
+
+    /// Whether there is a backward pass.
+    pub fn is_tracked(&self) -> bool {
+        self.mode != Mode::Plain
+    }
+
+    /// Runs a case with every input in one type.
+    ///
+    /// # Panics
+    ///
+    /// The library refuses the case.
+    pub fn outcome(&self, case: &Case, dtype: DType) -> Outcome {
+        self.outcome_mixed(case, dtype, dtype)
+    }
+
+    /// Runs a case with `log_probs` in one type and all other inputs in another.
+    ///
+    /// # Panics
+    ///
+    /// The library refuses the case.
+    pub fn outcome_mixed(&self, case: &Case, log_probs: DType, others: DType) -> Outcome {
+        let leaf = self.leaf(case, log_probs);
+        let batch = self.batch(case, leaf.clone(), others);
+        let output = self.forward(&case.name, &self.init(&case.config), batch);
+        self.read(&output, &leaf)
+    }
+
+    /// Runs a case without reducing it.
+    ///
+    /// # Panics
+    ///
+    /// The library refuses the case.
+    pub fn token_losses(&self, case: &Case, dtype: DType) -> Vec<f64> {
+        let batch = self.batch(case, self.leaf(case, dtype), dtype);
+        let token_losses = self
+            .init(&case.config)
+            .forward_no_reduction(batch)
+            .unwrap_or_else(|error| panic!("{self}: {} was refused: {error}", case.name));
+        assert_eq!(token_losses.dims(), [case.sequences, case.tokens]);
+        values(token_losses)
+    }
+
+    /// Reads an output back, with the gradient of `leaf`.
+    pub fn read(&self, output: &PolicyLossOutput, leaf: &Tensor<2>) -> Outcome {
+        let read = output.read().expect("the output can be read");
+        Outcome {
+            loss: read.loss,
+            dtype: output.loss.dtype(),
+            metrics: read.metrics,
+            gradient: self.is_tracked().then(|| {
+                let gradients = output.loss.backward();
+                let gradient = leaf.grad(&gradients).expect("log_probs have a gradient");
+                assert_eq!(gradient.dims(), leaf.dims());
+                assert_eq!(gradient.dtype(), leaf.dtype());
+                values(gradient)
+            }),
+        }
+    }
+
+    /// The `log_probs` of a case, tracked where the mode tracks.
+    pub fn leaf(&self, case: &Case, dtype: DType) -> Tensor<2> {
+        let leaf = self.tensor(&case.log_probs, [case.sequences, case.tokens], dtype);
+        match self.is_tracked() {
+            true => leaf.require_grad(),
+            false => leaf,
+        }
+    }
+
+    /// The batch of a case around given `log_probs`.
+    pub fn batch(&self, case: &Case, log_probs: Tensor<2>, dtype: DType) -> PolicyBatch {
+        let shape = [case.sequences, case.tokens];
+        let advantages: Advantages = match &case.advantages {
+            HostAdvantages::Token(values) => self.tensor(values, shape, dtype).into(),
+            HostAdvantages::Column(values) => {
+                self.tensor(values, [case.sequences, 1], dtype).into()
+            }
+            HostAdvantages::Sequence(values) => self.tensor(values, [case.sequences], dtype).into(),
+        };
+        let old_log_probs = self.tensor(&case.old_log_probs, shape, dtype);
+        let mut batch = PolicyBatch::new(log_probs, old_log_probs, advantages);
+        if let Some(mask) = &case.action_mask {
+            let data = TensorData::new(mask.clone(), shape);
+            batch = batch.with_action_mask(Tensor::from_data(data, &self.device));
+        }
+        if let Some(rollout) = &case.rollout_log_probs {
+            batch = batch.with_rollout_log_probs(self.tensor(rollout, shape, dtype));
+        }
+        match case.totals {
+            Some(totals) => batch.with_totals(totals),
+            None => batch,
+        }
+    }
+
+    /// Numbers on this runner's device.
+    pub fn tensor<const D: usize>(
+        &self,
+        values: &[f64],
+        shape: [usize; D],
+        dtype: DType,
+    ) -> Tensor<D> {
+        let data = TensorData::new(values.to_vec(), shape).convert_dtype(dtype);
+        Tensor::from_data(data, (&self.device, dtype))
+    }
+}
+
+/// Reads a tensor back, row by row.
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+    tensor
+        .without_autodiff()
+        .try_into_vec_as::<f64>()
+        .expect("the tensor can be read")
+}

@@ -1,0 +1,222 @@
+//! Rows A1 to C5 of the table of edge cases: the token ratio and its clips.
+
+use policy_loss::{Clip, PolicyLossConfig};
+
+use crate::case::{Case, HostAdvantages};
+use crate::row::Row;
+use crate::runner::Runner;
+
+const THIRD: f64 = 1.0 / 3.0;
+
+fn clip(low: f64, high: f64) -> PolicyLossConfig {
+    PolicyLossConfig::new().with_surrogate(Clip::new(low, high))
+}
+
+fn dual_clip() -> PolicyLossConfig {
+    PolicyLossConfig::new().with_surrogate(Clip::new(0.2, 0.2).with_dual_clip(3.0))
+}
+
+/// A1 to A7, A9.
+pub fn clipping(runner: &Runner) {
+    Row::new("A1", &[0.0; 3])
+        .loss(-1.0)
+        .gradient(&[-THIRD; 3])
+        .metric("clip_ratio", 0.0)
+        .metric("ppo_kl", 0.0)
+        .check(runner);
+    Row::new("A2", &[0.5, 0.0, 0.0])
+        .loss(-3.2 / 3.0)
+        .gradient(&[0.0, -THIRD, -THIRD])
+        .metric("clip_ratio", THIRD)
+        .metric("clipped_above", THIRD)
+        .metric("clipped_below", 0.0)
+        .check(runner);
+    Row::new("A3", &[-0.5, 0.0, 0.0])
+        .advantage(-1.0)
+        .loss(0.93333)
+        .gradient(&[0.0, THIRD, THIRD])
+        .metric("clip_ratio", THIRD)
+        .metric("clipped_above", 0.0)
+        .metric("clipped_below", THIRD)
+        .check(runner);
+    let up = 0.5f64.exp();
+    Row::new("A4, r > 1.2 with A < 0", &[0.5, 0.0, 0.0])
+        .advantage(-1.0)
+        .loss((up + 2.0) / 3.0)
+        .gradient(&[up / 3.0, THIRD, THIRD])
+        .metric("clip_ratio", 0.0)
+        .check(runner);
+    let down = (-0.5f64).exp();
+    Row::new("A4, r < 0.8 with A > 0", &[-0.5, 0.0, 0.0])
+        .loss(-(down + 2.0) / 3.0)
+        .gradient(&[-down / 3.0, -THIRD, -THIRD])
+        .metric("clip_ratio", 0.0)
+        .check(runner);
+    Row::new("A5", &[0.24, 0.26, 0.0])
+        .config(clip(0.2, 0.28))
+        .loss(-1.18375)
+        .gradient(&[-0.42375, 0.0, -THIRD])
+        .metric("clip_ratio", THIRD)
+        .check(runner);
+    Row::new("A6", &[0.5, -0.5, 100.0])
+        .advantage(0.0)
+        .loss(0.0)
+        .gradient(&[0.0; 3])
+        .metric("clip_ratio", 0.0)
+        .check(runner);
+}
+
+/// A7.
+pub fn advantages_per_sequence(runner: &Runner) {
+    let mut case = Case::new("A7", [2, 3]);
+    case.log_probs = vec![0.5, 0.1, -0.1, -0.5, 0.0, 0.3];
+    case.action_mask = Some(vec![true, true, false, true, true, true]);
+    let per_sequence = vec![2.0, -1.0];
+    for dtype in runner.exact_dtypes() {
+        let mut outcomes = [
+            HostAdvantages::Token(vec![2.0, 2.0, 2.0, -1.0, -1.0, -1.0]),
+            HostAdvantages::Column(per_sequence.clone()),
+            HostAdvantages::Sequence(per_sequence.clone()),
+        ]
+        .map(|advantages| {
+            case.advantages = advantages;
+            Row::of(case.clone()).check(runner);
+            crate::compare::bits(&runner.outcome(&case, dtype))
+        })
+        .into_iter();
+        let broadcast = outcomes.next();
+        for outcome in outcomes {
+            assert_eq!(
+                broadcast.as_ref(),
+                Some(&outcome),
+                "{runner}, {dtype:?}, A7"
+            );
+        }
+    }
+}
+
+/// A9: the smallest batches, and the empty ones.
+pub fn small_and_empty_batches(runner: &Runner) {
+    Row::new("A9, B = T = 1", &[0.1])
+        .loss(-(0.1f64.exp()))
+        .gradient(&[-(0.1f64.exp())])
+        .check(runner);
+    let configs = runner.configs();
+    for shape in [[0, 3], [3, 0], [0, 0]] {
+        for config in &configs {
+            let name = format!("A9, {shape:?}, {}", crate::configs::describe(config));
+            let mut case = Case::new(name, shape).with_config(*config);
+            case.rollout_log_probs = Some(Vec::new());
+            Row::of(case.clone()).loss(0.0).check(runner);
+            case.action_mask = Some(Vec::new());
+            case.advantages = HostAdvantages::Sequence(vec![1.0; shape[0]]);
+            Row::of(case).loss(0.0).check(runner);
+        }
+    }
+}
+
+/// B1, B2.
+pub fn dual_clipping(runner: &Runner) {
+    let log_5 = 5f64.ln();
+    Row::new("B1", &[log_5, 0.0, 0.0])
+        .config(dual_clip())
+        .advantage(-1.0)
+        .loss(1.66667)
+        .gradient(&[0.0, THIRD, THIRD])
+        .metric("clip_ratio", 0.0)
+        .metric("dual_clipped", THIRD)
+        .check(runner);
+    for advantage in [1.0, 0.0] {
+        let row = |config| {
+            Row::new("B2", &[log_5, -log_5, 0.1])
+                .advantage(advantage)
+                .config(config)
+        };
+        row(dual_clip()).metric("dual_clipped", 0.0).check(runner);
+        for dtype in runner.exact_dtypes() {
+            assert_eq!(
+                crate::compare::bits(&runner.outcome(&row(dual_clip()).case, dtype)),
+                crate::compare::bits(&runner.outcome(&row(clip(0.2, 0.2)).case, dtype)),
+                "{runner}, {dtype:?}, B2, A = {advantage}"
+            );
+        }
+    }
+}
+
+/// C1 to C4.
+pub fn extreme_ratios(runner: &Runner) {
+    Row::new("C1", &[100.0, 0.0, 0.0])
+        .loss(-1.06667)
+        .gradient(&[0.0, -THIRD, -THIRD])
+        .metric("ppo_kl", -33.3333)
+        .metric("ratio_max", 20f64.exp())
+        .check(runner);
+    Row::new("C2", &[100.0, 0.0, 0.0])
+        .advantage(-1.0)
+        .loss(1.61722e8)
+        .gradient(&[0.0, THIRD, THIRD])
+        .metric("non_finite", 0.0)
+        .check(runner);
+    Row::new("C3", &[-100.0, 0.0, 0.0])
+        .advantage(-1.0)
+        .loss(0.93333)
+        .gradient(&[0.0, THIRD, THIRD])
+        .check(runner);
+    Row::new("C4", &[100.0, 0.0, 0.0])
+        .metric("ppo_kl", -33.3333)
+        .metric("kl_k1", -33.3333)
+        .metric("kl_k2", 1666.667)
+        .check(runner);
+    Row::new("C1, below", &[-100.0, 0.0, 0.0])
+        .gradient(&[0.0, -THIRD, -THIRD])
+        .metric("ratio_min", (-20f64).exp())
+        .check(runner);
+}
+
+/// C5: what is not finite at a valid position is seen.
+pub fn non_finite_values(runner: &Runner) {
+    for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        for config in runner.configs() {
+            let name = |input: &str| {
+                let config = crate::configs::describe(&config);
+                format!("C5, {input} = {value}, {config}")
+            };
+            let mut clean = Case::new("C5", [2, 3]).with_config(config);
+            clean.rollout_log_probs = Some(vec![0.1; 6]);
+            let check = |case: Case| {
+                for dtype in runner.exact_dtypes() {
+                    let what = format!("{runner}, {dtype:?}, {}", case.name);
+                    let outcome = runner.outcome(&case, dtype);
+                    assert_eq!(outcome.metrics.non_finite, 1.0, "{what}: non_finite");
+                    let seen = !outcome.loss.is_finite() || !outcome.metrics.ppo_kl.is_finite();
+                    let seen = seen || outcome.metrics.rollout_kl.is_some_and(|kl| !kl.is_finite());
+                    let reads_rollout = case.name.contains("rollout_log_probs =")
+                        && case.config.ratio.against == policy_loss::Behavior::Rollout;
+                    // Against the rollout policy an infinite log-ratio is clamped like any
+                    // other, and no metric holds the difference itself: the count is all.
+                    assert!(
+                        seen || (reads_rollout && !value.is_nan()),
+                        "{what}: is hidden"
+                    );
+                }
+            };
+            let mut case = clean.clone();
+            (case.name, case.log_probs[4]) = (name("log_probs"), value);
+            check(case);
+            let mut case = clean.clone();
+            (case.name, case.old_log_probs[4]) = (name("old_log_probs"), value);
+            check(case);
+            let mut case = clean.clone();
+            (case.name, case.advantages.values_mut()[4]) = (name("advantages"), value);
+            check(case);
+            let rollout_matters = config.rollout_correction.is_some()
+                || config.ratio.against == policy_loss::Behavior::Rollout;
+            if rollout_matters {
+                let mut case = clean.clone();
+                case.name = name("rollout_log_probs");
+                case.rollout_log_probs.as_mut().expect("given")[4] = value;
+                check(case);
+            }
+        }
+    }
+}

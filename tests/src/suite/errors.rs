@@ -1,0 +1,281 @@
+//! What a batch can be refused for, each time naming the tensor or field.
+
+use burn::tensor::{DType, Device, Tensor};
+use policy_loss::{
+    Advantages, BatchError, Behavior, GlobalTotals, Implementation, PolicyBatch, PolicyLossConfig,
+    Ratio, Reduction, RolloutCorrection,
+};
+
+use crate::runner::Runner;
+
+const TIS: RolloutCorrection = RolloutCorrection::Truncate {
+    low: 0.5,
+    high: 5.0,
+};
+
+fn zeros(runner: &Runner, shape: [usize; 2]) -> Tensor<2> {
+    Tensor::zeros(shape, &runner.device)
+}
+
+fn batch(runner: &Runner) -> PolicyBatch {
+    let zeros = || zeros(runner, [2, 3]);
+    PolicyBatch::new(zeros(), zeros(), zeros())
+}
+
+/// Refused alike with and without a reduction.
+fn refused(runner: &Runner, config: PolicyLossConfig, batch: PolicyBatch) -> BatchError {
+    let loss = runner.init(&config);
+    let unreduced = loss.forward_no_reduction(batch.clone());
+    let reduced = loss.forward(batch).expect_err("the batch is refused");
+    assert_eq!(unreduced.err(), Some(reduced.clone()), "{runner}");
+    reduced
+}
+
+/// Fails unless the message holds every part.
+fn assert_names(error: &BatchError, parts: &[&str]) {
+    let message = error.to_string();
+    for part in parts {
+        assert!(message.contains(part), "{message:?} does not name {part:?}");
+    }
+}
+
+/// Shapes that differ from that of `log_probs`.
+pub fn shapes(runner: &Runner) {
+    let config = PolicyLossConfig::new();
+    let (right, wrong) = (zeros(runner, [2, 3]), zeros(runner, [3, 2]));
+    let new = |old: &Tensor<2>, advantages: Advantages| {
+        PolicyBatch::new(right.clone(), old.clone(), advantages)
+    };
+    let sound = || new(&right, right.clone().into());
+    let cases = [
+        ("old_log_probs", new(&wrong, right.clone().into())),
+        ("advantages", new(&right, wrong.clone().into())),
+        (
+            "rollout_log_probs",
+            sound().with_rollout_log_probs(wrong.clone()),
+        ),
+        ("ref_log_probs", sound().with_ref_log_probs(wrong.clone())),
+        ("action_mask", sound().with_action_mask(wrong.equal_elem(0))),
+    ];
+    for (name, batch) in cases {
+        let error = refused(runner, config, batch);
+        assert_names(&error, &[name, "[3, 2]", "[2, 3]"]);
+        match error {
+            BatchError::Shape { tensor, got, .. } => {
+                assert_eq!((tensor, got), (name, vec![3, 2]), "{runner}");
+            }
+            other => panic!("{runner}: {name}: {other:?}"),
+        }
+    }
+    // Nothing is broadcast that is not documented.
+    for shape in [[1, 3], [1, 1], [2, 1], [2, 4]] {
+        let batch = new(&zeros(runner, shape), right.clone().into());
+        let error = refused(runner, config, batch);
+        assert!(
+            matches!(error, BatchError::Shape { .. }),
+            "{runner}: {error:?}"
+        );
+    }
+    for shape in [[1, 3], [1, 1], [2, 2]] {
+        let error = refused(runner, config, new(&right, zeros(runner, shape).into()));
+        assert_names(&error, &["advantages", "[2, 3], [2, 1] or [2]"]);
+    }
+    let per_token = Tensor::<1>::zeros([3], &runner.device);
+    let error = refused(runner, config, new(&right, per_token.into()));
+    assert_names(&error, &["advantages", "[3]"]);
+}
+
+/// H4 and G3: what the objective reads must be there; what it does not read need not.
+pub fn missing(runner: &Runner) {
+    let against_rollout = Ratio::TOKEN.against(Behavior::Rollout);
+    for (config, needed_by) in [
+        (
+            PolicyLossConfig::new().with_rollout_correction(TIS),
+            "rollout_correction",
+        ),
+        (
+            PolicyLossConfig::new().with_ratio(against_rollout),
+            "ratio.against",
+        ),
+    ] {
+        let error = refused(runner, config, batch(runner));
+        assert_names(
+            &error,
+            &["rollout_log_probs", needed_by, "with_rollout_log_probs"],
+        );
+        match error {
+            BatchError::Missing { tensor, .. } => assert_eq!(tensor, "rollout_log_probs"),
+            other => panic!("{runner}: H4: {other:?}"),
+        }
+        let given = batch(runner).with_rollout_log_probs(zeros(runner, [2, 3]));
+        assert!(runner.init(&config).forward(given).is_ok(), "{runner}: H4");
+    }
+}
+
+/// I2, I3: totals that are 0, or without the one that the reduction counts.
+pub fn totals(runner: &Runner) {
+    let new = GlobalTotals::new;
+    for (id, reduction, totals, field) in [
+        (
+            "I2",
+            Reduction::TokenMean,
+            new().with_world_size(4),
+            "totals.tokens",
+        ),
+        (
+            "I2",
+            Reduction::SequenceMean,
+            new().with_world_size(4),
+            "totals.sequences",
+        ),
+        ("I2", Reduction::TokenMean, new(), "totals.tokens"),
+        (
+            "I2",
+            Reduction::TokenMean,
+            new().with_sequences(3),
+            "totals.tokens",
+        ),
+        (
+            "I2",
+            Reduction::SequenceMean,
+            new().with_tokens(3),
+            "totals.sequences",
+        ),
+        (
+            "I3",
+            Reduction::TokenMean,
+            new().with_tokens(0),
+            "totals.tokens",
+        ),
+        (
+            "I3",
+            Reduction::SequenceMean,
+            new().with_sequences(0),
+            "totals.sequences",
+        ),
+        (
+            "I3",
+            Reduction::TokenMean,
+            new().with_tokens(3).with_sequences(0),
+            "totals.sequences",
+        ),
+        (
+            "I3",
+            Reduction::TokenMean,
+            new().with_tokens(3).with_world_size(0),
+            "totals.world_size",
+        ),
+    ] {
+        let config = PolicyLossConfig::new().with_reduction(reduction);
+        let error = refused(runner, config, batch(runner).with_totals(totals));
+        assert_names(&error, &[field, "above 0"]);
+        match error {
+            BatchError::Totals { field: named, .. } => assert_eq!(named, field, "{runner}, {id}"),
+            other => panic!("{runner}: {id}: {other:?}"),
+        }
+    }
+}
+
+/// Tensors of another backend, in every place.
+pub fn devices(runner: &Runner) {
+    let elsewhere: Device = match runner.backend {
+        "flex" => policy_loss_ndarray::device().expect("every machine has it"),
+        _ => policy_loss_flex::device().expect("every machine has it"),
+    };
+    let (here, there) = (zeros(runner, [2, 3]), Tensor::zeros([2, 3], &elsewhere));
+    let new = |old: &Tensor<2>, advantages: Advantages| {
+        PolicyBatch::new(here.clone(), old.clone(), advantages)
+    };
+    let sound = || new(&here, here.clone().into());
+    let per_sequence = Tensor::<1>::zeros([2], &elsewhere);
+    for (name, batch) in [
+        ("old_log_probs", new(&there, here.clone().into())),
+        ("advantages", new(&here, there.clone().into())),
+        ("advantages", new(&here, per_sequence.into())),
+        (
+            "rollout_log_probs",
+            sound().with_rollout_log_probs(there.clone()),
+        ),
+        ("ref_log_probs", sound().with_ref_log_probs(there.clone())),
+        (
+            "action_mask",
+            sound().with_action_mask(there.clone().equal_elem(0)),
+        ),
+    ] {
+        let error = refused(runner, PolicyLossConfig::new(), batch);
+        assert_names(&error, &[name, "to_device"]);
+        match error {
+            BatchError::Device { tensor, .. } => assert_eq!(tensor, name, "{runner}"),
+            other => panic!("{runner}: {name}: {other:?}"),
+        }
+    }
+}
+
+/// Types that the device does not compute, whatever its driver claims; before anything is
+/// launched. NdArray cannot even hold a half-width type, so there the answer is all there is.
+pub fn dtypes(runner: &Runner) {
+    let refused_types = |backend: &str| match backend {
+        "flex" => vec![],
+        "ndarray" => vec![DType::F16, DType::BF16],
+        // f16 is up to the adapter.
+        _ => vec![DType::F64, DType::BF16],
+    };
+    for dtype in refused_types(runner.backend) {
+        assert!(
+            !policy_loss::device::computes(&runner.device, dtype),
+            "{runner}: {dtype:?}"
+        );
+        if runner.backend == "ndarray" {
+            continue;
+        }
+        let right = zeros(runner, [2, 3]);
+        let wrong = Tensor::<2>::empty([2, 3], (&runner.device, dtype));
+        let sound = || PolicyBatch::new(right.clone(), right.clone(), right.clone());
+        for (name, batch) in [
+            (
+                "log_probs",
+                PolicyBatch::new(wrong.clone(), right.clone(), right.clone()),
+            ),
+            (
+                "old_log_probs",
+                PolicyBatch::new(right.clone(), wrong.clone(), right.clone()),
+            ),
+            (
+                "advantages",
+                PolicyBatch::new(right.clone(), right.clone(), wrong.clone()),
+            ),
+            (
+                "rollout_log_probs",
+                sound().with_rollout_log_probs(wrong.clone()),
+            ),
+        ] {
+            let error = refused(runner, PolicyLossConfig::new(), batch);
+            assert_names(&error, &[name, &format!("{dtype:?}"), "f32"]);
+            match error {
+                BatchError::Dtype { tensor, got, .. } => assert_eq!((tensor, got), (name, dtype)),
+                other => panic!("{runner}: {name}: {other:?}"),
+            }
+        }
+    }
+}
+
+/// The fused implementation is an error where there is none, and `auto` takes it where there is.
+pub fn implementations(runner: &Runner) {
+    let available = crate::implementations(&runner.device);
+    let forward = |implementation| {
+        let config = PolicyLossConfig::new().with_implementation(implementation);
+        config.init().expect("it is valid").forward(batch(runner))
+    };
+    let auto = forward(Implementation::Auto).expect("there is always one");
+    match available.contains(&Implementation::Fused) {
+        true => assert_eq!(auto.implementation, Implementation::Fused, "{runner}"),
+        false => {
+            assert_eq!(auto.implementation, Implementation::Composed, "{runner}");
+            let error = forward(Implementation::Fused).expect_err("there is none");
+            assert!(
+                matches!(error, BatchError::NotFused { .. }),
+                "{runner}: {error:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Row D of the table of edge cases: what stands at a masked position changes no bit.
+
+use burn::tensor::{DType, Tensor};
+
+use crate::busy::{MASKED_ROW, busy};
+use crate::case::{Case, HostAdvantages};
+use crate::compare::bits;
+use crate::configs::describe;
+use crate::runner::{Runner, values};
+
+const KINDS: [f64; 5] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e30, -1e30];
+
+/// The inputs that garbage is put into.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Input {
+    LogProbs,
+    OldLogProbs,
+    Advantages,
+    Rollout,
+}
+
+const INPUTS: [Input; 4] = [
+    Input::LogProbs,
+    Input::OldLogProbs,
+    Input::Advantages,
+    Input::Rollout,
+];
+
+/// Every kind of garbage, every input, every configuration.
+pub fn in_every_input(runner: &Runner) {
+    for config in runner.configs() {
+        let clean = busy(2).with_config(config);
+        for dtype in runner.exact_dtypes() {
+            let expected = bits(&runner.outcome(&clean, dtype));
+            for (inputs, kinds) in patterns(runner) {
+                let case = polluted(&clean, &inputs, &kinds);
+                let what = format!("{runner}, {dtype:?}, D, {inputs:?}, {kinds:?}");
+                let outcome = runner.outcome(&case, dtype);
+                assert_eq!(bits(&outcome), expected, "{what}, {}", describe(&config));
+                for (i, gradient) in outcome.gradient.iter().flatten().enumerate() {
+                    let zero = case.is_valid(i) || *gradient == 0.0;
+                    assert!(zero, "{what}: gradient[{i}] is {gradient}");
+                }
+            }
+        }
+    }
+}
+
+/// Each input alone with every kind of garbage, and all of them together; where there is time,
+/// each kind of garbage alone, too.
+fn patterns(runner: &Runner) -> Vec<(Vec<Input>, Vec<f64>)> {
+    let mut patterns: Vec<_> = INPUTS
+        .iter()
+        .map(|input| (vec![*input], KINDS.to_vec()))
+        .collect();
+    patterns.push((INPUTS.to_vec(), KINDS.to_vec()));
+    if !runner.is_slow() {
+        patterns.extend(KINDS.map(|kind| (INPUTS.to_vec(), vec![kind])));
+    }
+    patterns
+}
+
+fn polluted(clean: &Case, inputs: &[Input], kinds: &[f64]) -> Case {
+    let mut case = clean.clone();
+    for input in inputs {
+        let masked: Vec<usize> = (0..case.log_probs.len())
+            .filter(|i| !case.is_valid(*i))
+            .collect();
+        let values = match input {
+            Input::LogProbs => &mut case.log_probs,
+            Input::OldLogProbs => &mut case.old_log_probs,
+            Input::Advantages => case.advantages.values_mut(),
+            Input::Rollout => case.rollout_log_probs.as_mut().expect("busy has some"),
+        };
+        for (nth, i) in masked.into_iter().enumerate() {
+            // Another offset for each input, so that unlike kinds meet.
+            values[i] = kinds[(nth + *input as usize) % kinds.len()];
+        }
+    }
+    case
+}
+
+/// Token losses are 0 at masked positions, and as without garbage elsewhere.
+pub fn in_token_losses(runner: &Runner) {
+    for config in runner.configs() {
+        let clean = busy(2).with_config(config);
+        let case = polluted(&clean, &INPUTS, &KINDS);
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, D, {}", describe(&config));
+            let expected = runner.token_losses(&clean, dtype);
+            let actual = runner.token_losses(&case, dtype);
+            for (i, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
+                assert_eq!(actual.to_bits(), expected.to_bits(), "{what}: [{i}]");
+                assert!(case.is_valid(i) || *actual == 0.0, "{what}: [{i}]");
+            }
+        }
+    }
+}
+
+/// One advantage per sequence: that of a row without a valid token.
+pub fn in_advantages_of_masked_rows(runner: &Runner) {
+    for config in runner.configs() {
+        for form in [HostAdvantages::Column, HostAdvantages::Sequence] {
+            let mut case = busy(2).with_config(config);
+            case.advantages = form(vec![1.0, -0.5, 0.0, 2.0]);
+            for dtype in runner.exact_dtypes() {
+                let expected = bits(&runner.outcome(&case, dtype));
+                for kind in KINDS {
+                    let mut case = case.clone();
+                    case.advantages.values_mut()[MASKED_ROW] = kind;
+                    let what = format!("{runner}, {dtype:?}, D, {kind}, {}", describe(&config));
+                    assert_eq!(bits(&runner.outcome(&case, dtype)), expected, "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// A batch of nothing but garbage.
+pub fn everywhere(runner: &Runner) {
+    for config in runner.configs() {
+        let mut clean = busy(2).with_config(config);
+        clean.action_mask = Some(vec![false; 24]);
+        let case = polluted(&clean, &INPUTS, &KINDS);
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, D and F2, {}", describe(&config));
+            for bits in bits(&runner.outcome(&case, dtype)) {
+                assert_eq!(f64::from_bits(bits), 0.0, "{what}");
+            }
+        }
+    }
+}
+
+/// Half-width types, where 1e30 is an infinity.
+pub fn in_half_types(runner: &Runner) {
+    for dtype in runner.half_dtypes() {
+        for config in runner.configs() {
+            let clean = busy(2).with_config(config);
+            let case = polluted(&clean, &INPUTS, &KINDS);
+            let what = format!("{runner}, {dtype:?}, D, {}", describe(&config));
+            let expected = bits(&runner.outcome(&clean, dtype));
+            assert_eq!(bits(&runner.outcome(&case, dtype)), expected, "{what}");
+        }
+    }
+}
+
+/// Reference log-probs, which no objective reads: not even valid ones matter.
+pub fn in_reference_log_probs(runner: &Runner) {
+    let case = busy(2);
+    let dtype = DType::F32;
+    let expected = bits(&runner.outcome(&case, dtype));
+    let leaf = runner.leaf(&case, dtype);
+    let reference: Tensor<2> = runner.tensor(&vec![f64::NAN; 24], [4, 6], dtype);
+    assert!(values(reference.clone()).iter().all(|x| x.is_nan()));
+    let batch = runner.batch(&case, leaf.clone(), dtype);
+    let batch = batch.with_ref_log_probs(reference);
+    let output = runner.forward("D", &runner.init(&case.config), batch);
+    assert_eq!(bits(&runner.read(&output, &leaf)), expected, "{runner}, D");
+}

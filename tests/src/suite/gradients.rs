@@ -1,0 +1,167 @@
+//! Where gradients flow, and where they stop. Only under autodiff.
+
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use policy_loss::PolicyBatch;
+
+use crate::busy::busy;
+use crate::case::Case;
+use crate::compare::{Tolerance, assert_all_near};
+use crate::configs::describe;
+use crate::runner::{Runner, values};
+
+/// Nothing but `log_probs` receives a gradient, even where it is asked for.
+pub fn constants_receive_none(runner: &Runner) {
+    for config in runner.configs() {
+        let case = busy(0).with_config(config);
+        let dtype = DType::F32;
+        let shape = [case.sequences, case.tokens];
+        let tracked =
+            |values: &[f64]| -> Tensor<2> { runner.tensor(values, shape, dtype).require_grad() };
+        let rollout = case.rollout_log_probs.as_ref().expect("busy has some");
+        let log_probs = tracked(&case.log_probs);
+        let constants = [
+            ("old_log_probs", tracked(&case.old_log_probs)),
+            ("advantages", tracked(case.advantages.values())),
+            ("rollout_log_probs", tracked(rollout)),
+            ("ref_log_probs", tracked(rollout)),
+        ];
+        let [old, advantages, rollout, reference] = constants.clone().map(|(_, tensor)| tensor);
+        let mask = TensorData::new(case.action_mask.clone().expect("busy has one"), shape);
+        let batch = PolicyBatch::new(log_probs.clone(), old, advantages)
+            .with_action_mask(Tensor::from_data(mask, &runner.device))
+            .with_rollout_log_probs(rollout)
+            .with_ref_log_probs(reference);
+        let output = runner.forward(&case.name, &runner.init(&config), batch);
+        let metrics = output.metrics.clip_ratio();
+        assert!(!metrics.is_tracked(), "{runner}: a metric is tracked");
+        let gradients = output.loss.backward();
+        let what = format!("{runner}, {}", describe(&config));
+        let gradient = values(log_probs.grad(&gradients).expect(&what));
+        let expected = case.rounded(dtype, dtype).answer().gradient;
+        assert_all_near(Tolerance::gradient(dtype), &what, &gradient, &expected);
+        for (name, tensor) in constants {
+            let gradient = tensor.grad(&gradients).map(values);
+            assert_eq!(gradient, None, "{what}: {name} received a gradient");
+        }
+    }
+}
+
+/// Constants may come from outside autodiff altogether, and `log_probs` may be untracked.
+pub fn contexts_may_differ(runner: &Runner) {
+    let case = busy(0);
+    let dtype = DType::F32;
+    let plain = Runner {
+        device: runner.device.clone().without_autodiff(),
+        ..runner.clone()
+    };
+    let leaf = runner.leaf(&case, dtype);
+    let loss = runner.init(&case.config);
+    let output = runner.forward(
+        "plain constants",
+        &loss,
+        plain.batch(&case, leaf.clone(), dtype),
+    );
+    let expected = crate::compare::bits(&runner.outcome(&case, dtype));
+    let actual = crate::compare::bits(&runner.read(&output, &leaf));
+    assert_eq!(actual, expected, "{runner}: constants outside autodiff");
+
+    let untracked = leaf.detach();
+    let output = runner.forward("untracked", &loss, runner.batch(&case, untracked, dtype));
+    assert!(!output.loss.is_tracked(), "{runner}: an untracked loss");
+    let values = output.read().expect("it can be read");
+    assert_eq!(
+        values.loss.to_bits(),
+        expected[0],
+        "{runner}: an untracked loss"
+    );
+}
+
+/// `log_probs` as a trainer computes them: `log_softmax` of logits, gathered at the actions.
+/// d loss / d logits is known in closed form.
+pub fn through_log_softmax(runner: &Runner) {
+    const VOCABULARY: usize = 5;
+    let mut case = busy(3);
+    let [rows, tokens] = [case.sequences, case.tokens];
+    let logits: Vec<f64> = (0..rows * tokens * VOCABULARY)
+        .map(|i| ((i * 7919) % 31) as f64 / 10.0 - 1.5)
+        .collect();
+    let actions: Vec<usize> = (0..rows * tokens).map(|i| (i * 13) % VOCABULARY).collect();
+    let probabilities: Vec<Vec<f64>> = logits.chunks(VOCABULARY).map(softmax).collect();
+    for (i, probabilities) in probabilities.iter().enumerate() {
+        let offset = case.log_probs[i] - case.old_log_probs[i];
+        case.log_probs[i] = probabilities[actions[i]].ln();
+        case.old_log_probs[i] = case.log_probs[i] - offset;
+    }
+    for config in runner.configs().into_iter().step_by(3) {
+        let case = case.clone().with_config(config);
+        let tokens_gradient = case.answer().gradient;
+        let expected: Vec<f64> = (0..logits.len())
+            .map(|i| {
+                let (token, word) = (i / VOCABULARY, i % VOCABULARY);
+                let chosen = f64::from(u8::from(word == actions[token]));
+                tokens_gradient[token] * (chosen - probabilities[token][word])
+            })
+            .collect();
+        let dtype = DType::F32;
+        let leaf: Tensor<3> = runner.tensor(&logits, [rows, tokens, VOCABULARY], dtype);
+        let leaf = leaf.require_grad();
+        let indices: Vec<i64> = actions.iter().map(|action| *action as i64).collect();
+        let indices = TensorData::new(indices, [rows, tokens, 1]);
+        let indices = Tensor::<3, Int>::from_data(indices, &runner.device);
+        let log_probs: Tensor<2> = log_softmax(leaf.clone(), 2)
+            .gather(2, indices)
+            .squeeze_dim(2);
+        let batch = runner.batch(&case, log_probs, dtype);
+        let output = runner.forward(&case.name, &runner.init(&config), batch);
+        let gradients = output.loss.backward();
+        let what = format!("{runner}, {}: gradient of the logits", describe(&config));
+        let gradient = values(leaf.grad(&gradients).expect(&what));
+        // The log-probs themselves carry a rounding of f32 into the ratio.
+        let tolerance = Tolerance {
+            relative: 1e-5,
+            absolute: 1e-6,
+        };
+        assert_all_near(tolerance, &what, &gradient, &expected);
+    }
+}
+
+fn softmax(logits: &[f64]) -> Vec<f64> {
+    let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
+    logits.iter().map(|logit| logit.exp() / sum).collect()
+}
+
+/// A factor behind the loss, another term beside it, and the same leaf in two batches.
+pub fn combined_losses(runner: &Runner) {
+    for config in runner.configs() {
+        let case = busy(1).with_config(config);
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, {}", describe(&config));
+            let gradient = case.rounded(dtype, dtype).answer().gradient;
+            let tolerance = Tolerance::gradient(dtype);
+            let check = |name: &str, actual: Vec<f64>, expected: &dyn Fn(f64) -> f64| {
+                let expected: Vec<f64> = gradient.iter().map(|g| expected(*g)).collect();
+                assert_all_near(tolerance, &format!("{what}: {name}"), &actual, &expected);
+            };
+            let leaf = runner.leaf(&case, dtype);
+            let loss = |case: &Case| {
+                let batch = runner.batch(case, leaf.clone(), dtype);
+                let init = runner.init(&case.config);
+                runner.forward(&case.name, &init, batch).loss
+            };
+            let backward = |loss: Tensor<1>| {
+                values(
+                    leaf.grad(&loss.backward())
+                        .expect("log_probs have a gradient"),
+                )
+            };
+            check("loss * 3", backward(loss(&case) * 3), &|g| 3.0 * g);
+            check("-loss", backward(-loss(&case)), &|g| -g);
+            check("loss * 0", backward(loss(&case) * 0), &|_| 0.0);
+            let beside = loss(&case) + leaf.clone().sum();
+            check("loss + sum", backward(beside), &|g| g + 1.0);
+            let twice = loss(&case) + loss(&case) * 2;
+            check("loss + loss * 2", backward(twice), &|g| 3.0 * g);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What comes out: metrics one by one and all at once, and the loss as a module.
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Tensor};
+use policy_loss::{MetricValues, PolicyLoss, PolicyLossMetrics};
+
+use crate::busy::busy;
+use crate::configs::describe;
+use crate::runner::Runner;
+
+/// Every metric read alone is what `read` says, in the type of the arithmetic, `[1]`, untracked.
+pub fn metrics_one_by_one(runner: &Runner) {
+    for config in runner.configs().into_iter().step_by(4) {
+        let case = busy(0).with_config(config);
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, {}", describe(&config));
+            let batch = runner.batch(&case, runner.leaf(&case, dtype), dtype);
+            let output = runner.forward(&case.name, &runner.init(&config), batch);
+            let read = output.metrics.read().expect("metrics can be read");
+            let whole = output.read().expect("the output can be read");
+            assert_eq!(whole.metrics, read, "{what}");
+            assert_eq!(output.loss.dims(), [1], "{what}");
+            assert_eq!(output.loss.is_tracked(), runner.is_tracked(), "{what}");
+            for (name, tensor, value) in pairs(&output.metrics, &read) {
+                let what = format!("{what}: {name}");
+                assert_eq!(tensor.is_some(), value.is_some(), "{what}");
+                let (Some(tensor), Some(value)) = (tensor, value) else {
+                    continue;
+                };
+                assert_eq!((tensor.dims(), tensor.dtype()), ([1], dtype), "{what}");
+                let alone = crate::runner::values(tensor)[0];
+                assert_eq!(alone.to_bits(), value.to_bits(), "{what}");
+            }
+        }
+    }
+}
+
+/// Name, tensor and number of every metric.
+fn pairs(
+    metrics: &PolicyLossMetrics,
+    values: &MetricValues,
+) -> Vec<(&'static str, Option<Tensor<1>>, Option<f64>)> {
+    macro_rules! pairs {
+        ($($always:ident)* ; $($corrected:ident)*) => {
+            vec![
+                $((stringify!($always), Some(metrics.$always()), Some(values.$always)),)*
+                $((stringify!($corrected), metrics.$corrected(), values.$corrected),)*
+            ]
+        };
+    }
+    let pairs = pairs!(
+        clip_ratio ppo_kl clipped_above clipped_below dual_clipped ratio_mean ratio_min ratio_max
+        ratio_effective_sample_size kl_k1 kl_k2 kl_k3 valid_tokens valid_sequences non_finite;
+        rollout_kl weight_mean weight_effective_sample_size weight_truncated weight_zeroed
+    );
+    let names: Vec<_> = pairs.iter().map(|(name, ..)| *name).collect();
+    let known: Vec<_> = values.named().iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, known, "every metric is looked at");
+    pairs
+}
+
+#[derive(Module, Debug)]
+struct Policy {
+    log_probs: Param<Tensor<2>>,
+    loss: PolicyLoss,
+}
+
+/// A loss can sit in a model: it has no parameters, is cloned, moved and trained with it.
+pub fn in_a_model(runner: &Runner) {
+    let case = busy(0);
+    let dtype = DType::F32;
+    let config = case.config.with_implementation(runner.implementation);
+    let policy = Policy {
+        log_probs: Param::from_tensor(runner.tensor(&case.log_probs, [4, 6], dtype)),
+        loss: runner.init(&config),
+    };
+    assert_eq!(policy.num_params(), case.log_probs.len(), "{runner}");
+    assert_eq!(policy.loss.num_params(), 0, "{runner}");
+
+    let elsewhere: Device = policy_loss_flex::device().expect("every machine has it");
+    let there_and_back = policy
+        .clone()
+        .to_device(&elsewhere)
+        .to_device(&runner.device);
+    let expected = runner.outcome(&case, dtype);
+    for model in [policy.clone(), policy, there_and_back] {
+        assert_eq!(model.loss.config(), &config, "{runner}");
+        let batch = runner.batch(&case, model.log_probs.val(), dtype);
+        let output = runner.forward(&case.name, &model.loss, batch);
+        let values = output.read().expect("the output can be read");
+        assert_eq!(values.loss.to_bits(), expected.loss.to_bits(), "{runner}");
+        if let Some(expected) = &expected.gradient {
+            let gradients = output.loss.backward();
+            let gradient = model.log_probs.val().grad(&gradients);
+            let gradient = crate::runner::values(gradient.expect("a parameter has a gradient"));
+            assert_eq!(&gradient, expected, "{runner}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Every part of the suite, on every backend, in every mode.
+
+use policy_loss_tests::{Mode, Probe, for_each_backend, run, suite};
+
+/// The parts that need values only; with autodiff they look at gradients, too.
+macro_rules! parts {
+    ($mode:ident) => {
+        tests! { $mode
+            golden: openrlhf_cases;
+            real_rollout: ten_configurations;
+            edges_ppo: clipping, advantages_per_sequence, small_and_empty_batches, dual_clipping,
+                extreme_ratios, non_finite_values;
+            edges_rest: ties, thresholds, masks, nothing_valid, no_mask, sequence_ratio,
+                sequence_ratio_against_rollout, sequence_ratio_with_padding;
+            edges_rollout: weights, rejected_weights, ignored_rollout, totals;
+            garbage: in_every_input, in_token_losses, in_advantages_of_masked_rows, everywhere,
+                in_half_types, in_reference_log_probs;
+            masks: every_form, other_values_are_refused;
+            layouts: views, expanded, strided_leaf;
+            dtypes: mixed, half_against_single;
+            law: shards_add_up, means_of_means_differ;
+            errors: shapes, missing, totals, devices, dtypes, implementations;
+            outputs: metrics_one_by_one, in_a_model;
+            properties: agrees_with_the_oracle, masked_content_changes_nothing,
+                sequences_have_no_order;
+        }
+    };
+}
+
+/// The parts that are about gradients.
+macro_rules! gradient_parts {
+    ($mode:ident) => {
+        tests! { $mode
+            gradients: constants_receive_none, contexts_may_differ, through_log_softmax,
+                combined_losses;
+            slopes: gradient_is_the_slope;
+        }
+    };
+}
+
+macro_rules! tests {
+    ($mode:ident $($file:ident: $($part:ident),+;)+) => {
+        $(mod $file {
+            $(#[test]
+            fn $part() {
+                crate::run(super::super::probe(), crate::Mode::$mode, crate::suite::$file::$part);
+            })+
+        })+
+    };
+}
+
+macro_rules! matrix {
+    ($($backend:ident: $adapter:ident,)+) => {
+        $(mod $backend {
+            fn probe() -> &'static crate::Probe {
+                static PROBE: std::sync::OnceLock<crate::Probe> = std::sync::OnceLock::new();
+                PROBE.get_or_init(|| {
+                    crate::Probe::of($adapter::BACKEND, $adapter::device, $adapter::devices)
+                })
+            }
+
+            mod plain {
+                parts!(Plain);
+            }
+
+            mod autodiff {
+                parts!(Autodiff);
+                gradient_parts!(Autodiff);
+            }
+
+            mod checkpointed {
+                parts!(Checkpointed);
+                gradient_parts!(Checkpointed);
+            }
+        })+
+    };
+}
+
+for_each_backend!(matrix);

@@ -1,0 +1,81 @@
+//! The oracle itself, against the reference's own values and against slopes.
+
+use policy_loss::Reduction;
+use policy_loss_tests::compare::{Tolerance, assert_all_near, assert_near};
+use policy_loss_tests::{busy::busy, configs, golden, rollout};
+
+#[test]
+fn agrees_with_the_reference() {
+    for golden in golden::cases() {
+        let (case, expected) = (&golden.case, &golden.expected);
+        // The reference divides a sequence by `n_b + 1e-8`.
+        let tolerance = Tolerance::of(match case.config.reduction {
+            Reduction::TokenMean => 1e-12,
+            Reduction::SequenceMean => 2e-8,
+        });
+        let answer = case.answer();
+        let near = |name: &str, actual: f64, expected: f64| {
+            assert_near(
+                tolerance,
+                &format!("{}: {name}", case.name),
+                actual,
+                expected,
+            );
+        };
+        near("loss", answer.loss, expected.loss);
+        let metric = |name: &str| answer.metrics.get(name);
+        near(
+            "clip_ratio",
+            metric("clip_ratio").unwrap(),
+            expected.clip_ratio,
+        );
+        near("ppo_kl", metric("ppo_kl").unwrap(), expected.ppo_kl);
+        match (metric("rollout_kl"), expected.vllm_kl) {
+            (Some(actual), Some(expected)) => near("rollout_kl", actual, expected),
+            (actual, expected) => assert_eq!(actual, expected, "{}", case.name),
+        }
+        assert_all_near(
+            tolerance,
+            &case.name,
+            &answer.gradient,
+            &expected.gradient(),
+        );
+    }
+}
+
+#[test]
+fn agrees_with_the_reference_on_a_real_batch() {
+    for (case, expected) in rollout::cases() {
+        let tolerance = Tolerance::of(match case.config.reduction {
+            Reduction::TokenMean => 1e-12,
+            Reduction::SequenceMean => 2e-8,
+        });
+        let answer = case.answer();
+        assert_near(tolerance, &case.name, answer.loss, expected.loss);
+        let squares: f64 = answer.gradient.iter().map(|g| g * g).sum();
+        assert_near(tolerance, &case.name, squares.sqrt(), expected.grad_l2);
+        let nonzero = answer.gradient.iter().filter(|g| **g != 0.0).count();
+        assert_eq!(nonzero, expected.grad_nonzero, "{}", case.name);
+    }
+}
+
+#[test]
+fn gradients_are_slopes() {
+    const STEP: f64 = 1e-6;
+    for seed in 0..4 {
+        for config in configs::all() {
+            let case = busy(seed).with_config(config);
+            let gradient = case.answer().gradient;
+            for (i, gradient) in gradient.iter().enumerate() {
+                let loss_at = |offset: f64| {
+                    let mut case = case.clone();
+                    case.log_probs[i] += offset;
+                    case.answer().loss
+                };
+                let slope = (loss_at(STEP) - loss_at(-STEP)) / (2.0 * STEP);
+                let what = format!("busy {seed}, {}, [{i}]", configs::describe(&config));
+                assert_near(Tolerance::of(1e-7), &what, *gradient, slope);
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Which backends the matrix ran on, which it skipped, and why. Runs last, as its name sorts last,
+//! and without the test harness, which would swallow the table.
+//!
+//! It fails where a backend was skipped that `POLICY_LOSS_REQUIRE_BACKENDS` names (`all` names
+//! every one).
+
+use std::process::ExitCode;
+
+use policy_loss_tests::{Probe, REQUIRE, for_each_backend, implementations};
+
+macro_rules! probes {
+    ($($backend:ident: $adapter:ident,)+) => {
+        vec![$(Probe::of($adapter::BACKEND, $adapter::device, $adapter::devices),)+]
+    };
+}
+
+fn main() -> ExitCode {
+    // Asked by tools that list tests; there are none in here.
+    if std::env::args().any(|argument| argument == "--list") {
+        return ExitCode::SUCCESS;
+    }
+    let probes = for_each_backend!(probes);
+    println!("\nbackends of the matrix");
+    for probe in &probes {
+        println!("  {:<8} {}", probe.backend, line(probe));
+    }
+    let names = std::env::var(REQUIRE).unwrap_or_default();
+    let known = |name: &str| name == "all" || probes.iter().any(|probe| probe.backend == name);
+    let names = names.split(',').map(str::trim);
+    let unknown: Vec<&str> = names.filter(|n| !n.is_empty() && !known(n)).collect();
+    let skipped = probes.iter().filter(|probe| probe.device.is_err());
+    let missing = skipped.clone().filter(|probe| probe.is_required()).count();
+    let skipped = skipped.count();
+    println!("{} ran, {skipped} skipped\n", probes.len() - skipped);
+    if !unknown.is_empty() {
+        eprintln!(
+            "{REQUIRE} names no backend of the matrix: {}",
+            unknown.join(", ")
+        );
+        return ExitCode::FAILURE;
+    }
+    if missing > 0 {
+        eprintln!("{missing} skipped that {REQUIRE} requires");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn line(probe: &Probe) -> String {
+    let device = match &probe.device {
+        Ok(device) => device,
+        Err(unavailable) => return format!("skipped: {unavailable}"),
+    };
+    let dtypes: Vec<_> = probe.dtypes().iter().map(|dtype| dtype.name()).collect();
+    let implementations: Vec<_> = implementations(device)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let name = probe.reports.first().map_or("?", |report| &report.name);
+    format!(
+        "ran on {name} ({}); {}; {}; plain, autodiff, checkpointed",
+        probe.hardware(),
+        dtypes.join(", "),
+        implementations.join(", "),
+    )
+}
