@@ -62,7 +62,7 @@ impl<'bytes> BatchFile<'bytes> {
         let names = self.names();
         let holds = match names.is_empty() {
             true => "no tensor at all".to_owned(),
-            false => names.join(", "),
+            false => list(&names),
         };
         let hint = match nearest(tensor, &names) {
             Some(name) => format!("; rename `{name}`, if that is it"),
@@ -79,6 +79,21 @@ impl<'bytes> BatchFile<'bytes> {
         names.sort_unstable();
         names
     }
+}
+
+/// Names on one line: a checkpoint that is given by mistake holds hundreds.
+pub fn list(names: &[&str]) -> String {
+    const SHOWN: usize = 16;
+    let mut text: Vec<_> = names
+        .iter()
+        .take(SHOWN)
+        // A name can hold anything, also what a terminal obeys.
+        .map(|name| name.escape_debug().to_string())
+        .collect();
+    if let Some(more @ 1..) = names.len().checked_sub(SHOWN) {
+        text.push(format!("and {more} more"));
+    }
+    text.join(", ")
 }
 
 /// The candidate that is most like `name`, if any is like it at all.

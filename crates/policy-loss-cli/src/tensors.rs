@@ -6,7 +6,7 @@ use policy_loss::{Advantages, PolicyBatch};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use crate::batch_file::{BatchFile, nearest};
+use crate::batch_file::{BatchFile, list, nearest};
 use crate::failure::Failure;
 use crate::mask::{ACTION_MASK, Mask};
 use crate::output::note;
@@ -153,7 +153,7 @@ impl HostBatch {
             }
         }
         if !ignored.is_empty() {
-            note(format!("ignored in the file: {}", ignored.join(", ")));
+            note(format!("ignored in the file: {}", list(&ignored)));
         }
     }
 }

@@ -18,16 +18,16 @@ pub struct Arguments {
     #[arg(long, default_value_t = Preset::Grpo)]
     pub preset: Preset,
     /// Rollouts to sample and to learn from.
-    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub iterations: u64,
     /// Step size of Adam.
-    #[arg(long, default_value_t = 2e-3, value_parser = learning_rate)]
+    #[arg(long, default_value_t = 1e-3, value_parser = learning_rate)]
     pub learning_rate: f64,
     /// The same seed gives the same training.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Where to write the learning curves.
-    #[arg(long, value_name = "FILE", default_value = "train-policy.svg")]
+    #[arg(long, value_name = "FILE", default_value = "target/train-policy.svg")]
     pub plot: PathBuf,
 }
 

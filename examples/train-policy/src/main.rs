@@ -49,6 +49,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let preset = arguments.preset;
     let config = preset.config().with_rollout_correction(CORRECTION);
     let device = arguments.device.device()?;
+    // A plot that cannot be written is found before the training, not after it.
+    plot::prepare(&arguments.plot)?;
     let mut trainer = Trainer::new(&device, &config, arguments.learning_rate, arguments.seed)?;
 
     let start = Instant::now();

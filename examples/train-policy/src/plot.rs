@@ -1,6 +1,7 @@
 //! The learning curves as a picture.
 
 use std::error::Error;
+use std::fs::File;
 use std::path::Path;
 
 use plotters::coord::Shift;
@@ -8,11 +9,12 @@ use plotters::prelude::*;
 
 use crate::train::Iteration;
 
-/// One curve: its name, what it says, its color, and its value in an iteration.
+/// One curve: its name, what it says, how to draw it, and its value in an iteration.
 struct Curve {
     name: &'static str,
     meaning: &'static str,
     color: RGBColor,
+    legend: SeriesLabelPosition,
     value: fn(&Iteration) -> f64,
 }
 
@@ -21,27 +23,44 @@ const CURVES: [Curve; 4] = [
         name: "reward",
         meaning: "mean reward of the rollout",
         color: RGBColor(0, 114, 178),
+        legend: SeriesLabelPosition::LowerRight,
         value: |iteration| iteration.reward,
     },
     Curve {
         name: "clip_ratio",
         meaning: "fraction of clipped tokens",
         color: RGBColor(213, 94, 0),
+        legend: SeriesLabelPosition::UpperRight,
         value: |iteration| iteration.clip_ratio,
     },
     Curve {
         name: "ppo_kl",
         meaning: "old policy against trained policy",
         color: RGBColor(0, 158, 115),
+        legend: SeriesLabelPosition::UpperRight,
         value: |iteration| iteration.ppo_kl,
     },
     Curve {
         name: "rollout_kl",
         meaning: "sampler against trainer",
         color: RGBColor(170, 80, 140),
+        legend: SeriesLabelPosition::UpperRight,
         value: |iteration| iteration.rollout_kl,
     },
 ];
+
+/// Makes sure that `path` can be written.
+///
+/// # Errors
+///
+/// It cannot.
+pub fn prepare(path: &Path) -> Result<(), Box<dyn Error>> {
+    let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    folder
+        .and_then(|()| File::options().append(true).create(true).open(path))
+        .map_err(|error| format!("cannot write the plot to {}: {error}", path.display()))?;
+    Ok(())
+}
 
 /// Draws the curves into an SVG file.
 ///
@@ -55,9 +74,7 @@ pub fn draw(path: &Path, title: &str, history: &[Iteration]) -> Result<(), Box<d
     for (area, curve) in root.split_evenly((2, 2)).iter().zip(&CURVES) {
         panel(area, curve, history)?;
     }
-    root.present()
-        .map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(())
+    Ok(root.present()?)
 }
 
 fn panel(
@@ -87,6 +104,7 @@ fn panel(
         .x_labels(8)
         .y_labels(6)
         .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_label_formatter(&|y| tick(*y))
         .label_style(("sans-serif", 13))
         .draw()?;
     let color = curve.color;
@@ -96,7 +114,7 @@ fn panel(
         .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
+        .position(curve.legend.clone())
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
         .label_font(("sans-serif", 13))
@@ -104,18 +122,24 @@ fn panel(
     Ok(())
 }
 
-/// Zero and every value, with a little room above.
+/// Zero and every value, with a little room around them.
 fn range(points: &[(f64, f64)]) -> (f64, f64) {
-    let values = || {
-        points
-            .iter()
-            .map(|(_, value)| *value)
-            .filter(|v| v.is_finite())
-    };
+    let values = || points.iter().map(|point| point.1).filter(|y| y.is_finite());
     let low = values().fold(0.0, f64::min);
     let high = values().fold(0.0, f64::max);
-    match high - low > 0.0 {
-        true => (low, high + 0.05 * (high - low)),
-        false => (0.0, 1.0),
+    let room = 0.05 * (high - low);
+    match (low < 0.0, high > low) {
+        (true, _) => (low - room, high + room),
+        (false, true) => (0.0, high + room),
+        (false, false) => (0.0, 1.0),
+    }
+}
+
+/// A number on the vertical axis; small ones would need more digits than there is room for.
+fn tick(y: f64) -> String {
+    match y.abs() {
+        size if size < 1e-12 => "0".into(),
+        size if size < 1e-3 => format!("{y:.1e}"),
+        _ => format!("{}", (y * 1e4).round() / 1e4),
     }
 }

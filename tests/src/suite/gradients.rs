@@ -66,7 +66,7 @@ pub fn contexts_may_differ(runner: &Runner) {
     let actual = crate::compare::bits(&runner.read(&output, &leaf));
     assert_eq!(actual, expected, "{runner}: constants outside autodiff");
 
-    let untracked = leaf.detach();
+    let untracked = runner.tensor(&case.log_probs, [case.sequences, case.tokens], dtype);
     let output = runner.forward("untracked", &loss, runner.batch(&case, untracked, dtype));
     assert!(!output.loss.is_tracked(), "{runner}: an untracked loss");
     let values = output.read().expect("it can be read");

@@ -3,6 +3,7 @@
 use burn::tensor::{Bool, Tensor, TensorData};
 use policy_loss::{BatchError, action_mask, action_mask_from_tensor};
 
+use crate::compare::Tolerance;
 use crate::runner::Runner;
 
 const MASK: [[u8; 3]; 2] = [[1, 0, 1], [0, 0, 1]];

@@ -78,12 +78,20 @@ pub fn in_a_model(runner: &Runner) {
     assert_eq!(policy.loss.num_params(), 0, "{runner}");
 
     let elsewhere: Device = policy_loss_flex::device().expect("every machine has it");
+    let elsewhere = match runner.is_tracked() {
+        true => elsewhere.autodiff(),
+        false => elsewhere,
+    };
     let there_and_back = policy
         .clone()
         .to_device(&elsewhere)
         .to_device(&runner.device);
     let expected = runner.outcome(&case, dtype);
-    for model in [policy.clone(), policy, there_and_back] {
+    for (name, model) in [
+        ("cloned", policy.clone()),
+        ("built", policy),
+        ("moved there and back", there_and_back),
+    ] {
         assert_eq!(model.loss.config(), &config, "{runner}");
         let batch = runner.batch(&case, model.log_probs.val(), dtype);
         let output = runner.forward(&case.name, &model.loss, batch);
@@ -92,7 +100,7 @@ pub fn in_a_model(runner: &Runner) {
         if let Some(expected) = &expected.gradient {
             let gradients = output.loss.backward();
             let gradient = model.log_probs.val().grad(&gradients);
-            let gradient = crate::runner::values(gradient.expect("a parameter has a gradient"));
+            let gradient = crate::runner::values(gradient.expect(name));
             assert_eq!(&gradient, expected, "{runner}");
         }
     }

@@ -24,6 +24,11 @@ fn tensors_that_are_missing() {
     Batch::default()
         .write()
         .refuses(&[], 3, &["no tensor at all"]);
+    let checkpoint = (0..300).fold(Batch::default(), |batch, layer| {
+        batch.f32(&format!("model.layers.{layer:03}"), &[1], &[0.0])
+    });
+    let telling = ["model.layers.015, and 284 more"];
+    checkpoint.write().refuses(&[], 3, &telling);
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn gather<E: Elements>(
     if comptime!(blueprint.masked) {
         valid_tokens = lanes.sum(valid_tokens);
     } else {
-        valid_tokens = E::Real::cast_from(vectors_per_row * comptime!(E::Width::value()));
+        valid_tokens = E::Real::cast_from(vectors_per_row * E::Width::value());
     }
     if comptime!(blueprint.sequence_ratio) {
         log_ratio = lanes.sum(log_ratio);
