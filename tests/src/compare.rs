@@ -130,23 +130,39 @@ pub fn assert_outcome(what: &str, log_probs: DType, actual: &Outcome, expected: 
     }
 }
 
-/// Fails unless loss, metrics, token losses and gradient of a case are what the oracle says, in
-/// every type that is compared with it.
+/// Fails unless loss, metrics, gradient and token losses of a case are what the oracle says.
 ///
 /// # Panics
 ///
 /// They are not.
+pub fn assert_is_answer(
+    what: &str,
+    case: &Case,
+    dtype: DType,
+    outcome: &Outcome,
+    token_losses: &[f64],
+) {
+    let expected = case.rounded(dtype, dtype).answer();
+    assert_outcome(what, dtype, outcome, &expected);
+    assert_all_near(
+        Tolerance::value(dtype),
+        &format!("{what}: token loss"),
+        token_losses,
+        &expected.token_losses,
+    );
+}
+
+/// As [`assert_is_answer`], in every type that is compared with the oracle.
+///
+/// # Panics
+///
+/// It is not.
 pub fn assert_agrees_with_oracle(runner: &Runner, case: &Case) {
     for dtype in runner.exact_dtypes() {
         let what = format!("{runner}, {dtype:?}, {}", case.name);
-        let expected = case.rounded(dtype, dtype).answer();
-        assert_outcome(&what, dtype, &runner.outcome(case, dtype), &expected);
-        assert_all_near(
-            Tolerance::value(dtype),
-            &format!("{what}: token loss"),
-            &runner.token_losses(case, dtype),
-            &expected.token_losses,
-        );
+        let outcome = runner.outcome(case, dtype);
+        let token_losses = runner.token_losses(case, dtype);
+        assert_is_answer(&what, case, dtype, &outcome, &token_losses);
     }
 }
 

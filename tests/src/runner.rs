@@ -151,9 +151,24 @@ impl Runner {
     /// every setting still occurs.
     pub fn configs(&self) -> Vec<PolicyLossConfig> {
         match self.is_slow() {
-            true => crate::configs::covering(),
+            true => self.share(crate::configs::covering()),
             false => crate::configs::all(),
         }
+    }
+
+    /// A third of [`configs`](Self::configs), where the configuration is not what is tested.
+    pub fn some_configs(&self) -> Vec<PolicyLossConfig> {
+        self.configs().into_iter().step_by(3).collect()
+    }
+
+    /// All of `cases`, but on a slow device outside of plain autodiff every fourth: there, the
+    /// other modes launch the same operations over again.
+    pub fn share<T>(&self, cases: Vec<T>) -> Vec<T> {
+        let step = match self.is_slow() && self.mode != Mode::Autodiff {
+            true => 4,
+            false => 1,
+        };
+        cases.into_iter().step_by(step).collect()
     }
 
     /// Whether the device takes tens of milliseconds for a batch of any size.

@@ -9,16 +9,17 @@ macro_rules! parts {
             golden: openrlhf_cases;
             real_rollout: ten_configurations;
             edges_ppo: clipping, advantages_per_sequence, small_and_empty_batches, dual_clipping,
-                extreme_ratios, non_finite_values;
+                extreme_ratios;
+            non_finite: values_are_seen, large_values_are_finite;
             edges_rest: ties, thresholds, masks, nothing_valid, no_mask, sequence_ratio,
                 sequence_ratio_against_rollout, sequence_ratio_with_padding;
             edges_rollout: weights, rejected_weights, ignored_rollout, totals;
-            garbage: in_every_input, in_token_losses, in_advantages_of_masked_rows, everywhere,
+            garbage: in_every_input, of_each_kind, in_token_losses, in_advantages_of_masked_rows, everywhere,
                 in_half_types, in_reference_log_probs;
             masks: every_form, other_values_are_refused;
             layouts: views, expanded, strided_leaf;
             dtypes: mixed, half_against_single;
-            law: shards_add_up, means_of_means_differ;
+            law: shards_add_up;
             errors: shapes, missing, totals, devices, dtypes, implementations;
             outputs: metrics_one_by_one, in_a_model;
             properties: agrees_with_the_oracle, masked_content_changes_nothing,

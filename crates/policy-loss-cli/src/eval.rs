@@ -29,7 +29,7 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
     let DeviceBatch {
         mut batch,
         log_probs,
-    } = host.to_device(&file, &device)?;
+    } = host.move_to(&file, &device)?;
     if let Some(totals) = totals(&arguments.totals) {
         batch = batch.with_totals(totals);
     }

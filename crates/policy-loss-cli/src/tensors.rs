@@ -105,7 +105,7 @@ impl HostBatch {
     }
 
     /// Brings the batch to a device, in types that it computes.
-    pub fn to_device(self, file: &BatchFile, device: &Device) -> Result<DeviceBatch, Failure> {
+    pub fn move_to(self, file: &BatchFile, device: &Device) -> Result<DeviceBatch, Failure> {
         let backend = device.clone().autodiff();
         if !computes(device, self.arithmetic()) {
             let accepted: Vec<_> = dtypes(device).iter().map(DType::name).collect();

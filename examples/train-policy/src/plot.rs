@@ -122,15 +122,15 @@ fn panel(
     Ok(())
 }
 
-/// Zero and every value, with a little room around them.
+/// Zero and every value, with room for the legend above them.
 fn range(points: &[(f64, f64)]) -> (f64, f64) {
     let values = || points.iter().map(|point| point.1).filter(|y| y.is_finite());
     let low = values().fold(0.0, f64::min);
     let high = values().fold(0.0, f64::max);
     let room = 0.05 * (high - low);
     match (low < 0.0, high > low) {
-        (true, _) => (low - room, high + room),
-        (false, true) => (0.0, high + room),
+        (true, _) => (low - room, high + 3.0 * room),
+        (false, true) => (0.0, high + 3.0 * room),
         (false, false) => (0.0, 1.0),
     }
 }

@@ -13,7 +13,7 @@ pub fn mixed(runner: &Runner) {
     let dtypes = [runner.exact_dtypes(), runner.half_dtypes()].concat();
     for log_probs in &dtypes {
         for others in &dtypes {
-            for config in runner.configs().into_iter().step_by(3) {
+            for config in runner.some_configs() {
                 let case = busy(1).with_config(config);
                 let config = describe(&config);
                 let what = format!("{runner}, {log_probs:?} among {others:?}, {config}");
@@ -34,7 +34,7 @@ pub fn mixed(runner: &Runner) {
 /// f32, the gradient is one rounding away.
 pub fn half_against_single(runner: &Runner) {
     for dtype in runner.half_dtypes() {
-        for config in runner.configs() {
+        for config in runner.some_configs() {
             let case = busy(1).with_config(config).rounded(dtype, dtype);
             let what = format!("{runner}, {dtype:?}, {}", describe(&config));
             let half = runner.outcome(&case, dtype);

@@ -101,7 +101,7 @@ pub fn small_and_empty_batches(runner: &Runner) {
         .loss(-(0.1f64.exp()))
         .gradient(&[-(0.1f64.exp())])
         .check(runner);
-    let configs = runner.configs();
+    let configs = runner.some_configs();
     for shape in [[0, 3], [3, 0], [0, 0]] {
         for config in &configs {
             let name = format!("A9, {shape:?}, {}", crate::configs::describe(config));
@@ -171,52 +171,4 @@ pub fn extreme_ratios(runner: &Runner) {
         .gradient(&[0.0, -THIRD, -THIRD])
         .metric("ratio_min", (-20f64).exp())
         .check(runner);
-}
-
-/// C5: what is not finite at a valid position is seen.
-pub fn non_finite_values(runner: &Runner) {
-    for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        for config in runner.configs() {
-            let name = |input: &str| {
-                let config = crate::configs::describe(&config);
-                format!("C5, {input} = {value}, {config}")
-            };
-            let mut clean = Case::new("C5", [2, 3]).with_config(config);
-            clean.rollout_log_probs = Some(vec![0.1; 6]);
-            let check = |case: Case| {
-                for dtype in runner.exact_dtypes() {
-                    let what = format!("{runner}, {dtype:?}, {}", case.name);
-                    let outcome = runner.outcome(&case, dtype);
-                    assert_eq!(outcome.metrics.non_finite, 1.0, "{what}: non_finite");
-                    let seen = !outcome.loss.is_finite() || !outcome.metrics.ppo_kl.is_finite();
-                    let seen = seen || outcome.metrics.rollout_kl.is_some_and(|kl| !kl.is_finite());
-                    let reads_rollout = case.name.contains("rollout_log_probs =")
-                        && case.config.ratio.against == policy_loss::Behavior::Rollout;
-                    // Against the rollout policy an infinite log-ratio is clamped like any
-                    // other, and no metric holds the difference itself: the count is all.
-                    assert!(
-                        seen || (reads_rollout && !value.is_nan()),
-                        "{what}: is hidden"
-                    );
-                }
-            };
-            let mut case = clean.clone();
-            (case.name, case.log_probs[4]) = (name("log_probs"), value);
-            check(case);
-            let mut case = clean.clone();
-            (case.name, case.old_log_probs[4]) = (name("old_log_probs"), value);
-            check(case);
-            let mut case = clean.clone();
-            (case.name, case.advantages.values_mut()[4]) = (name("advantages"), value);
-            check(case);
-            let rollout_matters = config.rollout_correction.is_some()
-                || config.ratio.against == policy_loss::Behavior::Rollout;
-            if rollout_matters {
-                let mut case = clean.clone();
-                case.name = name("rollout_log_probs");
-                case.rollout_log_probs.as_mut().expect("given")[4] = value;
-                check(case);
-            }
-        }
-    }
 }

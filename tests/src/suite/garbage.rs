@@ -1,6 +1,7 @@
 //! Row D of the table of edge cases: what stands at a masked position changes no bit.
 
 use burn::tensor::{DType, Tensor};
+use policy_loss::PolicyLossConfig;
 
 use crate::busy::{MASKED_ROW, busy};
 use crate::case::{Case, HostAdvantages};
@@ -26,38 +27,39 @@ const INPUTS: [Input; 4] = [
     Input::Rollout,
 ];
 
-/// Every kind of garbage, every input, every configuration.
+/// Every kind of garbage, every input, every configuration: each input alone with all kinds, and
+/// all inputs together.
 pub fn in_every_input(runner: &Runner) {
+    let mut patterns = INPUTS.map(|input| (vec![input], KINDS.to_vec())).to_vec();
+    patterns.push((INPUTS.to_vec(), KINDS.to_vec()));
     for config in runner.configs() {
-        let clean = busy(2).with_config(config);
-        for dtype in runner.exact_dtypes() {
-            let expected = bits(&runner.outcome(&clean, dtype));
-            for (inputs, kinds) in patterns(runner) {
-                let case = polluted(&clean, &inputs, &kinds);
-                let what = format!("{runner}, {dtype:?}, D, {inputs:?}, {kinds:?}");
-                let outcome = runner.outcome(&case, dtype);
-                assert_eq!(bits(&outcome), expected, "{what}, {}", describe(&config));
-                for (i, gradient) in outcome.gradient.iter().flatten().enumerate() {
-                    let zero = case.is_valid(i) || *gradient == 0.0;
-                    assert!(zero, "{what}: gradient[{i}] is {gradient}");
-                }
-            }
-        }
+        assert_unseen(runner, config, &patterns);
     }
 }
 
-/// Each input alone with every kind of garbage, and all of them together; where there is time,
-/// each kind of garbage alone, too.
-fn patterns(runner: &Runner) -> Vec<(Vec<Input>, Vec<f64>)> {
-    let mut patterns: Vec<_> = INPUTS
-        .iter()
-        .map(|input| (vec![*input], KINDS.to_vec()))
-        .collect();
-    patterns.push((INPUTS.to_vec(), KINDS.to_vec()));
-    if !runner.is_slow() {
-        patterns.extend(KINDS.map(|kind| (INPUTS.to_vec(), vec![kind])));
+/// One kind of garbage at a time.
+pub fn of_each_kind(runner: &Runner) {
+    let patterns = KINDS.map(|kind| (INPUTS.to_vec(), vec![kind]));
+    for config in runner.some_configs() {
+        assert_unseen(runner, config, &patterns);
     }
-    patterns
+}
+
+fn assert_unseen(runner: &Runner, config: PolicyLossConfig, patterns: &[(Vec<Input>, Vec<f64>)]) {
+    let clean = busy(2).with_config(config);
+    for dtype in runner.exact_dtypes() {
+        let expected = bits(&runner.outcome(&clean, dtype));
+        for (inputs, kinds) in patterns {
+            let case = polluted(&clean, inputs, kinds);
+            let what = format!("{runner}, {dtype:?}, D, {inputs:?}, {kinds:?}");
+            let outcome = runner.outcome(&case, dtype);
+            assert_eq!(bits(&outcome), expected, "{what}, {}", describe(&config));
+            for (i, gradient) in outcome.gradient.iter().flatten().enumerate() {
+                let zero = case.is_valid(i) || *gradient == 0.0;
+                assert!(zero, "{what}: gradient[{i}] is {gradient}");
+            }
+        }
+    }
 }
 
 fn polluted(clean: &Case, inputs: &[Input], kinds: &[f64]) -> Case {
@@ -99,7 +101,7 @@ pub fn in_token_losses(runner: &Runner) {
 
 /// One advantage per sequence: that of a row without a valid token.
 pub fn in_advantages_of_masked_rows(runner: &Runner) {
-    for config in runner.configs() {
+    for config in runner.some_configs() {
         for form in [HostAdvantages::Column, HostAdvantages::Sequence] {
             let mut case = busy(2).with_config(config);
             case.advantages = form(vec![1.0, -0.5, 0.0, 2.0]);

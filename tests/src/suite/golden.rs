@@ -14,7 +14,7 @@ const REFERENCE_EPSILON: f64 = 2e-8;
 pub fn openrlhf_cases(runner: &Runner) {
     let golden = cases();
     assert_eq!(golden.len(), 104);
-    for golden in &golden {
+    for golden in &runner.share(golden) {
         let (case, expected) = (&golden.case, &golden.expected);
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", case.name);

@@ -93,7 +93,7 @@ pub fn through_log_softmax(runner: &Runner) {
         case.log_probs[i] = probabilities[actions[i]].ln();
         case.old_log_probs[i] = case.log_probs[i] - offset;
     }
-    for config in runner.configs().into_iter().step_by(3) {
+    for config in runner.some_configs() {
         let case = case.clone().with_config(config);
         let tokens_gradient = case.answer().gradient;
         let expected: Vec<f64> = (0..logits.len())
@@ -133,7 +133,7 @@ fn softmax(logits: &[f64]) -> Vec<f64> {
 
 /// A factor behind the loss, another term beside it, and the same leaf in two batches.
 pub fn combined_losses(runner: &Runner) {
-    for config in runner.configs() {
+    for config in runner.some_configs() {
         let case = busy(1).with_config(config);
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", describe(&config));

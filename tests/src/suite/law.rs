@@ -1,7 +1,6 @@
 //! Data parallelism and gradient accumulation: for any split of a batch, the parts add up to the
 //! whole.
 
-use burn::tensor::DType;
 use policy_loss::{Clip, GlobalTotals, PolicyLossConfig, Ratio, Reduction, RolloutCorrection};
 
 use crate::busy::{Random, busy};
@@ -21,9 +20,8 @@ pub fn shards_add_up(runner: &Runner) {
         true => &SPLITS[3..4],
         false => &SPLITS[..],
     };
-    for config in objectives() {
-        let whole = [busy(4), busy(5), busy(6)].map(|case| case.with_config(config));
-        let whole = joined(&whole);
+    for config in runner.share(objectives()) {
+        let whole = whole(config);
         let expected = runner.outcome(&whole, dtype);
         for [ranks, micro_batches] in splits {
             let what = format!("{runner}, {ranks} x {micro_batches}, {}", describe(&config));
@@ -59,23 +57,6 @@ pub fn shards_add_up(runner: &Runner) {
     }
 }
 
-/// Without totals the parts do not add up: a mean of means is another number. This guards the law
-/// against a batch on which it could not fail.
-pub fn means_of_means_differ(runner: &Runner) {
-    let dtype = DType::F32;
-    for config in objectives() {
-        let whole = joined(&[busy(4), busy(5), busy(6)].map(|case| case.with_config(config)));
-        let losses: Vec<f64> = shards(whole.sequences, 4)
-            .iter()
-            .map(|rows| runner.outcome(&rows_of(&whole, rows), dtype).loss)
-            .collect();
-        let mean = losses.iter().sum::<f64>() / 4.0;
-        let exact = runner.outcome(&whole, dtype).loss;
-        let near = Tolerance::of(1e-3).accepts(mean, exact);
-        assert!(!near, "{runner}, {}: {mean} is {exact}", describe(&config));
-    }
-}
-
 fn objectives() -> Vec<PolicyLossConfig> {
     let clip = Clip::new(0.2, 0.28).with_dual_clip(2.0);
     let (low, high) = (0.5, 2.0);
@@ -100,6 +81,11 @@ fn shards(rows: usize, count: usize) -> Vec<Vec<usize>> {
         shards[random.below(count)].push(row);
     }
     shards
+}
+
+/// Twelve rows, three of them without a valid token.
+fn whole(config: PolicyLossConfig) -> Case {
+    joined(&[busy(4), busy(5), busy(6)].map(|case| case.with_config(config)))
 }
 
 fn joined(cases: &[Case]) -> Case {
@@ -142,4 +128,23 @@ fn pick<E: Copy>(values: &[E], rows: &[usize], width: usize) -> Vec<E> {
     rows.iter()
         .flat_map(|row| values[row * width..(row + 1) * width].to_vec())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A mean of means is another number: the law could fail on this batch.
+    #[test]
+    fn parts_without_totals_do_not_add_up() {
+        for config in objectives() {
+            let whole = whole(config);
+            let parts = shards(whole.sequences, 4);
+            let losses = parts.iter().map(|rows| rows_of(&whole, rows).answer().loss);
+            let mean = losses.sum::<f64>() / 4.0;
+            let exact = whole.answer().loss;
+            let near = Tolerance::of(1e-3).accepts(mean, exact);
+            assert!(!near, "{}: {mean} is {exact}", describe(&config));
+        }
+    }
 }

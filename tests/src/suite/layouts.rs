@@ -71,7 +71,7 @@ macro_rules! view {
 /// Every input is a view; the gradient reaches the tensor behind it, and only what was cut out.
 pub fn views(runner: &Runner) {
     for layout in [Layout::Transposed, Layout::Sliced] {
-        for config in runner.configs().into_iter().step_by(3) {
+        for config in runner.some_configs() {
             for dtype in runner.exact_dtypes() {
                 let case = busy(3).with_config(config);
                 let what = format!("{runner}, {dtype:?}, {layout:?}, {}", describe(&config));
@@ -122,7 +122,7 @@ pub fn expanded(runner: &Runner) {
     many.advantages = HostAdvantages::Token([1.0, -1.0, 0.5, 2.0, -0.5, 0.3].repeat(4));
     many.action_mask = Some([true, true, false, true, true, true].repeat(4));
     many.rollout_log_probs = Some([-1.0, -1.1, -0.8, -0.7, -1.2, -0.9].repeat(4));
-    for config in runner.configs().into_iter().step_by(3) {
+    for config in runner.some_configs() {
         let many = many.clone().with_config(config);
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, expanded, {}", describe(&config));

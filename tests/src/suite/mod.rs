@@ -11,6 +11,7 @@ pub mod gradients;
 pub mod law;
 pub mod layouts;
 pub mod masks;
+pub mod non_finite;
 pub mod outputs;
 pub mod properties;
 pub mod real_rollout;

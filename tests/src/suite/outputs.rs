@@ -10,7 +10,7 @@ use crate::runner::Runner;
 
 /// Every metric read alone is what `read` says, in the type of the arithmetic, `[1]`, untracked.
 pub fn metrics_one_by_one(runner: &Runner) {
-    for config in runner.configs().into_iter().step_by(4) {
+    for config in runner.some_configs() {
         let case = busy(0).with_config(config);
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", describe(&config));
@@ -82,15 +82,15 @@ pub fn in_a_model(runner: &Runner) {
         true => elsewhere.autodiff(),
         false => elsewhere,
     };
-    let there_and_back = policy
-        .clone()
-        .to_device(&elsewhere)
-        .to_device(&runner.device);
+    let moved = policy.loss.clone().to_device(&elsewhere);
+    assert_eq!(moved.config(), &config, "{runner}");
+    // Unlike a moved parameter, a forked one starts a new graph.
+    let forked = policy.clone().fork(&elsewhere).fork(&runner.device);
     let expected = runner.outcome(&case, dtype);
     for (name, model) in [
         ("cloned", policy.clone()),
         ("built", policy),
-        ("moved there and back", there_and_back),
+        ("forked", forked),
     ] {
         assert_eq!(model.loss.config(), &config, "{runner}");
         let batch = runner.batch(&case, model.log_probs.val(), dtype);

@@ -11,7 +11,7 @@ use crate::runner::Runner;
 pub fn ten_configurations(runner: &Runner) {
     let cases = cases();
     assert_eq!(cases.len(), 10);
-    for (case, expected) in &cases {
+    for (case, expected) in &runner.share(cases) {
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", case.name);
             let outcome = runner.outcome(case, dtype);

@@ -3,6 +3,7 @@
 use cubecl::prelude::*;
 
 /// `gradient * factor * upstream`. A token without a gradient keeps 0, whatever the factors are.
+/// `output` may be the memory of `gradient`.
 #[cube(launch_unchecked)]
 pub fn scale<F: Float, A: Float, N: Size>(
     gradient: &[Vector<F, N>],

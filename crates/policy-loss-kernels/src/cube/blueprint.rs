@@ -1,5 +1,4 @@
-//! What a kernel is specialised on when it is compiled: the parts of an objective, and which
-//! inputs there are. What is not chosen leaves no trace in the compiled kernel.
+//! What a kernel is specialised on when it is compiled.
 
 use cubecl::prelude::*;
 
@@ -7,7 +6,8 @@ use crate::{Objective, RatioBase, RatioLevel, Reduction, Weight};
 
 use super::sums::Slot;
 
-/// The choices of an objective and of a batch, without their numbers.
+/// The choices of an objective and of a batch, without their numbers. What is not chosen leaves
+/// no trace in the compiled kernel.
 #[derive_cube_comptime]
 pub struct Blueprint {
     /// One ratio per sequence instead of one per token.
@@ -20,10 +20,8 @@ pub struct Blueprint {
     pub weight: WeightKind,
     /// Each sequence weighs the same instead of each token.
     pub sequence_mean: bool,
-    /// There is an action mask; without one all tokens are valid.
+    /// There is a mask; without one all tokens are valid.
     pub masked: bool,
-    /// A sequence has one advantage instead of one per token.
-    pub sequence_advantages: bool,
     /// The gradient is written.
     pub with_gradient: bool,
     /// The arithmetic is f64 instead of f32.
@@ -39,16 +37,8 @@ pub enum WeightKind {
     SequenceMask,
 }
 
-/// The batch's part of a [`Blueprint`].
-pub struct BatchTraits {
-    pub masked: bool,
-    pub sequence_advantages: bool,
-    pub with_gradient: bool,
-    pub double: bool,
-}
-
 impl Blueprint {
-    pub fn new(objective: &Objective, batch: BatchTraits) -> Self {
+    pub fn new(objective: &Objective, masked: bool, with_gradient: bool, double: bool) -> Self {
         Self {
             sequence_ratio: objective.ratio_level == RatioLevel::Sequence,
             against_rollout: objective.ratio_base == RatioBase::Rollout,
@@ -60,17 +50,18 @@ impl Blueprint {
                 Weight::SequenceMask { .. } => WeightKind::SequenceMask,
             },
             sequence_mean: objective.reduction == Reduction::SequenceMean,
-            masked: batch.masked,
-            sequence_advantages: batch.sequence_advantages,
-            with_gradient: batch.with_gradient,
-            double: batch.double,
+            masked,
+            with_gradient,
+            double,
         }
     }
 
+    /// Whether tokens have weights.
     pub fn weighted(&self) -> bool {
         self.weight != WeightKind::None
     }
 
+    /// Whether a weight depends on its whole sequence.
     pub fn sequence_weight(&self) -> bool {
         self.weight == WeightKind::SequenceMask
     }
@@ -110,6 +101,13 @@ impl Blueprint {
                 Slot::ChangedWeight,
             ]);
         }
+        slots
+    }
+
+    /// Those of the slots that are counts, or those that are not.
+    pub fn slots_of(&self, counts: bool) -> Vec<Slot> {
+        let mut slots = self.slots();
+        slots.retain(|slot| slot.is_count() == counts);
         slots
     }
 }

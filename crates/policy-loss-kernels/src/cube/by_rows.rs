@@ -1,10 +1,10 @@
-//! The kernel for objectives in which a token needs to know something of its sequence: a row of
-//! lanes visits a sequence as a whole, first for the sequence's own numbers, then for its tokens.
+//! The visit for objectives in which a token needs to know something of its sequence: a row of
+//! lanes takes a sequence as a whole, first for the sequence's own numbers, then for its tokens.
 
 use cubecl::prelude::*;
 
 use super::blueprint::Blueprint;
-use super::inputs::{Elements, Inputs};
+use super::columns::{Columns, Elements};
 use super::lanes::{Division, Lanes};
 use super::parts::{bounded, within};
 use super::sums::Sums;
@@ -12,7 +12,7 @@ use super::token::{Numbers, Row, token};
 
 #[cube]
 pub fn by_rows<E: Elements>(
-    inputs: &Inputs<E>,
+    columns: &Columns<E>,
     numbers: &Numbers,
     gradient: &mut [Vector<E::LogProbs, E::Width>],
     sums: &mut Sums<E::Real>,
@@ -32,14 +32,7 @@ pub fn by_rows<E: Elements>(
         let end = select(sequence < sequences, start + vectors_per_row, start);
         let start = start + lanes.lane;
 
-        let statistics = gather::<E>(
-            inputs,
-            start,
-            end,
-            vectors_per_row,
-            &mut lanes,
-            blueprint,
-        );
+        let statistics = gather::<E>(columns, start, end, vectors_per_row, &mut lanes, blueprint);
         let row = share(&statistics, numbers, blueprint);
         if comptime!(blueprint.masked) {
             let valid = statistics.valid_tokens > E::Real::new(0.0);
@@ -49,14 +42,12 @@ pub fn by_rows<E: Elements>(
         let mut slope_of_sequence = E::Real::new(0.0);
         let mut index = start;
         while index < end {
-            let slope = token::<E>(
-                inputs, numbers, &row, index, sequence, sums, blueprint,
-            );
+            let slope = token::<E>(columns, numbers, &row, index, sequence, sums, blueprint);
             if comptime!(blueprint.with_gradient) {
                 if comptime!(blueprint.sequence_ratio) {
                     slope_of_sequence += slope.vector_sum();
                 } else {
-                    gradient[index] = Vector::cast_from(-slope);
+                    gradient[index] = Vector::cast_from(slope);
                 }
             }
             index += lanes.count();
@@ -67,8 +58,8 @@ pub fn by_rows<E: Elements>(
             let slope = lanes.sum(slope_of_sequence) * row.ratio_slope;
             let mut index = start;
             while index < end {
-                let shared = inputs.valid(index).keep(Vector::<E::Real, E::Width>::new(-slope));
-                gradient[index] = Vector::cast_from(shared);
+                let slopes = Vector::<E::Real, E::Width>::new(slope);
+                gradient[index] = Vector::cast_from(columns.valid(index).keep(slopes));
                 index += lanes.count();
             }
         }
@@ -87,7 +78,7 @@ struct Statistics<A: Float> {
 
 #[cube]
 fn gather<E: Elements>(
-    inputs: &Inputs<E>,
+    columns: &Columns<E>,
     start: usize,
     end: usize,
     vectors_per_row: usize,
@@ -100,16 +91,16 @@ fn gather<E: Elements>(
     if comptime!(blueprint.masked || blueprint.sequence_ratio || blueprint.sequence_weight()) {
         let mut index = start;
         while index < end {
-            let valid = inputs.valid(index);
+            let valid = columns.valid(index);
             if comptime!(blueprint.masked) {
                 valid_tokens += valid.total::<E::Real>();
             }
             if comptime!(blueprint.sequence_ratio) {
-                let difference = inputs.log_probs(index) - inputs.base(index, blueprint);
+                let difference = columns.log_probs(index) - columns.base(index, blueprint);
                 log_ratio += valid.keep(difference).vector_sum();
             }
             if comptime!(blueprint.sequence_weight()) {
-                let difference = inputs.old_log_probs(index) - inputs.rollout_log_probs(index);
+                let difference = columns.old_log_probs(index) - columns.rollout_log_probs(index);
                 log_weight += valid.keep(difference).vector_sum();
             }
             index += lanes.count();

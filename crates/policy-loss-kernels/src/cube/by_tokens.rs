@@ -1,17 +1,17 @@
-//! The kernel for objectives in which a token needs nothing of its sequence: cubes take blocks
+//! The visit for objectives in which a token needs nothing of its sequence: cubes take blocks
 //! of tokens, whatever the shape of the batch.
 
 use cubecl::prelude::*;
 
 use super::blueprint::Blueprint;
-use super::inputs::{Elements, Inputs};
+use super::columns::{Columns, Elements};
 use super::lanes::{Division, Lanes};
 use super::sums::Sums;
 use super::token::{Numbers, Row, token};
 
 #[cube]
 pub fn by_tokens<E: Elements>(
-    inputs: &Inputs<E>,
+    columns: &Columns<E>,
     numbers: &Numbers,
     gradient: &mut [Vector<E::LogProbs, E::Width>],
     sums: &mut Sums<E::Real>,
@@ -26,7 +26,7 @@ pub fn by_tokens<E: Elements>(
     while index < vectors {
         let sequence = index / vectors_per_row;
         let slope = token::<E>(
-            inputs,
+            columns,
             numbers,
             &Row::<E::Real>::unused(),
             index,
@@ -35,18 +35,12 @@ pub fn by_tokens<E: Elements>(
             blueprint,
         );
         if comptime!(blueprint.with_gradient) {
-            gradient[index] = Vector::cast_from(-slope);
+            gradient[index] = Vector::cast_from(slope);
         }
         index += step;
     }
     if comptime!(blueprint.masked) {
-        count_sequences::<E>(
-            inputs,
-            sequences,
-            vectors_per_row,
-            sums,
-            division,
-        );
+        count_sequences::<E>(columns, sequences, vectors_per_row, sums, division);
     }
 }
 
@@ -54,7 +48,7 @@ pub fn by_tokens<E: Elements>(
 /// lane has found one, which is soon: masked tokens come in runs.
 #[cube]
 fn count_sequences<E: Elements>(
-    inputs: &Inputs<E>,
+    columns: &Columns<E>,
     sequences: usize,
     vectors_per_row: usize,
     sums: &mut Sums<E::Real>,
@@ -72,7 +66,7 @@ fn count_sequences<E: Elements>(
         let mut found = nothing;
         let mut index = start + lanes.lane;
         while index < end && found == nothing {
-            found = inputs.valid(index).total::<E::Real>();
+            found = columns.valid(index).total::<E::Real>();
             index += lanes.count();
         }
         let found = lanes.sum(found) > nothing;

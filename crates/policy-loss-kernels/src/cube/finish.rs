@@ -1,42 +1,11 @@
-//! From the partial sums of all cubes to the loss, the metrics and the gradient's factor.
+//! From the sums of all cubes to the loss, the metrics and the gradient's factor.
 
 use cubecl::prelude::*;
 
 use super::blueprint::{Blueprint, WeightKind};
-use super::sums::{Slot, combine, neutral};
-
-/// The place of each metric among the packed metrics.
-#[derive_cube_comptime]
-pub enum Metric {
-    ClipRatio,
-    PpoKl,
-    ClippedAbove,
-    ClippedBelow,
-    DualClipped,
-    RatioMean,
-    RatioMin,
-    RatioMax,
-    RatioEffectiveSampleSize,
-    KlK1,
-    KlK2,
-    KlK3,
-    ValidTokens,
-    ValidSequences,
-    NonFinite,
-    RolloutKl,
-    WeightMean,
-    WeightEffectiveSampleSize,
-    WeightTruncated,
-    WeightZeroed,
-}
-
-/// Number of packed metrics; those of the weights are absent without one.
-pub fn metric_count(weighted: bool) -> usize {
-    match weighted {
-        true => Metric::WeightZeroed as usize + 1,
-        false => Metric::NonFinite as usize + 1,
-    }
-}
+use super::metric::Metric;
+use super::sums::Slot;
+use super::totals::Totals;
 
 /// The size of a batch, and what replaces its counts.
 #[derive(CubeType, CubeLaunch)]
@@ -62,8 +31,7 @@ pub fn finish<A: Float>(
     #[comptime] blueprint: Blueprint,
     #[define(A)] _arithmetic: ElemType,
 ) {
-    let mut totals = Totals::<A>::new(cube_size, blueprint);
-    totals.gather(partials, cubes);
+    let totals = Totals::<A>::of(partials, cubes, cube_size, blueprint);
     if UNIT_POS == 0 {
         let mut tokens = A::cast_from(size.tokens);
         let mut sequences = A::cast_from(size.sequences);
@@ -180,92 +148,4 @@ fn at_least_one<A: Float>(count: A) -> A {
 fn effective_sample_size<A: Float>(mean: A, mean_square: A) -> A {
     let nothing = mean_square == A::new(0.0);
     mean * mean / select(nothing, A::new(1.0), mean_square)
-}
-
-/// The sums of all cubes, in shared memory: counts as integers, since f32 loses them above
-/// 2^24. A cube's own counts are far below that, and exact as floats.
-#[derive(CubeType)]
-struct Totals<A: Float> {
-    floats: Shared<[A]>,
-    counts: Shared<[u32]>,
-    #[cube(comptime)]
-    cube_size: u32,
-    #[cube(comptime)]
-    blueprint: Blueprint,
-}
-
-#[cube]
-impl<A: Float> Totals<A> {
-    fn new(#[comptime] cube_size: u32, #[comptime] blueprint: Blueprint) -> Self {
-        let length = comptime!(blueprint.slots().len() * cube_size as usize);
-        Totals::<A> {
-            floats: Shared::new_slice(length),
-            counts: Shared::new_slice(length),
-            cube_size,
-            blueprint,
-        }
-    }
-
-    /// Adds up the columns of `[slots, cubes]`, always in the same order.
-    fn gather(&mut self, partials: &[A], cubes: usize) {
-        let slots = comptime!(self.blueprint.slots());
-        let size = comptime!(self.cube_size as usize);
-        let unit = UNIT_POS as usize;
-        #[unroll]
-        for k in 0..comptime!(slots.len()) {
-            let slot = comptime!(slots[k]);
-            let place = k * size + unit;
-            if comptime!(slot.is_count()) {
-                let mut count = 0u32;
-                let mut cube = unit;
-                while cube < cubes {
-                    count += u32::cast_from(partials[k * cubes + cube]);
-                    cube += size;
-                }
-                self.counts[place] = count;
-            } else {
-                let mut sum = neutral::<A>(slot);
-                let mut cube = unit;
-                while cube < cubes {
-                    sum = combine::<A>(slot, sum, partials[k * cubes + cube]);
-                    cube += size;
-                }
-                self.floats[place] = sum;
-            }
-        }
-        sync_cube();
-        #[unroll]
-        for step in 0..comptime!(self.cube_size.ilog2()) {
-            let half = comptime!(size >> (step + 1));
-            if unit < half {
-                #[unroll]
-                for k in 0..comptime!(slots.len()) {
-                    let slot = comptime!(slots[k]);
-                    let place = k * size + unit;
-                    if comptime!(slot.is_count()) {
-                        let other = self.counts[place + half];
-                        self.counts[place] += other;
-                    } else {
-                        let sum = self.floats[place];
-                        let other = self.floats[place + half];
-                        self.floats[place] = combine::<A>(slot, sum, other);
-                    }
-                }
-            }
-            sync_cube();
-        }
-    }
-
-    /// A sum of the whole batch; 0 for one that the objective does not need.
-    fn get(&self, #[comptime] slot: Slot) -> A {
-        let position = comptime!(self.blueprint.slots().iter().position(|&it| it == slot));
-        let place = comptime!(position.unwrap_or(0) * self.cube_size as usize);
-        if comptime!(position.is_none()) {
-            A::new(0.0)
-        } else if comptime!(slot.is_count()) {
-            A::cast_from(self.counts[place])
-        } else {
-            self.floats[place]
-        }
-    }
 }

@@ -1,119 +1,103 @@
-//! Launching the kernels. Nothing is read back: everything here only queues work.
+//! Launching the kernels. Everything here only queues work on the device.
 
-use cubecl::ir::FloatKind;
+use cubecl::ir::{FloatKind, UIntKind};
 use cubecl::prelude::*;
-use cubecl::server::Handle;
 
 use crate::{Clip, Objective, Weight};
 
 use super::backward::scale;
-use super::blueprint::{BatchTraits, Blueprint};
-use super::finish::{BatchSizeLaunch, finish, metric_count};
-use super::geometry::{CUBE_SIZE, cubes_for_sequences, cubes_for_vectors, lanes, width};
-use super::inputs::{AdvantagesArgs, InputsLaunch};
-use super::lanes::Division;
+use super::blueprint::Blueprint;
+use super::columns::{AdvantageColumnArgs, ColumnsLaunch, Elements};
+use super::finish::{BatchSizeLaunch, finish};
+use super::geometry::{self, CUBE_SIZE, Geometry};
+use super::metric::metric_count;
 use super::token::NumbersLaunch;
 use super::visit::visit;
-use super::{Advantages, Buffer, Inputs, Outputs, Shape};
+use super::{Advantages, Batch, Buffer, Outputs};
 
-/// The loss, its metrics and, up to [`factor`](Outputs::factor), its gradient with respect to
-/// `log_probs`.
+/// The loss, its metrics and, up to a factor, its gradient with respect to `log_probs`.
 ///
 /// # Panics
 ///
-/// If a buffer is smaller than `shape` asks for, if the objective reads `rollout_log_probs` and
-/// they are missing, or if there is no token.
+/// If a buffer is smaller than the batch's shape, if the objective reads `rollout_log_probs` and
+/// there are none, or if the batch has no token or 2³¹ of them.
+#[must_use]
 pub fn forward(
     client: &Client,
     objective: &Objective,
-    inputs: Inputs,
-    shape: Shape,
+    batch: Batch,
     with_gradient: bool,
 ) -> Outputs {
-    let tokens = shape.sequences * shape.tokens;
-    assert!(tokens > 0, "a batch without a token");
-    let arithmetic = arithmetic(inputs.log_probs.element);
-    let blueprint = Blueprint::new(
-        objective,
-        BatchTraits {
-            masked: inputs.action_mask.is_some(),
-            sequence_advantages: matches!(inputs.advantages, Advantages::PerSequence(_)),
-            with_gradient,
-            double: arithmetic == ElemType::Float(FloatKind::F64),
-        },
+    let tokens = batch.sequences * batch.tokens;
+    assert!(
+        tokens > 0 && i32::try_from(tokens).is_ok(),
+        "a batch of {tokens} tokens"
     );
-    let slots = blueprint.slots().len();
-    let by_sequence = blueprint.by_rows() || blueprint.sequence_advantages || blueprint.masked;
-    let _ = by_sequence;
-    let width = width(client, inputs.widest_element(), shape.tokens);
-    let vectors_per_row = shape.tokens / width;
-    let lanes = lanes(vectors_per_row);
-    let cubes = match blueprint.by_rows() {
-        true => cubes_for_sequences(shape.sequences, lanes),
-        false => cubes_for_vectors(shape.sequences * vectors_per_row),
-    };
+    let arithmetic = arithmetic(batch.log_probs.element);
+    let double = arithmetic == ElemType::Float(FloatKind::F64);
+    let blueprint = Blueprint::new(objective, batch.mask.is_some(), with_gradient, double);
+    let types = types(&batch, arithmetic);
+    let geometry = Geometry::new(client, &blueprint, batch.sequences, batch.tokens, &types);
 
     let real = |length: usize| Buffer::empty(client, length, arithmetic);
-    let gradient = match with_gradient {
-        true => Buffer::empty(client, tokens, inputs.log_probs.element),
-        false => Buffer::empty(client, width, inputs.log_probs.element),
+    let gradient_length = if with_gradient {
+        tokens
+    } else {
+        geometry.width
     };
-    let partials = real(slots * cubes as usize);
-    let types = [
-        inputs.log_probs.element,
-        inputs.old_log_probs.element,
-        inputs.rollout_log_probs.as_ref().map_or(arithmetic, |it| it.element),
-        inputs.advantages.buffer().element,
-        inputs.action_mask.as_ref().map_or(ElemType::UInt(cubecl::ir::UIntKind::U32), |it| it.element),
-        arithmetic,
-    ];
-    let cube_count = CubeCount::Static(cubes, 1, 1);
+    let gradient = Buffer::empty(client, gradient_length, batch.log_probs.element);
+    let partials_length = blueprint.slots().len() * geometry.cubes as usize;
+    let partials = real(partials_length);
+    let size = BatchSizeLaunch::new(
+        tokens as u32,
+        batch.sequences as u32,
+        InputScalar::new(objective.scale.unwrap_or(1.0), arithmetic),
+    );
     let cube_dim = CubeDim::new_1d(CUBE_SIZE);
-    let numbers = numbers(objective, arithmetic);
-    let inputs = inputs_launch(inputs, objective);
-    // SAFETY: the kernels read and write within `shape`, and the buffers are as large as it asks.
+
+    // SAFETY: the kernel touches nothing beyond the shape of the batch, one vector of a gradient
+    // that is not asked for, and the partial sums of its cubes; `argument` has checked that the
+    // buffers are as long.
     #[allow(unsafe_code)]
     unsafe {
         visit::launch_unchecked(
             client,
-            cube_count,
+            CubeCount::Static(geometry.cubes, 1, 1),
             cube_dim,
-            width,
-            inputs,
-            numbers,
-            gradient.argument(),
-            partials.argument(),
-            shape.sequences,
-            vectors_per_row,
-            Division { cube_size: CUBE_SIZE, lanes },
+            geometry.width,
+            columns(&batch, objective),
+            numbers(objective, arithmetic),
+            gradient.argument(gradient_length),
+            partials.argument(partials_length),
+            batch.sequences,
+            batch.tokens / geometry.width,
+            geometry.division,
             blueprint,
             types,
         );
     }
+
     let metrics = metric_count(blueprint.weighted());
     let outputs = Outputs {
         loss: real(1),
         metrics: real(metrics),
-        metric_count: metrics,
         gradient,
         factor: real(1),
     };
+    // SAFETY: the kernel reads the partial sums of as many cubes as there were, and writes one
+    // element each, and the metrics of the blueprint.
     #[allow(unsafe_code)]
     unsafe {
         finish::launch_unchecked(
             client,
-            CubeCount::Static(1, 1, 1),
+            CubeCount::new_single(),
             cube_dim,
-            partials.argument(),
-            outputs.loss.argument(),
-            outputs.metrics.argument(),
-            outputs.factor.argument(),
-            cubes as usize,
-            BatchSizeLaunch::new(
-                tokens as u32,
-                shape.sequences as u32,
-                InputScalar::new(objective.scale.unwrap_or(1.0), arithmetic),
-            ),
+            partials.argument(partials_length),
+            outputs.loss.argument(1),
+            outputs.metrics.argument(metrics),
+            outputs.factor.argument(1),
+            geometry.cubes as usize,
+            size,
             objective.scale.is_some(),
             CUBE_SIZE,
             blueprint,
@@ -123,36 +107,92 @@ pub fn forward(
     outputs
 }
 
-/// `gradient * factor * upstream`, of the type of `gradient`.
-pub fn backward(client: &Client, gradient: &Buffer, length: usize, factor: &Buffer, upstream: &Buffer) -> Buffer {
-    let width = width(client, gradient.element.size(), length);
-    let output = Buffer::empty(client, length, gradient.element);
+/// `gradient * factor * upstream`, of the type of `gradient`, and in its memory if nothing else
+/// refers to it. `factor` and `upstream` have one element of the [arithmetic's](arithmetic) type.
+///
+/// # Panics
+///
+/// If `factor` or `upstream` has no element.
+#[must_use]
+pub fn backward(client: &Client, gradient: Buffer, factor: &Buffer, upstream: &Buffer) -> Buffer {
+    let length = gradient.length();
+    let width = geometry::width(client, gradient.element.size(), length);
     let vectors = length / width;
+    let types = [gradient.element, factor.element];
+    let in_place = gradient.handle.can_mut();
+    let input = gradient.argument(length);
+    let (output, output_argument) = match in_place {
+        true => (gradient, BufferArg::alias(0, length)),
+        false => {
+            let output = Buffer::empty(client, length, gradient.element);
+            let argument = output.argument(length);
+            (output, argument)
+        }
+    };
+    // SAFETY: the kernel reads and writes `vectors` vectors, which is the length of both buffers,
+    // and reads one element of each factor.
     #[allow(unsafe_code)]
     unsafe {
         scale::launch_unchecked(
             client,
-            CubeCount::Static(cubes_for_vectors(vectors), 1, 1),
+            CubeCount::Static(geometry::cubes_for_vectors(vectors), 1, 1),
             CubeDim::new_1d(CUBE_SIZE),
             width,
-            gradient.argument(),
-            factor.argument(),
-            upstream.argument(),
-            output.argument(),
+            input,
+            factor.argument(1),
+            upstream.argument(1),
+            output_argument,
             vectors,
             CUBE_SIZE,
-            [gradient.element, factor.element],
+            types,
         );
     }
     output
 }
 
 /// The type of the arithmetic: at least f32.
+#[must_use]
 pub fn arithmetic(log_probs: ElemType) -> ElemType {
     match log_probs {
         ElemType::Float(FloatKind::F64) => log_probs,
         _ => ElemType::Float(FloatKind::F32),
     }
+}
+
+/// The types of the kernel's parameters. One that is absent gets a type that every device has.
+fn types(batch: &Batch, arithmetic: ElemType) -> [ElemType; 6] {
+    let element = |buffer: &Option<Buffer>, absent| match buffer {
+        Some(buffer) => buffer.element,
+        None => absent,
+    };
+    [
+        batch.log_probs.element,
+        batch.old_log_probs.element,
+        element(&batch.rollout_log_probs, arithmetic),
+        batch.advantages.buffer().element,
+        element(&batch.mask, ElemType::UInt(UIntKind::U32)),
+        arithmetic,
+    ]
+}
+
+fn columns<E: Elements>(batch: &Batch, objective: &Objective) -> ColumnsLaunch<E> {
+    let length = batch.sequences * batch.tokens;
+    let rollout_log_probs = objective.uses_rollout().then(|| {
+        let rollout_log_probs = batch.rollout_log_probs.as_ref();
+        rollout_log_probs.expect("the objective reads `rollout_log_probs`")
+    });
+    ColumnsLaunch::new(
+        batch.log_probs.argument(length),
+        batch.old_log_probs.argument(length),
+        rollout_log_probs.map(|it| it.argument(length)).into(),
+        match &batch.advantages {
+            Advantages::PerToken(it) => AdvantageColumnArgs::PerToken(it.argument(length)),
+            Advantages::PerSequence(it) => {
+                AdvantageColumnArgs::PerSequence(it.argument(batch.sequences))
+            }
+        },
+        batch.mask.as_ref().map(|it| it.argument(length)).into(),
+    )
 }
 
 fn numbers(objective: &Objective, arithmetic: ElemType) -> NumbersLaunch {
@@ -172,24 +212,3 @@ fn numbers(objective: &Objective, arithmetic: ElemType) -> NumbersLaunch {
         scalar(weight_high),
     )
 }
-
-fn inputs_launch<E: super::inputs::Elements>(inputs: Inputs, objective: &Objective) -> InputsLaunch<E> {
-    let rollout = inputs.rollout_log_probs.filter(|_| objective.uses_rollout()).map(|it| it.argument());
-    InputsLaunch::new(
-        inputs.log_probs.argument(),
-        inputs.old_log_probs.argument(),
-        rollout.into(),
-        match inputs.advantages {
-            Advantages::PerToken(it) => AdvantagesArgs::PerToken(it.argument()),
-            Advantages::PerSequence(it) => AdvantagesArgs::PerSequence(it.argument()),
-        },
-        inputs.action_mask.map(|it| it.argument()).into(),
-    )
-}
-
-impl Inputs {
-    fn widest_element(&self) -> usize {
-        4
-    }
-}
-impl Advantages { fn buffer(&self) -> &Buffer { match self { Self::PerToken(b) | Self::PerSequence(b) => b } } }

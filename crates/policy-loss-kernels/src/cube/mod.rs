@@ -1,53 +1,39 @@
-//! scratch
+//! The policy loss as kernels, for every device that CubeCL has a runtime for.
+//!
+//! One visit of the inputs gives the loss, all metrics and the gradient; a second kernel, of a
+//! single cube, adds up what the cubes of the first hand over. Nothing is read back.
+//!
+//! There is one kernel for all objectives. It is composed of a function for each part of an
+//! objective and specialised when it is compiled: what an objective does not ask for is not in
+//! its kernel. Sums are added up in an order that the shape alone determines, without atomics:
+//! results are the same bits in every run.
+//!
+//! Inputs may be of any float types that the device has, in any mixture. Arithmetic is f64 if
+//! `log_probs` is f64, else f32; the gradient has the type of `log_probs`.
+//!
+//! ```ignore
+//! let outputs = cube::forward(&client, &objective, batch, true);
+//! // Later, when the gradient of the loss is known:
+//! let gradient = cube::backward(&client, outputs.gradient, outputs.factor, upstream);
+//! ```
+
 mod backward;
+mod batch;
 mod blueprint;
 mod by_rows;
 mod by_tokens;
+mod columns;
 mod finish;
 mod geometry;
-mod inputs;
 mod lanes;
 mod launch;
+mod metric;
 mod parts;
 mod sums;
 mod token;
+mod totals;
 mod visit;
 
-use cubecl::prelude::*;
-use cubecl::server::Handle;
+pub use batch::{Advantages, Batch, Buffer, Outputs};
 pub use launch::{arithmetic, backward, forward};
-pub use finish::Metric;
-
-/// Contiguous memory of a device.
-#[derive(Clone, Debug)]
-pub struct Buffer {
-    pub handle: Handle,
-    pub element: ElemType,
-}
-
-impl Buffer {
-    fn empty(client: &Client, length: usize, element: ElemType) -> Self {
-        Self { handle: client.empty(length * element.size()), element }
-    }
-    fn length(&self) -> usize { self.handle.size_in_used() as usize / self.element.size() }
-    fn argument(&self) -> BufferArg {
-        // SAFETY: the length is the handle's own.
-        #[allow(unsafe_code)]
-        unsafe { BufferArg::from_raw_parts(self.handle.clone(), self.length()) }
-    }
-}
-
-/// x
-pub struct Shape { pub sequences: usize, pub tokens: usize }
-/// x
-pub enum Advantages { PerToken(Buffer), PerSequence(Buffer) }
-/// x
-pub struct Inputs {
-    pub log_probs: Buffer,
-    pub old_log_probs: Buffer,
-    pub rollout_log_probs: Option<Buffer>,
-    pub advantages: Advantages,
-    pub action_mask: Option<Buffer>,
-}
-/// x
-pub struct Outputs { pub loss: Buffer, pub metrics: Buffer, pub metric_count: usize, pub gradient: Buffer, pub factor: Buffer }
+pub use metric::{Metric, metric_count};

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::blueprint::{Blueprint, WeightKind};
-use super::inputs::{Elements, Inputs, Valid, count};
+use super::columns::{Columns, Elements, Valid, count};
 use super::parts::{
     Weighting, accept, bounded, clip, dual_clip, expm1_minus_identity, mask, truncate,
 };
@@ -47,14 +47,14 @@ impl<A: Float> Row<A> {
     }
 }
 
-/// Adds the tokens at `index` to the sums. Returns, up to the sign, their gradient; for the
-/// ratio of a sequence, the derivative of their losses with respect to it.
+/// Adds the tokens at `index` to the sums. Returns their gradient; where the ratio is that of
+/// the sequence, the derivatives of their losses with respect to it.
 ///
 /// Everything is selected by the mask before it is exponentiated or multiplied: a masked token
 /// is a token with log-ratio 0 and advantage 0, whatever it holds.
 #[cube]
 pub fn token<E: Elements>(
-    inputs: &Inputs<E>,
+    columns: &Columns<E>,
     numbers: &Numbers,
     row: &Row<E::Real>,
     index: usize,
@@ -62,10 +62,10 @@ pub fn token<E: Elements>(
     sums: &mut Sums<E::Real>,
     #[comptime] blueprint: Blueprint,
 ) -> Vector<E::Real, E::Width> {
-    let valid = inputs.valid(index);
-    let log_probs = inputs.log_probs(index);
-    let old_log_probs = inputs.old_log_probs(index);
-    let advantage = valid.keep(inputs.advantages(index, sequence));
+    let valid = columns.valid(index);
+    let log_probs = columns.log_probs(index);
+    let old_log_probs = columns.old_log_probs(index);
+    let advantage = valid.keep(columns.advantages(index, sequence));
     let zero = Vector::new(E::Real::new(0.0));
 
     let log_ratio = valid.keep(log_probs - old_log_probs);
@@ -84,7 +84,7 @@ pub fn token<E: Elements>(
         ratio = Vector::new(row.ratio);
         constant = Vector::new(false);
     } else if comptime!(blueprint.against_rollout) {
-        let against_rollout = valid.keep(log_probs - inputs.rollout_log_probs(index));
+        let against_rollout = valid.keep(log_probs - columns.rollout_log_probs(index));
         magnitude += against_rollout.abs();
         let against_rollout = bounded(against_rollout);
         ratio = against_rollout.log_ratio.exp();
@@ -108,9 +108,10 @@ pub fn token<E: Elements>(
         surrogate = bound.value;
     }
 
-    let mut slope = select_many(constant, zero, advantage);
+    // Subtracted from 0, not negated, so that a masked token gets 0 and not -0.
+    let mut slope = select_many(constant, zero, zero - advantage);
     if comptime!(blueprint.weighted()) {
-        let log_weight = valid.keep(old_log_probs - inputs.rollout_log_probs(index));
+        let log_weight = valid.keep(old_log_probs - columns.rollout_log_probs(index));
         magnitude += log_weight.abs();
         let weighting = weigh(log_weight.exp(), numbers, row, blueprint);
         add_weight(sums, &valid, log_weight, &weighting);

@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 use super::blueprint::Blueprint;
 use super::by_rows::by_rows;
 use super::by_tokens::by_tokens;
-use super::inputs::Inputs;
+use super::columns::Columns;
 use super::lanes::Division;
 use super::sums::{Sums, write_partials};
 use super::token::Numbers;
@@ -14,7 +14,7 @@ use super::token::Numbers;
 /// `[slots, cubes]`.
 #[cube(launch_unchecked)]
 pub fn visit<L: Float, O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
-    inputs: &Inputs<(L, O, R, V, M, A, N)>,
+    columns: &Columns<(L, O, R, V, M, A, N)>,
     numbers: &Numbers,
     gradient: &mut [Vector<L, N>],
     partials: &mut [A],
@@ -27,7 +27,7 @@ pub fn visit<L: Float, O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
     let mut sums = Sums::<A>::new();
     if comptime!(blueprint.by_rows()) {
         by_rows::<(L, O, R, V, M, A, N)>(
-            inputs,
+            columns,
             numbers,
             gradient,
             &mut sums,
@@ -38,7 +38,7 @@ pub fn visit<L: Float, O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
         );
     } else {
         by_tokens::<(L, O, R, V, M, A, N)>(
-            inputs,
+            columns,
             numbers,
             gradient,
             &mut sums,
@@ -48,10 +48,5 @@ pub fn visit<L: Float, O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
             blueprint,
         );
     }
-    write_partials::<A>(
-        &sums,
-        partials,
-        comptime!(division.cube_size),
-        blueprint,
-    );
+    write_partials::<A>(&sums, partials, comptime!(division.cube_size), blueprint);
 }

@@ -1,0 +1,76 @@
+//! Row C5 of the table of edge cases: what is not finite at a valid position is not hidden.
+
+use policy_loss::Behavior;
+
+use crate::case::Case;
+use crate::configs::describe;
+use crate::runner::{Outcome, Runner};
+
+const INPUTS: [&str; 4] = [
+    "log_probs",
+    "old_log_probs",
+    "advantages",
+    "rollout_log_probs",
+];
+
+/// One token of two sequences holds `value` in `input`.
+fn case(input: &str, value: f64) -> Case {
+    let mut case = Case::new(format!("C5, {input} = {value}"), [2, 3]);
+    case.rollout_log_probs = Some(vec![0.1; 6]);
+    let values = match input {
+        "log_probs" => &mut case.log_probs,
+        "old_log_probs" => &mut case.old_log_probs,
+        "advantages" => case.advantages.values_mut(),
+        _ => case.rollout_log_probs.as_mut().expect("given"),
+    };
+    values[4] = value;
+    case
+}
+
+/// Whether the loss or a KL estimate shows it.
+fn shows(outcome: &Outcome) -> bool {
+    let metrics = &outcome.metrics;
+    let mut seen = [outcome.loss, metrics.ppo_kl]
+        .into_iter()
+        .chain(metrics.rollout_kl);
+    seen.any(|value| !value.is_finite())
+}
+
+/// It is counted, and it reaches the loss or a metric.
+pub fn values_are_seen(runner: &Runner) {
+    for config in runner.some_configs() {
+        let against_rollout = config.ratio.against == Behavior::Rollout;
+        for input in INPUTS {
+            let is_rollout = input == "rollout_log_probs";
+            if is_rollout && !against_rollout && config.rollout_correction.is_none() {
+                continue;
+            }
+            for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+                let case = case(input, value).with_config(config);
+                for dtype in runner.exact_dtypes() {
+                    let outcome = runner.outcome(&case, dtype);
+                    let config = describe(&config);
+                    let what = format!("{runner}, {dtype:?}, {}, {config}", case.name);
+                    assert_eq!(outcome.metrics.non_finite, 1.0, "{what}: non_finite");
+                    // Against the rollout policy an infinite log-ratio is clamped like any other,
+                    // and no metric holds the difference itself: there, the count is all.
+                    let clamped = is_rollout && against_rollout && value.is_infinite();
+                    assert!(clamped || shows(&outcome), "{what}: is hidden");
+                }
+            }
+        }
+    }
+}
+
+/// Large is not infinite.
+pub fn large_values_are_finite(runner: &Runner) {
+    for input in INPUTS {
+        for value in [1e30, -1e30] {
+            let case = case(input, value);
+            for dtype in runner.exact_dtypes() {
+                let count = runner.outcome(&case, dtype).metrics.non_finite;
+                assert_eq!(count, 0.0, "{runner}, {dtype:?}, {}", case.name);
+            }
+        }
+    }
+}
