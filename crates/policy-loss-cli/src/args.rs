@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -43,6 +44,16 @@ With --json the output is one object: loss, clip_ratio, ppo_kl, rollout_kl, metr
 sequences, device and implementation. What the objective does not have is null. JSON has no
 non-finite numbers: they are the strings \"NaN\", \"Infinity\" and \"-Infinity\".";
 
+const BENCH_HELP: &str = "\
+Measures forward and backward of the loss on this machine, in f32, interleaved in one run.
+
+  fused     one pass over the inputs; absent where the device has none
+  composed  plain tensor operations
+  copy      copying what the loss reads (on the CPU 13 bytes of a token, into memory that is
+            already there): the floor
+
+Times are medians over the rounds, with the distance between the quartiles as the spread.";
+
 /// The policy loss of PPO, GRPO, DAPO and GSPO, evaluated on a batch from any trainer
 #[derive(Debug, Parser)]
 #[command(
@@ -71,6 +82,9 @@ pub enum Command {
     Devices(ListArguments),
     /// List the named objectives
     Presets(ListArguments),
+    /// Measure the loss on this machine: fused, composed, and a plain copy as the floor
+    #[command(long_about = BENCH_HELP, after_help = EXIT_CODES)]
+    Bench(BenchArguments),
 }
 
 /// The arguments of `eval`.
@@ -130,6 +144,34 @@ pub struct TotalsArguments {
     /// Ranks whose gradients are averaged; needs the total of the objective's reduction
     #[arg(long, value_name = "N")]
     pub world_size: Option<usize>,
+}
+
+/// The arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// The backend to measure on
+    #[arg(long, value_enum, default_value_t = Backend::Flex, value_name = "BACKEND")]
+    pub device: Backend,
+
+    /// Sequences
+    #[arg(long, value_name = "B", default_value = "256")]
+    pub batch: NonZeroUsize,
+
+    /// Tokens of a sequence
+    #[arg(long, value_name = "T", default_value = "4096")]
+    pub tokens: NonZeroUsize,
+
+    /// The objective by name
+    #[arg(long, value_name = "NAME", value_parser = preset(), default_value = "ppo")]
+    pub objective: Preset,
+
+    /// Timed rounds; each runs every contestant once
+    #[arg(long, value_name = "N", default_value = "21")]
+    pub rounds: NonZeroUsize,
+
+    /// Print one JSON object, and nothing else, to standard output
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// The arguments of the listings.

@@ -1,17 +1,19 @@
 //! The `policy-loss` program: evaluate a batch that was dumped from any trainer, with the library
 //! [`policy_loss`], and compare.
 //!
-//! One subcommand is one file ([`eval`], [`devices`], [`presets`]). Everything that can be wrong
+//! One subcommand is one file ([`eval`], [`devices`], [`presets`], [`bench`]). Everything that can be wrong
 //! with the input is a [`failure::Failure`], one line that says what to do about it.
 
 mod args;
 mod backends;
 mod batch_file;
+mod bench;
 mod devices;
 mod eval;
 mod failure;
 mod gradient;
 mod mask;
+mod memory;
 mod objective;
 mod output;
 mod presets;
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Presets(arguments) => presets::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

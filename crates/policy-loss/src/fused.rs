@@ -5,6 +5,7 @@ use burn::tensor::{Bool, Device, Tensor};
 use policy_loss_kernels as kernels;
 
 use crate::batch::CheckedBatch;
+use crate::composed::arithmetic;
 use crate::ops::{FusedInputs, PolicyLossOps, has_weight};
 use crate::output::{PolicyLossMetrics, PolicyLossOutput};
 use crate::{
@@ -39,10 +40,18 @@ pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyL
         Some(action_mask) => action_mask.without_autodiff(),
         None => Tensor::<2, Bool>::from_data([[true]], &device),
     };
-    let with_gradient = batch.log_probs.is_tracked();
+    // Half precision is widened first: the kernel's gradient is then f32, autodiff rounds it once, on
+    // the way out, and loss scaling reaches it before that.
+    let log_probs = batch.log_probs;
+    let arithmetic = arithmetic(log_probs.dtype());
+    let log_probs = match log_probs.dtype() == arithmetic {
+        true => log_probs,
+        false => log_probs.cast(arithmetic),
+    };
+    let with_gradient = log_probs.is_tracked();
     let outputs = Dispatch::policy_loss_forward(
         FusedInputs {
-            log_probs: batch.log_probs.into_dispatch(),
+            log_probs: log_probs.into_dispatch(),
             old_log_probs: old_log_probs.into_dispatch(),
             rollout_log_probs: rollout_log_probs.into_dispatch(),
             advantages: batch.advantages.without_autodiff().into_dispatch(),

@@ -13,7 +13,7 @@ use policy_loss_kernels::Objective;
 #[derive(ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct FusedInputs<B: Backend> {
-    /// `[B, T]`.
+    /// `[B, T]`, f32 or f64: half precision is widened before.
     pub log_probs: FloatTensor<B>,
     /// `[B, T]`.
     pub old_log_probs: FloatTensor<B>,

@@ -2,9 +2,8 @@
 
 use burn::tensor::{DType, Element as BurnElement, TensorData};
 use policy_loss_kernels::cpu::{self, Batch, Element};
-use policy_loss_kernels::{Objective, Reduction, Summary};
+use policy_loss_kernels::{Objective, Summary};
 
-use crate::composed::arithmetic;
 use crate::ops::has_weight;
 use crate::output::{MetricValues, metric_count};
 
@@ -16,76 +15,35 @@ pub(crate) struct Pass {
     pub factor: TensorData,
 }
 
-/// Computes a batch whose slices fit together; the caller took them from checked tensors.
+/// Computes a batch whose slices fit together; the caller took them from checked tensors. `E` is f32
+/// or f64, the type of the arithmetic.
 pub(crate) fn forward<E: Element + BurnElement>(
     objective: &Objective,
     batch: &Batch<'_, E>,
     with_gradient: bool,
 ) -> Pass {
-    let factored = Factored::new(objective, E::dtype());
     let (summary, gradient) = match with_gradient {
         true => {
-            let (summary, gradient) =
-                cpu::forward_with_gradient(&factored.objective, batch).expect(CHECKED);
+            let (summary, gradient) = cpu::forward_with_gradient(objective, batch).expect(CHECKED);
             let shape = [batch.sequences, batch.tokens];
             (summary, TensorData::new(gradient, shape))
         }
         false => {
-            let summary = cpu::forward(&factored.objective, batch).expect(CHECKED);
+            let summary = cpu::forward(objective, batch).expect(CHECKED);
             (summary, TensorData::new(vec![E::from_elem(0)], [1, 1]))
         }
     };
-    let factor = factored.factor(objective, &summary);
-    let dtype = arithmetic(E::dtype());
+    let dtype = E::dtype();
     Pass {
-        loss: data(vec![summary.loss * factor], dtype),
+        loss: data(vec![summary.loss], dtype),
         metrics: data(metrics(&summary, has_weight(objective)), dtype),
         gradient,
-        factor: data(vec![factor], dtype),
+        // The kernel has applied the factor of the reduction already.
+        factor: data(vec![1.0], dtype),
     }
 }
 
 const CHECKED: &str = "the batch was checked before it came here";
-
-/// Where the factor of the reduction is applied.
-///
-/// f32 and f64 gradients hold it, so that the backward pass has nothing to do when the gradient
-/// of the loss is 1. In half precision `1 / n` would push gradients below the smallest number, out
-/// of the reach of loss scaling; there it is applied last.
-struct Factored {
-    objective: Objective,
-    late: bool,
-}
-
-impl Factored {
-    fn new(objective: &Objective, dtype: DType) -> Self {
-        let late = matches!(dtype, DType::F16 | DType::BF16);
-        let scale = match late {
-            true => Some(1.0),
-            false => objective.scale,
-        };
-        Self {
-            objective: Objective {
-                scale,
-                ..*objective
-            },
-            late,
-        }
-    }
-
-    /// What the kernel's results still have to be multiplied by.
-    fn factor(&self, objective: &Objective, summary: &Summary) -> f64 {
-        let count = match objective.reduction {
-            Reduction::TokenMean => summary.valid_tokens,
-            Reduction::SequenceMean => summary.valid_sequences,
-        };
-        match (self.late, objective.scale) {
-            (false, _) => 1.0,
-            (true, Some(scale)) => scale,
-            (true, None) => 1.0 / count.max(1.0),
-        }
-    }
-}
 
 fn data(values: Vec<f64>, dtype: DType) -> TensorData {
     let shape = [values.len()];

@@ -27,6 +27,7 @@ impl PolicyLossOps for Flex {
         let advantages = inputs.advantages.to_contiguous();
         let action_mask = inputs.action_mask.to_contiguous();
 
+        // Half precision was widened before it came here.
         for_float!(log_probs.dtype(), E => {
             let batch = Batch {
                 sequences,
@@ -47,7 +48,7 @@ impl PolicyLossOps for Flex {
                 gradient: FlexTensor::from_data(pass.gradient),
                 factor: FlexTensor::from_data(pass.factor),
             }
-        }, [F64 => f64, F32 => f32, F16 => f16, BF16 => bf16])
+        }, [F64 => f64, F32 => f32])
     }
 
     fn policy_loss_backward(
@@ -64,7 +65,7 @@ impl PolicyLossOps for Flex {
         for_float!(gradient.dtype(), E => {
             scale_in_place::<E>(gradient.storage_mut::<E>(), scale);
             gradient
-        }, [F64 => f64, F32 => f32, F16 => f16, BF16 => bf16])
+        }, [F64 => f64, F32 => f32])
     }
 }
 
@@ -90,8 +91,6 @@ fn mask(tensor: &FlexTensor) -> Mask<'_> {
 fn first(scalar: &FlexTensor) -> f64 {
     match scalar.dtype() {
         DType::F64 => slice::<f64>(scalar)[0],
-        DType::F16 => slice::<f16>(scalar)[0].to_f64(),
-        DType::BF16 => slice::<bf16>(scalar)[0].to_f64(),
         _ => f64::from(slice::<f32>(scalar)[0]),
     }
 }

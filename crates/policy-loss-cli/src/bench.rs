@@ -1,0 +1,209 @@
+//! `policy-loss bench`: the fused loss, the composed loss and a plain copy of what they read,
+//! interleaved in one run on the user's own device.
+
+mod copy;
+mod inputs;
+
+use std::time::Instant;
+
+use burn::tensor::Device;
+use policy_loss::{Implementation, PolicyLoss, Preset};
+use serde::Serialize;
+
+use crate::args::BenchArguments;
+use crate::backends::Backend;
+use crate::failure::Failure;
+use crate::memory::peak_extra_bytes;
+use crate::output;
+use crate::report::{flush_left, plain};
+use copy::Copy;
+use inputs::Inputs;
+
+/// Rounds that are not timed: they compile kernels, fill pools and wake threads.
+const WARM_UP: usize = 3;
+
+/// What was measured; times are for forward and backward together.
+#[derive(Debug, Serialize)]
+struct Report {
+    device: &'static str,
+    objective: &'static str,
+    batch: usize,
+    tokens: usize,
+    rounds: usize,
+    /// Absent where the device has no fused implementation.
+    fused_ns_per_token: Option<f64>,
+    fused_spread_ns_per_token: Option<f64>,
+    composed_ns_per_token: f64,
+    composed_spread_ns_per_token: f64,
+    /// Copying the inputs: the floor.
+    copy_ns_per_token: f64,
+    copy_spread_ns_per_token: f64,
+    /// Of the implementation that `auto` chooses.
+    peak_extra_bytes: Option<u64>,
+    composed_peak_extra_bytes: Option<u64>,
+}
+
+/// Measures and prints the report.
+pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
+    let device = arguments
+        .device
+        .device()
+        .map_err(|unavailable| Failure::DeviceUnavailable(unavailable.to_string()))?;
+    let report = measure(arguments, &device)?;
+    match arguments.json {
+        true => output::json(&report),
+        false => output::result(&report.table()),
+    }
+}
+
+fn measure(arguments: &BenchArguments, device: &Device) -> Result<Report, Failure> {
+    let (batch, tokens) = (arguments.batch.get(), arguments.tokens.get());
+    let count = batch
+        .checked_mul(tokens)
+        .filter(|n| *n <= i32::MAX as usize);
+    let Some(count) = count else {
+        return Err(Failure::BadInput(format!(
+            "--batch {batch} times --tokens {tokens} is too large; accepted: up to 2^31 - 1 tokens"
+        )));
+    };
+    let on_host = matches!(arguments.device, Backend::Flex | Backend::Ndarray);
+    let inputs = Inputs::new(batch, tokens, device);
+    let mut copy = Copy::new(count, on_host);
+    let composed = loss(arguments.objective, Implementation::Composed)?;
+    let fused = Some(loss(arguments.objective, Implementation::Fused)?)
+        .filter(|fused| inputs.is_accepted_by(fused));
+
+    let mut times = Times::default();
+    for round in 0..WARM_UP + arguments.rounds.get() {
+        let timed = round >= WARM_UP;
+        let note = |list: &mut Vec<f64>, nanoseconds: f64| {
+            if timed {
+                list.push(nanoseconds / count as f64);
+            }
+        };
+        if let Some(fused) = &fused {
+            note(&mut times.fused, time(device, || inputs.step(fused))?);
+        }
+        note(
+            &mut times.composed,
+            time(device, || inputs.step(&composed))?,
+        );
+        note(&mut times.copy, time(device, || Ok(copy.run(&inputs)))?);
+    }
+    let peak = |loss: &PolicyLoss| {
+        peak_extra_bytes(device, on_host, || {
+            let kept = inputs.step(loss)?;
+            sync(device)?;
+            drop(kept);
+            Ok(())
+        })
+    };
+    let fused_times = fused.as_ref().map(|_| Quartiles::of(&mut times.fused));
+    let composed_times = Quartiles::of(&mut times.composed);
+    let copy_times = Quartiles::of(&mut times.copy);
+    Ok(Report {
+        device: arguments.device.name(),
+        objective: arguments.objective.name(),
+        batch,
+        tokens,
+        rounds: arguments.rounds.get(),
+        fused_ns_per_token: fused_times.map(|t| t.median),
+        fused_spread_ns_per_token: fused_times.map(|t| t.spread),
+        composed_ns_per_token: composed_times.median,
+        composed_spread_ns_per_token: composed_times.spread,
+        copy_ns_per_token: copy_times.median,
+        copy_spread_ns_per_token: copy_times.spread,
+        peak_extra_bytes: peak(fused.as_ref().unwrap_or(&composed))?,
+        composed_peak_extra_bytes: peak(&composed)?,
+    })
+}
+
+#[derive(Default)]
+struct Times {
+    fused: Vec<f64>,
+    composed: Vec<f64>,
+    copy: Vec<f64>,
+}
+
+#[derive(Clone, Copy)]
+struct Quartiles {
+    median: f64,
+    /// Between the first and the third quartile.
+    spread: f64,
+}
+
+impl Quartiles {
+    fn of(times: &mut [f64]) -> Self {
+        times.sort_by(f64::total_cmp);
+        let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
+        Self {
+            median: at(0.5),
+            spread: at(0.75) - at(0.25),
+        }
+    }
+}
+
+fn loss(objective: Preset, implementation: Implementation) -> Result<PolicyLoss, Failure> {
+    let config = objective.config().with_implementation(implementation);
+    config
+        .init()
+        .map_err(|error| Failure::BadInput(error.to_string()))
+}
+
+/// What `work` returns lives until the device is done: a lazy backend computes nothing for a
+/// tensor that nobody holds.
+fn time<T>(device: &Device, work: impl FnOnce() -> Result<T, Failure>) -> Result<f64, Failure> {
+    let start = Instant::now();
+    let kept = work()?;
+    sync(device)?;
+    let nanoseconds = start.elapsed().as_nanos() as f64;
+    drop(kept);
+    Ok(nanoseconds)
+}
+
+fn sync(device: &Device) -> Result<(), Failure> {
+    device
+        .sync()
+        .map_err(|error| Failure::Other(format!("the device failed while it computed: {error}")))
+}
+
+impl Report {
+    fn table(&self) -> String {
+        let mut table = plain();
+        table.add_row(["device".into(), self.device.to_owned()]);
+        table.add_row(["objective".into(), self.objective.to_owned()]);
+        table.add_row([
+            "batch".into(),
+            format!("{} x {}, {} rounds", self.batch, self.tokens, self.rounds),
+        ]);
+        let mut row = |name: &str, median: f64, spread: f64, bytes: Option<u64>| {
+            let floors = median / self.copy_ns_per_token;
+            let memory = bytes.map_or(String::new(), |bytes| {
+                format!(", {:.1} MiB at the peak", bytes as f64 / f64::from(1 << 20))
+            });
+            table.add_row([
+                name.into(),
+                format!(
+                    "{median:.3} ns per token (spread {spread:.3}), {floors:.2} copies{memory}"
+                ),
+            ]);
+        };
+        if let Some((median, spread)) = self.fused_ns_per_token.zip(self.fused_spread_ns_per_token)
+        {
+            row("fused", median, spread, self.peak_extra_bytes);
+        }
+        row(
+            "composed",
+            self.composed_ns_per_token,
+            self.composed_spread_ns_per_token,
+            self.composed_peak_extra_bytes,
+        );
+        row(
+            "copy",
+            self.copy_ns_per_token,
+            self.copy_spread_ns_per_token,
+            None,
+        );
+        flush_left(table)
+    }
+}
