@@ -3,7 +3,7 @@
 mod autodiff;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
 mod cpu;
-#[cfg(feature = "cube")]
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod cube;
 #[cfg(feature = "flex")]
 mod flex;
