@@ -21,7 +21,7 @@ macro_rules! parts {
             dtypes: mixed, half_against_single;
             law: shards_add_up;
             errors: shapes, missing, totals, devices, dtypes, implementations;
-            outputs: metrics_one_by_one, in_a_model;
+            outputs: metrics_one_by_one, small_divergences, in_a_model;
             properties: agrees_with_the_oracle, masked_content_changes_nothing,
                 sequences_have_no_order;
         }

@@ -38,13 +38,15 @@ pub fn devices() -> Vec<DeviceReport> {
 /// No GPU was found; the error says what to install.
 pub fn device() -> Result<Device, BackendUnavailable> {
     let first = devices().into_iter().next();
-    first.map(|found| found.device).ok_or_else(|| BackendUnavailable {
-        backend: BACKEND,
-        missing: "no NVIDIA GPU was found through CUDA".into(),
-        remedy: "install the NVIDIA driver and the CUDA toolkit, and check that `nvidia-smi` \
+    first
+        .map(|found| found.device)
+        .ok_or_else(|| BackendUnavailable {
+            backend: BACKEND,
+            missing: "no NVIDIA GPU was found through CUDA".into(),
+            remedy: "install the NVIDIA driver and the CUDA toolkit, and check that `nvidia-smi` \
                  lists a GPU"
-            .into(),
-    })
+                .into(),
+        })
 }
 
 fn report(device: Device) -> DeviceReport {

@@ -16,6 +16,7 @@
 //! # Features
 //!
 //! - `cpu`: [`cpu`](mod@cpu), slices in host memory, vectorised and threaded.
+//! - `cube`: kernels for every device that CubeCL has a runtime for.
 #![cfg_attr(not(feature = "cpu"), allow(rustdoc::broken_intra_doc_links))]
 
 #[cfg(feature = "cpu")]

@@ -19,7 +19,7 @@ pub(crate) fn available(device: &Device) -> bool {
         DispatchDevice::Flex(_) => true,
         #[cfg(feature = "ndarray")]
         DispatchDevice::NdArray(_) => true,
-        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        #[cfg(feature = "cube")]
         DispatchDevice::Cube(_) => true,
         _ => false,
     }

@@ -3,7 +3,7 @@
 // Burn marks NdArray as deprecated, and the macro below names it.
 #![allow(deprecated)]
 
-#[cfg(feature = "fusion")]
+#[cfg(all(feature = "fusion", feature = "cube"))]
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, ExtensionType, backend_extension};
@@ -43,8 +43,8 @@ pub struct FusedOutputs<B: Backend> {
 #[backend_extension(
     Flex: cfg(feature = "flex"),
     NdArray: cfg(feature = "ndarray"),
-    Cube: cfg(any(feature = "wgpu", feature = "cuda")),
-    Fusion: cfg(feature = "fusion"),
+    Cube: cfg(feature = "cube"),
+    Fusion: cfg(all(feature = "fusion", feature = "cube")),
     Autodiff,
 )]
 pub trait PolicyLossOps: Backend {
@@ -66,7 +66,7 @@ pub trait PolicyLossOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-#[cfg(feature = "fusion")]
+#[cfg(all(feature = "fusion", feature = "cube"))]
 fn forward_metadata(
     inputs: &FusedInputsMetadata,
     objective: &Objective,

@@ -15,8 +15,7 @@ pub enum Implementation {
     Auto,
     /// Plain tensor operations, on every backend.
     Composed,
-    /// One pass over the inputs that yields loss, metrics and gradient; on Flex, NdArray, wgpu and
-    /// CUDA.
+    /// One pass over the inputs that yields loss, metrics and gradient; on Flex and NdArray.
     Fused,
 }
 

@@ -101,6 +101,17 @@ pub fn small_and_empty_batches(runner: &Runner) {
         .loss(-(0.1f64.exp()))
         .gradient(&[-(0.1f64.exp())])
         .check(runner);
+    let mut column = Case::new("A9, T = 1", [3, 1]);
+    column.log_probs = vec![0.1, 0.5, -0.1];
+    column.action_mask = Some(vec![true, true, false]);
+    let ratio = 0.1f64.exp();
+    for advantages in [HostAdvantages::Token, HostAdvantages::Sequence] {
+        Row::of(column.clone())
+            .advantages(advantages(vec![1.0, 2.0, -1.0]))
+            .loss(-(ratio + 2.4) / 2.0)
+            .gradient(&[-ratio / 2.0, 0.0, 0.0])
+            .check(runner);
+    }
     let configs = runner.some_configs();
     for shape in [[0, 3], [3, 0], [0, 0]] {
         for config in &configs {

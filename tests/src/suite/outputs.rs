@@ -5,6 +5,8 @@ use burn::tensor::{DType, Device, Tensor};
 use policy_loss::{MetricValues, PolicyLoss, PolicyLossMetrics};
 
 use crate::busy::busy;
+use crate::case::Case;
+use crate::compare::{Tolerance, assert_near};
 use crate::configs::describe;
 use crate::runner::Runner;
 
@@ -30,6 +32,34 @@ pub fn metrics_one_by_one(runner: &Runner) {
                 assert_eq!((tensor.dims(), tensor.dtype()), ([1], dtype), "{what}");
                 let alone = crate::runner::values(tensor)[0];
                 assert_eq!(alone.to_bits(), value.to_bits(), "{what}");
+            }
+        }
+    }
+}
+
+/// The divergence estimates of a policy that has hardly moved keep their digits: what a naive
+/// `exp(d) - 1 - d` returns there is noise.
+pub fn small_divergences(runner: &Runner) {
+    for size in [1e-4, 1e-3, 1e-2, 0.1, 0.4, 0.6] {
+        let mut case = Case::new(format!("differences of {size}"), [1, 7]);
+        let differences = [1.0, -0.9, 0.8, -0.7, 0.6, -0.5, 0.4];
+        case.log_probs = differences.map(|d| d * size).to_vec();
+        for dtype in runner.exact_dtypes() {
+            let expected = case.rounded(dtype, dtype).answer().metrics;
+            let actual = runner.outcome(&case, dtype).metrics;
+            let tolerance = Tolerance {
+                // The oracle's own subtraction loses digits, too.
+                relative: if dtype == DType::F64 { 1e-9 } else { 1e-5 },
+                absolute: 0.0,
+            };
+            for (name, actual) in [
+                ("kl_k1", actual.kl_k1),
+                ("kl_k2", actual.kl_k2),
+                ("kl_k3", actual.kl_k3),
+            ] {
+                let what = format!("{runner}, {dtype:?}, {}: {name}", case.name);
+                let expected = expected.get(name).expect("there always is one");
+                assert_near(tolerance, &what, actual, expected);
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::oracle::Metrics;
 use crate::runner::Runner;
 
 /// Few, so that every shape is tried often, and a device compiles for few of them.
-const SHAPES: [[usize; 2]; 4] = [[1, 1], [1, 7], [3, 5], [4, 16]];
+const SHAPES: [[usize; 2]; 5] = [[1, 1], [1, 7], [3, 1], [3, 5], [4, 16]];
 
 /// Tries `property` on random cases, the same ones each time.
 pub(super) fn for_all(runner: &Runner, count: u32, property: impl Fn(Case)) {

@@ -7,7 +7,7 @@ use super::blueprint::Blueprint;
 use super::columns::{Columns, Elements};
 use super::lanes::{Division, Lanes};
 use super::parts::{bounded, within};
-use super::sums::Sums;
+use super::sums::{Sums, end_of_stretch};
 use super::token::{Numbers, Row, token};
 
 #[cube]
@@ -23,6 +23,7 @@ pub fn by_rows<E: Elements>(
 ) {
     let mut lanes = Lanes::<E::Real>::new(division);
     let rows = comptime!(division.rows());
+    let step = comptime!(division.lanes as usize);
 
     let mut first = CUBE_POS * rows;
     // The same number of turns for all units of a cube: they add up together.
@@ -39,28 +40,38 @@ pub fn by_rows<E: Elements>(
             sums.count_sequence(valid && lanes.lane == 0);
         }
 
-        let mut slope_of_sequence = E::Real::new(0.0);
+        let mut slope = E::Real::new(0.0);
         let mut index = start;
         while index < end {
-            let slope = token::<E>(columns, numbers, &row, index, sequence, sums, blueprint);
-            if comptime!(blueprint.with_gradient) {
-                if comptime!(blueprint.sequence_ratio) {
-                    slope_of_sequence += slope.vector_sum();
-                } else {
-                    gradient[index] = Vector::cast_from(slope);
+            let stop = end_of_stretch(index, end, step);
+            let mut stretch = Sums::<E::Real>::new();
+            while index < stop {
+                let own = token::<E>(
+                    columns,
+                    numbers,
+                    &row,
+                    index,
+                    sequence,
+                    &mut stretch,
+                    blueprint,
+                );
+                if comptime!(blueprint.with_gradient && !blueprint.sequence_ratio) {
+                    gradient[index] = Vector::cast_from(own);
                 }
+                index += step;
             }
-            index += lanes.count();
+            slope += stretch.slope;
+            sums.add(&stretch);
         }
 
         if comptime!(blueprint.with_gradient && blueprint.sequence_ratio) {
             // d ratio / d log_probs of a valid token is ratio / n_b, and 0 beyond the bounds.
-            let slope = lanes.sum(slope_of_sequence) * row.ratio_slope;
+            let slope = lanes.sum(slope) * row.ratio_slope;
             let mut index = start;
             while index < end {
                 let slopes = Vector::<E::Real, E::Width>::new(slope);
                 gradient[index] = Vector::cast_from(columns.valid(index).keep(slopes));
-                index += lanes.count();
+                index += step;
             }
         }
         first += CUBE_COUNT * rows;
@@ -89,21 +100,30 @@ fn gather<E: Elements>(
     let mut log_ratio = E::Real::new(0.0);
     let mut log_weight = E::Real::new(0.0);
     if comptime!(blueprint.masked || blueprint.sequence_ratio || blueprint.sequence_weight()) {
+        let step = lanes.count();
         let mut index = start;
         while index < end {
-            let valid = columns.valid(index);
-            if comptime!(blueprint.masked) {
-                valid_tokens += valid.total::<E::Real>();
+            let stop = end_of_stretch(index, end, step);
+            let mut stretch_of_log_ratio = E::Real::new(0.0);
+            let mut stretch_of_log_weight = E::Real::new(0.0);
+            while index < stop {
+                let valid = columns.valid(index);
+                if comptime!(blueprint.masked) {
+                    valid_tokens += valid.total::<E::Real>();
+                }
+                if comptime!(blueprint.sequence_ratio) {
+                    let difference = columns.log_probs(index) - columns.base(index, blueprint);
+                    stretch_of_log_ratio += valid.keep(difference).vector_sum();
+                }
+                if comptime!(blueprint.sequence_weight()) {
+                    let difference =
+                        columns.old_log_probs(index) - columns.rollout_log_probs(index);
+                    stretch_of_log_weight += valid.keep(difference).vector_sum();
+                }
+                index += step;
             }
-            if comptime!(blueprint.sequence_ratio) {
-                let difference = columns.log_probs(index) - columns.base(index, blueprint);
-                log_ratio += valid.keep(difference).vector_sum();
-            }
-            if comptime!(blueprint.sequence_weight()) {
-                let difference = columns.old_log_probs(index) - columns.rollout_log_probs(index);
-                log_weight += valid.keep(difference).vector_sum();
-            }
-            index += lanes.count();
+            log_ratio += stretch_of_log_ratio;
+            log_weight += stretch_of_log_weight;
         }
     }
     if comptime!(blueprint.masked) {

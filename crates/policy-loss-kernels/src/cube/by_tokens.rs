@@ -6,7 +6,7 @@ use cubecl::prelude::*;
 use super::blueprint::Blueprint;
 use super::columns::{Columns, Elements};
 use super::lanes::{Division, Lanes};
-use super::sums::Sums;
+use super::sums::{Sums, end_of_stretch};
 use super::token::{Numbers, Row, token};
 
 #[cube]
@@ -22,22 +22,28 @@ pub fn by_tokens<E: Elements>(
 ) {
     let vectors = sequences * vectors_per_row;
     let step = CUBE_COUNT * comptime!(division.cube_size as usize);
+    let row = Row::<E::Real>::unused();
     let mut index = CUBE_POS * comptime!(division.cube_size as usize) + UNIT_POS as usize;
     while index < vectors {
-        let sequence = index / vectors_per_row;
-        let slope = token::<E>(
-            columns,
-            numbers,
-            &Row::<E::Real>::unused(),
-            index,
-            sequence,
-            sums,
-            blueprint,
-        );
-        if comptime!(blueprint.with_gradient) {
-            gradient[index] = Vector::cast_from(slope);
+        let stop = end_of_stretch(index, vectors, step);
+        let mut stretch = Sums::<E::Real>::new();
+        while index < stop {
+            let sequence = index / vectors_per_row;
+            let own = token::<E>(
+                columns,
+                numbers,
+                &row,
+                index,
+                sequence,
+                &mut stretch,
+                blueprint,
+            );
+            if comptime!(blueprint.with_gradient) {
+                gradient[index] = Vector::cast_from(own);
+            }
+            index += step;
         }
-        index += step;
+        sums.add(&stretch);
     }
     if comptime!(blueprint.masked) {
         count_sequences::<E>(columns, sequences, vectors_per_row, sums, division);

@@ -30,15 +30,18 @@ impl<L: Float, O: Float, R: Float, V: Float, M: Int, A: Float, N: Size> Elements
     type Width = N;
 }
 
+type Column<T, N> = Box<[Vector<T, N>]>;
+type OptionalColumn<T, N> = ComptimeOption<Column<T, N>>;
+
 /// The inputs as vectors of tokens. No vector holds tokens of two sequences.
 #[derive(CubeType, CubeLaunch)]
 pub struct Columns<E: Elements> {
-    log_probs: Box<[Vector<E::LogProbs, E::Width>]>,
-    old_log_probs: Box<[Vector<E::OldLogProbs, E::Width>]>,
+    log_probs: Column<E::LogProbs, E::Width>,
+    old_log_probs: Column<E::OldLogProbs, E::Width>,
     /// Present where the objective reads it.
-    rollout_log_probs: ComptimeOption<Box<[Vector<E::RolloutLogProbs, E::Width>]>>,
+    rollout_log_probs: OptionalColumn<E::RolloutLogProbs, E::Width>,
     advantages: AdvantageColumn<E>,
-    mask: ComptimeOption<Box<[Vector<E::Mask, E::Width>]>>,
+    mask: OptionalColumn<E::Mask, E::Width>,
 }
 
 /// Advantages per token, or one per sequence.
@@ -48,7 +51,7 @@ pub struct Columns<E: Elements> {
     reason = "a launch constructs the type that is derived from it"
 )]
 pub enum AdvantageColumn<E: Elements> {
-    PerToken(Box<[Vector<E::Advantages, E::Width>]>),
+    PerToken(Column<E::Advantages, E::Width>),
     PerSequence(Box<[E::Advantages]>),
 }
 

@@ -47,6 +47,9 @@ impl Slot {
     }
 }
 
+/// Vectors that a unit adds up in one go.
+const STRETCH: usize = 32;
+
 /// The sums of a unit. Those that the objective does not need are never touched, and are gone
 /// when the kernel is compiled.
 ///
@@ -71,6 +74,9 @@ pub struct Sums<A: Float> {
     pub weight: A,
     pub squared_weight: A,
     pub changed_weight: A,
+    /// Derivatives of token losses with respect to the ratio of their sequence. It stays within
+    /// the sequence, and has no slot.
+    pub slope: A,
 }
 
 #[cube]
@@ -96,7 +102,29 @@ impl<A: Float> Sums<A> {
             weight: zero,
             squared_weight: zero,
             changed_weight: zero,
+            slope: zero,
         }
+    }
+
+    /// Adds the sums of a stretch of tokens.
+    pub fn add(&mut self, stretch: &Sums<A>) {
+        self.loss += stretch.loss;
+        self.log_ratio += stretch.log_ratio;
+        self.squared_log_ratio += stretch.squared_log_ratio;
+        self.k3 += stretch.k3;
+        self.ratio += stretch.ratio;
+        self.squared_ratio += stretch.squared_ratio;
+        self.min_ratio = combine::<A>(Slot::MinRatio, self.min_ratio, stretch.min_ratio);
+        self.max_ratio = combine::<A>(Slot::MaxRatio, self.max_ratio, stretch.max_ratio);
+        self.clipped_above += stretch.clipped_above;
+        self.clipped_below += stretch.clipped_below;
+        self.non_finite += stretch.non_finite;
+        self.valid_tokens += stretch.valid_tokens;
+        self.dual_clipped += stretch.dual_clipped;
+        self.log_weight += stretch.log_weight;
+        self.weight += stretch.weight;
+        self.squared_weight += stretch.squared_weight;
+        self.changed_weight += stretch.changed_weight;
     }
 
     /// Counts one more sequence where `valid`.
@@ -126,6 +154,16 @@ impl<A: Float> Sums<A> {
             Slot::ChangedWeight => self.changed_weight,
         }
     }
+}
+
+/// The end of the stretch that begins at `index` and of which a unit takes every `step`-th vector.
+///
+/// Sums are made of the sums of stretches, because rounding errors grow with the number of
+/// addends, and one sequence can have a hundred thousand tokens.
+#[cube]
+pub fn end_of_stretch(index: usize, end: usize, step: usize) -> usize {
+    let stop = index + STRETCH * step;
+    select(stop < end, stop, end)
 }
 
 /// Where the smallest ratio starts: no ratio exceeds e^20, which is 4.9e8. Not infinity, which

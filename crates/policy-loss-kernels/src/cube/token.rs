@@ -48,7 +48,7 @@ impl<A: Float> Row<A> {
 }
 
 /// Adds the tokens at `index` to the sums. Returns their gradient; where the ratio is that of
-/// the sequence, the derivatives of their losses with respect to it.
+/// the sequence, the derivatives of their losses with respect to it are added up instead.
 ///
 /// Everything is selected by the mask before it is exponentiated or multiplied: a masked token
 /// is a token with log-ratio 0 and advantage 0, whatever it holds.
@@ -125,10 +125,10 @@ pub fn token<E: Elements>(
     sums.loss -= surrogate.vector_sum() * row.factor;
 
     slope *= Vector::new(row.factor);
-    if comptime!(!blueprint.sequence_ratio) {
-        slope *= ratio;
+    if comptime!(blueprint.sequence_ratio) {
+        sums.slope += slope.vector_sum();
     }
-    slope
+    slope * ratio
 }
 
 #[cube]

@@ -1,5 +1,8 @@
 //! The sums of a whole batch.
 
+// Only a loop over a range can be unrolled.
+#![allow(clippy::needless_range_loop)]
+
 use cubecl::prelude::*;
 
 use super::blueprint::Blueprint;
