@@ -8,7 +8,7 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,7 +18,7 @@ impl Random {
 
     /// An index below `length`.
     pub fn below(&mut self, length: usize) -> usize {
-        (self.next() % length as u64) as usize
+        (self.bits() % length as u64) as usize
     }
 
     /// One of `values`.
@@ -28,7 +28,7 @@ impl Random {
 
     /// Uniform in `[low, high)`.
     pub fn between(&mut self, low: f64, high: f64) -> f64 {
-        low + (high - low) * (self.next() >> 11) as f64 / 2f64.powi(53)
+        low + (high - low) * (self.bits() >> 11) as f64 / 2f64.powi(53)
     }
 }
 

@@ -224,7 +224,7 @@ fn config() -> impl Strategy<Value = PolicyLossConfig> {
 fn with_numbers(index: usize, [low, high, dual_clip, from, to]: [f64; 5]) -> PolicyLossConfig {
     let config = configs::all()[index];
     let mut clip = Clip::new(low, high);
-    clip.dual_clip = (index % 3 > 0).then_some(dual_clip);
+    clip.dual_clip = (!index.is_multiple_of(3)).then_some(dual_clip);
     let correction = config
         .rollout_correction
         .map(|correction| match correction {

@@ -71,9 +71,9 @@ impl Batch {
     }
 
     /// The valid tokens of a row.
-    pub(super) fn count(&self, mut row: Range<usize>) -> f64 {
+    pub(super) fn count(&self, row: Range<usize>) -> f64 {
         let mut count = 0.0;
-        while let Some(i) = row.next() {
+        for i in row {
             count += f64::from(u8::from(self.valid[i]));
         }
         count

@@ -152,7 +152,7 @@ pub fn in_reference_log_probs(runner: &Runner) {
     let dtype = DType::F32;
     let expected = bits(&runner.outcome(&case, dtype));
     let leaf = runner.leaf(&case, dtype);
-    let reference: Tensor<2> = runner.tensor(&vec![f64::NAN; 24], [4, 6], dtype);
+    let reference: Tensor<2> = runner.tensor(&[f64::NAN; 24], [4, 6], dtype);
     assert!(values(reference.clone()).iter().all(|x| x.is_nan()));
     let batch = runner.batch(&case, leaf.clone(), dtype);
     let batch = batch.with_ref_log_probs(reference);

@@ -157,7 +157,7 @@ pub fn combined_losses(runner: &Runner) {
             };
             check("loss * 3", backward(loss(&case) * 3), &|g| 3.0 * g);
             check("-loss", backward(-loss(&case)), &|g| -g);
-            check("loss * 0", backward(loss(&case) * 0), &|_| 0.0);
+            check("loss * 0", backward(loss(&case).mul_scalar(0)), &|_| 0.0);
             let beside = loss(&case) + leaf.clone().sum();
             check("loss + sum", backward(beside), &|g| g + 1.0);
             let twice = loss(&case) + loss(&case) * 2;
