@@ -1,7 +1,7 @@
 //! The `policy-loss` program: evaluate a batch that was dumped from any trainer, with the library
 //! [`policy_loss`], and compare.
 //!
-//! One subcommand is one file ([`eval`], [`devices`], [`presets`], [`bench`]). Everything that can be wrong
+//! One subcommand is one file ([`eval`], [`devices`], [`presets`], [`mod@bench`]). Everything that can be wrong
 //! with the input is a [`failure::Failure`], one line that says what to do about it.
 
 mod args;
