@@ -29,3 +29,8 @@ macro_rules! for_each_backend {
         }
     };
 }
+
+/// The code of the README is compiled and run like all documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
