@@ -40,17 +40,23 @@
 //! | `cuda` | CUDA |
 //! | `fusion` | Burn's fusion of tensor operations on the GPU backends |
 
+#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
 mod backends;
 mod batch;
 mod composed;
 mod config;
 pub mod device;
 mod error;
+#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+mod fused;
+#[cfg(not(any(feature = "flex", feature = "ndarray", feature = "cube")))]
+#[path = "not_fused.rs"]
 mod fused;
 mod loss;
 mod mask;
 mod metrics;
 mod openrlhf;
+#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
 #[doc(hidden)]
 pub mod ops;
 mod output;

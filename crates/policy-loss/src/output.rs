@@ -238,6 +238,7 @@ impl PolicyLossMetrics {
         Self { packed, corrected }
     }
 
+    #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
     /// Metrics that a kernel has packed, in the order of this type's methods.
     pub(crate) fn from_packed(packed: Tensor<1>, corrected: bool) -> Self {
         Self { packed, corrected }
