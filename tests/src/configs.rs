@@ -26,8 +26,8 @@ pub fn all() -> Vec<PolicyLossConfig> {
 
 /// A part of [`all`] in which every setting still occurs, for devices that take long.
 pub fn covering() -> Vec<PolicyLossConfig> {
-    // 3 divides no length of the nested lists.
-    all().into_iter().step_by(3).take(12).collect()
+    let all = all();
+    [0, 16, 12, 28, 9, 39].map(|index| all[index]).to_vec()
 }
 
 fn corrections() -> impl Iterator<Item = Option<RolloutCorrection>> {

@@ -171,7 +171,8 @@ impl Runner {
         cases.into_iter().step_by(step).collect()
     }
 
-    /// Whether the device takes tens of milliseconds for a batch of any size.
+    /// Whether every batch takes tens of milliseconds, and every objective, type or shape that is
+    /// new a second or more, because kernels are compiled for it.
     pub fn is_slow(&self) -> bool {
         self.hardware != Hardware::Cpu
     }

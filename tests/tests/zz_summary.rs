@@ -1,7 +1,7 @@
-//! Which backends the matrix ran on, which it skipped, and why. Runs last, as its name sorts last,
-//! and without the test harness, which would swallow the table.
+//! Which backends the matrix runs on here, which it skips, and why. Comes last, as its name sorts
+//! last, and without the test harness, which would swallow the table.
 //!
-//! It fails where a backend was skipped that `POLICY_LOSS_REQUIRE_BACKENDS` names (`all` names
+//! It fails where a backend is skipped that `POLICY_LOSS_REQUIRE_BACKENDS` names (`all` names
 //! every one).
 
 use std::process::ExitCode;
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     let skipped = probes.iter().filter(|probe| probe.device.is_err());
     let missing = skipped.clone().filter(|probe| probe.is_required()).count();
     let skipped = skipped.count();
-    println!("{} ran, {skipped} skipped\n", probes.len() - skipped);
+    println!("{} run, {skipped} skipped\n", probes.len() - skipped);
     if !unknown.is_empty() {
         eprintln!(
             "{REQUIRE} names no backend of the matrix: {}",
@@ -58,7 +58,7 @@ fn line(probe: &Probe) -> String {
         .collect();
     let name = probe.reports.first().map_or("?", |report| &report.name);
     format!(
-        "ran on {name} ({}); {}; {}; plain, autodiff, checkpointed",
+        "runs on {name} ({}); {}; {}; plain, autodiff, checkpointed",
         probe.hardware(),
         dtypes.join(", "),
         implementations.join(", "),

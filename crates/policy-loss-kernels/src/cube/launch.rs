@@ -135,7 +135,7 @@ pub fn backward(client: &Client, gradient: Buffer, factor: &Buffer, upstream: &B
     unsafe {
         scale::launch_unchecked(
             client,
-            CubeCount::Static(geometry::cubes_for_vectors(vectors), 1, 1),
+            CubeCount::Static(geometry::cubes_for_tokens(length), 1, 1),
             CubeDim::new_1d(CUBE_SIZE),
             width,
             input,
