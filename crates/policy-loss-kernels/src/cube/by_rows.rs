@@ -35,9 +35,14 @@ pub fn by_rows<E: Elements>(
 
         let statistics = gather::<E>(columns, start, end, vectors_per_row, &mut lanes, blueprint);
         let row = share(&statistics, numbers, blueprint);
+        let speaks = sequence < sequences && lanes.lane == 0;
         if comptime!(blueprint.masked) {
             let valid = statistics.valid_tokens > E::Real::new(0.0);
-            sums.count_sequence(valid && lanes.lane == 0);
+            sums.count_sequence(valid && speaks);
+        }
+        if comptime!(blueprint.sequence_ratio) {
+            let tokens = select(speaks, statistics.valid_tokens, E::Real::new(0.0));
+            sums.add_sequence_ratio(row.ratio, tokens);
         }
 
         let mut slope = E::Real::new(0.0);

@@ -132,6 +132,17 @@ impl<A: Float> Sums<A> {
         self.valid_sequences += select(valid, A::new(1.0), A::new(0.0));
     }
 
+    /// Adds the ratio that `tokens` tokens share.
+    pub fn add_sequence_ratio(&mut self, ratio: A, tokens: A) {
+        self.ratio += ratio * tokens;
+        self.squared_ratio += ratio * ratio * tokens;
+        let some = tokens > A::new(0.0);
+        let smallest = select(some, ratio, above_every_ratio::<A>());
+        let largest = select(some, ratio, A::new(0.0));
+        self.min_ratio = combine::<A>(Slot::MinRatio, self.min_ratio, smallest);
+        self.max_ratio = combine::<A>(Slot::MaxRatio, self.max_ratio, largest);
+    }
+
     fn get(&self, #[comptime] slot: Slot) -> A {
         match slot {
             Slot::Loss => self.loss,

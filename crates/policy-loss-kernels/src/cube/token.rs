@@ -90,7 +90,11 @@ pub fn token<E: Elements>(
         ratio = against_rollout.log_ratio.exp();
         constant = against_rollout.beyond;
     }
-    add_ratio(sums, &valid, ratio);
+    // Ratios of sequences are added up where they are made: n_b equal addends would only add
+    // rounding errors.
+    if comptime!(!blueprint.sequence_ratio) {
+        add_ratio(sums, &valid, ratio);
+    }
 
     let clip_low = numbers.clip_low.get::<E::Real>();
     let clip_high = numbers.clip_high.get::<E::Real>();
