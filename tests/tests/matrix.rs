@@ -20,6 +20,7 @@ macro_rules! parts {
             layouts: views, expanded, strided_leaf;
             dtypes: mixed, half_against_single;
             law: shards_add_up;
+            shapes: of_every_size, the_same_bits_again;
             errors: shapes, missing, totals, devices, dtypes, implementations;
             outputs: metrics_one_by_one, small_divergences, in_a_model;
             properties: agrees_with_the_oracle, masked_content_changes_nothing,

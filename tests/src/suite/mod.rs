@@ -15,4 +15,5 @@ pub mod non_finite;
 pub mod outputs;
 pub mod properties;
 pub mod real_rollout;
+pub mod shapes;
 pub mod slopes;

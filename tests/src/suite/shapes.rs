@@ -1,0 +1,113 @@
+//! Shapes at the edges of what kernels divide among threads, and the same bits in every run.
+
+use burn::tensor::DType;
+use policy_loss::{Clip, Implementation, PolicyLossConfig, Ratio, Reduction, RolloutCorrection};
+
+use crate::busy::{Random, busy};
+use crate::case::{Case, HostAdvantages};
+use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_near, bits};
+use crate::runner::Runner;
+
+/// Rows that are no multiple of a vector, one token each, longer and more than anything that is
+/// handed out at once.
+const SHAPES: [[usize; 2]; 7] = [
+    [3, 127],
+    [1, 100_001],
+    [65_537, 2],
+    [1, 2],
+    [5, 3],
+    [2, 1025],
+    [130, 129],
+];
+
+/// Tokens for themselves, and tokens that need to know their whole sequence.
+fn kinds() -> [PolicyLossConfig; 2] {
+    let token = PolicyLossConfig::new().with_surrogate(Clip::new(0.2, 0.28).with_dual_clip(1.5));
+    let (low, high) = (0.9, 1.1);
+    let sequence = PolicyLossConfig::new()
+        .with_ratio(Ratio::SEQUENCE)
+        .with_rollout_correction(RolloutCorrection::SequenceMask { low, high })
+        .with_reduction(Reduction::SequenceMean);
+    [token, sequence]
+}
+
+/// Ratios around 1, some of them clipped; a mask with holes and empty rows, or none.
+fn case(shape: [usize; 2], masked: bool) -> Case {
+    let [sequences, tokens] = shape;
+    let mut random = Random(11);
+    let mut case = Case::new(format!("{sequences} x {tokens}, masked: {masked}"), shape);
+    let length = sequences * tokens;
+    let mut list =
+        |low, high| -> Vec<f64> { (0..length).map(|_| random.between(low, high)).collect() };
+    case.old_log_probs = list(-3.0, -0.1);
+    let (log_ratio, gap, advantages) = (list(-0.4, 0.5), list(-0.3, 0.3), list(-1.0, 2.0));
+    let moved = |by: &[f64]| -> Vec<f64> {
+        case.old_log_probs
+            .iter()
+            .zip(by)
+            .map(|(x, by)| x + by)
+            .collect()
+    };
+    case.log_probs = moved(&log_ratio);
+    case.rollout_log_probs = Some(moved(&gap));
+    case.advantages = HostAdvantages::Token(advantages);
+    if masked {
+        let valid = |i: usize| i % 7 != 2 && (i / tokens) % 5 != 3;
+        case.action_mask = Some((0..length).map(valid).collect());
+    }
+    case
+}
+
+/// That of a hundred thousand addends: Burn adds f32 up in one go, and the oracle f64.
+fn tolerance(runner: &Runner, dtype: DType) -> Tolerance {
+    let value = Tolerance::value(dtype);
+    match (dtype, runner.implementation) {
+        (DType::F64, _) => value.at_least(1e-11),
+        (_, Implementation::Composed) => value.at_least(5e-3),
+        _ => value,
+    }
+}
+
+/// Every shape against the oracle.
+pub fn of_every_size(runner: &Runner) {
+    let count = if runner.is_slow() { 3 } else { SHAPES.len() };
+    for shape in SHAPES.into_iter().take(count) {
+        for masked in [true, false] {
+            for config in kinds() {
+                let case = case(shape, masked).with_config(config);
+                for dtype in runner.exact_dtypes() {
+                    let what = format!("{runner}, {dtype:?}, {}", case.name);
+                    let outcome = runner.outcome(&case, dtype);
+                    let expected = case.rounded(dtype, dtype).answer();
+                    let value = tolerance(runner, dtype);
+                    assert_near(value, &format!("{what}: loss"), outcome.loss, expected.loss);
+                    assert_metrics(value, &what, &outcome.metrics, &expected.metrics);
+                    if let Some(gradient) = &outcome.gradient {
+                        // Elements are as small as 1 / n: so is what counts as near 0.
+                        let length = (shape[0] * shape[1]) as f64;
+                        let tolerance = Tolerance {
+                            relative: value.relative,
+                            absolute: value.relative / length,
+                        };
+                        let what = format!("{what}: gradient");
+                        assert_all_near(tolerance, &what, gradient, &expected.gradient);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A second run gives the same bits: no sum depends on which thread came first.
+pub fn the_same_bits_again(runner: &Runner) {
+    for case in [busy(5), case([3, 5_000], true), case([1, 70_001], false)] {
+        for config in kinds() {
+            let case = case.clone().with_config(config);
+            for dtype in runner.exact_dtypes() {
+                let first = bits(&runner.outcome(&case, dtype));
+                let again = bits(&runner.outcome(&case, dtype));
+                assert_eq!(first, again, "{runner}, {dtype:?}, {}", case.name);
+            }
+        }
+    }
+}
