@@ -64,6 +64,7 @@ mod presets;
 mod ratio;
 mod reduction;
 mod rollout;
+mod sum;
 mod surrogate;
 mod valid;
 

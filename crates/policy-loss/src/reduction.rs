@@ -3,7 +3,8 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::valid::{Valid, total};
+use crate::sum;
+use crate::valid::Valid;
 
 /// How token losses become one number. With `n` valid tokens, `n_b` of them in sequence `b`:
 ///
@@ -32,8 +33,11 @@ impl Reduction {
         scale: Option<f64>,
     ) -> Tensor<1> {
         let (sum, count) = match self {
-            Self::TokenMean => (total(token_loss), &valid.total),
-            Self::SequenceMean => (valid.mean_per_sequence(token_loss).sum(), &valid.sequences),
+            Self::TokenMean => (sum::total(token_loss), &valid.total),
+            Self::SequenceMean => (
+                sum::total(valid.mean_per_sequence(token_loss)),
+                &valid.sequences,
+            ),
         };
         match scale {
             Some(scale) => sum * scale,

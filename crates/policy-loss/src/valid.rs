@@ -2,6 +2,8 @@
 
 use burn::tensor::{Bool, DType, Tensor};
 
+use crate::sum;
+
 /// The action mask with its counts. Everything here is outside autodiff.
 pub(crate) struct Valid {
     /// `[B, T]`, true where the policy generated the token.
@@ -19,12 +21,12 @@ pub(crate) struct Valid {
 impl Valid {
     pub fn new(action_mask: Tensor<2, Bool>, dtype: DType) -> Self {
         let tokens = action_mask.without_autodiff();
-        let per_sequence = count(&tokens, dtype).sum_dim(1);
+        let per_sequence = sum::per_row(count(&tokens, dtype));
         let present = per_sequence.clone().greater_elem(0);
         Self {
             padding: tokens.clone().bool_not(),
-            total: per_sequence.clone().sum(),
-            sequences: count(&present, dtype).sum(),
+            total: sum::total(per_sequence.clone()),
+            sequences: sum::total(count(&present, dtype)),
             per_sequence,
             tokens,
         }
@@ -45,12 +47,12 @@ impl Valid {
 
     /// The mean over the valid tokens of each sequence, `[B, 1]`; 0 where there is none.
     pub fn mean_per_sequence(&self, selected: Tensor<2>) -> Tensor<2> {
-        selected.sum_dim(1) / self.per_sequence.clone().clamp_min(1)
+        sum::per_row(selected) / self.per_sequence.clone().clamp_min(1)
     }
 
     /// The mean over all valid tokens, `[1]`; 0 where there is none.
     pub fn mean(&self, selected: Tensor<2>) -> Tensor<1> {
-        total(selected) / self.total.clone().clamp_min(1)
+        sum::total(selected) / self.total.clone().clamp_min(1)
     }
 
     /// The fraction of valid tokens at which `condition` (`[B, T]` or `[B, 1]`) holds, `[1]`.
@@ -62,15 +64,10 @@ impl Valid {
     pub fn count(&self, condition: Tensor<2, Bool>) -> Tensor<1> {
         let dtype = self.total.dtype();
         match condition.dims() == self.tokens.dims() {
-            true => total(count(&condition.bool_and(self.tokens.clone()), dtype)),
-            false => (count(&condition, dtype) * self.per_sequence.clone()).sum(),
+            true => sum::total(count(&condition.bool_and(self.tokens.clone()), dtype)),
+            false => sum::total(count(&condition, dtype) * self.per_sequence.clone()),
         }
     }
-}
-
-/// Sums rows first: in f32, one running sum over a large batch would lose digits.
-pub(crate) fn total(x: Tensor<2>) -> Tensor<1> {
-    x.sum_dim(1).sum()
 }
 
 fn count(condition: &Tensor<2, Bool>, dtype: DType) -> Tensor<2> {
