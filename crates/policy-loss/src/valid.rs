@@ -48,6 +48,23 @@ impl Valid {
         selected.sum_dim(1) / self.per_sequence.clone().clamp_min(1)
     }
 
+    /// The sum over the valid tokens of each sequence, `[B, 1]`.
+    pub fn sum_per_sequence(&self, selected: Tensor<2>) -> Tensor<2> {
+        selected.sum_dim(1)
+    }
+
+    /// The largest value among the valid tokens of each sequence, `[B, 1]`; 0 where there is none.
+    pub fn max_per_sequence(&self, x: Tensor<2>) -> Tensor<2> {
+        let largest = x.mask_fill(self.padding.clone(), f32::MIN).max_dim(1);
+        largest.mask_fill(self.per_sequence.clone().equal_elem(0), 0)
+    }
+
+    /// Whether `condition` (`[B, T]`) holds at a valid token of each sequence, `[B, 1]`.
+    pub fn per_sequence_any(&self, condition: Tensor<2, Bool>) -> Tensor<2, Bool> {
+        let met = count(&condition.bool_and(self.tokens.clone()), self.total.dtype());
+        met.sum_dim(1).greater_elem(0)
+    }
+
     /// The mean over all valid tokens, `[1]`; 0 where there is none.
     pub fn mean(&self, selected: Tensor<2>) -> Tensor<1> {
         total(selected) / self.total.clone().clamp_min(1)
