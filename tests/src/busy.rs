@@ -51,6 +51,8 @@ pub fn busy(seed: u64) -> Case {
     .concat();
     let length = sequences * tokens;
     let mut rollout = vec![0.0; length];
+    let mut reference = vec![0.0; length];
+    let mut entropies = vec![0.0; length];
     let mut advantages = vec![0.0; length];
     for i in (0..length).filter(|i| mask[*i]) {
         // Rows lean to one side, so that the ratios of sequences are clipped, too.
@@ -65,6 +67,15 @@ pub fn busy(seed: u64) -> Case {
     }
     case.advantages = HostAdvantages::Token(advantages);
     case.rollout_log_probs = Some(rollout);
+    // Their own numbers, so that those above stay what they are.
+    let mut random = Random(seed + 1000);
+    for i in (0..length).filter(|i| mask[*i]) {
+        reference[i] =
+            case.log_probs[i] - random.pick(&[0.0, 0.5, -0.5]) - random.between(-0.3, 0.3);
+        entropies[i] = random.between(0.0, 2.0);
+    }
+    case.ref_log_probs = Some(reference);
+    case.entropies = Some(entropies);
     case.action_mask = Some(mask);
     case
 }

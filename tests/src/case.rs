@@ -2,11 +2,9 @@
 
 use burn::tensor::DType;
 use half::{bf16, f16};
-use policy_loss::{
-    Behavior, GlobalTotals, PolicyLossConfig, RatioLevel, Reduction, RolloutCorrection, Surrogate,
-};
+use policy_loss::{GlobalTotals, PolicyLossConfig, Reduction};
 
-use crate::oracle::{Answer, Base, Batch, Correction, Level, Objective, Scale, solve};
+use crate::oracle::{Answer, Batch, Scale, solve};
 
 /// Advantages in one of the forms that a batch accepts.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,12 +48,18 @@ pub struct Case {
     pub log_probs: Vec<f64>,
     /// `[B, T]`.
     pub old_log_probs: Vec<f64>,
+    /// Whether `old_log_probs` are left out of the batch.
+    pub on_policy: bool,
     /// In one of three forms.
     pub advantages: HostAdvantages,
     /// `[B, T]`; absent: every token is valid.
     pub action_mask: Option<Vec<bool>>,
     /// `[B, T]`.
     pub rollout_log_probs: Option<Vec<f64>>,
+    /// `[B, T]`.
+    pub ref_log_probs: Option<Vec<f64>>,
+    /// `[B, T]`.
+    pub entropies: Option<Vec<f64>>,
     /// Of the global batch, where this is a part of one.
     pub totals: Option<GlobalTotals>,
 }
@@ -72,8 +76,11 @@ impl Case {
             log_probs: zeros.clone(),
             advantages: HostAdvantages::Token(vec![1.0; zeros.len()]),
             old_log_probs: zeros,
+            on_policy: false,
             action_mask: None,
             rollout_log_probs: None,
+            ref_log_probs: None,
+            entropies: None,
             totals: None,
         }
     }
@@ -118,10 +125,15 @@ impl Case {
             .map(|x| round(log_probs, *x))
             .collect();
         case.old_log_probs = self.old_log_probs.iter().map(other).collect();
-        case.rollout_log_probs = self
-            .rollout_log_probs
-            .as_ref()
-            .map(|values| values.iter().map(other).collect());
+        for values in [
+            &mut case.rollout_log_probs,
+            &mut case.ref_log_probs,
+            &mut case.entropies,
+        ] {
+            *values = values
+                .as_ref()
+                .map(|values| values.iter().map(other).collect());
+        }
         for value in case.advantages.values_mut() {
             *value = other(value);
         }
@@ -130,11 +142,16 @@ impl Case {
 
     /// What the oracle makes of it.
     pub fn answer(&self) -> Answer {
-        let objective = objective(&self.config);
-        solve(&objective, &self.batch(), self.scale())
+        solve(&self.config, &self.batch(&self.log_probs), self.scale())
     }
 
-    fn batch(&self) -> Batch {
+    /// The same where every formula that stops the gradient sees `constant_log_probs`: its slope
+    /// in `log_probs` is the gradient that the objective declares.
+    pub fn answer_around(&self, constant_log_probs: &[f64]) -> Answer {
+        solve(&self.config, &self.batch(constant_log_probs), self.scale())
+    }
+
+    fn batch(&self, constant_log_probs: &[f64]) -> Batch {
         let length = self.sequences * self.tokens;
         let advantages = match &self.advantages {
             HostAdvantages::Token(values) => values.clone(),
@@ -147,10 +164,13 @@ impl Case {
             sequences: self.sequences,
             tokens: self.tokens,
             log_probs: self.log_probs.clone(),
-            old_log_probs: self.old_log_probs.clone(),
+            constant_log_probs: constant_log_probs.to_vec(),
+            old_log_probs: (!self.on_policy).then(|| self.old_log_probs.clone()),
             advantages,
             valid: (0..length).map(|i| self.is_valid(i)).collect(),
             rollout: self.rollout_log_probs.clone(),
+            reference: self.ref_log_probs.clone(),
+            entropies: self.entropies.clone(),
         }
     }
 
@@ -158,40 +178,13 @@ impl Case {
         let totals = self.totals?;
         let total = match self.config.reduction {
             Reduction::TokenMean => totals.tokens,
-            Reduction::SequenceMean => totals.sequences,
+            Reduction::TokenSum => Some(1),
+            _ => totals.sequences,
         };
         Some(Scale {
             total: total.expect("the total that the reduction counts") as f64,
             world_size: totals.world_size.unwrap_or(1) as f64,
         })
-    }
-}
-
-/// The library's configuration in the words of the oracle.
-pub fn objective(config: &PolicyLossConfig) -> Objective {
-    let Surrogate::Clip(clip) = config.surrogate;
-    Objective {
-        level: match config.ratio.level {
-            RatioLevel::Token => Level::Token,
-            RatioLevel::Sequence => Level::Sequence,
-        },
-        base: match config.ratio.against {
-            Behavior::Old => Base::Old,
-            Behavior::Rollout => Base::Rollout,
-        },
-        low: clip.low,
-        high: clip.high,
-        dual_clip: clip.dual_clip,
-        correction: config
-            .rollout_correction
-            .map(|correction| match correction {
-                RolloutCorrection::Truncate { low, high } => Correction::Truncate { low, high },
-                RolloutCorrection::Mask { low, high } => Correction::Mask { low, high },
-                RolloutCorrection::SequenceMask { low, high } => {
-                    Correction::SequenceMask { low, high }
-                }
-            }),
-        sequence_mean: config.reduction == Reduction::SequenceMean,
     }
 }
 

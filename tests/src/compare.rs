@@ -128,6 +128,11 @@ pub fn assert_outcome(what: &str, log_probs: DType, actual: &Outcome, expected: 
         let what = format!("{what}: gradient");
         assert_all_near(tolerance, &what, gradient, &expected.gradient);
     }
+    if let Some(gradient) = &actual.entropy_gradient {
+        let tolerance = Tolerance::gradient(actual.entropy_dtype);
+        let what = format!("{what}: gradient of the entropies");
+        assert_all_near(tolerance, &what, gradient, &expected.entropy_gradient);
+    }
 }
 
 /// Fails unless loss, metrics, gradient and token losses of a case are what the oracle says.
@@ -169,7 +174,8 @@ pub fn assert_agrees_with_oracle(runner: &Runner, case: &Case) {
 /// Every bit of an outcome, for comparisons that allow no difference at all.
 pub fn bits(outcome: &Outcome) -> Vec<u64> {
     let metrics = outcome.metrics.named().into_iter().filter_map(|(_, v)| v);
-    let gradient = outcome.gradient.iter().flatten().copied();
+    let gradients = [&outcome.gradient, &outcome.entropy_gradient];
+    let gradient = gradients.into_iter().flatten().flatten().copied();
     std::iter::once(outcome.loss)
         .chain(metrics)
         .chain(gradient)

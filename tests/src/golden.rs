@@ -95,6 +95,7 @@ fn golden(case: FileCase) -> Golden {
             action_mask: Some(mask.iter().map(|valid| *valid == 1.0).collect()),
             rollout_log_probs: Some(inputs.rollout_log_probs.concat()),
             totals,
+            ..Case::new("", [0, 0])
         },
         expected: case.expected_f64,
     }

@@ -97,6 +97,9 @@ impl Row {
     ///
     /// It did not.
     pub fn check(&self, runner: &Runner) {
+        if !runner.covers(&self.case.config) {
+            return;
+        }
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", self.case.name);
             let outcome = runner.outcome(&self.case, dtype);

@@ -103,6 +103,10 @@ pub struct Outcome {
     pub metrics: MetricValues,
     /// Row by row; absent without autodiff.
     pub gradient: Option<Vec<f64>>,
+    /// Row by row; absent without autodiff, and where the objective does not read entropies.
+    pub entropy_gradient: Option<Vec<f64>>,
+    /// The type of the entropies.
+    pub entropy_dtype: DType,
 }
 
 impl Runner {
@@ -150,9 +154,33 @@ impl Runner {
     /// The configurations that tables of cases go through: every one, or a part of them in which
     /// every setting still occurs.
     pub fn configs(&self) -> Vec<PolicyLossConfig> {
-        match self.is_slow() {
+        let mut configs = match self.is_slow() {
             true => self.share(crate::configs::covering()),
             false => crate::configs::all(),
+        };
+        configs.retain(|config| self.covers(config));
+        configs
+    }
+
+    /// Whether this implementation covers an objective. The composed one covers every one; which
+    /// ones the fused one has to cover is a test of its own.
+    ///
+    /// # Panics
+    ///
+    /// The smallest batch is refused for another reason.
+    pub fn covers(&self, config: &PolicyLossConfig) -> bool {
+        if self.implementation != Implementation::Fused {
+            return true;
+        }
+        let one = || Tensor::<2>::zeros([1, 1], &self.device);
+        let batch = PolicyBatch::new(one(), one(), one())
+            .with_rollout_log_probs(one())
+            .with_ref_log_probs(one())
+            .with_entropies(one());
+        match self.init(config).forward(batch) {
+            Ok(_) => true,
+            Err(BatchError::PartNotFused { .. }) => false,
+            Err(error) => panic!("{self}: {} was refused: {error}", describe(config)),
         }
     }
 
@@ -198,9 +226,40 @@ impl Runner {
     /// The library refuses the case.
     pub fn outcome_mixed(&self, case: &Case, log_probs: DType, others: DType) -> Outcome {
         let leaf = self.leaf(case, log_probs);
-        let batch = self.batch(case, leaf.clone(), others);
+        let mut batch = self.batch(case, leaf.clone(), others);
+        let mut entropies = None;
+        if let (Some(values), Some(_)) = (&case.entropies, case.config.entropy_bonus) {
+            let leaf: Tensor<2> = self.tensor(values, [case.sequences, case.tokens], others);
+            let leaf = if self.is_tracked() {
+                leaf.require_grad()
+            } else {
+                leaf
+            };
+            batch = batch.with_entropies(leaf.clone());
+            entropies = Some(leaf);
+        }
         let output = self.forward(&case.name, &self.init(&case.config), batch);
-        self.read(&output, &leaf)
+        let read = output.read().expect("the output can be read");
+        let mut outcome = Outcome {
+            loss: read.loss,
+            dtype: output.loss.dtype(),
+            metrics: read.metrics,
+            gradient: None,
+            entropy_gradient: None,
+            entropy_dtype: others,
+        };
+        if self.is_tracked() {
+            let gradients = output.loss.backward();
+            let of = |leaf: &Tensor<2>| {
+                let gradient = leaf.grad(&gradients)?;
+                assert_eq!(gradient.dims(), leaf.dims());
+                assert_eq!(gradient.dtype(), leaf.dtype());
+                Some(values(gradient))
+            };
+            outcome.gradient = Some(of(&leaf).expect("log_probs have a gradient"));
+            outcome.entropy_gradient = entropies.as_ref().and_then(of);
+        }
+        outcome
     }
 
     /// Runs a case without reducing it.
@@ -232,6 +291,8 @@ impl Runner {
                 assert_eq!(gradient.dtype(), leaf.dtype());
                 values(gradient)
             }),
+            entropy_gradient: None,
+            entropy_dtype: output.loss.dtype(),
         }
     }
 
@@ -255,7 +316,16 @@ impl Runner {
             HostAdvantages::Sequence(values) => self.tensor(values, [case.sequences], dtype).into(),
         };
         let old_log_probs = self.tensor(&case.old_log_probs, shape, dtype);
-        let mut batch = PolicyBatch::new(log_probs, old_log_probs, advantages);
+        let mut batch = match case.on_policy {
+            true => PolicyBatch::on_policy(log_probs, advantages),
+            false => PolicyBatch::new(log_probs, old_log_probs, advantages),
+        };
+        if let Some(reference) = &case.ref_log_probs {
+            batch = batch.with_ref_log_probs(self.tensor(reference, shape, dtype));
+        }
+        if let Some(entropies) = &case.entropies {
+            batch = batch.with_entropies(self.tensor(entropies, shape, dtype));
+        }
         if let Some(mask) = &case.action_mask {
             let data = TensorData::new(mask.clone(), shape);
             batch = batch.with_action_mask(Tensor::from_data(data, &self.device));

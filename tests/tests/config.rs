@@ -2,8 +2,8 @@
 
 use burn::config::Config;
 use policy_loss::{
-    Behavior, Clip, ConfigError, OpenRlhfPolicyLoss, PolicyLossConfig, Preset, Ratio, Reduction,
-    RolloutCorrection,
+    Behavior, Bounds, Clip, ConfigError, Filter, OpenRlhfPolicyLoss, PolicyLossConfig, Preset,
+    Ratio, Reduction, RolloutCorrection, Surrogate, WeightMode,
 };
 use policy_loss_tests::configs;
 use proptest::prelude::*;
@@ -56,9 +56,9 @@ fn bounds() {
 #[test]
 fn h4_thresholds() {
     let kinds: [fn(f64, f64) -> RolloutCorrection; 3] = [
-        |low, high| RolloutCorrection::Truncate { low, high },
-        |low, high| RolloutCorrection::Mask { low, high },
-        |low, high| RolloutCorrection::SequenceMask { low, high },
+        |low, high| RolloutCorrection::tis(low, high),
+        |low, high| RolloutCorrection::icepop(low, high),
+        |low, high| RolloutCorrection::seq_mask_tis(low, high),
     ];
     for kind in kinds {
         for (low, high, named) in [
@@ -83,10 +83,7 @@ fn a_weight_on_a_ratio_against_rollout() {
     for ratio in [Ratio::TOKEN, Ratio::SEQUENCE] {
         let config = PolicyLossConfig::new()
             .with_ratio(ratio.against(Behavior::Rollout))
-            .with_rollout_correction(RolloutCorrection::Mask {
-                low: 0.5,
-                high: 2.0,
-            });
+            .with_rollout_correction(RolloutCorrection::icepop(0.5, 2.0));
         let error = refused(config);
         assert!(matches!(error, ConfigError::Combination { .. }));
         assert_names(
@@ -186,8 +183,17 @@ fn unknown_and_misplaced_fields_are_refused() {
         r#"{"ratio": {"level": "word"}}"#,
         r#"{"ratio": {"level": "token", "clip": 1}}"#,
         r#"{"reduction": "sum"}"#,
-        r#"{"rollout_correction": {"type": "truncate", "low": 0.5}}"#,
-        r#"{"rollout_correction": {"type": "mask", "low": 0.5, "high": 2, "cap": 3}}"#,
+        r#"{"rollout_correction": {"mode": "truncate"}}"#,
+        r#"{"rollout_correction": {"weight": {"mode": {"type": "cut"}}}}"#,
+        r#"{"rollout_correction": {"weight": {"mode": {"type": "mask", "cap": 3}}}}"#,
+        r#"{"rollout_correction": {"weight": {"mode": {"type": "raw", "low": 0.5}}}}"#,
+        r#"{"rollout_correction": {"filters": [{"level": "token", "estimator": "k4"}]}}"#,
+        r#"{"surrogate": {"type": "reinforce", "low": 0.2}}"#,
+        r#"{"surrogate": {"type": "cispo", "high": 5.0}}"#,
+        r#"{"kl_penalty": {"estimator": "k3"}}"#,
+        r#"{"kl_penalty": {"coefficient": 0.1, "kind": "k3"}}"#,
+        r#"{"entropy_bonus": {"coefficient": 0.1, "low": 1}}"#,
+        r#"{"reduction": {"fixed_length": {"size": 3}}}"#,
     ] {
         let parsed = serde_json::from_str::<PolicyLossConfig>(json);
         assert!(parsed.is_err(), "{json} became {parsed:?}");
@@ -225,22 +231,16 @@ fn with_numbers(index: usize, [low, high, dual_clip, from, to]: [f64; 5]) -> Pol
     let config = configs::all()[index];
     let mut clip = Clip::new(low, high);
     clip.dual_clip = (!index.is_multiple_of(3)).then_some(dual_clip);
-    let correction = config
-        .rollout_correction
-        .map(|correction| match correction {
-            RolloutCorrection::Truncate { .. } => RolloutCorrection::Truncate {
-                low: from,
-                high: to,
-            },
-            RolloutCorrection::Mask { .. } => RolloutCorrection::Mask {
-                low: from,
-                high: to,
-            },
-            RolloutCorrection::SequenceMask { .. } => RolloutCorrection::SequenceMask {
-                low: from,
-                high: to,
-            },
-        });
+    let correction = config.rollout_correction.map(|correction| {
+        let bounds = Bounds::new(from, to);
+        let mode = correction.weight.map(|weight| weight.mode);
+        match mode {
+            Some(WeightMode::Truncate(_)) => RolloutCorrection::tis(from, to),
+            Some(WeightMode::Mask(_)) => RolloutCorrection::icepop(from, to),
+            Some(WeightMode::Raw(_)) => RolloutCorrection::seq_mask_tis(from, to),
+            None => RolloutCorrection::filter(Filter::token_k1(bounds)).with_veto(from),
+        }
+    });
     config
         .with_surrogate(clip)
         .with_rollout_correction(correction)
@@ -263,15 +263,21 @@ fn valid_config() -> impl Strategy<Value = PolicyLossConfig> {
 
 fn is_valid(config: &PolicyLossConfig) -> bool {
     let positive = |x: f64| x.is_finite() && x > 0.0;
-    let policy_loss::Surrogate::Clip(clip) = config.surrogate;
-    let ordered = match config.rollout_correction {
-        None => true,
-        Some(
-            RolloutCorrection::Truncate { low, high }
-            | RolloutCorrection::Mask { low, high }
-            | RolloutCorrection::SequenceMask { low, high },
-        ) => positive(low) && positive(high) && low <= high,
+    let Surrogate::Clip(clip) = config.surrogate else {
+        panic!("`with_numbers` takes the clip");
     };
+    let ordered = config.rollout_correction.is_none_or(|correction| {
+        let mode = correction.weight.map(|weight| weight.mode);
+        let of_the_weight = match mode {
+            Some(WeightMode::Truncate(bounds) | WeightMode::Mask(bounds)) => Some(bounds),
+            _ => None,
+        };
+        let of_filters = correction.filters.iter().map(|filter| filter.bounds);
+        of_filters.chain(of_the_weight).all(|bounds| {
+            let (low, high) = (bounds.low.unwrap(), bounds.high.unwrap());
+            positive(low) && positive(high) && low <= high
+        })
+    });
     let dual_clip = clip.dual_clip.is_none_or(|c| c.is_finite() && c > 1.0);
     positive(clip.low) && positive(clip.high) && dual_clip && ordered
 }

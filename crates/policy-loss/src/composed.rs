@@ -3,10 +3,10 @@
 
 use burn::tensor::{DType, Tensor};
 
-use crate::batch::CheckedBatch;
+use crate::checked::CheckedBatch;
 use crate::metrics::{self, Observed};
-use crate::output::{Implementation, PolicyLossOutput};
-use crate::surrogate::Surrogated;
+use crate::output::{Groups, Implementation, PolicyLossOutput};
+use crate::surrogate::{Surrogated, Tokens};
 use crate::valid::Valid;
 use crate::{Behavior, PolicyLossConfig};
 
@@ -16,7 +16,7 @@ pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyL
     let (token_loss, valid, observed) = token_losses(config, batch);
     PolicyLossOutput {
         loss: config.reduction.reduce(token_loss, &valid, scale),
-        metrics: metrics::observe(&valid, observed),
+        metrics: metrics::observe(&valid, observed, Groups::of(config)),
         implementation: Implementation::Composed,
     }
 }
@@ -28,13 +28,13 @@ pub(crate) fn token_losses(
 ) -> (Tensor<2>, Valid, Observed) {
     let dtype = arithmetic(batch.log_probs.dtype());
     let constant = |x: Tensor<2>| x.without_autodiff().cast(dtype);
-    let [batch_size, tokens] = batch.log_probs.dims();
+    let shape = batch.log_probs.dims();
 
     let log_probs = batch.log_probs.cast(dtype);
     let valid = Valid::new(
         batch.action_mask.unwrap_or_else(|| {
             let device = log_probs.device().without_autodiff();
-            Tensor::<2>::zeros([batch_size, tokens], &device).equal_elem(0)
+            Tensor::<2>::zeros(shape, &device).equal_elem(0)
         }),
         dtype,
     );
@@ -46,14 +46,30 @@ pub(crate) fn token_losses(
         (Behavior::Rollout, Some(rollout_log_probs)) => rollout_log_probs.clone(),
         _ => old_log_probs.clone(),
     };
-    let log_ratio = valid.select(log_probs.clone() - base);
-    let ratio = config.ratio.of(log_ratio.clone(), &valid);
+    let log_ratio = valid.select(log_probs.clone() - base.clone());
+    let selected_log_probs = valid.select(log_probs.clone());
+    let ratio = config
+        .ratio
+        .of(log_ratio.clone(), &selected_log_probs, &valid);
     let Surrogated {
-        surrogate,
+        mut surrogate,
         clipped,
         dual_clipped,
-    } = config.surrogate.of(ratio.clone(), advantages.clone());
+    } = config.surrogate.of(&Tokens {
+        log_probs: selected_log_probs,
+        base_log_probs: valid.select(base),
+        log_ratio: log_ratio.clone(),
+        ratio: ratio.clone(),
+        advantages: advantages.clone(),
+        valid: &valid,
+    });
 
+    let off_policy = config
+        .off_policy_mask
+        .map(|mask| mask.of(log_ratio.clone(), advantages.clone(), &valid));
+    if let Some(off_policy) = &off_policy {
+        surrogate = surrogate.expand(shape).mask_fill(off_policy.clone(), 0);
+    }
     let weights = match (config.rollout_correction, &rollout_log_probs) {
         (Some(correction), Some(rollout_log_probs)) => {
             let gap = valid.select(old_log_probs.clone() - rollout_log_probs.clone());
@@ -65,7 +81,26 @@ pub(crate) fn token_losses(
         Some(weights) => surrogate * weights.weight.clone(),
         None => surrogate,
     };
-    let token_loss = valid.select(-weighted.expand([batch_size, tokens]));
+    let mut token_loss = -weighted.expand(shape);
+
+    let (kl, kl_log_ratio) = match (config.kl_penalty, batch.ref_log_probs) {
+        (Some(penalty), Some(ref_log_probs)) => {
+            let q = valid.select(log_probs.clone() - constant(ref_log_probs));
+            let kl = penalty.of(q.clone(), &ratio);
+            token_loss = token_loss + kl.clone() * penalty.coefficient;
+            (Some(kl.without_autodiff()), Some(q.without_autodiff()))
+        }
+        _ => (None, None),
+    };
+    let entropy = match (config.entropy_bonus, batch.entropies) {
+        (Some(bonus), Some(entropies)) => {
+            let entropy = valid.select(entropies.cast(dtype));
+            token_loss = token_loss - entropy.clone() * bonus.coefficient;
+            Some(entropy.without_autodiff())
+        }
+        _ => None,
+    };
+    let token_loss = valid.select(token_loss);
 
     let log_ratio = log_ratio.without_autodiff();
     let (old_log_ratio, rollout_log_ratio) = match config.ratio.against {
@@ -83,6 +118,10 @@ pub(crate) fn token_losses(
         clipped,
         dual_clipped,
         weights,
+        off_policy,
+        kl,
+        kl_log_ratio,
+        entropy,
     };
     (token_loss, valid, observed)
 }

@@ -4,20 +4,30 @@ use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Behavior, ConfigError, Implementation, PolicyLoss, Ratio, Reduction, RolloutCorrection,
-    Surrogate,
+    Behavior, ConfigError, EntropyBonus, Implementation, KlPenalty, OffPolicyMask, PolicyLoss,
+    Ratio, Reduction, RolloutCorrection, Surrogate,
 };
 
 /// Configuration of a [`PolicyLoss`].
+///
+/// An objective is composed of independent parts, each with its own fields:
+///
+/// ```text
+/// token_loss = -surrogate(ratio, A) * mask * weight     Ratio, Surrogate, OffPolicyMask,
+///              + coefficient * kl                       RolloutCorrection, KlPenalty,
+///              - coefficient * entropy                  EntropyBonus,
+/// loss       = reduce(token_loss)                       Reduction
+/// ```
 ///
 /// Every part has a default; together the defaults are PPO with a clip range of
 /// `[0.8, 1.2]` and a token mean ([arXiv 1707.06347](https://arxiv.org/abs/1707.06347)).
 ///
 /// ```
-/// use policy_loss::{Clip, PolicyLossConfig, Reduction};
+/// use policy_loss::{Clip, KlPenalty, PolicyLossConfig, Reduction};
 ///
 /// let loss = PolicyLossConfig::new()
 ///     .with_surrogate(Clip::new(0.2, 0.28).with_dual_clip(3.0))
+///     .with_kl_penalty(KlPenalty::new(1e-3))
 ///     .with_reduction(Reduction::SequenceMean)
 ///     .init()?;
 /// # Ok::<(), policy_loss::ConfigError>(())
@@ -31,7 +41,10 @@ use crate::{
 ///     r#"{
 ///         "ratio": { "level": "token", "against": "old" },
 ///         "surrogate": { "type": "clip", "low": 0.2, "high": 0.28 },
-///         "rollout_correction": { "type": "truncate", "low": 0.5, "high": 5.0 },
+///         "rollout_correction": {
+///             "weight": { "mode": { "type": "truncate", "low": 0.5, "high": 5.0 } }
+///         },
+///         "kl_penalty": { "coefficient": 0.001, "estimator": "k3" },
 ///         "reduction": "token_mean"
 ///     }"#,
 /// )?;
@@ -45,9 +58,18 @@ pub struct PolicyLossConfig {
     pub ratio: Ratio,
     /// The surrogate objective that is built from the ratio and the advantage.
     pub surrogate: Surrogate,
+    /// Drops sequences that the policy has moved too far away from, if set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub off_policy_mask: Option<OffPolicyMask>,
     /// The weight that corrects for the mismatch between sampler and trainer, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout_correction: Option<RolloutCorrection>,
+    /// The penalty for moving away from a reference policy, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl_penalty: Option<KlPenalty>,
+    /// The reward for keeping the policy undecided, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entropy_bonus: Option<EntropyBonus>,
     /// How token losses become one number.
     pub reduction: Reduction,
     /// How it is computed; the results agree.
@@ -74,12 +96,30 @@ impl PolicyLossConfig {
         self
     }
 
+    /// Sets which sequences are dropped because the policy has moved away from them.
+    pub fn with_off_policy_mask(mut self, mask: impl Into<Option<OffPolicyMask>>) -> Self {
+        self.off_policy_mask = mask.into();
+        self
+    }
+
     /// Sets the correction for the mismatch between sampler and trainer.
     pub fn with_rollout_correction(
         mut self,
         rollout_correction: impl Into<Option<RolloutCorrection>>,
     ) -> Self {
         self.rollout_correction = rollout_correction.into();
+        self
+    }
+
+    /// Sets the penalty for moving away from a reference policy.
+    pub fn with_kl_penalty(mut self, kl_penalty: impl Into<Option<KlPenalty>>) -> Self {
+        self.kl_penalty = kl_penalty.into();
+        self
+    }
+
+    /// Sets the reward for keeping the policy undecided.
+    pub fn with_entropy_bonus(mut self, entropy_bonus: impl Into<Option<EntropyBonus>>) -> Self {
+        self.entropy_bonus = entropy_bonus.into();
         self
     }
 
@@ -95,13 +135,23 @@ impl PolicyLossConfig {
         self
     }
 
+    /// Whether the shards of a batch add up to the undivided batch, given
+    /// [`GlobalTotals`](crate::GlobalTotals). Every objective has this property but those with a
+    /// statistic of the batch at hand: normalized rollout weights, and the surrogates of high
+    /// covariance.
+    pub fn is_exact_over_shards(&self) -> bool {
+        let normalizes = |correction: RolloutCorrection| correction.normalize;
+        self.surrogate.is_local() && !self.rollout_correction.is_some_and(normalizes)
+    }
+
     /// Checks the configuration and builds the loss.
     ///
     /// # Errors
     ///
-    /// A bound that is not finite or not above 0, `low` above `high`, a `dual_clip` that is not
-    /// above 1, or a rollout correction on a ratio that is already taken against the rollout
-    /// policy. The error names the field, the value and what would be accepted.
+    /// A number out of its range, or parts that have no meaning together: a rollout correction on
+    /// a ratio that is already taken against the rollout policy, a ratio of a sequence in a
+    /// surrogate that is made of token ratios, two bounds for the same thing. The error names the
+    /// field, the value and what would be accepted.
     pub fn init(&self) -> Result<PolicyLoss, ConfigError> {
         self.validate()?;
         Ok(PolicyLoss::from_valid(*self))
@@ -113,7 +163,17 @@ impl PolicyLossConfig {
     ///
     /// As [`init`](Self::init).
     pub fn validate(&self) -> Result<(), ConfigError> {
-        self.surrogate.validate()?;
+        self.surrogate.validate(self.ratio)?;
+        if let Some(mask) = self.off_policy_mask {
+            mask.validate()?;
+        }
+        if let Some(penalty) = self.kl_penalty {
+            penalty.validate()?;
+        }
+        if let Some(bonus) = self.entropy_bonus {
+            bonus.validate()?;
+        }
+        self.reduction.validate()?;
         let Some(correction) = self.rollout_correction else {
             return Ok(());
         };
@@ -155,20 +215,26 @@ pub(crate) fn above_one(field: &'static str, value: Option<f64>) -> Result<(), C
     }
 }
 
-/// A range `[low, high]` of positive numbers.
-pub(crate) fn ordered(
-    low_field: &'static str,
-    high_field: &'static str,
-    (low, high): (f64, f64),
-) -> Result<(), ConfigError> {
-    positive(low_field, low)?;
-    positive(high_field, high)?;
-    if low <= high {
+/// A coefficient: finite, 0 or above.
+pub(crate) fn not_negative(field: &'static str, value: f64) -> Result<(), ConfigError> {
+    if value.is_finite() && value >= 0.0 {
         return Ok(());
     }
     Err(ConfigError::OutOfRange {
-        field: low_field,
-        value: format!("{low}, above `{high_field}` = {high}"),
-        accepted: "low <= high",
+        field,
+        value: value.to_string(),
+        accepted: "a finite number, 0 or above",
+    })
+}
+
+/// A share: above 0, and 1 at most.
+pub(crate) fn share(field: &'static str, value: f64) -> Result<(), ConfigError> {
+    if value > 0.0 && value <= 1.0 {
+        return Ok(());
+    }
+    Err(ConfigError::OutOfRange {
+        field,
+        value: value.to_string(),
+        accepted: "a number above 0, 1 at most",
     })
 }

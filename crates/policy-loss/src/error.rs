@@ -113,11 +113,35 @@ pub enum BatchError {
         /// The values that would be accepted.
         accepted: &'static str,
     },
+    /// A token of a packed row belongs to a sequence that there cannot be.
+    #[error(
+        "`sequence_ids` holds {value} at index {index}; accepted: numbers counted from 0, below \
+         the {tokens} tokens of the row"
+    )]
+    SequenceId {
+        /// The first such number.
+        value: usize,
+        /// Its index.
+        index: usize,
+        /// The length of the row.
+        tokens: usize,
+    },
     /// The fused implementation was asked for where there is none.
     #[error(
         "`implementation` is fused, which {device} does not have; accepted there: auto, composed"
     )]
     NotFused {
+        /// The device.
+        device: String,
+    },
+    /// The fused implementation was asked for an objective that it does not cover.
+    #[error(
+        "`implementation` is fused, which does not cover `{part}` on {device}; accepted for this \
+         objective: auto, composed"
+    )]
+    PartNotFused {
+        /// The part of the configuration.
+        part: &'static str,
         /// The device.
         device: String,
     },

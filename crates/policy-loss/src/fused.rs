@@ -4,16 +4,38 @@ use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{Bool, Device, Tensor};
 use policy_loss_kernels as kernels;
 
-use crate::batch::CheckedBatch;
-use crate::composed::arithmetic;
-use crate::ops::{FusedInputs, PolicyLossOps, has_weight};
+use crate::checked::CheckedBatch;
+use crate::composed::{self, arithmetic};
+use crate::ops::{FusedInputs, PolicyLossOps, groups};
 use crate::output::{PolicyLossMetrics, PolicyLossOutput};
 use crate::{
-    Behavior, Implementation, PolicyLossConfig, RatioLevel, Reduction, RolloutCorrection, Surrogate,
+    Behavior, Bounds, Filter, Implementation, PolicyLossConfig, RatioLevel, Reduction,
+    RolloutCorrection, Surrogate, WeightLevel, WeightMode,
 };
 
+/// What the fused kernels of a device cover.
+pub(crate) enum Support {
+    /// The whole objective.
+    Full,
+    /// There are kernels, but none for this part of the configuration.
+    AllBut(&'static str),
+    /// There are no kernels.
+    NoKernels,
+}
+
+/// What the fused kernels of a device cover of an objective.
+pub(crate) fn support(config: &PolicyLossConfig, device: &Device) -> Support {
+    if !available(device) {
+        return Support::NoKernels;
+    }
+    match supports(config) {
+        Ok(_) => Support::Full,
+        Err(part) => Support::AllBut(part),
+    }
+}
+
 /// Whether the device's backend has fused kernels.
-pub(crate) fn available(device: &Device) -> bool {
+fn available(device: &Device) -> bool {
     match device.clone().without_autodiff().as_dispatch() {
         #[cfg(feature = "flex")]
         DispatchDevice::Flex(_) => true,
@@ -27,7 +49,14 @@ pub(crate) fn available(device: &Device) -> bool {
 
 /// The loss with its metrics.
 pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyLossOutput {
-    let objective = objective(config, batch.scale);
+    let Ok(objective) = supports(config) else {
+        // Never chosen then; the results would be the same.
+        return composed::forward(config, batch);
+    };
+    let objective = kernels::Objective {
+        scale: batch.scale,
+        ..objective
+    };
     let device = batch.log_probs.device().without_autodiff();
     let masked = batch.action_mask.is_some();
     // Constants leave autodiff here, so that no context can clash with that of `log_probs`.
@@ -64,42 +93,92 @@ pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyL
     let metrics = Tensor::<1>::from_dispatch(outputs.metrics).without_autodiff();
     PolicyLossOutput {
         loss: Tensor::from_dispatch(outputs.loss),
-        metrics: PolicyLossMetrics::from_packed(metrics, has_weight(&objective)),
+        metrics: PolicyLossMetrics::from_packed(metrics, groups(&objective)),
         implementation: Implementation::Fused,
     }
 }
 
-/// The configuration in the kernels' terms.
-fn objective(config: &PolicyLossConfig, scale: Option<f64>) -> kernels::Objective {
-    let Surrogate::Clip(clip) = config.surrogate;
-    kernels::Objective {
+/// The configuration in the kernels' terms, or the first part that no kernel has.
+pub(crate) fn supports(config: &PolicyLossConfig) -> Result<kernels::Objective, &'static str> {
+    if config.off_policy_mask.is_some() {
+        return Err("off_policy_mask");
+    }
+    if config.kl_penalty.is_some() {
+        return Err("kl_penalty");
+    }
+    if config.entropy_bonus.is_some() {
+        return Err("entropy_bonus");
+    }
+    Ok(kernels::Objective {
         ratio_level: match config.ratio.level {
             RatioLevel::Token => kernels::RatioLevel::Token,
             RatioLevel::Sequence => kernels::RatioLevel::Sequence,
+            RatioLevel::SequenceToken => return Err("ratio.level = sequence_token"),
+            RatioLevel::SequenceSum => return Err("ratio.level = sequence_sum"),
         },
         ratio_base: match config.ratio.against {
             Behavior::Old => kernels::RatioBase::Old,
             Behavior::Rollout => kernels::RatioBase::Rollout,
         },
-        clip: kernels::Clip {
-            low: clip.low,
-            high: clip.high,
-            dual: clip.dual_clip,
+        clip: match config.surrogate {
+            Surrogate::Clip(clip) => kernels::Clip {
+                low: clip.low,
+                high: clip.high,
+                dual: clip.lower_bound(),
+            },
+            _ => return Err("surrogate"),
         },
         weight: match config.rollout_correction {
             None => kernels::Weight::None,
-            Some(RolloutCorrection::Truncate { low, high }) => {
-                kernels::Weight::Truncate { low, high }
-            }
-            Some(RolloutCorrection::Mask { low, high }) => kernels::Weight::Mask { low, high },
-            Some(RolloutCorrection::SequenceMask { low, high }) => {
-                kernels::Weight::SequenceMask { low, high }
-            }
+            Some(correction) => weight(correction)?,
         },
         reduction: match config.reduction {
             Reduction::TokenMean => kernels::Reduction::TokenMean,
             Reduction::SequenceMean => kernels::Reduction::SequenceMean,
+            _ => return Err("reduction"),
         },
-        scale,
+        scale: None,
+    })
+}
+
+/// The corrections that kernels have: a truncated or masked token weight, and a raw one with a
+/// filter of the geometric mean.
+fn weight(correction: RolloutCorrection) -> Result<kernels::Weight, &'static str> {
+    const NOT_COVERED: &str = "rollout_correction";
+    let ends = |bounds: Bounds| {
+        (
+            bounds.low.unwrap_or(0.0),
+            bounds.high.unwrap_or(f64::INFINITY),
+        )
+    };
+    let RolloutCorrection {
+        weight: Some(weight),
+        normalize: false,
+        filters,
+        veto: None,
+    } = correction
+    else {
+        return Err(NOT_COVERED);
+    };
+    if weight.level != WeightLevel::Token {
+        return Err(NOT_COVERED);
+    }
+    let mut filters = filters.iter();
+    match (weight.mode, filters.next(), filters.next()) {
+        (WeightMode::Truncate(bounds), None, None) => {
+            let (low, high) = ends(bounds);
+            Ok(kernels::Weight::Truncate { low, high })
+        }
+        (WeightMode::Mask(bounds), None, None) => {
+            let (low, high) = ends(bounds);
+            Ok(kernels::Weight::Mask { low, high })
+        }
+        (WeightMode::Raw(_), Some(filter), None)
+            if *filter == Filter::sequence_mean_k1(filter.bounds) =>
+        {
+            let (low, high) = ends(filter.bounds);
+            Ok(kernels::Weight::SequenceMask { low, high })
+        }
+        _ => Err(NOT_COVERED),
     }
 }

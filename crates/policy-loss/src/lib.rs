@@ -43,36 +43,48 @@
 #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
 mod backends;
 mod batch;
+mod bounds;
+mod checked;
 mod composed;
 mod config;
 pub mod device;
+mod divergence;
+mod entropy;
 mod error;
 #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
 mod fused;
 #[cfg(not(any(feature = "flex", feature = "ndarray", feature = "cube")))]
 #[path = "not_fused.rs"]
 mod fused;
+mod kl;
 mod loss;
 mod mask;
 mod metrics;
+mod off_policy_mask;
 mod openrlhf;
 #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
 #[doc(hidden)]
 pub mod ops;
 mod output;
+mod packed;
 mod presets;
 mod ratio;
 mod reduction;
 mod rollout;
 mod sum;
 mod surrogate;
+mod totals;
 mod valid;
 
-pub use batch::{Advantages, GlobalTotals, PolicyBatch};
+pub use batch::{Advantages, PolicyBatch};
+pub use bounds::Bounds;
 pub use config::PolicyLossConfig;
+pub use entropy::EntropyBonus;
 pub use error::{BatchError, ConfigError};
+pub use kl::{KlEstimator, KlGradient, KlPenalty};
 pub use loss::PolicyLoss;
 pub use mask::{action_mask, action_mask_from_tensor};
+pub use off_policy_mask::OffPolicyMask;
 pub use openrlhf::OpenRlhfPolicyLoss;
 pub use output::{
     Implementation, MetricValues, PolicyLossMetrics, PolicyLossOutput, PolicyLossValues,
@@ -80,5 +92,12 @@ pub use output::{
 pub use presets::Preset;
 pub use ratio::{Behavior, Ratio, RatioLevel};
 pub use reduction::Reduction;
-pub use rollout::RolloutCorrection;
-pub use surrogate::{Clip, Surrogate};
+pub use rollout::{
+    Filter, FilterEstimator, FilterLevel, Filters, RolloutCorrection, RolloutWeight, Unbounded,
+    WeightLevel, WeightMode,
+};
+pub use surrogate::{
+    Cispo, Clip, ClipCov, Divergence, Dppo, GeometricMean, KlCov, Reinforce, Sapo, SquaredLogRatio,
+    Surrogate, Topr, TruncatedImportance, Vespo,
+};
+pub use totals::GlobalTotals;

@@ -3,8 +3,9 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use crate::batch::CheckedBatch;
+use crate::checked::CheckedBatch;
 use crate::device::describe;
+use crate::fused::Support;
 use crate::output::PolicyLossOutput;
 use crate::{BatchError, Implementation, PolicyBatch, PolicyLossConfig, composed, fused};
 
@@ -14,9 +15,9 @@ use crate::{BatchError, Implementation, PolicyBatch, PolicyLossConfig, composed,
 ///
 /// ```text
 /// r          = the ratio                       (Ratio)
-/// surrogate  = min(r A, clamp(r, ..) A)        (Surrogate)
+/// surrogate  = min(r A, clamp(r, ..) A)        (Surrogate), 0 where an OffPolicyMask drops it
 /// w          = the rollout weight, or 1        (RolloutCorrection)
-/// token_loss = -surrogate * w
+/// token_loss = -surrogate * w + kl - entropy   (KlPenalty, EntropyBonus)
 /// loss       = the mean of token_loss          (Reduction)
 /// ```
 ///
@@ -83,17 +84,25 @@ impl PolicyLoss {
         })
     }
 
-    /// The implementation that a batch's device gets.
+    /// The implementation that a batch's device has for this objective.
     fn implementation(&self, batch: &CheckedBatch) -> Result<Implementation, BatchError> {
+        if self.config.implementation == Implementation::Composed {
+            return Ok(Implementation::Composed);
+        }
         let device = batch.log_probs.device();
-        match (self.config.implementation, fused::available(&device)) {
-            (Implementation::Composed, _) | (Implementation::Auto, false) => {
-                Ok(Implementation::Composed)
-            }
-            (Implementation::Auto | Implementation::Fused, true) => Ok(Implementation::Fused),
-            (Implementation::Fused, false) => Err(BatchError::NotFused {
+        match (
+            self.config.implementation,
+            fused::support(&self.config, &device),
+        ) {
+            (_, Support::Full) => Ok(Implementation::Fused),
+            (Implementation::Fused, Support::NoKernels) => Err(BatchError::NotFused {
                 device: describe(&device),
             }),
+            (Implementation::Fused, Support::AllBut(part)) => Err(BatchError::PartNotFused {
+                part,
+                device: describe(&device),
+            }),
+            _ => Ok(Implementation::Composed),
         }
     }
 
@@ -109,12 +118,16 @@ impl PolicyLoss {
     ///
     /// As [`forward`](Self::forward).
     pub fn forward_no_reduction(&self, batch: PolicyBatch) -> Result<Tensor<2>, BatchError> {
-        let batch = batch.check(&self.config)?;
+        let mut batch = batch.check(&self.config)?;
         let dtype = batch.log_probs.dtype();
         if batch.is_empty() {
             return Ok(batch.log_probs.cast(composed::arithmetic(dtype)));
         }
+        let packing = batch.packing.take();
         let (token_loss, ..) = composed::token_losses(&self.config, batch);
-        Ok(token_loss)
+        Ok(match packing {
+            Some(packing) => packing.unpad(token_loss),
+            None => token_loss,
+        })
     }
 }

@@ -2,7 +2,8 @@
 
 use burn::tensor::{Bool, DType, Tensor};
 
-use crate::output::{PolicyLossMetrics, SeparateMetrics};
+use crate::divergence::{expm1_minus_identity, k3_limit};
+use crate::output::{Groups, PolicyLossMetrics, SeparateMetrics};
 use crate::ratio::LOG_RATIO_LIMIT;
 use crate::rollout::Weights;
 use crate::valid::Valid;
@@ -20,9 +21,17 @@ pub(crate) struct Observed {
     pub clipped: Tensor<2, Bool>,
     pub dual_clipped: Option<Tensor<2, Bool>>,
     pub weights: Option<Weights>,
+    /// Where the off-policy mask dropped a token, `[B, T]`.
+    pub off_policy: Option<Tensor<2, Bool>>,
+    /// The divergence of the KL penalty, 0 at padding.
+    pub kl: Option<Tensor<2>>,
+    /// `log_probs - ref_log_probs`, 0 at padding, where there is a penalty.
+    pub kl_log_ratio: Option<Tensor<2>>,
+    /// 0 at padding.
+    pub entropy: Option<Tensor<2>>,
 }
 
-pub(crate) fn observe(valid: &Valid, observed: Observed) -> PolicyLossMetrics {
+pub(crate) fn observe(valid: &Valid, observed: Observed, groups: Groups) -> PolicyLossMetrics {
     let Observed {
         old_log_ratio,
         rollout_log_ratio,
@@ -31,15 +40,22 @@ pub(crate) fn observe(valid: &Valid, observed: Observed) -> PolicyLossMetrics {
         clipped,
         dual_clipped,
         weights,
+        off_policy,
+        kl,
+        kl_log_ratio,
+        entropy,
     } = observed;
     let shape = old_log_ratio.dims();
     let zero = valid.total.clone().zeros_like();
 
     let ppo_kl = valid.mean(old_log_ratio.clone()).neg();
     let clip_ratio = valid.fraction(clipped.clone());
-    let clipped_above = valid.fraction(clipped.bool_and(advantages.clone().greater_elem(0)));
-    // A clipped token has A > 0 or A < 0: at A = 0 neither branch is below the other.
-    let clipped_below = clip_ratio.clone() - clipped_above.clone();
+    let spread = |condition: Tensor<2, Bool>| condition.expand(shape);
+    let clipped = spread(clipped);
+    let positive = spread(advantages.clone().greater_elem(0));
+    let negative = spread(advantages.clone().lower_elem(0));
+    let clipped_above = valid.fraction(clipped.clone().bool_and(positive));
+    let clipped_below = valid.fraction(clipped.bool_and(negative));
 
     // Finite addends of this size never overflow, and an infinity or NaN survives the sum.
     let mut magnitude = old_log_ratio.clone().abs() + advantages.abs();
@@ -48,6 +64,9 @@ pub(crate) fn observe(valid: &Valid, observed: Observed) -> PolicyLossMetrics {
     }
     if let Some(weights) = &weights {
         magnitude = magnitude + weights.gap.clone().abs();
+    }
+    for values in [&kl_log_ratio, &entropy].into_iter().flatten() {
+        magnitude = magnitude + values.clone().abs();
     }
     let largest = match magnitude.dtype() {
         DType::F64 => f64::MAX,
@@ -69,9 +88,7 @@ pub(crate) fn observe(valid: &Valid, observed: Observed) -> PolicyLossMetrics {
     let ratio_max = ratio.mask_fill(valid.padding.clone(), 0).max();
 
     let kl_k2 = valid.mean(old_log_ratio.clone().square()) * 0.5;
-    let kl_k3 = valid.mean(expm1_minus_identity(
-        old_log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT),
-    ));
+    let kl_k3 = valid.mean(expm1_minus_identity(k3_limit(old_log_ratio)));
 
     let fraction = |condition: Option<Tensor<2, Bool>>| match condition {
         Some(condition) => valid.fraction(condition),
@@ -109,8 +126,11 @@ pub(crate) fn observe(valid: &Valid, observed: Observed) -> PolicyLossMetrics {
         weight_effective_sample_size: weights.as_ref().map(|w| w.effective_sample_size.clone()),
         weight_truncated: weights.as_ref().map(|w| w.truncated.clone()),
         weight_zeroed: weights.map(|w| w.zeroed),
+        off_policy_dropped: off_policy.map(|dropped| valid.fraction(dropped)),
+        kl: kl.map(|kl| valid.mean(kl)),
+        entropy: entropy.map(|entropy| valid.mean(entropy)),
     }
-    .pack()
+    .pack(groups)
 }
 
 struct WeightMetrics {
@@ -128,33 +148,4 @@ fn mean_and_effective_sample_size(valid: &Valid, selected: Tensor<2>) -> (Tensor
     let nothing = mean_square.clone().equal_elem(0);
     let effective_sample_size = mean.clone().square() / mean_square.mask_fill(nothing, 1);
     (mean, effective_sample_size)
-}
-
-/// `expm1(x) - x`, accurate to a few roundings.
-///
-/// In f32, `exp(x) - 1 - x` is 3.3 times too large at `x = 1e-4`, and `expm1(x) - x` still loses
-/// three digits there to cancellation. Near 0 the series `x^2 (1/2! + x/3! + x^2/4! + ...)` has
-/// none.
-fn expm1_minus_identity(x: Tensor<2>) -> Tensor<2> {
-    // With this many terms, the first one left out is below half a rounding at the limit.
-    let (limit, terms) = match x.dtype() {
-        DType::F64 => (0.5, 15),
-        _ => (0.5, 8),
-    };
-    let mut inverse_factorials = vec![0.5];
-    for k in 3..=terms {
-        let last = inverse_factorials[inverse_factorials.len() - 1];
-        inverse_factorials.push(last / k as f64);
-    }
-    // Horner's rule, from the smallest coefficient.
-    let mut series = x.clone() * inverse_factorials[inverse_factorials.len() - 1];
-    for coefficient in inverse_factorials[1..inverse_factorials.len() - 1]
-        .iter()
-        .rev()
-    {
-        series = (series + *coefficient) * x.clone();
-    }
-    let series = (series + inverse_factorials[0]) * x.clone().square();
-    let direct = x.clone().exp() - 1.0 - x.clone();
-    direct.mask_where(x.abs().lower_elem(limit), series)
 }

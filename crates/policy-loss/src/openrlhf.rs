@@ -2,10 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{above_one, ordered, positive};
+use crate::config::{above_one, positive};
 use crate::{
-    Behavior, Clip, ConfigError, Implementation, PolicyLossConfig, Ratio, Reduction,
-    RolloutCorrection, Surrogate,
+    Behavior, Bounds, Clip, ConfigError, PolicyLossConfig, Ratio, Reduction, RolloutCorrection,
 };
 
 /// The constructor of OpenRLHF's `PolicyLoss`: the same names, the same defaults.
@@ -69,6 +68,7 @@ impl TryFrom<OpenRlhfPolicyLoss> for PolicyLossConfig {
             low: arguments.clip_eps_low,
             high: arguments.clip_eps_high,
             dual_clip: arguments.dual_clip,
+            delta: None,
         };
         // Checked here too, so that the error names the argument by the name it was given.
         positive("clip_eps_low", clip.low)?;
@@ -102,13 +102,11 @@ impl TryFrom<OpenRlhfPolicyLoss> for PolicyLossConfig {
                 });
             }
         };
-        let config = Self {
-            ratio,
-            surrogate: Surrogate::Clip(clip),
-            rollout_correction: correction,
-            reduction,
-            implementation: Implementation::Auto,
-        };
+        let config = Self::new()
+            .with_ratio(ratio)
+            .with_surrogate(clip)
+            .with_rollout_correction(correction)
+            .with_reduction(reduction);
         config.validate()?;
         Ok(config)
     }
@@ -116,9 +114,9 @@ impl TryFrom<OpenRlhfPolicyLoss> for PolicyLossConfig {
 
 fn correction(arguments: &OpenRlhfPolicyLoss) -> Result<Option<RolloutCorrection>, ConfigError> {
     let kind: fn(f64, f64) -> RolloutCorrection = match arguments.vllm_is_correction_type.as_str() {
-        "tis" => |low, high| RolloutCorrection::Truncate { low, high },
-        "icepop" => |low, high| RolloutCorrection::Mask { low, high },
-        "seq-mask-tis" => |low, high| RolloutCorrection::SequenceMask { low, high },
+        "tis" => RolloutCorrection::tis,
+        "icepop" => RolloutCorrection::icepop,
+        "seq-mask-tis" => RolloutCorrection::seq_mask_tis,
         other => {
             return Err(ConfigError::UnknownName {
                 field: "vllm_is_correction_type",
@@ -129,10 +127,9 @@ fn correction(arguments: &OpenRlhfPolicyLoss) -> Result<Option<RolloutCorrection
     };
     // Thresholds are checked even where nothing reads them: a wrong value is never silent.
     if let Some([low, high]) = arguments.vllm_is_truncated_threshold {
-        ordered(
+        Bounds::new(low, high).validate(
             "vllm_is_truncated_threshold[0]",
             "vllm_is_truncated_threshold[1]",
-            (low, high),
         )?;
     }
     match (

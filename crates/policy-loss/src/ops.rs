@@ -9,6 +9,8 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, ExtensionType, backend_extension};
 use policy_loss_kernels::Objective;
 
+use crate::output::Groups;
+
 /// The inputs of the fused loss. What the objective does not read is a stand-in.
 #[derive(ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
@@ -77,7 +79,7 @@ fn forward_metadata(
     let vector = |length: usize| TensorSpec::new([length].into(), arithmetic);
     FusedOutputsMetadata {
         loss: vector(1),
-        metrics: vector(crate::output::metric_count(has_weight(objective))),
+        metrics: vector(crate::output::metric_count(groups(objective))),
         gradient: match with_gradient {
             true => inputs.log_probs.clone(),
             false => TensorSpec::new([1, 1].into(), inputs.log_probs.dtype),
@@ -86,7 +88,12 @@ fn forward_metadata(
     }
 }
 
-/// Whether the objective weighs tokens, so that its metrics hold those of the weights.
-pub(crate) fn has_weight(objective: &Objective) -> bool {
-    objective.weight != policy_loss_kernels::Weight::None
+/// Which metrics the kernels yield for an objective.
+pub(crate) fn groups(objective: &Objective) -> Groups {
+    Groups {
+        rollout_correction: objective.weight != policy_loss_kernels::Weight::None,
+        off_policy_mask: false,
+        kl_penalty: false,
+        entropy_bonus: false,
+    }
 }

@@ -10,7 +10,7 @@ use crate::composed::arithmetic;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Implementation {
-    /// Fused where the device has it, else composed.
+    /// Fused where the device has it for the objective, else composed.
     #[default]
     Auto,
     /// Plain tensor operations, on every backend.
@@ -52,10 +52,9 @@ impl PolicyLossOutput {
         let dtype = arithmetic(log_probs.dtype());
         let loss = log_probs.cast(dtype).sum();
         let device = loss.device().without_autodiff();
-        let corrected = config.rollout_correction.is_some();
         Self {
             loss,
-            metrics: PolicyLossMetrics::zeros(corrected, dtype, &device),
+            metrics: PolicyLossMetrics::zeros(Groups::of(config), dtype, &device),
             implementation,
         }
     }
@@ -85,76 +84,115 @@ pub struct PolicyLossValues {
     pub metrics: MetricValues,
 }
 
+/// Which of the metrics that not every objective has are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Groups {
+    pub rollout_correction: bool,
+    pub off_policy_mask: bool,
+    pub kl_penalty: bool,
+    pub entropy_bonus: bool,
+}
+
+impl Groups {
+    pub fn of(config: &PolicyLossConfig) -> Self {
+        Self {
+            rollout_correction: config.rollout_correction.is_some(),
+            off_policy_mask: config.off_policy_mask.is_some(),
+            kl_penalty: config.kl_penalty.is_some(),
+            entropy_bonus: config.entropy_bonus.is_some(),
+        }
+    }
+}
+
 /// Declares the metrics once, as tensors and as numbers, so that the two cannot drift apart.
+/// In the packed tensor they lie in the order of the declaration, without the absent ones.
 macro_rules! metrics {
     (
         always { $($(#[$always_doc:meta])* $always:ident,)* }
-        with_rollout_correction { $($(#[$rollout_doc:meta])* $rollout:ident,)* }
+        $(with $group:ident { $($(#[$group_doc:meta])* $metric:ident,)* })*
     ) => {
         impl PolicyLossMetrics {
             $($(#[$always_doc])*
             pub fn $always(&self) -> Tensor<1> {
-                self.at(Position::$always as usize)
+                self.at(Positions::of(self.groups).$always)
             })*
 
-            $($(#[$rollout_doc])*
-            pub fn $rollout(&self) -> Option<Tensor<1>> {
-                self.corrected.then(|| self.at(Position::$rollout as usize))
-            })*
+            $($($(#[$group_doc])*
+            pub fn $metric(&self) -> Option<Tensor<1>> {
+                Positions::of(self.groups).$metric.map(|position| self.at(position))
+            })*)*
 
             fn values(&self, packed: &[f64]) -> MetricValues {
+                let positions = Positions::of(self.groups);
                 MetricValues {
-                    $($always: packed[Position::$always as usize],)*
-                    $($rollout: self.corrected.then(|| packed[Position::$rollout as usize]),)*
+                    $($always: packed[positions.$always],)*
+                    $($($metric: positions.$metric.map(|position| packed[position]),)*)*
                 }
             }
         }
 
         /// Where each metric stands in the packed tensor.
-        #[allow(non_camel_case_types, clippy::enum_variant_names)]
-        enum Position { $($always,)* $($rollout,)* }
+        struct Positions {
+            $($always: usize,)*
+            $($($metric: Option<usize>,)*)*
+            length: usize,
+        }
+
+        impl Positions {
+            fn of(groups: Groups) -> Self {
+                let mut length = 0;
+                let mut next = |present: bool| {
+                    let position = present.then_some(length);
+                    length += usize::from(present);
+                    position
+                };
+                Self {
+                    $($always: next(true).unwrap_or_default(),)*
+                    $($($metric: next(groups.$group),)*)*
+                    length,
+                }
+            }
+        }
 
         /// The metrics as separate tensors, each `[1]`, on their way into the packed one.
         pub(crate) struct SeparateMetrics {
             $(pub $always: Tensor<1>,)*
-            $(pub $rollout: Option<Tensor<1>>,)*
+            $($(pub $metric: Option<Tensor<1>>,)*)*
         }
 
         impl SeparateMetrics {
-            pub fn pack(self) -> PolicyLossMetrics {
+            pub fn pack(self, groups: Groups) -> PolicyLossMetrics {
                 let mut tensors = vec![$(self.$always,)*];
-                $(tensors.extend(self.$rollout);)*
+                $($(tensors.extend(self.$metric.filter(|_| groups.$group));)*)*
                 PolicyLossMetrics {
-                    corrected: tensors.len() > ALWAYS,
+                    groups,
                     packed: Tensor::cat(tensors, 0),
                 }
             }
         }
 
-        /// How many metrics there always are, and how many with a rollout correction.
-        const ALWAYS: usize = [$(stringify!($always)),*].len();
-        const WITH_ROLLOUT_CORRECTION: usize = ALWAYS + [$(stringify!($rollout)),*].len();
-
         /// The values of [`PolicyLossMetrics`], read back.
         #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
         pub struct MetricValues {
             $($(#[$always_doc])* pub $always: f64,)*
-            $($(#[$rollout_doc])* pub $rollout: Option<f64>,)*
+            $($($(#[$group_doc])* pub $metric: Option<f64>,)*)*
         }
 
         impl MetricValues {
-            /// In the order of [`PolicyLossMetrics`].
+            /// In the order of [`PolicyLossMetrics`], without the absent ones.
             #[cfg(any(feature = "flex", feature = "ndarray"))]
             pub(crate) fn packed(&self) -> Vec<f64> {
-                vec![$(self.$always,)* $(self.$rollout.unwrap_or(0.0),)*]
+                let mut packed = vec![$(self.$always,)*];
+                $($(packed.extend(self.$metric);)*)*
+                packed
             }
 
             /// The name and the value of every metric, in the order of the documentation; `None`
-            /// where the objective has no rollout correction.
+            /// where the objective does not have the part that it belongs to.
             pub fn named(&self) -> Vec<(&'static str, Option<f64>)> {
                 vec![
                     $((stringify!($always), Some(self.$always)),)*
-                    $((stringify!($rollout), self.$rollout),)*
+                    $($((stringify!($metric), self.$metric),)*)*
                 ]
             }
         }
@@ -163,15 +201,16 @@ macro_rules! metrics {
 
 metrics! {
     always {
-        /// Fraction of tokens whose clipped branch was taken, `sum([s2 < s1]) / n`.
+        /// Fraction of tokens at which the bound of the surrogate was met; with the clip, whose
+        /// clipped branch was taken, `sum([s2 < s1]) / n`.
         clip_ratio,
         /// `sum(old_log_probs - log_probs) / n`, not clamped.
         ppo_kl,
-        /// Fraction of tokens clipped at the upper bound (`A > 0`).
+        /// Fraction of tokens clipped while `A > 0`; with the clip, at the upper bound.
         clipped_above,
-        /// Fraction of tokens clipped at the lower bound (`A < 0`).
+        /// Fraction of tokens clipped while `A < 0`; with the clip, at the lower bound.
         clipped_below,
-        /// Fraction of tokens at which the dual clip was taken.
+        /// Fraction of tokens at which the dual clip, or the `delta`, was taken.
         dual_clipped,
         /// Mean of `r`.
         ratio_mean,
@@ -195,7 +234,7 @@ metrics! {
         /// Number of valid tokens at which an input of the objective is NaN or infinite.
         non_finite,
     }
-    with_rollout_correction {
+    with rollout_correction {
         /// `sum(rollout_log_probs - old_log_probs) / n`. Absent without a rollout correction, as
         /// are all weight metrics.
         #[doc(alias = "vllm_kl")]
@@ -209,6 +248,18 @@ metrics! {
         /// Fraction of tokens whose weight was set to 0.
         weight_zeroed,
     }
+    with off_policy_mask {
+        /// Fraction of tokens that the off-policy mask dropped. Absent without one.
+        off_policy_dropped,
+    }
+    with kl_penalty {
+        /// Mean of the divergence that the KL penalty multiplies. Absent without one.
+        kl,
+    }
+    with entropy_bonus {
+        /// Mean of the entropies. Absent without an entropy bonus.
+        entropy,
+    }
 }
 
 /// Metrics of a batch, detached and still on the device: each `[1]`. With `n` valid tokens,
@@ -219,29 +270,25 @@ metrics! {
 #[derive(Debug, Clone)]
 pub struct PolicyLossMetrics {
     packed: Tensor<1>,
-    /// Whether the objective has a rollout correction, so that its metrics are there.
-    corrected: bool,
+    groups: Groups,
 }
 
 /// The length of the packed tensor.
-pub(crate) fn metric_count(corrected: bool) -> usize {
-    match corrected {
-        true => WITH_ROLLOUT_CORRECTION,
-        false => ALWAYS,
-    }
+pub(crate) fn metric_count(groups: Groups) -> usize {
+    Positions::of(groups).length
 }
 
 impl PolicyLossMetrics {
     /// Every metric 0.
-    pub(crate) fn zeros(corrected: bool, dtype: DType, device: &Device) -> Self {
-        let packed = Tensor::zeros([metric_count(corrected)], (device, dtype));
-        Self { packed, corrected }
+    pub(crate) fn zeros(groups: Groups, dtype: DType, device: &Device) -> Self {
+        let packed = Tensor::zeros([metric_count(groups)], (device, dtype));
+        Self { packed, groups }
     }
 
     #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
     /// Metrics that a kernel has packed, in the order of this type's methods.
-    pub(crate) fn from_packed(packed: Tensor<1>, corrected: bool) -> Self {
-        Self { packed, corrected }
+    pub(crate) fn from_packed(packed: Tensor<1>, groups: Groups) -> Self {
+        Self { packed, groups }
     }
 
     /// Reads every metric back, in one transfer.

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Clip, ConfigError, PolicyLossConfig, Ratio, Reduction};
+use crate::{
+    Bounds, Clip, ConfigError, Filter, PolicyLossConfig, Ratio, Reduction, RolloutCorrection,
+    RolloutWeight,
+};
 
 /// An algorithm by the name that its paper gave it.
 ///
@@ -116,5 +119,24 @@ impl PolicyLossConfig {
     /// The configuration of [`Preset::Gspo`].
     pub fn gspo() -> Self {
         Preset::Gspo.config()
+    }
+}
+
+impl RolloutCorrection {
+    /// Truncated importance sampling (TIS): `clamp(rho, low, high)` of each token.
+    pub const fn tis(low: f64, high: f64) -> Self {
+        Self::weigh(RolloutWeight::truncate(Bounds::new(low, high)))
+    }
+
+    /// IcePop: `rho` of each token, 0 outside of `[low, high]`.
+    pub const fn icepop(low: f64, high: f64) -> Self {
+        Self::weigh(RolloutWeight::mask(Bounds::new(low, high)))
+    }
+
+    /// Seq-mask-TIS: `rho` of each token of a sequence whose geometric mean lies in `[low, high]`,
+    /// else 0.
+    pub const fn seq_mask_tis(low: f64, high: f64) -> Self {
+        Self::weigh(RolloutWeight::raw())
+            .with_filter(Filter::sequence_mean_k1(Bounds::new(low, high)))
     }
 }

@@ -50,6 +50,23 @@ impl Valid {
         sum::per_row(selected) / self.per_sequence.clone().clamp_min(1)
     }
 
+    /// The sum over the valid tokens of each sequence, `[B, 1]`.
+    pub fn sum_per_sequence(&self, selected: Tensor<2>) -> Tensor<2> {
+        sum::per_row(selected)
+    }
+
+    /// The largest value among the valid tokens of each sequence, `[B, 1]`; 0 where there is none.
+    pub fn max_per_sequence(&self, x: Tensor<2>) -> Tensor<2> {
+        let largest = sum::largest_per_row(x.mask_fill(self.padding.clone(), f32::MIN));
+        largest.mask_fill(self.per_sequence.clone().equal_elem(0), 0)
+    }
+
+    /// Whether `condition` (`[B, T]`) holds at a valid token of each sequence, `[B, 1]`.
+    pub fn per_sequence_any(&self, condition: Tensor<2, Bool>) -> Tensor<2, Bool> {
+        let met = count(&condition.bool_and(self.tokens.clone()), self.total.dtype());
+        sum::per_row(met).greater_elem(0)
+    }
+
     /// The mean over all valid tokens, `[1]`; 0 where there is none.
     pub fn mean(&self, selected: Tensor<2>) -> Tensor<1> {
         sum::total(selected) / self.total.clone().clamp_min(1)

@@ -55,19 +55,16 @@ fn objectives() -> [(&'static str, PolicyLossConfig); 8] {
         ("gspo", PolicyLossConfig::gspo()),
         (
             "ppo + truncate",
-            corrected(RolloutCorrection::Truncate { low, high }),
+            corrected(RolloutCorrection::tis(low, high)),
         ),
         (
             "ppo + mask",
-            corrected(RolloutCorrection::Mask { low, high }),
+            corrected(RolloutCorrection::icepop(low, high)),
         ),
         // The geometric mean of a whole sequence strays far less than a single token.
         (
             "ppo + sequence_mask",
-            corrected(RolloutCorrection::SequenceMask {
-                low: 0.98,
-                high: 1.02,
-            }),
+            corrected(RolloutCorrection::seq_mask_tis(0.98, 1.02)),
         ),
     ]
 }

@@ -30,10 +30,7 @@ use crate::train::Trainer;
 
 /// The sampler's weights are rounded, so its log-probs are not quite those of the trainer. The
 /// weight that makes up for it is held within this range (truncated importance sampling).
-const CORRECTION: RolloutCorrection = RolloutCorrection::Truncate {
-    low: 0.5,
-    high: 2.0,
-};
+const CORRECTION: RolloutCorrection = RolloutCorrection::tis(0.5, 2.0);
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {

@@ -1,6 +1,8 @@
 //! The metrics, each a loop of its own.
 
-use super::{Base, Batch, Correction, LIMIT, Objective, Token};
+use policy_loss::{Behavior, KlGradient, PolicyLossConfig};
+
+use super::{Batch, LIMIT, Token};
 
 /// Name and value of every metric; `None` where the objective has none of it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -14,7 +16,7 @@ impl Metrics {
 }
 
 pub(super) struct Observed<'a> {
-    pub objective: &'a Objective,
+    pub objective: &'a PolicyLossConfig,
     pub batch: &'a Batch,
     pub tokens: &'a [Token],
 }
@@ -22,7 +24,7 @@ pub(super) struct Observed<'a> {
 impl Observed<'_> {
     pub fn metrics(&self) -> Metrics {
         let batch = self.batch;
-        let difference = |i: usize| batch.log_probs[i] - batch.old_log_probs[i];
+        let difference = |i: usize| batch.log_probs[i] - batch.old(i);
         let k3 = |i: usize| {
             let d = difference(i).clamp(-LIMIT, LIMIT);
             d.exp_m1() - d
@@ -30,10 +32,7 @@ impl Observed<'_> {
         let ratios: Vec<f64> = self.valid().map(|i| self.tokens[i].ratio).collect();
         let weights: Vec<f64> = self.valid().map(|i| self.tokens[i].weight).collect();
         let clipped = |i: usize| self.tokens[i].clipped;
-        let sequences = batch
-            .rows()
-            .filter(|row| batch.count(row.clone()) > 0.0)
-            .count();
+        let sequences = batch.rows().len();
         let mut named = vec![
             ("clip_ratio", self.fraction(clipped)),
             ("ppo_kl", self.mean(|i| -difference(i))),
@@ -75,7 +74,7 @@ impl Observed<'_> {
         .into_iter()
         .map(|(name, value)| (name, Some(value)))
         .collect::<Vec<_>>();
-        let corrected = |value: f64| self.objective.correction.map(|_| value);
+        let corrected = |value: f64| self.objective.rollout_correction.map(|_| value);
         named.extend([
             ("rollout_kl", corrected(self.rollout_kl())),
             (
@@ -94,40 +93,57 @@ impl Observed<'_> {
                 "weight_zeroed",
                 corrected(self.fraction(|i| self.tokens[i].zeroed)),
             ),
+            (
+                "off_policy_dropped",
+                self.objective
+                    .off_policy_mask
+                    .map(|_| self.fraction(|i| self.tokens[i].off_policy)),
+            ),
+            (
+                "kl",
+                self.objective.kl_penalty.map(|penalty| {
+                    let corrected = penalty.gradient == KlGradient::ImportanceCorrected;
+                    self.mean(|i| match corrected {
+                        true => self.tokens[i].kl * self.tokens[i].ratio,
+                        false => self.tokens[i].kl,
+                    })
+                }),
+            ),
+            (
+                "entropy",
+                self.objective.entropy_bonus.map(|_| {
+                    let entropies = self.batch.entropies.as_ref().expect("the bonus reads them");
+                    self.mean(|i| entropies[i])
+                }),
+            ),
         ]);
         Metrics(named)
     }
 
     fn rollout_kl(&self) -> f64 {
-        match (&self.objective.correction, &self.batch.rollout) {
-            (Some(_), Some(rollout)) => self.mean(|i| rollout[i] - self.batch.old_log_probs[i]),
+        match (&self.objective.rollout_correction, &self.batch.rollout) {
+            (Some(_), Some(rollout)) => self.mean(|i| rollout[i] - self.batch.old(i)),
             _ => 0.0,
         }
     }
 
     fn non_finite(&self, i: usize) -> bool {
-        let reads_rollout = self.objective.base == Base::Rollout
-            || matches!(
-                self.objective.correction,
-                Some(
-                    Correction::Truncate { .. }
-                        | Correction::Mask { .. }
-                        | Correction::SequenceMask { .. }
-                )
-            );
-        let rollout = match (&self.batch.rollout, reads_rollout) {
-            (Some(rollout), true) => rollout[i],
-            _ => 0.0,
-        };
         let batch = self.batch;
-        [
-            batch.log_probs[i],
-            batch.old_log_probs[i],
-            batch.advantages[i],
-            rollout,
-        ]
-        .iter()
-        .any(|value| !value.is_finite())
+        let mut read = vec![batch.log_probs[i], batch.old(i), batch.advantages[i]];
+        let against_rollout = self.objective.ratio.against == Behavior::Rollout;
+        for (values, is_read) in [
+            (
+                &batch.rollout,
+                against_rollout || self.objective.rollout_correction.is_some(),
+            ),
+            (&batch.reference, self.objective.kl_penalty.is_some()),
+            (&batch.entropies, self.objective.entropy_bonus.is_some()),
+        ] {
+            if let (Some(values), true) = (values, is_read) {
+                read.push(values[i]);
+            }
+        }
+        read.iter().any(|value| !value.is_finite())
     }
 
     fn valid(&self) -> impl Iterator<Item = usize> {

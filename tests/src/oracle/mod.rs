@@ -1,182 +1,134 @@
 //! The policy loss as plain loops over `f64`: no tensor, no broadcasting, no automatic
-//! differentiation, and no line shared with the library.
+//! differentiation, and no line shared with the library but the types of its configuration.
 //!
 //! The gradient is derived by hand, with the declared sub-gradients: inside a clamp it is 1, a
 //! clipped branch carries none, a tie takes the unclipped branch, and beyond a log-ratio of ±20
 //! it is 0.
 
 mod answer;
+mod batch;
+mod correction;
+mod kl;
 mod metrics;
-mod objective;
+mod ratio;
+mod reduction;
+mod surrogate;
 
 pub use answer::Answer;
+pub use batch::{Batch, Scale};
 pub use metrics::Metrics;
-pub use objective::{Base, Batch, Correction, Level, Objective, Scale};
 
+use batch::Margin;
 use metrics::Observed;
+use policy_loss::{KlGradient, PolicyLossConfig};
 
 /// Beyond this, a log-ratio is clamped.
 const LIMIT: f64 = 20.0;
 
-/// What `objective` makes of `batch`.
-pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answer {
-    let tokens: Vec<Token> = tokens(objective, batch);
-    let mut answer = Answer::zeros(tokens.len());
-    let coefficients = coefficients(objective, batch, scale);
-
-    // d loss / d ratio of a token, before the chain rule through the ratio.
-    let mut slopes = vec![0.0; tokens.len()];
-    for (i, token) in tokens.iter().enumerate() {
-        if !batch.valid[i] {
-            continue;
-        }
-        answer.token_losses[i] = -token.surrogate * token.weight;
-        answer.loss += answer.token_losses[i] * coefficients[i];
-        slopes[i] = match token.follows_ratio() {
-            true => -batch.advantages[i] * token.weight * coefficients[i],
-            false => 0.0,
-        };
-    }
-    for row in batch.rows() {
-        match objective.level {
-            Level::Token => {
-                for i in row {
-                    answer.gradient[i] = slopes[i] * tokens[i].ratio_slope;
-                }
-            }
-            Level::Sequence => {
-                let slope: f64 = row.clone().map(|i| slopes[i]).sum();
-                let n = batch.count(row.clone());
-                for i in row.filter(|i| batch.valid[*i]) {
-                    answer.gradient[i] = slope * tokens[i].ratio_slope / n;
-                }
-            }
-        }
-    }
-    let observed = Observed {
-        objective,
-        batch,
-        tokens: &tokens,
-    };
-    answer.metrics = observed.metrics();
-    answer
-}
-
 /// What one token looks like; masked ones are never read.
 #[derive(Clone, Copy, Default)]
 struct Token {
+    /// `log_probs - base`.
+    log_ratio: f64,
+    /// The same without a gradient.
+    constant_log_ratio: f64,
+    /// The log-prob of the base.
+    base: f64,
     ratio: f64,
-    /// d ratio / d log-ratio of its own or of its sequence's mean.
+    /// d ratio / d log-prob of the token, where the ratio is its own.
     ratio_slope: f64,
     surrogate: f64,
+    /// d surrogate / d ratio.
+    by_ratio: f64,
+    /// d surrogate / d log-prob, apart from the ratio.
+    by_log_prob: f64,
+    /// d surrogate / d of the number that the row shares.
+    by_row: f64,
+    /// d of the number that the row shares / d log-prob of this token.
+    row_slope: f64,
     clipped: bool,
     dual_clipped: bool,
-    rho: f64,
+    off_policy: bool,
     weight: f64,
     truncated: bool,
     zeroed: bool,
+    kl: f64,
+    kl_slope: f64,
+    /// d loss / d token loss.
+    share: f64,
 }
 
-impl Token {
-    fn follows_ratio(&self) -> bool {
-        !self.clipped && !self.dual_clipped
-    }
-}
-
-fn tokens(objective: &Objective, batch: &Batch) -> Vec<Token> {
+/// What `objective` makes of `batch`.
+pub fn solve(objective: &PolicyLossConfig, batch: &Batch, scale: Option<Scale>) -> Answer {
+    let margin = Margin::new();
     let mut tokens = vec![Token::default(); batch.valid.len()];
-    for row in batch.rows() {
-        let n = batch.count(row.clone());
-        let valid: Vec<usize> = row.filter(|i| batch.valid[*i]).collect();
-        let log_ratio = |i: usize| batch.log_probs[i] - batch.base(objective)[i];
-        let mean_log_ratio = valid.iter().map(|&i| log_ratio(i)).sum::<f64>() / n;
-        for &i in &valid {
-            let log_ratio = match objective.level {
-                Level::Token => log_ratio(i),
-                Level::Sequence => mean_log_ratio,
-            };
-            surrogate(objective, log_ratio, batch.advantages[i], &mut tokens[i]);
-        }
-        weights(objective, batch, &valid, &mut tokens);
-    }
-    tokens
-}
-
-fn surrogate(objective: &Objective, log_ratio: f64, advantage: f64, token: &mut Token) {
-    let ratio = log_ratio.clamp(-LIMIT, LIMIT).exp();
-    let bounded = ratio.clamp(1.0 - objective.low, 1.0 + objective.high);
-    let (unclipped, clipped) = (ratio * advantage, bounded * advantage);
-    token.ratio = ratio;
-    token.ratio_slope = match log_ratio.abs() > LIMIT {
-        true => 0.0,
-        false => ratio,
-    };
-    token.clipped = clipped < unclipped;
-    token.surrogate = match token.clipped {
-        true => clipped,
-        false => unclipped,
-    };
-    if let Some(dual_clip) = objective.dual_clip {
-        let floor = dual_clip * advantage;
-        if advantage < 0.0 && token.surrogate < floor {
-            token.dual_clipped = true;
-            token.surrogate = floor;
-        }
-    }
-}
-
-fn weights(objective: &Objective, batch: &Batch, valid: &[usize], tokens: &mut [Token]) {
-    let Some(correction) = objective.correction else {
-        for &i in valid {
-            tokens[i].weight = 1.0;
-        }
-        return;
-    };
-    let rollout = batch.rollout.as_ref().expect("a correction needs rollout");
-    let gap = |i: usize| batch.old_log_probs[i] - rollout[i];
-    let mean_gap = valid.iter().map(|&i| gap(i)).sum::<f64>() / valid.len() as f64;
-    let inside = |x: f64, low: f64, high: f64| low <= x && x <= high;
-    for &i in valid {
-        let token = &mut tokens[i];
-        token.rho = gap(i).exp();
-        match correction {
-            Correction::Truncate { low, high } => {
-                token.weight = token.rho.clamp(low, high);
-                token.truncated = !inside(token.rho, low, high);
-            }
-            Correction::Mask { low, high } => token.zeroed = !inside(token.rho, low, high),
-            Correction::SequenceMask { low, high } => {
-                token.zeroed = !inside(mean_gap.exp(), low, high);
+    let rows = batch.rows();
+    ratio::fill(objective.ratio, batch, &mut tokens, &margin);
+    surrogate::fill(&objective.surrogate, batch, &mut tokens, &margin);
+    for row in &rows {
+        let mean: f64 = row
+            .iter()
+            .map(|&i| tokens[i].constant_log_ratio)
+            .sum::<f64>();
+        let mean = mean / row.len() as f64;
+        for &i in row {
+            if let Some(mask) = objective.off_policy_mask {
+                let far = margin.exceeds(-mean, mask.delta);
+                tokens[i].off_policy = far && batch.advantages[i] < 0.0;
             }
         }
-        match correction {
-            Correction::Truncate { .. } => {}
-            _ if token.zeroed => token.weight = 0.0,
-            _ => token.weight = token.rho,
-        }
     }
-}
+    correction::fill(
+        objective.rollout_correction.as_ref(),
+        batch,
+        &mut tokens,
+        &margin,
+    );
+    kl::fill(objective.kl_penalty, batch, &mut tokens, &margin);
+    reduction::fill(objective.reduction, batch, scale, &mut tokens);
 
-/// What each token's loss is multiplied by in the reduced loss.
-fn coefficients(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Vec<f64> {
-    let all = batch.valid.iter().filter(|valid| **valid).count() as f64;
-    let sequences = batch
-        .rows()
-        .filter(|row| batch.count(row.clone()) > 0.0)
-        .count() as f64;
-    let mut coefficients = vec![0.0; batch.valid.len()];
-    for row in batch.rows() {
-        let n = batch.count(row.clone());
-        for i in row.filter(|i| batch.valid[*i]) {
-            let (share, count) = match objective.sequence_mean {
-                true => (1.0 / n, sequences),
-                false => (1.0, all),
-            };
-            coefficients[i] = match scale {
-                Some(Scale { total, world_size }) => share / total * world_size,
-                None => share / count,
-            };
+    let mut answer = Answer::zeros(tokens.len());
+    for row in &rows {
+        let mut of_the_row = 0.0;
+        for &i in row {
+            let token = &tokens[i];
+            let kept = if token.off_policy { 0.0 } else { token.weight };
+            let mut loss = -token.surrogate * kept;
+            let own = token.by_log_prob + token.by_ratio * token.ratio_slope;
+            let mut slope = -own * kept;
+            let mut row_slope = -token.by_row * kept;
+            if let Some(penalty) = objective.kl_penalty {
+                let mut factor = 1.0;
+                if penalty.gradient == KlGradient::ImportanceCorrected {
+                    factor = token.ratio;
+                    slope += penalty.coefficient * token.kl * token.ratio_slope;
+                    if ratio::is_shared(objective.ratio) {
+                        row_slope += penalty.coefficient * token.kl;
+                    }
+                }
+                loss += penalty.coefficient * token.kl * factor;
+                slope += penalty.coefficient * token.kl_slope * factor;
+            }
+            if let Some(bonus) = objective.entropy_bonus {
+                let entropies = batch.entropies.as_ref().expect("the bonus reads them");
+                loss -= bonus.coefficient * entropies[i];
+                answer.entropy_gradient[i] = -bonus.coefficient * token.share;
+            }
+            answer.token_losses[i] = loss;
+            answer.loss += loss * token.share;
+            answer.gradient[i] += slope * token.share;
+            of_the_row += row_slope * token.share;
+        }
+        for &i in row {
+            answer.gradient[i] += of_the_row * tokens[i].row_slope;
         }
     }
-    coefficients
+    answer.margin = margin.least();
+    answer.metrics = Observed {
+        objective,
+        batch,
+        tokens: &tokens,
+    }
+    .metrics();
+    answer
 }

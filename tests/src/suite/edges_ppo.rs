@@ -118,6 +118,8 @@ pub fn small_and_empty_batches(runner: &Runner) {
             let name = format!("A9, {shape:?}, {}", crate::configs::describe(config));
             let mut case = Case::new(name, shape).with_config(*config);
             case.rollout_log_probs = Some(Vec::new());
+            case.ref_log_probs = Some(Vec::new());
+            case.entropies = Some(Vec::new());
             Row::of(case.clone()).loss(0.0).check(runner);
             case.action_mask = Some(Vec::new());
             case.advantages = HostAdvantages::Sequence(vec![1.0; shape[0]]);

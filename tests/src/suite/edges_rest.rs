@@ -57,7 +57,7 @@ pub fn ties(runner: &Runner) {
 
 /// E2: a weight, or a geometric mean, exactly at a threshold is kept.
 pub fn thresholds(runner: &Runner) {
-    let mask = |low, high| RolloutCorrection::Mask { low, high };
+    let mask = |low, high| RolloutCorrection::icepop(low, high);
     for gap in [0.3, -0.3, 0.0] {
         for dtype in runner.exact_dtypes() {
             // The threshold is put where the device's own `exp` lands.
@@ -87,7 +87,7 @@ pub fn thresholds(runner: &Runner) {
         (1.0 + 1e-6, 2.0, false),
         (0.5, 1.0 - 1e-6, false),
     ] {
-        let correction = RolloutCorrection::SequenceMask { low, high };
+        let correction = RolloutCorrection::seq_mask_tis(low, high);
         Row::new(&format!("E2, 1 in [{low}, {high}]"), &[0.0; 3])
             .gaps(&[0.25, -0.25, 0.0], correction)
             .metric("weight_zeroed", if kept { 0.0 } else { 1.0 })

@@ -8,25 +8,16 @@ use crate::runner::Runner;
 
 const LOW: f64 = 0.5;
 const HIGH: f64 = 5.0;
-const TIS: RolloutCorrection = RolloutCorrection::Truncate {
-    low: LOW,
-    high: HIGH,
-};
-const ICEPOP: RolloutCorrection = RolloutCorrection::Mask {
-    low: LOW,
-    high: HIGH,
-};
-const SEQ_MASK_TIS: RolloutCorrection = RolloutCorrection::SequenceMask {
-    low: LOW,
-    high: HIGH,
-};
+const TIS: RolloutCorrection = RolloutCorrection::tis(LOW, HIGH);
+const ICEPOP: RolloutCorrection = RolloutCorrection::icepop(LOW, HIGH);
+const SEQ_MASK_TIS: RolloutCorrection = RolloutCorrection::seq_mask_tis(LOW, HIGH);
 
 /// H1 to H3.
 pub fn weights(runner: &Runner) {
     let rho = 3f64.exp();
     let check = |id: &str, first_gap: f64, correction, weights: [f64; 3]| {
         let third = 1.0 / 3.0;
-        let truncated = matches!(correction, RolloutCorrection::Truncate { .. });
+        let truncated = correction == TIS;
         let zeroed = weights.iter().filter(|w| **w == 0.0).count() as f64;
         Row::new(id, &[0.0; 3])
             .gaps(&[first_gap, 0.0, 0.0], correction)

@@ -8,10 +8,7 @@ use policy_loss::{
 
 use crate::runner::Runner;
 
-const TIS: RolloutCorrection = RolloutCorrection::Truncate {
-    low: 0.5,
-    high: 5.0,
-};
+const TIS: RolloutCorrection = RolloutCorrection::tis(0.5, 5.0);
 
 fn zeros(runner: &Runner, shape: [usize; 2]) -> Tensor<2> {
     Tensor::zeros(shape, &runner.device)

@@ -18,13 +18,17 @@ enum Input {
     OldLogProbs,
     Advantages,
     Rollout,
+    Reference,
+    Entropies,
 }
 
-const INPUTS: [Input; 4] = [
+const INPUTS: [Input; 6] = [
     Input::LogProbs,
     Input::OldLogProbs,
     Input::Advantages,
     Input::Rollout,
+    Input::Reference,
+    Input::Entropies,
 ];
 
 /// Every kind of garbage, every input, every configuration: each input alone with all kinds, and
@@ -54,9 +58,11 @@ fn assert_unseen(runner: &Runner, config: PolicyLossConfig, patterns: &[(Vec<Inp
             let what = format!("{runner}, {dtype:?}, D, {inputs:?}, {kinds:?}");
             let outcome = runner.outcome(&case, dtype);
             assert_eq!(bits(&outcome), expected, "{what}, {}", describe(&config));
-            for (i, gradient) in outcome.gradient.iter().flatten().enumerate() {
-                let zero = case.is_valid(i) || *gradient == 0.0;
-                assert!(zero, "{what}: gradient[{i}] is {gradient}");
+            for gradients in [&outcome.gradient, &outcome.entropy_gradient] {
+                for (i, gradient) in gradients.iter().flatten().enumerate() {
+                    let zero = case.is_valid(i) || *gradient == 0.0;
+                    assert!(zero, "{what}: gradient[{i}] is {gradient}");
+                }
             }
         }
     }
@@ -73,6 +79,8 @@ fn polluted(clean: &Case, inputs: &[Input], kinds: &[f64]) -> Case {
             Input::OldLogProbs => &mut case.old_log_probs,
             Input::Advantages => case.advantages.values_mut(),
             Input::Rollout => case.rollout_log_probs.as_mut().expect("busy has some"),
+            Input::Reference => case.ref_log_probs.as_mut().expect("busy has some"),
+            Input::Entropies => case.entropies.as_mut().expect("busy has some"),
         };
         for (nth, i) in masked.into_iter().enumerate() {
             // Another offset for each input, so that unlike kinds meet.
@@ -146,7 +154,7 @@ pub fn in_half_types(runner: &Runner) {
     }
 }
 
-/// Reference log-probs, which no objective reads: not even valid ones matter.
+/// Reference log-probs that the objective does not read: not even valid ones matter.
 pub fn in_reference_log_probs(runner: &Runner) {
     let case = busy(2);
     let dtype = DType::F32;

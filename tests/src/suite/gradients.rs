@@ -10,7 +10,8 @@ use crate::compare::{Tolerance, assert_all_near};
 use crate::configs::describe;
 use crate::runner::{Runner, values};
 
-/// Nothing but `log_probs` receives a gradient, even where it is asked for.
+/// Nothing but `log_probs`, and the entropies where there is a bonus, receives a gradient, even
+/// where it is asked for.
 pub fn constants_receive_none(runner: &Runner) {
     for config in runner.configs() {
         let case = busy(0).with_config(config);
@@ -19,19 +20,22 @@ pub fn constants_receive_none(runner: &Runner) {
         let tracked =
             |values: &[f64]| -> Tensor<2> { runner.tensor(values, shape, dtype).require_grad() };
         let rollout = case.rollout_log_probs.as_ref().expect("busy has some");
+        let reference = case.ref_log_probs.as_ref().expect("busy has some");
         let log_probs = tracked(&case.log_probs);
         let constants = [
             ("old_log_probs", tracked(&case.old_log_probs)),
             ("advantages", tracked(case.advantages.values())),
             ("rollout_log_probs", tracked(rollout)),
-            ("ref_log_probs", tracked(rollout)),
+            ("ref_log_probs", tracked(reference)),
         ];
         let [old, advantages, rollout, reference] = constants.clone().map(|(_, tensor)| tensor);
+        let entropies = tracked(case.entropies.as_ref().expect("busy has some"));
         let mask = TensorData::new(case.action_mask.clone().expect("busy has one"), shape);
         let batch = PolicyBatch::new(log_probs.clone(), old, advantages)
             .with_action_mask(Tensor::from_data(mask, &runner.device))
             .with_rollout_log_probs(rollout)
-            .with_ref_log_probs(reference);
+            .with_ref_log_probs(reference)
+            .with_entropies(entropies.clone());
         let output = runner.forward(&case.name, &runner.init(&config), batch);
         let metrics = output.metrics.clip_ratio();
         assert!(!metrics.is_tracked(), "{runner}: a metric is tracked");
@@ -40,6 +44,12 @@ pub fn constants_receive_none(runner: &Runner) {
         let gradient = values(log_probs.grad(&gradients).expect(&what));
         let expected = case.rounded(dtype, dtype).answer().gradient;
         assert_all_near(Tolerance::gradient(dtype), &what, &gradient, &expected);
+        let of_entropies = entropies.grad(&gradients).is_some();
+        assert_eq!(
+            of_entropies,
+            config.entropy_bonus.is_some(),
+            "{what}: entropies"
+        );
         for (name, tensor) in constants {
             let gradient = tensor.grad(&gradients).map(values);
             assert_eq!(gradient, None, "{what}: {name} received a gradient");

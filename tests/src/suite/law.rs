@@ -20,9 +20,22 @@ pub fn shards_add_up(runner: &Runner) {
         true => &SPLITS[3..4],
         false => &SPLITS[..],
     };
-    for config in runner.share(objectives()) {
+    let known = objectives();
+    // Every other objective that has the property, by one split each.
+    let others = runner.configs().into_iter().filter(|config| {
+        let clip = matches!(config.surrogate, policy_loss::Surrogate::Clip(_));
+        config.is_exact_over_shards() && !(clip && config.kl_penalty.is_none())
+    });
+    let count = known.len();
+    let mut all = runner.share(known);
+    all.extend(others);
+    for (nth, config) in all.into_iter().enumerate() {
         let whole = whole(config);
         let expected = runner.outcome(&whole, dtype);
+        let splits = match nth < count {
+            true => splits,
+            false => &SPLITS[3..4],
+        };
         for [ranks, micro_batches] in splits {
             let what = format!("{runner}, {ranks} x {micro_batches}, {}", describe(&config));
             let totals = GlobalTotals::new()
@@ -31,19 +44,23 @@ pub fn shards_add_up(runner: &Runner) {
                 .with_world_size(*ranks);
             let mut loss = 0.0;
             let mut gradient = vec![0.0; whole.log_probs.len()];
+            let mut entropy_gradient = vec![0.0; whole.log_probs.len()];
             for rows in shards(whole.sequences, ranks * micro_batches) {
                 let mut shard = rows_of(&whole, &rows);
                 shard.totals = Some(totals);
                 let outcome = runner.outcome(&shard, dtype);
                 // Averaging across ranks divides by their number.
                 loss += outcome.loss / *ranks as f64;
-                for (i, row) in rows.iter().enumerate() {
-                    for t in 0..whole.tokens {
-                        let Some(local) = &outcome.gradient else {
-                            continue;
-                        };
-                        gradient[row * whole.tokens + t] +=
-                            local[i * whole.tokens + t] / *ranks as f64;
+                for (sum, local) in [
+                    (&mut gradient, &outcome.gradient),
+                    (&mut entropy_gradient, &outcome.entropy_gradient),
+                ] {
+                    let Some(local) = local else { continue };
+                    for (i, row) in rows.iter().enumerate() {
+                        for t in 0..whole.tokens {
+                            sum[row * whole.tokens + t] +=
+                                local[i * whole.tokens + t] / *ranks as f64;
+                        }
                     }
                 }
             }
@@ -52,6 +69,15 @@ pub fn shards_add_up(runner: &Runner) {
             if let Some(expected) = &expected.gradient {
                 let tolerance = Tolerance::gradient(dtype);
                 assert_all_near(tolerance, &format!("{what}: gradient"), &gradient, expected);
+            }
+            if let Some(expected) = &expected.entropy_gradient {
+                let what = format!("{what}: gradient of the entropies");
+                assert_all_near(
+                    Tolerance::gradient(dtype),
+                    &what,
+                    &entropy_gradient,
+                    expected,
+                );
             }
         }
     }
@@ -62,7 +88,7 @@ fn objectives() -> Vec<PolicyLossConfig> {
     let (low, high) = (0.5, 2.0);
     let weighted = PolicyLossConfig::new()
         .with_surrogate(clip)
-        .with_rollout_correction(RolloutCorrection::SequenceMask { low, high });
+        .with_rollout_correction(RolloutCorrection::seq_mask_tis(low, high));
     let sequence = PolicyLossConfig::new().with_ratio(Ratio::SEQUENCE);
     [PolicyLossConfig::new(), weighted, sequence]
         .into_iter()
@@ -99,6 +125,12 @@ fn joined(cases: &[Case]) -> Case {
     joined.rollout_log_probs = Some(concat(|case| {
         case.rollout_log_probs.as_deref().expect("busy has some")
     }));
+    joined.ref_log_probs = Some(concat(|case| {
+        case.ref_log_probs.as_deref().expect("busy has some")
+    }));
+    joined.entropies = Some(concat(|case| {
+        case.entropies.as_deref().expect("busy has some")
+    }));
     let masks = cases.iter().flat_map(|case| case.action_mask.clone());
     joined.action_mask = Some(masks.flatten().collect());
     joined
@@ -117,6 +149,8 @@ pub fn rows_of(case: &Case, rows: &[usize]) -> Case {
         HostAdvantages::Sequence(values) => HostAdvantages::Sequence(pick(values, rows, 1)),
     };
     part.rollout_log_probs = case.rollout_log_probs.as_deref().map(tokens);
+    part.ref_log_probs = case.ref_log_probs.as_deref().map(tokens);
+    part.entropies = case.entropies.as_deref().map(tokens);
     part.action_mask = case
         .action_mask
         .as_deref()

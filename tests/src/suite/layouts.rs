@@ -107,6 +107,8 @@ fn viewed(runner: &Runner, layout: Layout, case: &Case, dtype: DType) -> Outcome
         cut(case.advantages.values()),
     )
     .with_rollout_log_probs(cut(rollout))
+    .with_ref_log_probs(cut(case.ref_log_probs.as_ref().expect("busy has some")))
+    .with_entropies(cut(case.entropies.as_ref().expect("busy has some")))
     .with_action_mask(view!(layout, mask, shape));
     let output = runner.forward(&case.name, &runner.init(&case.config), batch);
     runner.read(&output, &leaf)
@@ -122,6 +124,8 @@ pub fn expanded(runner: &Runner) {
     many.advantages = HostAdvantages::Token([1.0, -1.0, 0.5, 2.0, -0.5, 0.3].repeat(4));
     many.action_mask = Some([true, true, false, true, true, true].repeat(4));
     many.rollout_log_probs = Some([-1.0, -1.1, -0.8, -0.7, -1.2, -0.9].repeat(4));
+    many.ref_log_probs = Some([-0.9, -1.3, -0.7, -0.8, -1.1, -0.6].repeat(4));
+    many.entropies = Some([0.9, 1.3, 0.7, 0.8, 1.1, 0.6].repeat(4));
     for config in runner.some_configs() {
         let many = many.clone().with_config(config);
         for dtype in runner.exact_dtypes() {
@@ -138,6 +142,8 @@ pub fn expanded(runner: &Runner) {
                 expand(many.advantages.values()),
             )
             .with_rollout_log_probs(expand(many.rollout_log_probs.as_ref().expect("given")))
+            .with_ref_log_probs(expand(many.ref_log_probs.as_ref().expect("given")))
+            .with_entropies(expand(many.entropies.as_ref().expect("given")))
             .with_action_mask(Tensor::<2, Bool>::from_data(mask, &runner.device).expand([4, 6]));
             let output = runner.forward("expanded", &runner.init(&config), batch);
             let outcome = runner.read(&output, &leaf);

@@ -6,21 +6,27 @@ use crate::case::Case;
 use crate::configs::describe;
 use crate::runner::{Outcome, Runner};
 
-const INPUTS: [&str; 4] = [
+const INPUTS: [&str; 6] = [
     "log_probs",
     "old_log_probs",
     "advantages",
     "rollout_log_probs",
+    "ref_log_probs",
+    "entropies",
 ];
 
 /// One token of two sequences holds `value` in `input`.
 fn case(input: &str, value: f64) -> Case {
     let mut case = Case::new(format!("C5, {input} = {value}"), [2, 3]);
     case.rollout_log_probs = Some(vec![0.1; 6]);
+    case.ref_log_probs = Some(vec![-0.2; 6]);
+    case.entropies = Some(vec![0.7; 6]);
     let values = match input {
         "log_probs" => &mut case.log_probs,
         "old_log_probs" => &mut case.old_log_probs,
         "advantages" => case.advantages.values_mut(),
+        "ref_log_probs" => case.ref_log_probs.as_mut().expect("given"),
+        "entropies" => case.entropies.as_mut().expect("given"),
         _ => case.rollout_log_probs.as_mut().expect("given"),
     };
     values[4] = value;
@@ -45,6 +51,12 @@ pub fn values_are_seen(runner: &Runner) {
             if is_rollout && !against_rollout && config.rollout_correction.is_none() {
                 continue;
             }
+            if input == "ref_log_probs" && config.kl_penalty.is_none() {
+                continue;
+            }
+            if input == "entropies" && config.entropy_bonus.is_none() {
+                continue;
+            }
             for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
                 let case = case(input, value).with_config(config);
                 for dtype in runner.exact_dtypes() {
@@ -54,7 +66,8 @@ pub fn values_are_seen(runner: &Runner) {
                     assert_eq!(outcome.metrics.non_finite, 1.0, "{what}: non_finite");
                     // Against the rollout policy an infinite log-ratio is clamped like any other,
                     // and no metric holds the difference itself: there, the count is all.
-                    let clamped = is_rollout && against_rollout && value.is_infinite();
+                    let clamped = value.is_infinite()
+                        && ((is_rollout && against_rollout) || input == "ref_log_probs");
                     assert!(clamped || shows(&outcome), "{what}: is hidden");
                 }
             }

@@ -82,6 +82,7 @@ fn pairs(
         clip_ratio ppo_kl clipped_above clipped_below dual_clipped ratio_mean ratio_min ratio_max
         ratio_effective_sample_size kl_k1 kl_k2 kl_k3 valid_tokens valid_sequences non_finite;
         rollout_kl weight_mean weight_effective_sample_size weight_truncated weight_zeroed
+        off_policy_dropped kl entropy
     );
     let names: Vec<_> = pairs.iter().map(|(name, ..)| *name).collect();
     let known: Vec<_> = values.named().iter().map(|(name, _)| *name).collect();

@@ -1,10 +1,10 @@
 //! What holds for every batch, tried on random ones.
 
+use policy_loss::Surrogate;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
 use super::law::rows_of;
-use super::slopes::distance_to_kink;
 use crate::case::{Case, HostAdvantages};
 use crate::compare::{Tolerance, assert_agrees_with_oracle, assert_all_near, assert_metrics, bits};
 use crate::oracle::Metrics;
@@ -53,17 +53,22 @@ fn case(shapes: &'static [[usize; 2]], configs: usize) -> impl Strategy<Value = 
             vec(-4.0..0.0),
             prop::collection::vec(log_ratio, length),
             vec(-1.0..1.0),
+            (vec(-0.8..0.8), vec(0.0..3.0)),
             advantages,
             prop::option::weighted(0.9, prop::collection::vec(any::<bool>(), length)),
         )
-            .prop_map(move |(old, log_ratios, gaps, advantages, mask)| Case {
-                log_probs: old.iter().zip(log_ratios).map(|(old, d)| old + d).collect(),
-                rollout_log_probs: Some(old.iter().zip(gaps).map(|(old, d)| old - d).collect()),
-                old_log_probs: old,
-                advantages,
-                action_mask: mask,
-                ..Case::new("random", shape)
-            })
+            .prop_map(
+                move |(old, log_ratios, gaps, (moves, entropies), advantages, mask)| Case {
+                    log_probs: old.iter().zip(log_ratios).map(|(old, d)| old + d).collect(),
+                    ref_log_probs: Some(old.iter().zip(moves).map(|(old, d)| old + d).collect()),
+                    entropies: Some(entropies),
+                    rollout_log_probs: Some(old.iter().zip(gaps).map(|(old, d)| old - d).collect()),
+                    old_log_probs: old,
+                    advantages,
+                    action_mask: mask,
+                    ..Case::new("random", shape)
+                },
+            )
     });
     (batch, 0..configs)
 }
@@ -71,7 +76,7 @@ fn case(shapes: &'static [[usize; 2]], configs: usize) -> impl Strategy<Value = 
 /// Loss, metrics, token losses and gradient are those of the oracle.
 pub fn agrees_with_the_oracle(runner: &Runner) {
     for_all(runner, 48, |case| {
-        if distance_to_kink(&case) > 1e-5 {
+        if case.answer().margin > 1e-5 {
             assert_agrees_with_oracle(runner, &case);
         }
     });
@@ -97,6 +102,8 @@ pub fn masked_content_changes_nothing(runner: &Runner) {
             other.log_probs[i] = garbage[i % 7];
             other.old_log_probs[i] = garbage[(i + 1) % 7];
             other.rollout_log_probs.as_mut().expect("given")[i] = garbage[(i + 3) % 7];
+            other.ref_log_probs.as_mut().expect("given")[i] = garbage[(i + 2) % 7];
+            other.entropies.as_mut().expect("given")[i] = garbage[(i + 4) % 7];
             if let HostAdvantages::Token(values) = &mut other.advantages {
                 values[i] = garbage[(i + 5) % 7];
             }
@@ -111,6 +118,10 @@ pub fn masked_content_changes_nothing(runner: &Runner) {
 /// Permuting the sequences permutes the gradient, and changes nothing else.
 pub fn sequences_have_no_order(runner: &Runner) {
     for_all(runner, 32, |case| {
+        // Its lot falls on positions, and sums that are taken in another order move a kink.
+        if matches!(case.config.surrogate, Surrogate::ClipCov(_)) || case.answer().margin < 1e-5 {
+            return;
+        }
         let order: Vec<usize> = (0..case.sequences).rev().collect();
         let reversed = rows_of(&case, &order);
         for dtype in runner.exact_dtypes() {

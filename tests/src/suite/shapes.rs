@@ -22,10 +22,9 @@ const SHAPES: [[usize; 2]; 7] = [
 /// Tokens for themselves, and tokens that need to know their whole sequence.
 fn kinds() -> [PolicyLossConfig; 2] {
     let token = PolicyLossConfig::new().with_surrogate(Clip::new(0.2, 0.28).with_dual_clip(1.5));
-    let (low, high) = (0.9, 1.1);
     let sequence = PolicyLossConfig::new()
         .with_ratio(Ratio::SEQUENCE)
-        .with_rollout_correction(RolloutCorrection::SequenceMask { low, high })
+        .with_rollout_correction(RolloutCorrection::seq_mask_tis(0.9, 1.1))
         .with_reduction(Reduction::SequenceMean);
     [token, sequence]
 }

@@ -4,8 +4,8 @@ use burn::tensor::{DType, Element as BurnElement, TensorData};
 use policy_loss_kernels::cpu::{self, Batch, Element};
 use policy_loss_kernels::{Objective, Summary};
 
-use crate::ops::has_weight;
-use crate::output::{MetricValues, metric_count};
+use crate::ops::groups;
+use crate::output::MetricValues;
 
 /// One pass over a batch, with results as tensor data.
 pub(crate) struct Pass {
@@ -36,7 +36,10 @@ pub(crate) fn forward<E: Element + BurnElement>(
     let dtype = E::dtype();
     Pass {
         loss: data(vec![summary.loss], dtype),
-        metrics: data(metrics(&summary, has_weight(objective)), dtype),
+        metrics: data(
+            metrics(&summary, groups(objective).rollout_correction),
+            dtype,
+        ),
         gradient,
         // The kernel has applied the factor of the reduction already.
         factor: data(vec![1.0], dtype),
@@ -57,7 +60,8 @@ fn metrics(summary: &Summary, weighted: bool) -> Vec<f64> {
         squares => sum * sum / (n * squares),
     };
     let ppo_kl = summary.negative_log_ratio / n;
-    let mut packed = MetricValues {
+    let of_weights = |value: f64| weighted.then_some(value);
+    MetricValues {
         clip_ratio: (summary.clipped_above + summary.clipped_below) / n,
         ppo_kl,
         clipped_above: summary.clipped_above / n,
@@ -73,18 +77,19 @@ fn metrics(summary: &Summary, weighted: bool) -> Vec<f64> {
         valid_tokens: summary.valid_tokens,
         valid_sequences: summary.valid_sequences,
         non_finite: summary.non_finite,
-        rollout_kl: Some(summary.rollout_log_ratio / n),
-        weight_mean: Some(summary.weight / n),
-        weight_effective_sample_size: Some(effective_sample_size(
+        rollout_kl: of_weights(summary.rollout_log_ratio / n),
+        weight_mean: of_weights(summary.weight / n),
+        weight_effective_sample_size: of_weights(effective_sample_size(
             summary.weight,
             summary.squared_weight,
         )),
-        weight_truncated: Some(summary.truncated / n),
-        weight_zeroed: Some(summary.zeroed / n),
+        weight_truncated: of_weights(summary.truncated / n),
+        weight_zeroed: of_weights(summary.zeroed / n),
+        off_policy_dropped: None,
+        kl: None,
+        entropy: None,
     }
-    .packed();
-    packed.truncate(metric_count(weighted));
-    packed
+    .packed()
 }
 
 /// Calls `$body` with `$E` bound to the element type of `$dtype`.

@@ -11,7 +11,7 @@ use burn_cubecl::tensor::CubeTensor;
 use policy_loss_kernels::Objective;
 use policy_loss_kernels::cube::{self, Advantages, Batch, Buffer};
 
-use crate::ops::{FusedInputs, FusedOutputs, PolicyLossOps, has_weight};
+use crate::ops::{FusedInputs, FusedOutputs, PolicyLossOps, groups};
 use crate::output::metric_count;
 
 impl PolicyLossOps for CubeBackend {
@@ -41,7 +41,7 @@ impl PolicyLossOps for CubeBackend {
             mask: masked.then(|| buffer(inputs.action_mask)),
         };
         let outputs = cube::forward(&like.client, &objective, batch, with_gradient);
-        let metrics = metric_count(has_weight(&objective));
+        let metrics = metric_count(groups(&objective));
         let gradient_shape = match with_gradient {
             true => shape,
             false => [1, 1].into(),

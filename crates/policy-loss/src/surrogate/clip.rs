@@ -1,24 +1,26 @@
 //! The clipped surrogate of PPO.
 
-use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::Surrogated;
+use super::{Formula, Surrogated, Tokens};
 use crate::ConfigError;
 use crate::config::{above_one, positive};
 
 /// The clipped surrogate:
 ///
 /// ```text
-/// s1 = r * A
+/// s1 = r * A;  with delta: min(r, delta) * A
 /// s2 = clamp(r, 1 - low, 1 + high) * A
 /// surrogate = min(s1, s2);  with dual_clip c and A < 0: max(min(s1, s2), c * A)
 /// ```
 ///
-/// Where `s1 == s2` the unclipped branch is taken; a clipped token has gradient 0.
+/// Gradient: `r * A` on the unclipped branch, 0 on every other; where `s1 == s2` the unclipped
+/// branch is taken. With a sequence ratio it is the surrogate of GSPO.
+///
 /// Papers: PPO [arXiv 1707.06347](https://arxiv.org/abs/1707.06347), dual clip
 /// [arXiv 1912.09729](https://arxiv.org/abs/1912.09729), clip-higher (DAPO)
-/// [arXiv 2503.14476](https://arxiv.org/abs/2503.14476).
+/// [arXiv 2503.14476](https://arxiv.org/abs/2503.14476), two-sided clip with `delta`
+/// (INTELLECT-2) [arXiv 2505.07291](https://arxiv.org/abs/2505.07291). Used by every framework.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Clip {
@@ -29,6 +31,10 @@ pub struct Clip {
     /// For `A < 0` the surrogate is bounded below by `dual_clip * A`. Finite and above 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dual_clip: Option<f64>,
+    /// The unclipped branch uses `min(r, delta)`. Finite, `1 + high` or above; there it matters
+    /// for `A < 0` alone, and is a dual clip of the same size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta: Option<f64>,
 }
 
 impl Default for Clip {
@@ -44,6 +50,7 @@ impl Clip {
             low,
             high,
             dual_clip: None,
+            delta: None,
         }
     }
 
@@ -53,17 +60,33 @@ impl Clip {
         self
     }
 
+    /// Also bounds the ratio of the unclipped branch by `delta`.
+    pub const fn with_delta(mut self, delta: f64) -> Self {
+        self.delta = Some(delta);
+        self
+    }
+
+    /// `c`, where the surrogate of a negative advantage is bounded below by `c * A`.
+    pub(crate) fn lower_bound(&self) -> Option<f64> {
+        self.dual_clip.or(self.delta)
+    }
+}
+
+impl Formula for Clip {
     /// The clipped branches are constants of the ratio, so that a clipped token has gradient 0.
     ///
     /// `min` and `clamp` are written as comparisons and selects because their sub-gradients at a
     /// tie and at a bound differ between frameworks; here the unclipped branch wins a tie.
-    pub(crate) fn of(&self, ratio: Tensor<2>, advantages: Tensor<2>) -> Surrogated {
-        let constant_ratio = ratio.clone().without_autodiff();
-        let s1 = ratio * advantages.clone();
-        let s2 = constant_ratio.clamp(1.0 - self.low, 1.0 + self.high) * advantages.clone();
+    fn of(&self, tokens: &Tokens) -> Surrogated {
+        let advantages = tokens.advantages.clone();
+        let s1 = tokens.ratio.clone() * advantages.clone();
+        let bounded_ratio = tokens
+            .constant_ratio()
+            .clamp(1.0 - self.low, 1.0 + self.high);
+        let s2 = bounded_ratio * advantages.clone();
         let clipped = s2.clone().lower(s1.clone().without_autodiff());
         let surrogate = s1.mask_where(clipped.clone(), s2);
-        let Some(dual_clip) = self.dual_clip else {
+        let Some(dual_clip) = self.lower_bound() else {
             return Surrogated {
                 surrogate,
                 clipped,
@@ -83,9 +106,28 @@ impl Clip {
         }
     }
 
-    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+    fn validate(&self) -> Result<(), ConfigError> {
         positive("surrogate.low", self.low)?;
         positive("surrogate.high", self.high)?;
-        above_one("surrogate.dual_clip", self.dual_clip)
+        above_one("surrogate.dual_clip", self.dual_clip)?;
+        above_one("surrogate.delta", self.delta)?;
+        let least = 1.0 + self.high;
+        match (self.dual_clip, self.delta) {
+            (None, Some(delta)) if delta < least => Err(ConfigError::OutOfRange {
+                field: "surrogate.delta",
+                value: format!("{delta}, below 1 + `surrogate.high` = {least}"),
+                accepted: "1 + high or above",
+            }),
+            (Some(_), Some(_)) => Err(ConfigError::Combination {
+                first: "surrogate.dual_clip",
+                second: "surrogate.delta",
+                reason: "both bound what a negative advantage can do; leave one of them out",
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        None
     }
 }

@@ -1,0 +1,205 @@
+//! Every check of a batch.
+
+use burn::tensor::{Bool, DType, Device, Tensor};
+
+use crate::device::{computes, describe, dtypes, names};
+use crate::packed::Packing;
+use crate::{Advantages, BatchError, Behavior, PolicyBatch, PolicyLossConfig};
+
+impl PolicyBatch {
+    /// Every check, none of which touches the device's queue.
+    pub(crate) fn check(self, config: &PolicyLossConfig) -> Result<CheckedBatch, BatchError> {
+        let shape = self.log_probs.dims();
+        let device = self.log_probs.device();
+        let floats = [
+            ("log_probs", Some(&self.log_probs)),
+            ("old_log_probs", self.old_log_probs.as_ref()),
+            ("rollout_log_probs", self.rollout_log_probs.as_ref()),
+            ("ref_log_probs", self.ref_log_probs.as_ref()),
+            ("entropies", self.entropies.as_ref()),
+        ];
+        for (name, tensor) in floats {
+            if let Some(tensor) = tensor {
+                check_shape(name, tensor.dims(), shape)?;
+                check_place(name, tensor.device(), tensor.dtype(), &device)?;
+            }
+        }
+        if let Some(mask) = &self.action_mask {
+            check_shape("action_mask", mask.dims(), shape)?;
+            check_device("action_mask", &mask.device(), &device)?;
+        }
+        let packing = match &self.sequence_ids {
+            Some(ids) => Some(Packing::new(ids, shape)?),
+            None => None,
+        };
+        let advantages = check_advantages(self.advantages, shape, packing.as_ref(), &device)?;
+        let rollout_log_probs = needed(
+            self.rollout_log_probs,
+            needs_rollout(config),
+            "rollout_log_probs",
+            "PolicyBatch::with_rollout_log_probs",
+        )?;
+        let ref_log_probs = needed(
+            self.ref_log_probs,
+            config.kl_penalty.map(|_| "`kl_penalty`"),
+            "ref_log_probs",
+            "PolicyBatch::with_ref_log_probs",
+        )?;
+        let entropies = needed(
+            self.entropies,
+            config.entropy_bonus.map(|_| "`entropy_bonus`"),
+            "entropies",
+            "PolicyBatch::with_entropies",
+        )?;
+        let scale = match self.totals {
+            Some(totals) => Some(totals.scale(config.reduction)?),
+            None => None,
+        };
+        // On policy: a constant of the same values.
+        let old_log_probs = self
+            .old_log_probs
+            .unwrap_or_else(|| self.log_probs.clone().without_autodiff());
+        let batch = CheckedBatch {
+            log_probs: self.log_probs,
+            old_log_probs,
+            advantages,
+            action_mask: self.action_mask,
+            rollout_log_probs,
+            ref_log_probs,
+            entropies,
+            packing: None,
+            scale,
+        };
+        Ok(match packing {
+            Some(packing) if !batch.is_empty() => packing.pad(batch),
+            _ => batch,
+        })
+    }
+}
+
+/// A batch that has passed every check, holding what the objective reads and nothing else.
+pub(crate) struct CheckedBatch {
+    pub log_probs: Tensor<2>,
+    pub old_log_probs: Tensor<2>,
+    /// `[B, T]` or `[B, 1]`.
+    pub advantages: Tensor<2>,
+    pub action_mask: Option<Tensor<2, Bool>>,
+    pub rollout_log_probs: Option<Tensor<2>>,
+    pub ref_log_probs: Option<Tensor<2>>,
+    pub entropies: Option<Tensor<2>>,
+    /// How the tokens lay in a packed row that they came from.
+    pub packing: Option<Packing>,
+    /// Replaces the division by a local count where global totals are given.
+    pub scale: Option<f64>,
+}
+
+impl CheckedBatch {
+    /// Whether there is no token at all: `B` or `T` is 0.
+    pub fn is_empty(&self) -> bool {
+        self.log_probs.dims().contains(&0)
+    }
+}
+
+/// The tensor where something needs it, and none where nothing reads it.
+fn needed(
+    tensor: Option<Tensor<2>>,
+    needed_by: Option<&'static str>,
+    name: &'static str,
+    add_with: &'static str,
+) -> Result<Option<Tensor<2>>, BatchError> {
+    match (needed_by, tensor) {
+        (None, _) => Ok(None),
+        (Some(_), Some(tensor)) => Ok(Some(tensor)),
+        (Some(needed_by), None) => Err(BatchError::Missing {
+            tensor: name,
+            needed_by,
+            add_with,
+        }),
+    }
+}
+
+fn needs_rollout(config: &PolicyLossConfig) -> Option<&'static str> {
+    if config.rollout_correction.is_some() {
+        return Some("`rollout_correction`");
+    }
+    match config.ratio.against {
+        Behavior::Rollout => Some("`ratio.against = rollout`"),
+        Behavior::Old => None,
+    }
+}
+
+fn check_advantages(
+    advantages: Advantages,
+    [batch, tokens]: [usize; 2],
+    packing: Option<&Packing>,
+    device: &Device,
+) -> Result<Tensor<2>, BatchError> {
+    let sequences = packing.map_or(batch, Packing::sequences);
+    let (place, dtype, got, fits) = match &advantages {
+        Advantages::Token(a) => {
+            let dims = a.dims();
+            let fits = dims == [batch, tokens] || dims == [sequences, 1];
+            (a.device(), a.dtype(), dims.to_vec(), fits)
+        }
+        Advantages::Sequence(a) => {
+            let dims = a.dims();
+            (a.device(), a.dtype(), dims.to_vec(), dims == [sequences])
+        }
+    };
+    if !fits {
+        return Err(BatchError::Shape {
+            tensor: "advantages",
+            expected: format!("[{batch}, {tokens}], [{sequences}, 1] or [{sequences}]"),
+            got,
+        });
+    }
+    check_place("advantages", place, dtype, device)?;
+    Ok(match advantages {
+        Advantages::Token(a) => a,
+        Advantages::Sequence(a) => a.reshape([sequences, 1]),
+    })
+}
+
+fn check_shape(
+    tensor: &'static str,
+    got: [usize; 2],
+    expected: [usize; 2],
+) -> Result<(), BatchError> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(BatchError::Shape {
+        tensor,
+        expected: format!("{expected:?}, the shape of `log_probs`"),
+        got: got.to_vec(),
+    })
+}
+
+fn check_place(
+    tensor: &'static str,
+    got: Device,
+    dtype: DType,
+    expected: &Device,
+) -> Result<(), BatchError> {
+    check_device(tensor, &got, expected)?;
+    if computes(expected, dtype) {
+        return Ok(());
+    }
+    Err(BatchError::Dtype {
+        tensor,
+        got: dtype,
+        device: describe(expected),
+        accepted: names(&dtypes(expected)),
+    })
+}
+
+fn check_device(tensor: &'static str, got: &Device, expected: &Device) -> Result<(), BatchError> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(BatchError::Device {
+        tensor,
+        expected: describe(expected),
+        got: describe(got),
+    })
+}

@@ -1,0 +1,87 @@
+//! The size of the global batch.
+
+use crate::reduction::Denominator;
+use crate::{BatchError, Reduction};
+
+/// The size of the *global* batch, of which this one is a shard or a micro-batch.
+///
+/// A local mean of local means is wrong when shards hold different numbers of tokens:
+///
+/// ```text
+/// token_mean         sum(token_loss) / tokens * world_size
+/// sequence_mean      sum_b(sum_t(token_loss) / n_b) / sequences * world_size
+/// sequence_sum_mean  sum(token_loss) / sequences * world_size
+/// fixed_length       sum(token_loss) / (sequences * length) * world_size
+/// token_sum          sum(token_loss) * world_size
+/// ```
+///
+/// `world_size` undoes the averaging of gradients across ranks; leave it out (1) for gradient
+/// accumulation. For any split of a batch, the shards' gradients then sum up to the gradient of
+/// the undivided batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GlobalTotals {
+    /// Valid tokens of the global batch; the token mean needs it.
+    pub tokens: Option<usize>,
+    /// Sequences of the global batch that hold a valid token; every reduction that
+    /// divides by sequences needs it.
+    pub sequences: Option<usize>,
+    /// Ranks whose gradients are averaged; 1 when left out.
+    pub world_size: Option<usize>,
+}
+
+impl GlobalTotals {
+    /// No totals yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the number of valid tokens of the global batch.
+    pub fn with_tokens(mut self, tokens: usize) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+
+    /// Sets the number of sequences of the global batch that hold a valid token.
+    pub fn with_sequences(mut self, sequences: usize) -> Self {
+        self.sequences = Some(sequences);
+        self
+    }
+
+    /// Sets the number of ranks whose gradients are averaged.
+    pub fn with_world_size(mut self, world_size: usize) -> Self {
+        self.world_size = Some(world_size);
+        self
+    }
+
+    /// What the sum is multiplied by instead of being divided by a local count.
+    pub(crate) fn scale(&self, reduction: Reduction) -> Result<f64, BatchError> {
+        let accepted = "an integer above 0";
+        for (field, value) in [
+            ("totals.tokens", self.tokens),
+            ("totals.sequences", self.sequences),
+            ("totals.world_size", self.world_size),
+        ] {
+            if value == Some(0) {
+                return Err(BatchError::Totals {
+                    field,
+                    value: "0".into(),
+                    accepted,
+                });
+            }
+        }
+        let (field, total, length) = match reduction.denominator() {
+            Denominator::Tokens => ("totals.tokens", self.tokens, 1.0),
+            Denominator::Sequences(length) => ("totals.sequences", self.sequences, length),
+            // Nothing is counted; the ranks' gradients are averaged all the same.
+            Denominator::One => return Ok(self.world_size.unwrap_or(1) as f64),
+        };
+        match total {
+            Some(total) => Ok(self.world_size.unwrap_or(1) as f64 / (total as f64 * length)),
+            None => Err(BatchError::Totals {
+                field,
+                value: "missing, while other totals are given".into(),
+                accepted,
+            }),
+        }
+    }
+}
