@@ -43,10 +43,9 @@ fn presets_are_what_config_takes() {
     let table = stdout(&["presets"]);
     for preset in presets {
         let name = preset["name"].as_str().unwrap();
-        assert!(
-            !preset["description"].as_str().unwrap().is_empty(),
-            "{name}"
-        );
+        for field in ["formula", "source"] {
+            assert!(!preset[field].as_str().unwrap().is_empty(), "{name}");
+        }
         assert!(table.contains(name), "{table}");
         let config = batch.beside("config.json");
         std::fs::write(&config, preset["config"].to_string()).unwrap();
