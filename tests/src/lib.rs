@@ -7,6 +7,7 @@ pub mod busy;
 pub mod case;
 pub mod compare;
 pub mod configs;
+pub mod framework_golden;
 pub mod golden;
 pub mod oracle;
 mod probe;

@@ -170,8 +170,8 @@ fn presets_are_valid_and_known_by_name() {
         assert!(preset.config().init().is_ok(), "{preset}");
         assert_eq!(preset.name().parse::<Preset>(), Ok(preset));
     }
-    let error = "reinforce".parse::<Preset>().expect_err("unknown");
-    assert_names("preset", &error, &["reinforce", "ppo", "gspo"]);
+    let error = "a2c".parse::<Preset>().expect_err("unknown");
+    assert_names("preset", &error, &["a2c", "ppo", "gspo"]);
 }
 
 #[test]

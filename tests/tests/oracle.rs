@@ -3,7 +3,7 @@
 use policy_loss::Reduction;
 use policy_loss_tests::case::Case;
 use policy_loss_tests::compare::{Tolerance, assert_all_near, assert_near};
-use policy_loss_tests::{busy::busy, configs, golden, rollout};
+use policy_loss_tests::{busy::busy, configs, framework_golden, golden, rollout};
 
 #[test]
 fn agrees_with_the_reference() {
@@ -88,4 +88,49 @@ fn gradients_are_slopes() {
             }
         }
     }
+}
+
+/// Where the oracle differs from a framework, the reason is listed; where a reason is listed, it
+/// differs.
+#[test]
+fn agrees_with_the_frameworks() {
+    let mut wrong = Vec::new();
+    for golden in framework_golden::cases() {
+        let tolerance = Tolerance::of(1e-7);
+        let answer = golden.case.answer();
+        let agrees = tolerance.accepts(answer.loss, golden.loss)
+            && std::iter::zip(&answer.gradient, &golden.gradient)
+                .all(|(actual, expected)| tolerance.accepts(*actual, *expected));
+        if agrees != golden.departure.is_none() {
+            wrong.push(format!(
+                "{}: loss {} for {}, gradient {:?} for {:?}",
+                golden.case.name,
+                answer.loss,
+                golden.loss,
+                &answer.gradient[..answer.gradient.len().min(4)],
+                &golden.gradient[..golden.gradient.len().min(4)]
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn rollout_weights_agree_with_verl() {
+    let mut wrong = Vec::new();
+    for golden in framework_golden::rollout_cases() {
+        let answer = golden.case.answer();
+        // verl adds 1e-8 to the mean that it divides by.
+        let tolerance = match golden.name.ends_with("batchnorm") {
+            true => Tolerance::of(2e-8),
+            false => Tolerance::of(1e-12),
+        };
+        for (i, expected) in golden.weights.iter().enumerate() {
+            let actual = answer.token_losses[i];
+            if !tolerance.accepts(actual, *expected) {
+                wrong.push(format!("{}[{i}]: {actual} for {expected}", golden.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -28,6 +28,7 @@ The batch is a safetensors file, such as safetensors.torch.save_file writes, wit
   action_mask        [B, T] optional         bool, or 0 and 1 in any type; absent: all tokens count
   rollout_log_probs  [B, T] float, optional  as the inference engine reported them
   ref_log_probs      [B, T] float, optional  of a frozen reference policy
+  entropies          [B, T] float, optional  of the policy's token distributions
 
 Floats are F64, F32, F16 or BF16, also mixed. The arithmetic is f64 if log_probs is F64, else f32.
 What the device does not compute is widened to f32 (F16, BF16) or, unless it is log_probs,
@@ -54,7 +55,7 @@ Measures forward and backward of the loss on this machine, in f32, interleaved i
 
 Times are medians over the rounds, with the distance between the quartiles as the spread.";
 
-/// The policy loss of PPO, GRPO, DAPO and GSPO, evaluated on a batch from any trainer
+/// The policy losses of reinforcement learning, evaluated on a batch from any trainer
 #[derive(Debug, Parser)]
 #[command(
     name = "policy-loss",
@@ -78,6 +79,9 @@ pub enum Command {
         after_long_help = format!("{EVAL_MORE}\n\n{EXIT_CODES}")
     )]
     Eval(EvalArguments),
+    /// Compare objectives on a batch: loss, metrics and gradients side by side
+    #[command(after_help = EXIT_CODES)]
+    Compare(CompareArguments),
     /// List the devices of this machine, and what is missing where there is none
     Devices(ListArguments),
     /// List the named objectives
@@ -107,6 +111,30 @@ pub struct EvalArguments {
     /// Write the gradient here, as the tensor `grad_log_probs` in the type of `log_probs`
     #[arg(long, value_name = "FILE.safetensors")]
     pub grad_out: Option<PathBuf>,
+
+    /// Print one JSON object, and nothing else, to standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArguments {
+    /// The batch, a safetensors file as `eval` takes it
+    #[arg(value_name = "BATCH.safetensors")]
+    pub batch: PathBuf,
+
+    /// An objective by name; may be repeated
+    #[arg(long, value_name = "NAME", value_parser = preset(), required_unless_present = "config")]
+    pub preset: Vec<Preset>,
+
+    /// An objective as a JSON file; may be repeated
+    #[arg(long, value_name = "FILE.json")]
+    pub config: Vec<PathBuf>,
+
+    /// The backend to compute on
+    #[arg(long, value_enum, default_value_t = Backend::Flex, value_name = "BACKEND")]
+    pub device: Backend,
 
     /// Print one JSON object, and nothing else, to standard output
     #[arg(long)]

@@ -77,7 +77,7 @@ fn totals(arguments: &TotalsArguments) -> Option<GlobalTotals> {
 }
 
 /// Says a library's error in the terms of the command line.
-fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Failure {
+pub fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Failure {
     match error {
         BatchError::Totals {
             field,
@@ -88,7 +88,7 @@ fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Failur
                 "totals.tokens" => ("--global-tokens", " (the objective takes a token mean)"),
                 "totals.sequences" => (
                     "--global-sequences",
-                    " (the objective takes a sequence mean)",
+                    " (the objective divides by sequences)",
                 ),
                 "totals.world_size" => ("--world-size", ""),
                 other => (other, ""),
@@ -106,7 +106,9 @@ fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Failur
             };
             file.missing(tensor, &format!(", but {needed_by} needs it"))
         }
-        error @ BatchError::NotFused { .. } => objective.origin.bad(error),
+        error @ (BatchError::NotFused { .. } | BatchError::PartNotFused { .. }) => {
+            objective.origin.bad(error)
+        }
         error => file.bad(error),
     }
 }

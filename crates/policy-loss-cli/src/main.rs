@@ -1,13 +1,15 @@
 //! The `policy-loss` program: evaluate a batch that was dumped from any trainer, with the library
 //! [`policy_loss`], and compare.
 //!
-//! One subcommand is one file ([`eval`], [`devices`], [`presets`], [`mod@bench`]). Everything that can be wrong
+//! One subcommand is one file ([`eval`], [`compare`],
+//! [`devices`], [`presets`], [`mod@bench`]). Everything that can be wrong
 //! with the input is a [`failure::Failure`], one line that says what to do about it.
 
 mod args;
 mod backends;
 mod batch_file;
 mod bench;
+mod compare;
 mod devices;
 mod eval;
 mod failure;
@@ -29,6 +31,7 @@ use args::{Arguments, Command};
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Eval(arguments) => eval::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::Devices(arguments) => devices::run(&arguments),
         Command::Presets(arguments) => presets::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),

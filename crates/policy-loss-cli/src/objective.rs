@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use policy_loss::{OpenRlhfPolicyLoss, PolicyLoss, PolicyLossConfig, Preset};
 use serde::de::DeserializeOwned;
@@ -68,6 +68,22 @@ impl Objective {
         };
         let loss = config.init().map_err(|error| origin.bad(error))?;
         Ok(Self { loss, origin })
+    }
+
+    /// Reads and checks several objectives: presets first, then files.
+    pub fn read_all(presets: &[Preset], configs: &[PathBuf]) -> Result<Vec<Self>, Failure> {
+        let presets = presets
+            .iter()
+            .map(|preset| Ok((preset.config(), Origin::Preset(*preset))));
+        let configs = configs.iter().map(|path| from_file(path));
+        presets
+            .chain(configs)
+            .map(|read| {
+                let (config, origin) = read?;
+                let loss = config.init().map_err(|error| origin.bad(error))?;
+                Ok(Self { loss, origin })
+            })
+            .collect()
     }
 
     /// The configuration on one line, in the form that `--config` takes.

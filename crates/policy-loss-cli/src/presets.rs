@@ -17,7 +17,10 @@ struct Presets {
 #[derive(Serialize)]
 struct Entry {
     name: &'static str,
-    description: &'static str,
+    /// The token loss and its reduction.
+    formula: &'static str,
+    /// The paper, or the framework.
+    source: &'static str,
     /// What `--config` takes.
     config: PolicyLossConfig,
 }
@@ -34,18 +37,10 @@ pub fn run(arguments: &ListArguments) -> Result<(), Failure> {
 }
 
 fn describe(preset: Preset) -> Entry {
-    let description = match preset {
-        Preset::Ppo => "PPO: clip 0.2 / 0.2, token mean (arXiv 1707.06347)",
-        Preset::DualClipPpo => "PPO with a dual clip of 3 (arXiv 1912.09729)",
-        Preset::Grpo => "GRPO: PPO with a sequence mean (arXiv 2402.03300)",
-        Preset::Dapo => "DAPO: clip-higher, 0.2 / 0.28, token mean (arXiv 2503.14476)",
-        Preset::Gspo => "GSPO: one ratio per sequence, sequence mean (arXiv 2507.18071)",
-        // The library may have presets that this program has no words for yet.
-        _ => "",
-    };
     Entry {
         name: preset.name(),
-        description,
+        formula: preset.summary(),
+        source: preset.source(),
         config: preset.config(),
     }
 }
@@ -53,7 +48,7 @@ fn describe(preset: Preset) -> Entry {
 fn table(presets: &Presets) -> String {
     let mut table = plain();
     for entry in &presets.presets {
-        table.add_row([entry.name, entry.description]);
+        table.add_row([entry.name, &format!("{} ({})", entry.formula, entry.source)]);
         table.add_row(["", &json(&entry.config)]);
     }
     flush_left(table)

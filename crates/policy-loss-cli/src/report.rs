@@ -125,7 +125,8 @@ impl Serialize for Named<'_> {
 }
 
 /// A number that may be none: JSON has no word for NaN and the infinities.
-struct Number(f64);
+#[derive(Debug, Clone, Copy)]
+pub struct Number(pub f64);
 
 impl Serialize for Number {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -16,13 +16,15 @@ const OLD_LOG_PROBS: &str = "old_log_probs";
 const ADVANTAGES: &str = "advantages";
 const ROLLOUT_LOG_PROBS: &str = "rollout_log_probs";
 const REF_LOG_PROBS: &str = "ref_log_probs";
-const NAMES: [&str; 6] = [
+const ENTROPIES: &str = "entropies";
+const NAMES: [&str; 7] = [
     LOG_PROBS,
     OLD_LOG_PROBS,
     ADVANTAGES,
     ACTION_MASK,
     ROLLOUT_LOG_PROBS,
     REF_LOG_PROBS,
+    ENTROPIES,
 ];
 
 /// The tensors of a batch on the host, in the types of the file.
@@ -32,6 +34,7 @@ pub struct HostBatch {
     advantages: Floats,
     rollout_log_probs: Option<Floats>,
     ref_log_probs: Option<Floats>,
+    entropies: Option<Floats>,
     action_mask: Option<Mask>,
 }
 
@@ -63,6 +66,7 @@ impl HostBatch {
             advantages: Floats::advantages(file, &file.require(ADVANTAGES)?)?,
             rollout_log_probs: optional(ROLLOUT_LOG_PROBS)?,
             ref_log_probs: optional(REF_LOG_PROBS)?,
+            entropies: optional(ENTROPIES)?,
             action_mask: Mask::read(file)?,
         };
         batch.note_ignored(file);
@@ -130,6 +134,9 @@ impl HostBatch {
         }
         if let Some(reference) = self.ref_log_probs {
             batch = batch.with_ref_log_probs(put(reference)?.matrix_on(&backend));
+        }
+        if let Some(entropies) = self.entropies {
+            batch = batch.with_entropies(put(entropies)?.matrix_on(&backend));
         }
         Ok(DeviceBatch { batch, log_probs })
     }

@@ -1,77 +1,201 @@
 //! Named algorithms: nothing but values of [`PolicyLossConfig`].
+//!
+//! A name without a framework in front is what its paper says. Where frameworks mean different
+//! things by the same name, the name says whose it is.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{
-    Bounds, Clip, ConfigError, Filter, PolicyLossConfig, Ratio, Reduction, RolloutCorrection,
-    RolloutWeight,
+    Bounds, Cispo, Clip, ClipCov, ConfigError, Divergence, Dppo, Filter, GeometricMean, KlCov,
+    KlPenalty, OffPolicyMask, PolicyLossConfig, Ratio, Reduction, Reinforce, RolloutCorrection,
+    RolloutWeight, Sapo, SquaredLogRatio, Topr, TruncatedImportance, Vespo,
 };
 
-/// An algorithm by the name that its paper gave it.
-///
-/// ```
-/// use policy_loss::Preset;
-///
-/// let loss = Preset::Dapo.config().init()?;
-/// assert_eq!("dapo".parse::<Preset>()?, Preset::Dapo);
-/// # Ok::<(), policy_loss::ConfigError>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Preset {
-    /// Token ratio, clip 0.2 / 0.2, token mean
-    /// ([arXiv 1707.06347](https://arxiv.org/abs/1707.06347)).
-    Ppo,
-    /// PPO with a dual clip of 3 ([arXiv 1912.09729](https://arxiv.org/abs/1912.09729)).
-    DualClipPpo,
-    /// Token ratio, clip 0.2 / 0.2, mean of the sequences' token means
-    /// ([arXiv 2402.03300](https://arxiv.org/abs/2402.03300)).
-    Grpo,
-    /// Clip-higher: clip 0.2 / 0.28, token mean
-    /// ([arXiv 2503.14476](https://arxiv.org/abs/2503.14476)).
-    Dapo,
-    /// Sequence ratio, clip 3e-4 / 4e-4, sequence mean
-    /// ([arXiv 2507.18071](https://arxiv.org/abs/2507.18071)).
-    Gspo,
+/// Declares the presets: variant, name, formula, source and value, in the order of the
+/// documentation.
+macro_rules! presets {
+    ($($variant:ident $name:ident, $summary:literal, $source:literal => $config:expr;)*) => {
+        /// An algorithm by the name that its paper gave it, or by the name that a framework has
+        /// for what it computes.
+        ///
+        /// ```
+        /// use policy_loss::Preset;
+        ///
+        /// let loss = Preset::Dapo.config().init()?;
+        /// assert_eq!("dapo".parse::<Preset>()?, Preset::Dapo);
+        /// println!("{}: {} ({})", Preset::Dapo, Preset::Dapo.summary(), Preset::Dapo.source());
+        /// # Ok::<(), policy_loss::ConfigError>(())
+        /// ```
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum Preset {
+            $(
+                #[doc = $summary]
+                ///
+                #[doc = concat!("Source: ", $source, ".")]
+                $variant,
+            )*
+        }
+
+        impl Preset {
+            /// Every preset, in the order of the documentation.
+            pub const ALL: [Self; [$(Self::$variant),*].len()] = [$(Self::$variant),*];
+
+            /// The name that [`FromStr`] reads and [`Display`](fmt::Display) writes.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => stringify!($name),)*
+                }
+            }
+
+            /// The token loss and its reduction, on one line.
+            pub const fn summary(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $summary,)*
+                }
+            }
+
+            /// The paper, or the framework.
+            pub const fn source(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $source,)*
+                }
+            }
+
+            /// The configuration that the name stands for.
+            pub fn config(self) -> PolicyLossConfig {
+                match self {
+                    $(Self::$variant => $config,)*
+                }
+            }
+        }
+
+        impl PolicyLossConfig {
+            $(
+                #[doc = concat!("The configuration of [`Preset::", stringify!($variant), "`]: ")]
+                #[doc = $summary]
+                pub fn $name() -> Self {
+                    Preset::$variant.config()
+                }
+            )*
+        }
+    };
 }
 
-impl Preset {
-    /// Every preset, in the order of the documentation.
-    pub const ALL: [Self; 5] = [
-        Self::Ppo,
-        Self::DualClipPpo,
-        Self::Grpo,
-        Self::Dapo,
-        Self::Gspo,
-    ];
+presets! {
+    Ppo ppo, "-min(r A, clamp(r, 0.8, 1.2) A), token mean", "arXiv 1707.06347"
+        => clip(0.2, 0.2);
+    DualClipPpo dual_clip_ppo, "PPO, for A < 0 never above -3 A, token mean", "arXiv 1912.09729"
+        => PolicyLossConfig::new().with_surrogate(Clip::new(0.2, 0.2).with_dual_clip(3.0));
+    DecoupledPpo decoupled_ppo,
+        "PPO against the proximal policy, times rho = exp(old - rollout), 0 above 5, token mean",
+        "arXiv 2110.00641, as in AReaL, arXiv 2505.24298"
+        => clip(0.2, 0.2).with_rollout_correction(RolloutCorrection::weigh(
+            RolloutWeight::mask(Bounds::at_most(5.0)),
+        ));
+    Grpo grpo, "PPO, mean of the sequences' token means (its KL penalty is a part of its own)",
+        "arXiv 2402.03300"
+        => clip(0.2, 0.2).with_reduction(Reduction::SequenceMean);
+    DrGrpo dr_grpo, "PPO, sum over B * length; set the length to your longest completion",
+        "arXiv 2503.20783"
+        => clip(0.2, 0.2).with_reduction(Reduction::FixedLength { length: 1024 });
+    Dapo dapo, "-min(r A, clamp(r, 0.8, 1.28) A), token mean", "arXiv 2503.14476"
+        => clip(0.2, 0.28);
+    Bnpo bnpo, "PPO, mean over the tokens of the batch at hand", "TRL and Liger-Kernel"
+        => clip(0.2, 0.2);
+    Gspo gspo, "-min(s A, clamp(s, 1 - 3e-4, 1 + 4e-4) A), s = exp(mean d), sequence mean",
+        "arXiv 2507.18071"
+        => clip(3e-4, 4e-4)
+            .with_ratio(Ratio::SEQUENCE)
+            .with_reduction(Reduction::SequenceMean);
+    GspoToken gspo_token, "GSPO with the gradient of each token's own log-prob, sequence mean",
+        "arXiv 2507.18071"
+        => clip(3e-4, 4e-4)
+            .with_ratio(Ratio::SEQUENCE_TOKEN)
+            .with_reduction(Reduction::SequenceMean);
+    Luspo luspo, "GSPO times the length of each sequence: mean of the sequences' sums",
+        "arXiv 2602.05261"
+        => clip(3e-4, 4e-4)
+            .with_ratio(Ratio::SEQUENCE)
+            .with_reduction(Reduction::SequenceSumMean);
+    Gmpo gmpo, "-mean(A) exp(mean of d clipped to [-0.4, 0.4] by the sign of A), sequence mean",
+        "arXiv 2507.20673"
+        => PolicyLossConfig::new()
+            .with_surrogate(GeometricMean::default())
+            .with_reduction(Reduction::SequenceMean);
+    Cispo cispo, "-sg(min(r, 1.28)) A log_probs, token mean", "arXiv 2506.13585"
+        => PolicyLossConfig::new().with_surrogate(Cispo::new(1.28));
+    Sapo sapo, "-A sigmoid(tau (r - 1)) 4 / tau, tau 1 or 1.05 by the sign of A, sequence mean",
+        "arXiv 2511.20347"
+        => PolicyLossConfig::new()
+            .with_surrogate(Sapo::default())
+            .with_reduction(Reduction::SequenceMean);
+    Vespo vespo, "-sg(exp(lambda + k W - lambda e^W)) A log_probs, W = sum d, token mean",
+        "arXiv 2602.10693"
+        => PolicyLossConfig::new().with_surrogate(Vespo::default());
+    Reinforce reinforce, "-A log_probs, token mean", "Williams 1992"
+        => PolicyLossConfig::new().with_surrogate(Reinforce {});
+    ReinforcePlusPlus reinforce_plus_plus,
+        "PPO; what is new are its advantages, token mean", "arXiv 2501.03262"
+        => clip(0.2, 0.2);
+    Rloo rloo, "-A log_probs of the whole sequence; what is new are its advantages",
+        "arXiv 2402.14740"
+        => PolicyLossConfig::new()
+            .with_surrogate(Reinforce {})
+            .with_reduction(Reduction::SequenceSumMean);
+    TisPg tis_pg, "-sg(min(r, 1)) A log_probs, token mean", "ROLL; Ionides 2008"
+        => PolicyLossConfig::new().with_surrogate(TruncatedImportance::default());
+    Topr topr, "-A log_probs for A > 0, else -sg(min(r, 1)) A log_probs, token mean",
+        "arXiv 2503.14286"
+        => PolicyLossConfig::new().with_surrogate(Topr {});
+    DppoTv dppo_tv,
+        "-sg(min(r, 20)) A log_probs where p has moved by 0.2 at most, token mean",
+        "arXiv 2602.04879"
+        => PolicyLossConfig::new().with_surrogate(Dppo::default());
+    DppoKl dppo_kl,
+        "-sg(min(r, 20)) A log_probs where the binary KL is 0.2 at most, token mean",
+        "arXiv 2602.04879"
+        => PolicyLossConfig::new().with_surrogate(Dppo::new(Divergence::Kl, 0.2, 0.2));
+    ClipCov clip_cov, "PPO without 2e-4 of the tokens, by lot among those of covariance 1 to 5",
+        "arXiv 2505.22617"
+        => PolicyLossConfig::new().with_surrogate(ClipCov::default());
+    KlCov kl_cov, "-r A, + |d| at the 2e-4 tokens of the largest covariance, token mean",
+        "arXiv 2505.22617"
+        => PolicyLossConfig::new().with_surrogate(KlCov::default());
+    Kimi kimi, "-A log_probs + 0.05 d^2, token mean", "arXiv 2501.12599"
+        => PolicyLossConfig::new().with_surrogate(SquaredLogRatio::default());
+    Dro dro, "-(A log_probs - 0.05 d^2), token mean", "arXiv 2405.19107"
+        => PolicyLossConfig::new().with_surrogate(SquaredLogRatio::default());
+    Opsm opsm, "GRPO without sequences where A < 0 and mean(old - log_probs) > 1e-4",
+        "arXiv 2512.02556"
+        => Preset::Grpo.config().with_off_policy_mask(OffPolicyMask::default());
+    OpenRlhfGspo openrlhf_gspo, "GSPO with the clip 0.2 / 0.2, sequence mean", "OpenRLHF"
+        => clip(0.2, 0.2)
+            .with_ratio(Ratio::SEQUENCE)
+            .with_reduction(Reduction::SequenceMean);
+    VerlGrpo verl_grpo, "dual-clip PPO + 1e-3 k3 against the reference, token mean",
+        "verl, with use_kl_loss and low_var_kl"
+        => Preset::DualClipPpo.config().with_kl_penalty(KlPenalty::new(1e-3));
+    VerlGspo verl_gspo, "GSPO-token with the clip 0.2 / 0.2, sequence mean", "verl"
+        => clip(0.2, 0.2)
+            .with_ratio(Ratio::SEQUENCE_TOKEN)
+            .with_reduction(Reduction::SequenceMean);
+    VerlCispo verl_cispo, "-sg(clamp(r, 0.8, 1.2)) A log_probs, token mean", "verl"
+        => PolicyLossConfig::new().with_surrogate(Cispo::new(1.2).with_min(0.8));
+    TrlGrpo trl_grpo, "PPO, token mean: the loss_type \"dapo\" is TRL's default", "TRL"
+        => clip(0.2, 0.2);
+    TrlCispo trl_cispo, "-sg(min(r, 5)) A log_probs, token mean: epsilon_high bounds r itself",
+        "TRL and Liger-Kernel"
+        => PolicyLossConfig::new().with_surrogate(Cispo::new(5.0));
+    TrlRloo trl_rloo, "-min(r A, clamp(r, 0.8, 1.2) A), r = exp(sum d), sequence mean", "TRL"
+        => clip(0.2, 0.2)
+            .with_ratio(Ratio::SEQUENCE_SUM)
+            .with_reduction(Reduction::SequenceMean);
+}
 
-    /// The name that [`FromStr`] reads and [`Display`](fmt::Display) writes.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ppo => "ppo",
-            Self::DualClipPpo => "dual_clip_ppo",
-            Self::Grpo => "grpo",
-            Self::Dapo => "dapo",
-            Self::Gspo => "gspo",
-        }
-    }
-
-    /// The configuration that the name stands for.
-    pub fn config(self) -> PolicyLossConfig {
-        let clip = |low, high| PolicyLossConfig::new().with_surrogate(Clip::new(low, high));
-        match self {
-            Self::Ppo => clip(0.2, 0.2),
-            Self::DualClipPpo => {
-                PolicyLossConfig::new().with_surrogate(Clip::new(0.2, 0.2).with_dual_clip(3.0))
-            }
-            Self::Grpo => clip(0.2, 0.2).with_reduction(Reduction::SequenceMean),
-            Self::Dapo => clip(0.2, 0.28),
-            Self::Gspo => clip(3e-4, 4e-4)
-                .with_ratio(Ratio::SEQUENCE)
-                .with_reduction(Reduction::SequenceMean),
-        }
-    }
+fn clip(low: f64, high: f64) -> PolicyLossConfig {
+    PolicyLossConfig::new().with_surrogate(Clip::new(low, high))
 }
 
 impl fmt::Display for Preset {
@@ -92,33 +216,6 @@ impl FromStr for Preset {
                 value: name.into(),
                 accepted: Self::ALL.map(Self::name).join(", "),
             })
-    }
-}
-
-impl PolicyLossConfig {
-    /// The configuration of [`Preset::Ppo`].
-    pub fn ppo() -> Self {
-        Preset::Ppo.config()
-    }
-
-    /// The configuration of [`Preset::DualClipPpo`].
-    pub fn dual_clip_ppo() -> Self {
-        Preset::DualClipPpo.config()
-    }
-
-    /// The configuration of [`Preset::Grpo`].
-    pub fn grpo() -> Self {
-        Preset::Grpo.config()
-    }
-
-    /// The configuration of [`Preset::Dapo`].
-    pub fn dapo() -> Self {
-        Preset::Dapo.config()
-    }
-
-    /// The configuration of [`Preset::Gspo`].
-    pub fn gspo() -> Self {
-        Preset::Gspo.config()
     }
 }
 

@@ -4,6 +4,7 @@ use burn::tensor::DType;
 use policy_loss::Reduction;
 
 use crate::compare::{Tolerance, assert_all_near, assert_near, assert_outcome};
+use crate::framework_golden;
 use crate::golden::cases;
 use crate::runner::Runner;
 
@@ -52,6 +53,44 @@ pub fn openrlhf_cases(runner: &Runner) {
                 assert_all_near(tolerance, &what, gradient, &expected.gradient());
             }
             assert_outcome(&what, dtype, &outcome, &case.answer());
+        }
+    }
+}
+
+/// The cases of verl and Liger-Kernel, where they mean the same.
+pub fn framework_cases(runner: &Runner) {
+    for golden in runner.share(framework_golden::cases()) {
+        if golden.departure.is_some() || !runner.covers(&golden.case.config) {
+            continue;
+        }
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, {}", golden.case.name);
+            let outcome = runner.outcome(&golden.case, dtype);
+            // Both frameworks add an epsilon to what they divide by.
+            let tolerance = Tolerance::value(dtype).at_least(REFERENCE_EPSILON);
+            assert_near(tolerance, &what, outcome.loss, golden.loss);
+            if let Some(gradient) = &outcome.gradient {
+                let tolerance = Tolerance::gradient(dtype).at_least(REFERENCE_EPSILON);
+                assert_all_near(tolerance, &what, gradient, &golden.gradient);
+            }
+            assert_outcome(
+                &what,
+                dtype,
+                &outcome,
+                &golden.case.rounded(dtype, dtype).answer(),
+            );
+        }
+    }
+}
+
+/// The weights and masks of verl's rollout correction.
+pub fn rollout_corrections(runner: &Runner) {
+    for golden in runner.share(framework_golden::rollout_cases()) {
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, {}", golden.name);
+            let weights = runner.token_losses(&golden.case, dtype);
+            let tolerance = Tolerance::value(dtype).at_least(REFERENCE_EPSILON);
+            assert_all_near(tolerance, &what, &weights, &golden.weights);
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod law;
 pub mod layouts;
 pub mod masks;
 pub mod non_finite;
+pub mod objectives;
 pub mod outputs;
 pub mod properties;
 pub mod real_rollout;

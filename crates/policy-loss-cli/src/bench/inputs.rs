@@ -75,6 +75,9 @@ impl Inputs {
             self.advantages.clone(),
         )
         .with_action_mask(self.action_mask.clone())
+        // For the objectives that read them.
+        .with_rollout_log_probs(self.old_log_probs.clone())
+        .with_ref_log_probs(self.old_log_probs.clone())
     }
 }
 

@@ -36,17 +36,23 @@ fn devices_say_what_there_is_and_what_is_missing() {
 
 #[test]
 fn presets_are_what_config_takes() {
-    let batch = Batch::two_rows().write();
+    let batch = Batch::two_rows()
+        .f32(
+            "rollout_log_probs",
+            &[2, 3],
+            &[-0.2, 0.1, 0.1, 0.3, 0.1, 0.0],
+        )
+        .f32("ref_log_probs", &[2, 3], &[-0.3, 0.1, 0.2, 0.0, 0.0, -0.4])
+        .write();
     let listed: Value = serde_json::from_str(&stdout(&["presets", "--json"])).unwrap();
     let presets = listed["presets"].as_array().unwrap();
-    assert!(presets.len() >= 5);
+    assert!(presets.len() >= 30);
     let table = stdout(&["presets"]);
     for preset in presets {
         let name = preset["name"].as_str().unwrap();
-        assert!(
-            !preset["description"].as_str().unwrap().is_empty(),
-            "{name}"
-        );
+        for field in ["formula", "source"] {
+            assert!(!preset[field].as_str().unwrap().is_empty(), "{name}");
+        }
         assert!(table.contains(name), "{table}");
         let config = batch.beside("config.json");
         std::fs::write(&config, preset["config"].to_string()).unwrap();

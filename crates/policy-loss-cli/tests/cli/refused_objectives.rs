@@ -107,16 +107,16 @@ fn configurations() {
             &["unknown variant `word`"],
         ),
         (
-            r#"{"rollout_correction": {"type": "truncate", "low": 5, "high": 0.5}}"#,
-            &["`rollout_correction.low` is 5"],
+            r#"{"rollout_correction": {"weight": {"mode": {"type": "truncate", "low": 5, "high": 0.5}}}}"#,
+            &["`rollout_correction.weight.mode.low` is 5"],
         ),
         (
-            r#"{"rollout_correction": {"type": "truncate", "low": 5}}"#,
-            &["missing field `high`"],
+            r#"{"rollout_correction": {"weight": {"mode": {"type": "truncate"}}}}"#,
+            &["`rollout_correction.weight.mode.high` is missing"],
         ),
         (
             r#"{"ratio": {"against": "rollout"},
-                "rollout_correction": {"type": "mask", "low": 0.5, "high": 2}}"#,
+                "rollout_correction": {"weight": {"mode": {"type": "raw"}}}}"#,
             &["`ratio.against = rollout` together with `rollout_correction`"],
         ),
         (
@@ -158,7 +158,7 @@ fn presets() {
     let batch = Batch::two_rows().write();
     let telling = ["dappo", "dual_clip_ppo", "similar value exists: 'dapo'"];
     batch.refuses(&["--preset", "dappo"], 2, &telling);
-    batch.refuses(&["--preset", "reinforce"], 2, &["possible values: ppo"]);
+    batch.refuses(&["--preset", "a2c"], 2, &["possible values: ppo"]);
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn totals() {
         ),
         (
             &["--world-size", "4", "--preset", "grpo"],
-            &["--global-sequences is missing", "sequence mean"],
+            &["--global-sequences is missing", "divides by sequences"],
         ),
         (
             &["--global-sequences", "4"],

@@ -21,7 +21,8 @@ pub(super) fn fill(clip: &Clip, batch: &Batch, tokens: &mut [Token], margin: &Ma
             None => ratio * advantage,
         };
         let bounded = ratio.clamp(1.0 - clip.low, 1.0 + clip.high) * advantage;
-        token.clipped = bounded < free;
+        // Where `delta` is the upper bound itself, it is the bound that is met.
+        token.clipped = bounded < ratio * advantage;
         token.surrogate = bounded.min(free);
         token.dual_clipped = beyond && !token.clipped && advantage != 0.0;
         if let Some(dual_clip) = clip.dual_clip

@@ -1,0 +1,210 @@
+//! What the parts of an objective need, and the forms that a batch can have.
+
+use burn::tensor::Tensor;
+use policy_loss::{
+    BatchError, Clip, EntropyBonus, Implementation, KlPenalty, PolicyBatch, PolicyLossConfig,
+    RatioLevel, Reduction, Surrogate, WeightLevel, WeightMode,
+};
+
+use crate::busy::busy;
+use crate::case::{Case, HostAdvantages};
+use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_near, bits};
+use crate::configs::{self, describe};
+use crate::oracle::Metrics;
+use crate::runner::{Runner, values};
+
+/// The fused implementation covers what the documentation says, `auto` takes it exactly there,
+/// and elsewhere the error names the part.
+pub fn fused_coverage(runner: &Runner) {
+    if runner.implementation != Implementation::Fused {
+        return;
+    }
+    for config in configs::all() {
+        let what = format!("{runner}, {}", describe(&config));
+        let covered = runner.covers(&config);
+        assert_eq!(covered, is_documented_as_fused(&config), "{what}");
+        let case = busy(0).with_config(config);
+        let dtype = runner.exact_dtypes()[0];
+        let batch = || runner.batch(&case, runner.leaf(&case, dtype), dtype);
+        let automatic = config.with_implementation(Implementation::Auto);
+        let output = automatic.init().expect(&what).forward(batch());
+        let chosen = output.expect(&what).implementation;
+        match covered {
+            true => assert_eq!(chosen, Implementation::Fused, "{what}"),
+            false => {
+                assert_eq!(chosen, Implementation::Composed, "{what}");
+                let refused = runner.init(&config).forward(batch());
+                let error = refused.expect_err(&what);
+                let named = matches!(error, BatchError::PartNotFused { .. });
+                assert!(named, "{what}: {error}");
+                assert!(error.to_string().contains("composed"), "{what}: {error}");
+            }
+        }
+    }
+}
+
+/// As the table in docs/OBJECTIVES.md.
+fn is_documented_as_fused(config: &PolicyLossConfig) -> bool {
+    let ratio = matches!(config.ratio.level, RatioLevel::Token | RatioLevel::Sequence);
+    let surrogate = matches!(config.surrogate, Surrogate::Clip(_));
+    let correction = config.rollout_correction.is_none_or(|correction| {
+        let Some(weight) = correction.weight else {
+            return false;
+        };
+        let filters = match weight.mode {
+            WeightMode::Raw(_) => 1,
+            _ => 0,
+        };
+        weight.level == WeightLevel::Token
+            && !correction.normalize
+            && correction.veto.is_none()
+            && correction.filters.iter().count() == filters
+    });
+    let reduction = matches!(
+        config.reduction,
+        Reduction::TokenMean | Reduction::SequenceMean
+    );
+    let bare = config.kl_penalty.is_none()
+        && config.entropy_bonus.is_none()
+        && config.off_policy_mask.is_none();
+    ratio && surrogate && correction && reduction && bare
+}
+
+/// Without `old_log_probs` every ratio against them is 1, with a gradient.
+pub fn on_policy(runner: &Runner) {
+    for config in runner.configs() {
+        let mut case = busy(1).with_config(config);
+        case.on_policy = true;
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, on policy, {}", describe(&config));
+            let outcome = runner.outcome(&case, dtype);
+            let mut same = case.clone();
+            same.on_policy = false;
+            same.old_log_probs = same.log_probs.clone();
+            assert_eq!(
+                bits(&outcome),
+                bits(&runner.outcome(&same, dtype)),
+                "{what}"
+            );
+            assert_eq!(outcome.metrics.ppo_kl, 0.0, "{what}");
+            if let Some(gradient) = &outcome.gradient {
+                let expected = case.rounded(dtype, dtype).answer().gradient;
+                assert_all_near(Tolerance::gradient(dtype), &what, gradient, &expected);
+            }
+        }
+    }
+}
+
+/// Sequences one behind the other in a row give what the padded batch gives.
+pub fn packed_sequences(runner: &Runner) {
+    for config in runner.configs() {
+        // Its lot falls on positions, which are others.
+        if matches!(config.surrogate, Surrogate::ClipCov(_)) {
+            continue;
+        }
+        let case = busy(3).with_config(config);
+        let (packed, ids, sources) = pack(&case);
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, packed, {}", describe(&config));
+            let expected = runner.outcome(&case, dtype);
+            let leaf = runner.leaf(&packed, dtype);
+            let batch = runner.batch(&packed, leaf.clone(), dtype);
+            let batch = batch.with_sequence_ids(ids.clone());
+            let loss = runner.init(&config);
+            let unreduced = loss.forward_no_reduction(batch.clone()).expect(&what);
+            assert_eq!(unreduced.dims(), [1, ids.len()], "{what}");
+            let padded = runner.token_losses(&case, dtype);
+            let padded: Vec<f64> = sources.iter().map(|i| padded[*i]).collect();
+            let value = Tolerance::value(dtype);
+            assert_all_near(value, &what, &values(unreduced), &padded);
+            let outcome = runner.read(&runner.forward(&what, &loss, batch), &leaf);
+            assert_near(value, &what, outcome.loss, expected.loss);
+            let metrics = Metrics(expected.metrics.named());
+            assert_metrics(value, &what, &outcome.metrics, &metrics);
+            if let (Some(actual), Some(expected)) = (&outcome.gradient, &expected.gradient) {
+                let expected: Vec<f64> = sources.iter().map(|i| expected[*i]).collect();
+                assert_all_near(Tolerance::gradient(dtype), &what, actual, &expected);
+            }
+        }
+    }
+}
+
+/// The rows of a case in one, without leading and trailing padding, and with a token of no
+/// sequence at the end; the number of each token's sequence, and where it came from.
+fn pack(case: &Case) -> (Case, Vec<usize>, Vec<usize>) {
+    let (mut ids, mut sources) = (Vec::new(), Vec::new());
+    for row in 0..case.sequences {
+        let tokens = row * case.tokens..(row + 1) * case.tokens;
+        let first = tokens.clone().find(|i| case.is_valid(*i));
+        let last = tokens.rev().find(|i| case.is_valid(*i));
+        if let (Some(first), Some(last)) = (first, last) {
+            sources.extend(first..=last);
+            ids.extend((first..=last).map(|_| row));
+        }
+    }
+    let masked = (0..case.log_probs.len()).find(|i| !case.is_valid(*i));
+    sources.push(masked.expect("busy has padding"));
+    ids.push(0);
+    let pick = |values: &[f64]| -> Vec<f64> { sources.iter().map(|i| values[*i]).collect() };
+    let mut packed = case.clone();
+    packed.sequences = 1;
+    packed.tokens = sources.len();
+    packed.log_probs = pick(&case.log_probs);
+    packed.old_log_probs = pick(&case.old_log_probs);
+    packed.advantages = HostAdvantages::Token(pick(case.advantages.values()));
+    packed.rollout_log_probs = case.rollout_log_probs.as_deref().map(pick);
+    packed.ref_log_probs = case.ref_log_probs.as_deref().map(pick);
+    packed.entropies = case.entropies.as_deref().map(pick);
+    packed.action_mask = Some(sources.iter().map(|i| case.is_valid(*i)).collect());
+    (packed, ids, sources)
+}
+
+/// A part that reads a tensor names it where it is missing; the numbers of packed sequences are
+/// checked.
+pub fn missing_inputs(runner: &Runner) {
+    let zeros = || Tensor::<2>::zeros([2, 3], &runner.device);
+    let batch = || PolicyBatch::new(zeros(), zeros(), zeros());
+    let composed = PolicyLossConfig::new().with_implementation(Implementation::Composed);
+    for (config, tensor, part) in [
+        (
+            composed.with_kl_penalty(KlPenalty::new(0.1)),
+            "ref_log_probs",
+            "kl_penalty",
+        ),
+        (
+            composed.with_entropy_bonus(EntropyBonus::new(0.1)),
+            "entropies",
+            "entropy_bonus",
+        ),
+    ] {
+        let loss = config.init().expect("it is valid");
+        let error = loss.forward(batch()).expect_err("a tensor is missing");
+        let message = error.to_string();
+        for name in [tensor, part, &format!("with_{tensor}")] {
+            assert!(message.contains(name), "{runner}: {message}");
+        }
+        let given = batch().with_ref_log_probs(zeros()).with_entropies(zeros());
+        assert!(loss.forward(given).is_ok(), "{runner}: {tensor}");
+    }
+    let loss = PolicyLossConfig::new()
+        .with_surrogate(Clip::default())
+        .init()
+        .expect("it is valid");
+    let row = || Tensor::<2>::zeros([1, 3], &runner.device);
+    let packed = |ids: Vec<usize>| {
+        let per_sequence = Tensor::<1>::zeros([2], &runner.device);
+        loss.forward(PolicyBatch::new(row(), row(), per_sequence).with_sequence_ids(ids))
+    };
+    assert!(packed(vec![0, 1, 1]).is_ok(), "{runner}");
+    for (ids, name) in [
+        (vec![0, 1], "sequence_ids"),
+        (vec![0, 1, 3], "sequence_ids"),
+        (vec![0, 0, 0], "advantages"),
+    ] {
+        let error = packed(ids).expect_err("the numbers are wrong").to_string();
+        assert!(error.contains(name), "{runner}: {error}");
+    }
+    let rows = batch().with_sequence_ids(vec![0; 3]);
+    let error = loss.forward(rows).expect_err("two rows").to_string();
+    assert!(error.contains("[1, N]"), "{runner}: {error}");
+}
