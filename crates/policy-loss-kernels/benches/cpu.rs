@@ -11,7 +11,7 @@ use policy_loss_kernels::cpu::{
     Advantages, Batch, Element, Floats, Mask, forward, forward_with_gradient,
     forward_with_gradient_into, scale_in_place,
 };
-use policy_loss_kernels::{Clip, Objective, RatioBase, RatioLevel, Reduction, Weight};
+use policy_loss_kernels::{Clip, Objective, RatioBase, RatioLevel, Reduction, Surrogate, Weight};
 use rayon::prelude::*;
 
 const SHAPES: [(usize, usize); 3] = [(64, 1024), (256, 4096), (1, 1 << 20)];
@@ -81,11 +81,11 @@ fn f32s(shape: (usize, usize)) -> Data<f32> {
 const TOKEN: Objective = Objective {
     ratio_level: RatioLevel::Token,
     ratio_base: RatioBase::Old,
-    clip: Clip {
+    surrogate: Surrogate::Clip(Clip {
         low: 0.2,
         high: 0.2,
         dual: None,
-    },
+    }),
     weight: Weight::None,
     reduction: Reduction::TokenMean,
     scale: None,
@@ -152,10 +152,19 @@ fn token_without_mask(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
 #[divan::bench(args = SHAPES)]
 fn token_dual_clip(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
     let clip = Clip {
+        low: 0.2,
+        high: 0.2,
         dual: Some(3.0),
-        ..TOKEN.clip
     };
-    gradient(bencher, shape, Objective { clip, ..TOKEN }, &f32s(shape));
+    gradient(
+        bencher,
+        shape,
+        Objective {
+            surrogate: Surrogate::Clip(clip),
+            ..TOKEN
+        },
+        &f32s(shape),
+    );
 }
 
 #[divan::bench(args = SHAPES)]

@@ -5,9 +5,9 @@
 //!
 //! ```text
 //! ratio      = exp(clamp(log_probs - base, -20, 20))      of the token, or of its sequence
-//! surrogate  = min(ratio * A, clamp(ratio, 1 - low, 1 + high) * A)
+//! surrogate  = min(ratio * A, clamp(ratio, 1 - low, 1 + high) * A)    or another Surrogate
 //! token_loss = -surrogate * weight
-//! loss       = token mean or sequence mean of token_loss
+//! loss       = a mean or a sum of token_loss                          Reduction
 //! ```
 //!
 //! together with the gradient with respect to `log_probs` and the sums that every metric
@@ -26,5 +26,6 @@ pub mod cube;
 mod objective;
 
 pub use objective::{
-    Clip, LOG_RATIO_BOUND, Objective, RatioBase, RatioLevel, Reduction, Summary, Weight,
+    Clip, LOG_RATIO_BOUND, Objective, Range, RatioBase, RatioLevel, Reduction, Summary, Surrogate,
+    Weighed, Weight,
 };

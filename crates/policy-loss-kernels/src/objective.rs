@@ -10,8 +10,8 @@ pub struct Objective {
     pub ratio_level: RatioLevel,
     /// The policy that the ratio is taken against.
     pub ratio_base: RatioBase,
-    /// The clip range of the ratio.
-    pub clip: Clip,
+    /// What is made of the ratio and the advantage.
+    pub surrogate: Surrogate,
     /// The constant that multiplies a token's loss.
     pub weight: Weight,
     /// How token losses become one number.
@@ -38,6 +38,54 @@ pub enum RatioBase {
     Old,
     /// `rollout_log_probs`.
     Rollout,
+}
+
+/// The surrogate of a token, from its ratio `r` and its advantage `A`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Surrogate {
+    /// `min(r A, clamp(r, 1 - low, 1 + high) A)`.
+    Clip(Clip),
+    /// `w A log_probs`, where the constant `w` is `r` moved into `range` for some tokens, and 1
+    /// for the others. The ratio is that of the token.
+    LogProbs {
+        /// The tokens that are weighed.
+        weighed: Weighed,
+        /// The range of their weight.
+        range: Range,
+    },
+    /// `A sigmoid(t (r - 1)) 4 / t`.
+    Gate {
+        /// `t` where `A > 0`.
+        positive: f64,
+        /// `t` elsewhere.
+        negative: f64,
+    },
+    /// `A log_probs - coefficient / 2 d²`, where `d` is the logarithm of the ratio, not clamped.
+    /// The ratio is that of the token.
+    SquaredLogRatio {
+        /// What half of the square is multiplied by.
+        coefficient: f64,
+    },
+}
+
+/// The tokens that a weight applies to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weighed {
+    /// None of them.
+    None,
+    /// Those with `A < 0`.
+    Negative,
+    /// All of them.
+    All,
+}
+
+/// Bounds, both of them included; an infinity is none.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Range {
+    /// The lower bound.
+    pub low: f64,
+    /// The upper bound.
+    pub high: f64,
 }
 
 /// The clip range `[1 - low, 1 + high]` of the ratio.
@@ -88,6 +136,27 @@ pub enum Reduction {
     TokenMean,
     /// The mean, over sequences with a valid token, of each sequence's token mean.
     SequenceMean,
+    /// The sum over all valid tokens, divided by `length` times the number of sequences with a
+    /// valid token.
+    SequenceSum {
+        /// What each sequence counts for.
+        length: usize,
+    },
+    /// The sum over all valid tokens.
+    TokenSum,
+}
+
+impl Reduction {
+    /// What the sum is divided by, with `tokens` valid tokens in `sequences` sequences.
+    #[must_use]
+    pub fn count(self, tokens: f64, sequences: f64) -> f64 {
+        match self {
+            Self::TokenMean => tokens.max(1.0),
+            Self::SequenceMean => sequences.max(1.0),
+            Self::SequenceSum { length } => sequences.max(1.0) * length as f64,
+            Self::TokenSum => 1.0,
+        }
+    }
 }
 
 impl Objective {
@@ -114,6 +183,8 @@ pub struct Summary {
     pub clipped_above: f64,
     /// Tokens clipped while `A < 0`.
     pub clipped_below: f64,
+    /// Tokens clipped while `A = 0`.
+    pub clipped_neutral: f64,
     /// Tokens whose surrogate was replaced by the dual clip.
     pub dual_clipped: f64,
     /// Sum of `-log_ratio`, not clamped.

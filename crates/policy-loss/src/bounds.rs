@@ -1,6 +1,7 @@
 //! A range that one side may leave open.
 
 use burn::tensor::{Bool, Tensor};
+use policy_loss_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
 use crate::ConfigError;
@@ -47,6 +48,14 @@ impl Bounds {
         Self {
             low: Some(low),
             high: None,
+        }
+    }
+
+    /// In the kernels' terms: an infinity is no bound, and what is bounded is never negative.
+    pub(crate) fn range(&self) -> kernels::Range {
+        kernels::Range {
+            low: self.low.unwrap_or(0.0),
+            high: self.high.unwrap_or(f64::INFINITY),
         }
     }
 

@@ -9,8 +9,8 @@ use crate::composed::{self, arithmetic};
 use crate::ops::{FusedInputs, PolicyLossOps, groups};
 use crate::output::{PolicyLossMetrics, PolicyLossOutput};
 use crate::{
-    Behavior, Bounds, Filter, Implementation, PolicyLossConfig, RatioLevel, Reduction,
-    RolloutCorrection, Surrogate, WeightLevel, WeightMode,
+    Behavior, Filter, Implementation, PolicyLossConfig, RatioLevel, Reduction, RolloutCorrection,
+    WeightLevel, WeightMode,
 };
 
 /// What the fused kernels of a device cover.
@@ -120,14 +120,7 @@ pub(crate) fn supports(config: &PolicyLossConfig) -> Result<kernels::Objective, 
             Behavior::Old => kernels::RatioBase::Old,
             Behavior::Rollout => kernels::RatioBase::Rollout,
         },
-        clip: match config.surrogate {
-            Surrogate::Clip(clip) => kernels::Clip {
-                low: clip.low,
-                high: clip.high,
-                dual: clip.lower_bound(),
-            },
-            _ => return Err("surrogate"),
-        },
+        surrogate: config.surrogate.kernel().ok_or("surrogate")?,
         weight: match config.rollout_correction {
             None => kernels::Weight::None,
             Some(correction) => weight(correction)?,
@@ -135,7 +128,9 @@ pub(crate) fn supports(config: &PolicyLossConfig) -> Result<kernels::Objective, 
         reduction: match config.reduction {
             Reduction::TokenMean => kernels::Reduction::TokenMean,
             Reduction::SequenceMean => kernels::Reduction::SequenceMean,
-            _ => return Err("reduction"),
+            Reduction::SequenceSumMean => kernels::Reduction::SequenceSum { length: 1 },
+            Reduction::FixedLength { length } => kernels::Reduction::SequenceSum { length },
+            Reduction::TokenSum => kernels::Reduction::TokenSum,
         },
         scale: None,
     })
@@ -145,12 +140,6 @@ pub(crate) fn supports(config: &PolicyLossConfig) -> Result<kernels::Objective, 
 /// filter of the geometric mean.
 fn weight(correction: RolloutCorrection) -> Result<kernels::Weight, &'static str> {
     const NOT_COVERED: &str = "rollout_correction";
-    let ends = |bounds: Bounds| {
-        (
-            bounds.low.unwrap_or(0.0),
-            bounds.high.unwrap_or(f64::INFINITY),
-        )
-    };
     let RolloutCorrection {
         weight: Some(weight),
         normalize: false,
@@ -166,17 +155,17 @@ fn weight(correction: RolloutCorrection) -> Result<kernels::Weight, &'static str
     let mut filters = filters.iter();
     match (weight.mode, filters.next(), filters.next()) {
         (WeightMode::Truncate(bounds), None, None) => {
-            let (low, high) = ends(bounds);
+            let kernels::Range { low, high } = bounds.range();
             Ok(kernels::Weight::Truncate { low, high })
         }
         (WeightMode::Mask(bounds), None, None) => {
-            let (low, high) = ends(bounds);
+            let kernels::Range { low, high } = bounds.range();
             Ok(kernels::Weight::Mask { low, high })
         }
         (WeightMode::Raw(_), Some(filter), None)
             if *filter == Filter::sequence_mean_k1(filter.bounds) =>
         {
-            let (low, high) = ends(filter.bounds);
+            let kernels::Range { low, high } = filter.bounds.range();
             Ok(kernels::Weight::SequenceMask { low, high })
         }
         _ => Err(NOT_COVERED),

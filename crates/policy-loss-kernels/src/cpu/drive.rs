@@ -29,10 +29,9 @@ pub fn run<E: Element>(
     let output_length = (kind != OutputKind::Nothing).then_some(output.len());
     let total = batch.check(objective.uses_rollout(), output_length)?;
     let counts = Counts::new(arch, batch, total);
-    let count = match objective.reduction {
-        Reduction::TokenMean => counts.tokens,
-        Reduction::SequenceMean => counts.sequences,
-    };
+    let count = objective
+        .reduction
+        .count(counts.tokens as f64, counts.sequences as f64);
     let evaluation = Evaluation {
         arch,
         objective,
@@ -40,7 +39,7 @@ pub fn run<E: Element>(
         total,
         kernel: E::Real::kernel(objective, kind),
         kind,
-        scale: objective.scale.unwrap_or(1.0 / count.max(1) as f64),
+        scale: objective.scale.unwrap_or(1.0 / count),
         counts: &counts,
     };
     let totals = evaluation.totals(output);
@@ -275,6 +274,7 @@ fn summary(objective: &Objective, counts: &Counts, scale: f64, totals: &Totals) 
         valid_sequences: counts.sequences as f64,
         clipped_above: totals.clipped_above,
         clipped_below: totals.clipped_below,
+        clipped_neutral: totals.clipped_neutral,
         dual_clipped: totals.dual_clipped,
         negative_log_ratio: 0.0 - totals.log_ratio,
         squared_log_ratio: totals.squared_log_ratio,

@@ -6,16 +6,19 @@ use std::ops::Range;
 
 use pulp::Arch;
 
-use crate::{Objective, RatioBase, RatioLevel, Weight as ObjectiveWeight};
+use crate::{Objective, RatioBase, RatioLevel, Surrogate, Weighed, Weight as ObjectiveWeight};
 
-use super::output::{Nothing, Output, TokenLoss};
+use super::output::{Nothing, Output};
 use super::parts::{
-    AgainstOld, AgainstRollout, BoundedBelow, DualClip, Masked, OfSequence, Ratio, SingleClip,
-    Truncated, Unweighted, Weight,
+    AgainstOld, AgainstRollout, Masked, OfSequence, Ratio, Truncated, Unweighted, Weight,
 };
 use super::real::Real;
 use super::row::Row;
 use super::sums::Totals;
+use super::surrogates::{
+    BoundedBelow, Clipped, Gate, LogProbs, NegativeWeightedLogProbs, SingleClip, SquaredLogRatio,
+    SurrogatePart, WeightedLogProbs,
+};
 use super::visit::Visit;
 
 /// The inputs of a block, in the type of the arithmetic.
@@ -63,50 +66,75 @@ pub type Kernel<T> = fn(Arch, &Objective, Block<'_, T>, &mut Totals);
 pub enum OutputKind {
     Nothing,
     Gradient,
-    TokenLosses,
 }
 
 /// The kernel that is composed of the objective's parts.
+///
+/// # Panics
+///
+/// If the surrogate has no meaning with the ratio of a sequence.
 pub fn compose<T: Real>(objective: &Objective, output: OutputKind) -> Kernel<T> {
     match (objective.ratio_level, objective.ratio_base) {
-        (RatioLevel::Token, RatioBase::Old) => compose_weight::<T, AgainstOld>(objective, output),
+        (RatioLevel::Token, RatioBase::Old) => of_tokens::<T, AgainstOld>(objective, output),
         (RatioLevel::Token, RatioBase::Rollout) => {
-            compose_weight::<T, AgainstRollout>(objective, output)
+            of_tokens::<T, AgainstRollout>(objective, output)
         }
-        (RatioLevel::Sequence, _) => compose_weight::<T, OfSequence>(objective, output),
+        (RatioLevel::Sequence, _) => match of_ratios::<T, OfSequence>(objective, output) {
+            Some(kernel) => kernel,
+            None => panic!("{:?} needs the ratio of the token", objective.surrogate),
+        },
     }
 }
 
-fn compose_weight<T: Real, R: Ratio>(objective: &Objective, output: OutputKind) -> Kernel<T> {
-    match objective.weight {
-        ObjectiveWeight::None => compose_clip::<T, R, Unweighted>(objective, output),
-        ObjectiveWeight::Truncate { .. } => compose_clip::<T, R, Truncated>(objective, output),
-        // The mask of a sequence is that of a token with bounds that its row chooses.
-        ObjectiveWeight::Mask { .. } | ObjectiveWeight::SequenceMask { .. } => {
-            compose_clip::<T, R, Masked>(objective, output)
-        }
+/// Every surrogate.
+fn of_tokens<T: Real, R: Ratio>(objective: &Objective, output: OutputKind) -> Kernel<T> {
+    if let Some(kernel) = of_ratios::<T, R>(objective, output) {
+        return kernel;
+    }
+    match objective.surrogate {
+        Surrogate::LogProbs { weighed, .. } => match weighed {
+            Weighed::None => with_weight::<T, R, LogProbs>(objective, output),
+            Weighed::Negative => with_weight::<T, R, NegativeWeightedLogProbs>(objective, output),
+            Weighed::All => with_weight::<T, R, WeightedLogProbs>(objective, output),
+        },
+        _ => with_weight::<T, R, SquaredLogRatio>(objective, output),
     }
 }
 
-fn compose_clip<T: Real, R: Ratio, W: Weight>(
+/// The surrogates that are functions of a ratio, whatever it is the ratio of.
+fn of_ratios<T: Real, R: Ratio>(objective: &Objective, output: OutputKind) -> Option<Kernel<T>> {
+    match objective.surrogate {
+        Surrogate::Clip(clip) => Some(match clip.dual {
+            None => with_weight::<T, R, Clipped<SingleClip>>(objective, output),
+            Some(_) => with_weight::<T, R, Clipped<BoundedBelow>>(objective, output),
+        }),
+        Surrogate::Gate { .. } => Some(with_weight::<T, R, Gate>(objective, output)),
+        _ => None,
+    }
+}
+
+fn with_weight<T: Real, R: Ratio, S: SurrogatePart>(
     objective: &Objective,
     output: OutputKind,
 ) -> Kernel<T> {
-    match objective.clip.dual {
-        None => compose_output::<T, R, W, SingleClip>(output),
-        Some(_) => compose_output::<T, R, W, BoundedBelow>(output),
+    match objective.weight {
+        ObjectiveWeight::None => with_output::<T, R, Unweighted, S>(output),
+        ObjectiveWeight::Truncate { .. } => with_output::<T, R, Truncated, S>(output),
+        // The mask of a sequence is that of a token with bounds that its row chooses.
+        ObjectiveWeight::Mask { .. } | ObjectiveWeight::SequenceMask { .. } => {
+            with_output::<T, R, Masked, S>(output)
+        }
     }
 }
 
-fn compose_output<T: Real, R: Ratio, W: Weight, D: DualClip>(output: OutputKind) -> Kernel<T> {
+fn with_output<T: Real, R: Ratio, W: Weight, S: SurrogatePart>(output: OutputKind) -> Kernel<T> {
     match output {
-        OutputKind::Nothing => visit::<T, R, W, D, Nothing>,
-        OutputKind::Gradient => visit::<T, R, W, D, R::Gradient>,
-        OutputKind::TokenLosses => visit::<T, R, W, D, TokenLoss>,
+        OutputKind::Nothing => visit::<T, R, W, S, Nothing>,
+        OutputKind::Gradient => visit::<T, R, W, S, R::Gradient>,
     }
 }
 
-fn visit<T: Real, R: Ratio, W: Weight, D: DualClip, O: Output>(
+fn visit<T: Real, R: Ratio, W: Weight, S: SurrogatePart, O: Output>(
     arch: Arch,
     objective: &Objective,
     block: Block<'_, T>,
@@ -116,6 +144,6 @@ fn visit<T: Real, R: Ratio, W: Weight, D: DualClip, O: Output>(
         objective,
         block,
         totals,
-        parts: PhantomData::<(R, W, D, O)>,
+        parts: PhantomData::<(R, W, S, O)>,
     });
 }

@@ -38,6 +38,7 @@ pub trait Lanes: Copy {
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b + c`, rounded once where the machine can.
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// The smaller of two numbers; unspecified for NaN.
@@ -66,6 +67,12 @@ pub trait Lanes: Copy {
     #[inline(always)]
     fn one(self) -> Self::Vector {
         self.splat(Self::Real::from_f64(1.0))
+    }
+
+    /// No lane at all.
+    #[inline(always)]
+    fn never(self) -> Self::Mask {
+        self.less(self.one(), self.zero())
     }
 
     /// The value where the mask holds, else 0, whatever the value.
@@ -106,7 +113,7 @@ macro_rules! implement_lanes {
     (
         $lanes:ident, $real:ty, $vector:ident, $mask:ident,
         $split:ident, $split_output:ident, $load:ident, $splat:ident,
-        $add:ident, $sub:ident, $mul:ident, $mul_add:ident, $min:ident, $max:ident,
+        $add:ident, $sub:ident, $mul:ident, $div:ident, $mul_add:ident, $min:ident, $max:ident,
         $less:ident, $greater:ident, $and:ident, $or:ident, $select:ident,
         $to_bits:ident, $from_bits:ident, $mul_bits:ident, $splat_bits:ident,
         $sum:ident, $smallest:ident, $largest:ident
@@ -159,6 +166,11 @@ macro_rules! implement_lanes {
             #[inline(always)]
             fn mul(self, a: S::$vector, b: S::$vector) -> S::$vector {
                 self.0.$mul(a, b)
+            }
+
+            #[inline(always)]
+            fn div(self, a: S::$vector, b: S::$vector) -> S::$vector {
+                self.0.$div(a, b)
             }
 
             #[inline(always)]
@@ -240,6 +252,7 @@ implement_lanes!(
     add_f32s,
     sub_f32s,
     mul_f32s,
+    div_f32s,
     mul_add_e_f32s,
     min_f32s,
     max_f32s,
@@ -269,6 +282,7 @@ implement_lanes!(
     add_f64s,
     sub_f64s,
     mul_f64s,
+    div_f64s,
     mul_add_e_f64s,
     min_f64s,
     max_f64s,

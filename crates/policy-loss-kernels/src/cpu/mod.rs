@@ -27,6 +27,7 @@ mod row;
 mod scale;
 mod stage;
 mod sums;
+mod surrogates;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -90,18 +91,6 @@ pub fn forward_with_gradient_into<E: Element>(
         OutputKind::Gradient,
         gradient,
     )
-}
-
-/// The sums, and the loss of each token: 0 at masked tokens, not reduced.
-///
-/// # Errors
-///
-/// [`BatchError`] if a slice does not fit the batch's shape or is missing.
-pub fn forward_no_reduction<E: Element>(
-    objective: &Objective,
-    batch: &Batch<'_, E>,
-) -> Result<(Summary, Vec<E>), BatchError> {
-    allocate(objective, batch, OutputKind::TokenLosses)
 }
 
 #[allow(unsafe_code)]

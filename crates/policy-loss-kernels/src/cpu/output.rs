@@ -17,15 +17,13 @@ pub trait Output: 'static {
 /// Sums only.
 pub struct Nothing;
 
-/// The gradient of a token that has its own ratio: `-ratio * A * weight`, times the factor
-/// of the reduction.
+/// The gradient of a token that has its own ratio: minus the surrogate's slope times the weight,
+/// times the factor of the reduction.
 pub struct OwnGradient;
 
-/// What a token contributes to the gradient that it shares with its sequence: `A * weight`.
+/// What a token contributes to the gradient that it shares with its sequence: the slope against
+/// the ratio, times the weight.
 pub struct SharedGradient;
-
-/// `token_loss`.
-pub struct TokenLoss;
 
 impl Output for Nothing {
     #[inline(always)]
@@ -39,9 +37,9 @@ impl Output for OwnGradient {
 
     #[inline(always)]
     fn value<L: Lanes>(lanes: L, row: &RowConstants<L>, surrogate: &Surrogate<L>) -> L::Vector {
-        let unclipped = lanes.drop(surrogate.constant, surrogate.unclipped);
+        let slope = lanes.drop(surrogate.constant, surrogate.slope);
         // Adding 0 turns the -0 of a token without a gradient into 0.
-        lanes.mul_add(unclipped, row.negative_gradient_factor, lanes.zero())
+        lanes.mul_add(slope, row.negative_gradient_factor, lanes.zero())
     }
 }
 
@@ -50,16 +48,6 @@ impl Output for SharedGradient {
 
     #[inline(always)]
     fn value<L: Lanes>(lanes: L, _row: &RowConstants<L>, surrogate: &Surrogate<L>) -> L::Vector {
-        lanes.drop(surrogate.constant, surrogate.weighted_advantage)
-    }
-}
-
-impl Output for TokenLoss {
-    const IS_WRITTEN: bool = true;
-
-    #[inline(always)]
-    fn value<L: Lanes>(lanes: L, _row: &RowConstants<L>, surrogate: &Surrogate<L>) -> L::Vector {
-        // The ratio of a sequence can be NaN at its masked tokens too.
-        lanes.keep(surrogate.valid, lanes.sub(lanes.zero(), surrogate.value))
+        lanes.drop(surrogate.constant, surrogate.ratio_slope)
     }
 }

@@ -1,11 +1,10 @@
-//! The parts of an objective: each type is one choice, and costs nothing where it is not
-//! chosen.
+//! The ratio and the weight: each type is one choice, and costs nothing where it is not chosen.
 
 use super::exp::exp;
 use super::lanes::Lanes;
 use super::output::{Output, OwnGradient, SharedGradient};
 use super::sums::LaneSums;
-use super::token::{BoundedRatio, Constants, Inputs, RowConstants, Surrogate};
+use super::token::{BoundedRatio, Constants, Inputs, RowConstants, Surrogate, TokenRatio};
 
 /// Where a token's ratio comes from.
 pub trait Ratio: 'static {
@@ -14,15 +13,15 @@ pub trait Ratio: 'static {
     /// What a token contributes to the gradient.
     type Gradient: Output;
 
-    /// The ratio, and where it is constant because its logarithm reached a bound.
+    /// The ratio, given `log_probs - old_log_probs` and its exponential.
     fn ratio<L: Lanes>(
         lanes: L,
         constants: &Constants<L>,
         row: &RowConstants<L>,
         inputs: &Inputs<L>,
-        against_old: BoundedRatio<L>,
+        against_old: (L::Vector, BoundedRatio<L>),
         sums: &mut LaneSums<L>,
-    ) -> (L::Vector, L::Mask);
+    ) -> TokenRatio<L>;
 }
 
 /// `exp(log_probs - old_log_probs)`, which the KL estimate has at hand already.
@@ -43,10 +42,10 @@ impl Ratio for AgainstOld {
         _constants: &Constants<L>,
         _row: &RowConstants<L>,
         inputs: &Inputs<L>,
-        against_old: BoundedRatio<L>,
+        (log_ratio, against_old): (L::Vector, BoundedRatio<L>),
         sums: &mut LaneSums<L>,
-    ) -> (L::Vector, L::Mask) {
-        token_ratio(lanes, inputs, against_old, sums)
+    ) -> TokenRatio<L> {
+        token_ratio(lanes, inputs, log_ratio, against_old, sums)
     }
 }
 
@@ -60,14 +59,14 @@ impl Ratio for AgainstRollout {
         constants: &Constants<L>,
         _row: &RowConstants<L>,
         inputs: &Inputs<L>,
-        _against_old: BoundedRatio<L>,
+        _against_old: (L::Vector, BoundedRatio<L>),
         sums: &mut LaneSums<L>,
-    ) -> (L::Vector, L::Mask) {
+    ) -> TokenRatio<L> {
         let difference = lanes.sub(inputs.log_probs, inputs.rollout_log_probs);
         let log_ratio = lanes.keep(inputs.valid, difference);
         sums.rollout_difference = lanes.add(sums.rollout_difference, log_ratio);
         let against_rollout = BoundedRatio::new(lanes, constants, log_ratio);
-        token_ratio(lanes, inputs, against_rollout, sums)
+        token_ratio(lanes, inputs, log_ratio, against_rollout, sums)
     }
 }
 
@@ -80,13 +79,16 @@ impl Ratio for OfSequence {
         _constants: &Constants<L>,
         row: &RowConstants<L>,
         _inputs: &Inputs<L>,
-        _against_old: BoundedRatio<L>,
+        (log_ratio, _): (L::Vector, BoundedRatio<L>),
         _sums: &mut LaneSums<L>,
-    ) -> (L::Vector, L::Mask) {
-        // The row counts its ratio once for all its tokens, and stops a gradient at the
-        // bounds itself.
-        let never = lanes.less(lanes.one(), lanes.zero());
-        (row.ratio, never)
+    ) -> TokenRatio<L> {
+        TokenRatio {
+            value: row.ratio,
+            log_ratio,
+            // The row counts its ratio once for all its tokens, and stops a gradient at the
+            // bounds itself.
+            saturated: lanes.never(),
+        }
     }
 }
 
@@ -95,9 +97,10 @@ impl Ratio for OfSequence {
 fn token_ratio<L: Lanes>(
     lanes: L,
     inputs: &Inputs<L>,
+    log_ratio: L::Vector,
     bounded: BoundedRatio<L>,
     sums: &mut LaneSums<L>,
-) -> (L::Vector, L::Mask) {
+) -> TokenRatio<L> {
     let ratio = bounded.exponential.value(lanes);
     let excess = lanes.sub(ratio, lanes.one());
     sums.excess = lanes.add(sums.excess, excess);
@@ -105,55 +108,10 @@ fn token_ratio<L: Lanes>(
     let (min_ratio, max_ratio) = (sums.min_ratio, sums.max_ratio);
     sums.min_ratio = lanes.select(inputs.valid, lanes.min(ratio, min_ratio), min_ratio);
     sums.max_ratio = lanes.select(inputs.valid, lanes.max(ratio, max_ratio), max_ratio);
-    (ratio, bounded.saturated)
-}
-
-/// The lower bound of the surrogate where the advantage is negative.
-pub trait DualClip: 'static {
-    /// The surrogate and where it is constant, after the bound.
-    fn bound<L: Lanes>(
-        lanes: L,
-        constants: &Constants<L>,
-        advantage: L::Vector,
-        surrogate: (L::Vector, L::Mask),
-        sums: &mut LaneSums<L>,
-    ) -> (L::Vector, L::Mask);
-}
-
-/// No bound.
-pub struct SingleClip;
-
-/// `max(surrogate, c * A)` where `A < 0`.
-pub struct BoundedBelow;
-
-impl DualClip for SingleClip {
-    #[inline(always)]
-    fn bound<L: Lanes>(
-        _lanes: L,
-        _constants: &Constants<L>,
-        _advantage: L::Vector,
-        surrogate: (L::Vector, L::Mask),
-        _sums: &mut LaneSums<L>,
-    ) -> (L::Vector, L::Mask) {
-        surrogate
-    }
-}
-
-impl DualClip for BoundedBelow {
-    #[inline(always)]
-    fn bound<L: Lanes>(
-        lanes: L,
-        constants: &Constants<L>,
-        advantage: L::Vector,
-        (surrogate, constant): (L::Vector, L::Mask),
-        sums: &mut LaneSums<L>,
-    ) -> (L::Vector, L::Mask) {
-        let bound = lanes.mul(constants.dual_clip, advantage);
-        let negative = lanes.less(advantage, lanes.zero());
-        let bounded = lanes.and(negative, lanes.greater(bound, surrogate));
-        sums.dual_clipped = lanes.count(bounded, sums.dual_clipped);
-        let surrogate = lanes.select(bounded, bound, surrogate);
-        (surrogate, lanes.or(constant, bounded))
+    TokenRatio {
+        value: ratio,
+        log_ratio,
+        saturated: bounded.saturated,
     }
 }
 
@@ -210,7 +168,13 @@ impl Weight for Truncated {
         let above = lanes.greater(weight, row.weight_high);
         let truncated = lanes.select(below, row.weight_low, weight);
         let truncated = lanes.select(above, row.weight_high, truncated);
-        weighted(lanes, surrogate, truncated, lanes.or(below, above), sums)
+        weighted(
+            lanes,
+            inputs,
+            surrogate,
+            (truncated, lanes.or(below, above)),
+            sums,
+        )
     }
 }
 
@@ -228,13 +192,8 @@ impl Weight for Masked {
         let above = lanes.greater(weight, row.weight_high);
         // Selected, not multiplied: infinity times 0 would be NaN.
         let rejected = lanes.or(below, above);
-        weighted(
-            lanes,
-            surrogate,
-            lanes.drop(rejected, weight),
-            rejected,
-            sums,
-        )
+        let weight = lanes.drop(rejected, weight);
+        weighted(lanes, inputs, surrogate, (weight, rejected), sums)
     }
 }
 
@@ -247,23 +206,24 @@ fn rollout_weight<L: Lanes>(lanes: L, inputs: &Inputs<L>, sums: &mut LaneSums<L>
     exp(lanes, log_weight)
 }
 
+/// Multiplies by a weight, given where it was changed.
 #[inline(always)]
 fn weighted<L: Lanes>(
     lanes: L,
+    inputs: &Inputs<L>,
     surrogate: Surrogate<L>,
-    weight: L::Vector,
-    changed: L::Mask,
+    (weight, changed): (L::Vector, L::Mask),
     sums: &mut LaneSums<L>,
 ) -> Surrogate<L> {
-    let weight = lanes.keep(surrogate.valid, weight);
-    let changed = lanes.and(surrogate.valid, changed);
+    let weight = lanes.keep(inputs.valid, weight);
+    let changed = lanes.and(inputs.valid, changed);
     sums.weight = lanes.add(sums.weight, weight);
     sums.squared_weight = lanes.mul_add(weight, weight, sums.squared_weight);
     sums.changed_weight = lanes.count(changed, sums.changed_weight);
     Surrogate {
-        weighted_advantage: lanes.mul(surrogate.weighted_advantage, weight),
-        unclipped: lanes.mul(surrogate.unclipped, weight),
         value: lanes.mul(surrogate.value, weight),
-        ..surrogate
+        slope: lanes.mul(surrogate.slope, weight),
+        ratio_slope: lanes.mul(surrogate.ratio_slope, weight),
+        constant: surrogate.constant,
     }
 }

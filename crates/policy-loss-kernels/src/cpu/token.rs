@@ -3,8 +3,9 @@
 use super::exp::Exponential;
 use super::lanes::Lanes;
 use super::output::Output;
-use super::parts::{DualClip, Ratio, Weight};
+use super::parts::{Ratio, Weight};
 use super::sums::LaneSums;
+use super::surrogates::SurrogatePart;
 
 /// What is read for a token.
 #[derive(Clone, Copy)]
@@ -22,11 +23,8 @@ pub struct Inputs<L: Lanes> {
 pub struct Constants<L: Lanes> {
     pub log_ratio_bound: L::Vector,
     pub negative_log_ratio_bound: L::Vector,
-    /// `1 - low`.
-    pub clip_low: L::Vector,
-    /// `1 + high`.
-    pub clip_high: L::Vector,
-    pub dual_clip: L::Vector,
+    /// Those of the surrogate; their meaning is its own.
+    pub surrogate: [L::Vector; 4],
 }
 
 /// The numbers that the tokens of a row share.
@@ -65,17 +63,26 @@ impl<L: Lanes> BoundedRatio<L> {
     }
 }
 
-/// What the parts of a token's loss are known to be when its output is formed.
+/// The ratio of a token, or that of its sequence.
+#[derive(Clone, Copy)]
+pub struct TokenRatio<L: Lanes> {
+    pub value: L::Vector,
+    /// Its logarithm for the token alone, not clamped.
+    pub log_ratio: L::Vector,
+    /// The logarithm reached a bound: no gradient passes.
+    pub saturated: L::Mask,
+}
+
+/// The surrogate of a token, and how it changes.
 #[derive(Clone, Copy)]
 pub struct Surrogate<L: Lanes> {
-    pub valid: L::Mask,
-    /// `A * weight`.
-    pub weighted_advantage: L::Vector,
-    /// `ratio * A * weight`, before clipping.
-    pub unclipped: L::Vector,
     /// What enters the loss.
     pub value: L::Vector,
-    /// The value does not depend on `log_probs`.
+    /// Its derivative with respect to the token's log-probability.
+    pub slope: L::Vector,
+    /// Its derivative with respect to the ratio.
+    pub ratio_slope: L::Vector,
+    /// The value does not depend on `log_probs`, whatever the slopes are.
     pub constant: L::Mask,
 }
 
@@ -84,7 +91,7 @@ pub struct Surrogate<L: Lanes> {
 /// Everything is selected by the mask before it is exponentiated or multiplied, so that a
 /// masked token enters each sum as an exact 0, whatever it holds.
 #[inline(always)]
-pub fn token<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output>(
+pub fn token<L: Lanes, R: Ratio, W: Weight, S: SurrogatePart, O: Output>(
     lanes: L,
     constants: &Constants<L>,
     row: &RowConstants<L>,
@@ -102,33 +109,16 @@ pub fn token<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output>(
     sums.squared_log_ratio = lanes.mul_add(log_ratio, log_ratio, sums.squared_log_ratio);
     sums.k3 = lanes.add(sums.k3, k3);
 
-    let (ratio, saturated) = R::ratio(lanes, constants, row, inputs, against_old, sums);
-
-    let unclipped = lanes.mul(ratio, advantage);
-    let clamped = lanes.clamp(ratio, constants.clip_low, constants.clip_high);
-    let clamped = lanes.mul(clamped, advantage);
-    let clipped = lanes.less(clamped, unclipped);
-    let surrogate = lanes.select(clipped, clamped, unclipped);
-    let above = lanes.and(clipped, lanes.greater(advantage, lanes.zero()));
-    sums.clipped = lanes.count(clipped, sums.clipped);
-    sums.clipped_above = lanes.count(above, sums.clipped_above);
-
-    let constant = lanes.or(clipped, saturated);
-    let (surrogate, constant) = D::bound(lanes, constants, advantage, (surrogate, constant), sums);
-
-    let surrogate = W::apply(
+    let ratio = R::ratio(
         lanes,
+        constants,
         row,
         inputs,
-        Surrogate {
-            valid,
-            weighted_advantage: advantage,
-            unclipped,
-            value: surrogate,
-            constant,
-        },
+        (log_ratio, against_old),
         sums,
     );
+    let surrogate = S::of(lanes, constants, inputs, &ratio, advantage, sums);
+    let surrogate = W::apply(lanes, row, inputs, surrogate, sums);
     sums.surrogate = lanes.mul_add(surrogate.value, row.loss_factor, sums.surrogate);
     O::value(lanes, row, &surrogate)
 }

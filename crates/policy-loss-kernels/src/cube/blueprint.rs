@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use crate::{Objective, RatioBase, RatioLevel, Reduction, Weight};
+use crate::{Objective, RatioBase, RatioLevel, Reduction, Surrogate, Weighed, Weight};
 
 use super::sums::Slot;
 
@@ -14,18 +14,43 @@ pub struct Blueprint {
     pub sequence_ratio: bool,
     /// The ratio is taken against `rollout_log_probs` instead of `old_log_probs`.
     pub against_rollout: bool,
-    /// The surrogate is bounded below where the advantage is negative.
-    pub dual_clip: bool,
+    /// What is made of the ratio and the advantage.
+    pub surrogate: SurrogateKind,
     /// The constant that multiplies a token's loss.
     pub weight: WeightKind,
-    /// Each sequence weighs the same instead of each token.
+    /// A sequence's losses are divided by the number of its tokens.
     pub sequence_mean: bool,
+    /// What the sum is divided by.
+    pub denominator: Denominator,
     /// There is a mask; without one all tokens are valid.
     pub masked: bool,
     /// The gradient is written.
     pub with_gradient: bool,
     /// The arithmetic is f64 instead of f32.
     pub double: bool,
+}
+
+/// A [`Surrogate`] without its numbers.
+#[derive_cube_comptime]
+pub enum SurrogateKind {
+    Clip,
+    /// Bounded below where the advantage is negative.
+    DualClip,
+    LogProbs,
+    /// Weighted where the advantage is negative.
+    NegativeWeightedLogProbs,
+    WeightedLogProbs,
+    Gate,
+    SquaredLogRatio,
+}
+
+/// What a sum is divided by.
+#[derive_cube_comptime]
+pub enum Denominator {
+    Tokens,
+    /// Their number, times a length.
+    Sequences,
+    One,
 }
 
 /// A [`Weight`] without its bounds.
@@ -37,12 +62,30 @@ pub enum WeightKind {
     SequenceMask,
 }
 
+impl SurrogateKind {
+    /// Whether it is a function of the ratio, so that its slope against `log_probs` is that
+    /// against the ratio times the ratio.
+    pub fn is_of_ratio(self) -> bool {
+        matches!(self, Self::Clip | Self::DualClip | Self::Gate)
+    }
+}
+
 impl Blueprint {
     pub fn new(objective: &Objective, masked: bool, with_gradient: bool, double: bool) -> Self {
         Self {
             sequence_ratio: objective.ratio_level == RatioLevel::Sequence,
             against_rollout: objective.ratio_base == RatioBase::Rollout,
-            dual_clip: objective.clip.dual.is_some(),
+            surrogate: match objective.surrogate {
+                Surrogate::Clip(clip) if clip.dual.is_some() => SurrogateKind::DualClip,
+                Surrogate::Clip(_) => SurrogateKind::Clip,
+                Surrogate::LogProbs { weighed, .. } => match weighed {
+                    Weighed::None => SurrogateKind::LogProbs,
+                    Weighed::Negative => SurrogateKind::NegativeWeightedLogProbs,
+                    Weighed::All => SurrogateKind::WeightedLogProbs,
+                },
+                Surrogate::Gate { .. } => SurrogateKind::Gate,
+                Surrogate::SquaredLogRatio { .. } => SurrogateKind::SquaredLogRatio,
+            },
             weight: match objective.weight {
                 Weight::None => WeightKind::None,
                 Weight::Truncate { .. } => WeightKind::Truncate,
@@ -50,6 +93,11 @@ impl Blueprint {
                 Weight::SequenceMask { .. } => WeightKind::SequenceMask,
             },
             sequence_mean: objective.reduction == Reduction::SequenceMean,
+            denominator: match objective.reduction {
+                Reduction::TokenMean => Denominator::Tokens,
+                Reduction::SequenceMean | Reduction::SequenceSum { .. } => Denominator::Sequences,
+                Reduction::TokenSum => Denominator::One,
+            },
             masked,
             with_gradient,
             double,
@@ -90,8 +138,10 @@ impl Blueprint {
         if self.masked {
             slots.extend([Slot::ValidTokens, Slot::ValidSequences]);
         }
-        if self.dual_clip {
-            slots.push(Slot::DualClipped);
+        match self.surrogate {
+            SurrogateKind::DualClip => slots.push(Slot::DualClipped),
+            SurrogateKind::WeightedLogProbs => slots.push(Slot::ClippedNeutral),
+            _ => {}
         }
         if self.weighted() {
             slots.extend([

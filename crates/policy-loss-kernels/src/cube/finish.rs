@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::blueprint::{Blueprint, WeightKind};
+use super::blueprint::{Blueprint, Denominator, WeightKind};
 use super::metric::Metric;
 use super::sums::Slot;
 use super::totals::Totals;
@@ -13,6 +13,8 @@ pub struct BatchSize {
     /// Number of tokens, masked ones included.
     pub tokens: u32,
     pub sequences: u32,
+    /// What each sequence counts for where the sum is divided by their number.
+    pub length: InputScalar,
     /// The reduction's factor, if it is not taken from the batch's own counts.
     pub scale: InputScalar,
 }
@@ -39,17 +41,16 @@ pub fn finish<A: Float>(
             tokens = totals.get(Slot::ValidTokens);
             sequences = totals.get(Slot::ValidSequences);
         }
-        let reduced = if comptime!(blueprint.sequence_mean) {
-            sequences
-        } else {
-            tokens
-        };
         if comptime!(scaled) {
             let scale = size.scale.get::<A>();
             loss[0] = totals.get(Slot::Loss) * scale;
             factor[0] = scale;
         } else {
-            let count = at_least_one::<A>(reduced);
+            let count = match blueprint.denominator {
+                Denominator::Tokens => at_least_one::<A>(tokens),
+                Denominator::Sequences => at_least_one::<A>(sequences) * size.length.get::<A>(),
+                Denominator::One => A::new(1.0),
+            };
             loss[0] = totals.get(Slot::Loss) / count;
             factor[0] = A::new(1.0) / count;
         }
@@ -78,7 +79,12 @@ fn write_metrics<A: Float>(
     // valid token, or all ratios are NaN, and their mean is.
     let none = smallest > largest;
 
-    set(metrics, Metric::ClipRatio, clipped_above + clipped_below);
+    let clipped_neutral = totals.get(Slot::ClippedNeutral) / count;
+    set(
+        metrics,
+        Metric::ClipRatio,
+        clipped_above + clipped_below + clipped_neutral,
+    );
     set(metrics, Metric::PpoKl, kl);
     set(metrics, Metric::ClippedAbove, clipped_above);
     set(metrics, Metric::ClippedBelow, clipped_below);

@@ -3,7 +3,7 @@
 use cubecl::ir::{FloatKind, UIntKind};
 use cubecl::prelude::*;
 
-use crate::{Clip, Objective, Weight};
+use crate::{Clip, Objective, Reduction, Surrogate, Weight};
 
 use super::backward::scale;
 use super::blueprint::Blueprint;
@@ -51,6 +51,7 @@ pub fn forward(
     let size = BatchSizeLaunch::new(
         tokens as u32,
         batch.sequences as u32,
+        InputScalar::new(length_of_sequences(objective.reduction), arithmetic),
         InputScalar::new(objective.scale.unwrap_or(1.0), arithmetic),
     );
     let cube_dim = CubeDim::new_1d(CUBE_SIZE);
@@ -197,18 +198,37 @@ fn columns<E: Elements>(batch: &Batch, objective: &Objective) -> ColumnsLaunch<E
 
 fn numbers(objective: &Objective, arithmetic: ElemType) -> NumbersLaunch {
     let scalar = |value: f64| InputScalar::new(value, arithmetic);
-    let Clip { low, high, dual } = objective.clip;
+    let surrogate = match objective.surrogate {
+        Surrogate::Clip(Clip { low, high, dual }) => [1.0 - low, 1.0 + high, dual.unwrap_or(1.0)],
+        Surrogate::LogProbs { range, .. } => [finite(range.low), finite(range.high), 0.0],
+        Surrogate::Gate { positive, negative } => [positive, negative, 0.0],
+        Surrogate::SquaredLogRatio { coefficient } => [coefficient, 0.0, 0.0],
+    };
     let (weight_low, weight_high) = match objective.weight {
         Weight::None => (1.0, 1.0),
         Weight::Truncate { low, high }
         | Weight::Mask { low, high }
-        | Weight::SequenceMask { low, high } => (low, high),
+        | Weight::SequenceMask { low, high } => (finite(low), finite(high)),
     };
     NumbersLaunch::new(
-        scalar(1.0 - low),
-        scalar(1.0 + high),
-        scalar(dual.unwrap_or(1.0)),
+        scalar(surrogate[0]),
+        scalar(surrogate[1]),
+        scalar(surrogate[2]),
         scalar(weight_low),
         scalar(weight_high),
     )
+}
+
+/// What each sequence counts for in a sum over sequences.
+fn length_of_sequences(reduction: Reduction) -> f64 {
+    match reduction {
+        Reduction::SequenceSum { length } => length as f64,
+        _ => 1.0,
+    }
+}
+
+/// The largest number of f32 in the place of an infinity, which a device need not know: a ratio
+/// or a weight beyond it is infinite itself.
+fn finite(bound: f64) -> f64 {
+    bound.clamp(f64::from(f32::MIN), f64::from(f32::MAX))
 }

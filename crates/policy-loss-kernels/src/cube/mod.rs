@@ -30,6 +30,7 @@ mod launch;
 mod metric;
 mod parts;
 mod sums;
+mod surrogates;
 mod token;
 mod totals;
 mod visit;

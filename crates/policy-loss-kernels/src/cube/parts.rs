@@ -1,4 +1,4 @@
-//! The parts of an objective, one function each.
+//! The parts of an objective around its surrogate, one function each.
 
 use cubecl::prelude::*;
 
@@ -48,48 +48,6 @@ pub fn expm1_minus_identity<A: Float, N: Size>(
     select_many(x.abs().less_than(&limit), series, exponential - one - x)
 }
 
-/// The surrogate of a token.
-#[derive(CubeType, Clone, Copy)]
-pub struct Surrogate<A: Float, N: Size> {
-    pub value: Vector<A, N>,
-    /// The clipped branch was taken.
-    pub clipped: Vector<bool, N>,
-}
-
-/// `min(s1, s2)` of `s1 = ratio * A` and `s2 = clamp(ratio, low, high) * A`; where they are
-/// equal the unclipped branch is taken.
-#[cube]
-pub fn clip<A: Float, N: Size>(
-    ratio: Vector<A, N>,
-    advantage: Vector<A, N>,
-    low: A,
-    high: A,
-) -> Surrogate<A, N> {
-    let unclipped_surrogate = ratio * advantage;
-    let clipped_surrogate = clamped(ratio, low, high) * advantage;
-    let clipped = clipped_surrogate.less_than(&unclipped_surrogate);
-    Surrogate::<A, N> {
-        value: select_many(clipped, clipped_surrogate, unclipped_surrogate),
-        clipped,
-    }
-}
-
-/// `max(surrogate, dual_clip * A)` where `A < 0`; true where the bound was taken.
-#[cube]
-pub fn dual_clip<A: Float, N: Size>(
-    surrogate: Vector<A, N>,
-    advantage: Vector<A, N>,
-    dual_clip: A,
-) -> Surrogate<A, N> {
-    let bound = advantage * Vector::new(dual_clip);
-    let negative = advantage.less_than(&Vector::new(A::new(0.0)));
-    let clipped = surrogate.less_than(&bound).vec_and(negative);
-    Surrogate::<A, N> {
-        value: select_many(clipped, bound, surrogate),
-        clipped,
-    }
-}
-
 /// The constant that multiplies a token's loss.
 #[derive(CubeType, Clone, Copy)]
 pub struct Weighting<A: Float, N: Size> {
@@ -131,7 +89,7 @@ pub fn within<A: Float, N: Size>(x: Vector<A, N>, low: A, high: A) -> Vector<boo
 
 /// `x` moved into `[low, high]`; NaN stays NaN.
 #[cube]
-fn clamped<A: Float, N: Size>(x: Vector<A, N>, low: A, high: A) -> Vector<A, N> {
+pub fn clamped<A: Float, N: Size>(x: Vector<A, N>, low: A, high: A) -> Vector<A, N> {
     let low = Vector::new(low);
     let high = Vector::new(high);
     let x = select_many(x.less_than(&low), low, x);

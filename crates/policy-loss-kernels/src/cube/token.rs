@@ -4,19 +4,17 @@ use cubecl::prelude::*;
 
 use super::blueprint::{Blueprint, WeightKind};
 use super::columns::{Columns, Elements, Valid, count};
-use super::parts::{
-    Weighting, accept, bounded, clip, dual_clip, expm1_minus_identity, mask, truncate,
-};
+use super::parts::{Weighting, accept, bounded, expm1_minus_identity, mask, truncate};
 use super::sums::{Slot, Sums, above_every_ratio, combine};
+use super::surrogates::{Given, surrogate};
 
 /// The numbers of an objective, in the type of the arithmetic.
 #[derive(CubeType, CubeLaunch)]
 pub struct Numbers {
-    /// `1 - low`.
-    pub clip_low: InputScalar,
-    /// `1 + high`.
-    pub clip_high: InputScalar,
-    pub dual_clip: InputScalar,
+    /// Those of the surrogate, in the order in which it reads them.
+    pub first: InputScalar,
+    pub second: InputScalar,
+    pub third: InputScalar,
     pub weight_low: InputScalar,
     pub weight_high: InputScalar,
 }
@@ -79,6 +77,7 @@ pub fn token<E: Elements>(
     // Finite addends of this size do not overflow, and a NaN or infinity survives a sum.
     let mut magnitude = log_ratio.abs() + advantage.abs();
     let mut constant = against_old.beyond;
+    let mut base_log_ratio = log_ratio;
     if comptime!(blueprint.sequence_ratio) {
         // The row stops the gradient of a ratio beyond the bounds.
         ratio = Vector::new(row.ratio);
@@ -86,6 +85,7 @@ pub fn token<E: Elements>(
     } else if comptime!(blueprint.against_rollout) {
         let against_rollout = valid.keep(log_probs - columns.rollout_log_probs(index));
         magnitude += against_rollout.abs();
+        base_log_ratio = against_rollout;
         let against_rollout = bounded(against_rollout);
         ratio = against_rollout.log_ratio.exp();
         constant = against_rollout.beyond;
@@ -96,24 +96,23 @@ pub fn token<E: Elements>(
         add_ratio(sums, &valid, ratio);
     }
 
-    let clip_low = numbers.clip_low.get::<E::Real>();
-    let clip_high = numbers.clip_high.get::<E::Real>();
-    let surrogate = clip(ratio, advantage, clip_low, clip_high);
-    let positive = advantage.greater_than(&zero);
-    // A clipped token has A > 0 or A < 0, so that a masked one is never counted.
-    sums.clipped_above += count::<E::Real, E::Width>(surrogate.clipped.vec_and(positive));
-    sums.clipped_below += count::<E::Real, E::Width>(surrogate.clipped.vec_and(!positive));
-    constant = constant.or(surrogate.clipped);
-    let mut surrogate = surrogate.value;
-    if comptime!(blueprint.dual_clip) {
-        let bound = dual_clip(surrogate, advantage, numbers.dual_clip.get::<E::Real>());
-        sums.dual_clipped += count::<E::Real, E::Width>(bound.clipped);
-        constant = constant.or(bound.clipped);
-        surrogate = bound.value;
-    }
+    let surrogate = surrogate::<E::Real, E::Width>(
+        numbers,
+        &Given::<E::Real, E::Width> {
+            log_probs: valid.keep(log_probs),
+            log_ratio: base_log_ratio,
+            ratio,
+            constant,
+            advantage,
+        },
+        &valid,
+        sums,
+        blueprint,
+    );
 
     // Subtracted from 0, not negated, so that a masked token gets 0 and not -0.
-    let mut slope = select_many(constant, zero, zero - advantage);
+    let mut slope = zero - surrogate.slope;
+    let mut surrogate = surrogate.value;
     if comptime!(blueprint.weighted()) {
         let log_weight = valid.keep(old_log_probs - columns.rollout_log_probs(index));
         magnitude += log_weight.abs();
@@ -132,7 +131,10 @@ pub fn token<E: Elements>(
     if comptime!(blueprint.sequence_ratio) {
         sums.slope += slope.vector_sum();
     }
-    slope * ratio
+    if comptime!(blueprint.surrogate.is_of_ratio()) {
+        slope *= ratio;
+    }
+    slope
 }
 
 #[cube]

@@ -1,5 +1,6 @@
 //! Clipped importance weights as constants.
 
+use policy_loss_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Surrogated, Tokens, WEIGHS_LOG_PROBS, weighted_log_probs};
@@ -67,6 +68,13 @@ impl Formula for Cispo {
 
     fn validate(&self) -> Result<(), ConfigError> {
         self.bounds().validate("surrogate.min", "surrogate.max")
+    }
+
+    fn kernel(&self) -> Option<kernels::Surrogate> {
+        Some(kernels::Surrogate::LogProbs {
+            weighed: kernels::Weighed::All,
+            range: self.bounds().range(),
+        })
     }
 
     fn needs_token_ratio(&self) -> Option<&'static str> {

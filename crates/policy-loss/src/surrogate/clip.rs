@@ -1,5 +1,6 @@
 //! The clipped surrogate of PPO.
 
+use policy_loss_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Surrogated, Tokens};
@@ -125,6 +126,14 @@ impl Formula for Clip {
             }),
             _ => Ok(()),
         }
+    }
+
+    fn kernel(&self) -> Option<kernels::Surrogate> {
+        Some(kernels::Surrogate::Clip(kernels::Clip {
+            low: self.low,
+            high: self.high,
+            dual: self.lower_bound(),
+        }))
     }
 
     fn needs_token_ratio(&self) -> Option<&'static str> {

@@ -3,6 +3,7 @@
 mod covariance;
 
 use burn::tensor::{Bool, Tensor};
+use policy_loss_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
 use crate::valid::Valid;
@@ -141,6 +142,11 @@ trait Formula {
     /// it has one.
     fn needs_token_ratio(&self) -> Option<&'static str>;
 
+    /// The formula in the kernels' terms; `None` where they do not have it.
+    fn kernel(&self) -> Option<kernels::Surrogate> {
+        None
+    }
+
     /// Whether a token's surrogate depends on its own sequence alone, so that shards add up.
     fn is_local(&self) -> bool {
         true
@@ -150,6 +156,11 @@ trait Formula {
 impl Surrogate {
     pub(crate) fn of(&self, tokens: &Tokens) -> Surrogated {
         self.formula().of(tokens)
+    }
+
+    /// As [`Formula::kernel`].
+    pub(crate) fn kernel(&self) -> Option<kernels::Surrogate> {
+        self.formula().kernel()
     }
 
     pub(crate) fn is_local(&self) -> bool {

@@ -1,9 +1,10 @@
 //! The plain policy gradient.
 
+use policy_loss_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Surrogated, Tokens};
-use crate::ConfigError;
+use crate::{Bounds, ConfigError};
 
 /// The surrogate of REINFORCE, without any ratio:
 ///
@@ -30,6 +31,13 @@ impl Formula for Reinforce {
 
     fn validate(&self) -> Result<(), ConfigError> {
         Ok(())
+    }
+
+    fn kernel(&self) -> Option<kernels::Surrogate> {
+        Some(kernels::Surrogate::LogProbs {
+            weighed: kernels::Weighed::None,
+            range: Bounds::at_most(1.0).range(),
+        })
     }
 
     fn needs_token_ratio(&self) -> Option<&'static str> {

@@ -1,6 +1,7 @@
 //! A soft gate in the place of the clip.
 
 use burn::tensor::activation::sigmoid;
+use policy_loss_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Surrogated, Tokens};
@@ -64,6 +65,13 @@ impl Formula for Sapo {
     fn validate(&self) -> Result<(), ConfigError> {
         positive("surrogate.positive_temperature", self.positive_temperature)?;
         positive("surrogate.negative_temperature", self.negative_temperature)
+    }
+
+    fn kernel(&self) -> Option<kernels::Surrogate> {
+        Some(kernels::Surrogate::Gate {
+            positive: self.positive_temperature,
+            negative: self.negative_temperature,
+        })
     }
 
     fn needs_token_ratio(&self) -> Option<&'static str> {

@@ -1,5 +1,6 @@
 //! The policy gradient with a squared log-ratio as its penalty.
 
+use policy_loss_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Surrogated, Tokens};
@@ -43,6 +44,12 @@ impl Formula for SquaredLogRatio {
 
     fn validate(&self) -> Result<(), ConfigError> {
         positive("surrogate.coefficient", self.coefficient)
+    }
+
+    fn kernel(&self) -> Option<kernels::Surrogate> {
+        Some(kernels::Surrogate::SquaredLogRatio {
+            coefficient: self.coefficient,
+        })
     }
 
     fn needs_token_ratio(&self) -> Option<&'static str> {

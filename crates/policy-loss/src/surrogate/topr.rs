@@ -1,9 +1,10 @@
 //! Truncated importance weights for negative advantages alone.
 
+use policy_loss_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Surrogated, Tokens, WEIGHS_LOG_PROBS, weighted_log_probs};
-use crate::ConfigError;
+use crate::{Bounds, ConfigError};
 
 /// The surrogate of TOPR (tapered off-policy REINFORCE): what went well is learnt whatever its
 /// ratio, what went badly fades as it becomes unlikely:
@@ -37,6 +38,13 @@ impl Formula for Topr {
 
     fn validate(&self) -> Result<(), ConfigError> {
         Ok(())
+    }
+
+    fn kernel(&self) -> Option<kernels::Surrogate> {
+        Some(kernels::Surrogate::LogProbs {
+            weighed: kernels::Weighed::Negative,
+            range: Bounds::at_most(1.0).range(),
+        })
     }
 
     fn needs_token_ratio(&self) -> Option<&'static str> {

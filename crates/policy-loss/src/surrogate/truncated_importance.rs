@@ -1,5 +1,6 @@
 //! The policy gradient with a truncated importance weight.
 
+use policy_loss_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Surrogated, Tokens, WEIGHS_LOG_PROBS, weighted_log_probs};
@@ -58,6 +59,13 @@ impl Formula for TruncatedImportance {
 
     fn validate(&self) -> Result<(), ConfigError> {
         self.bounds().validate("surrogate.low", "surrogate.high")
+    }
+
+    fn kernel(&self) -> Option<kernels::Surrogate> {
+        Some(kernels::Surrogate::LogProbs {
+            weighed: kernels::Weighed::All,
+            range: self.bounds().range(),
+        })
     }
 
     fn needs_token_ratio(&self) -> Option<&'static str> {

@@ -3,24 +3,25 @@
 use pulp::Arch;
 
 use crate::cpu::kernel::OutputKind;
-use crate::{Clip, Objective, RatioBase, RatioLevel, Reduction, Summary, Weight};
+use crate::{Clip, Objective, RatioBase, RatioLevel, Reduction, Summary, Surrogate, Weight};
 
 use super::{Data, TOKEN, levels};
 
 const SYMMETRIC: Objective = Objective {
-    clip: Clip {
+    surrogate: Surrogate::Clip(Clip {
         low: 0.2,
         high: 0.2,
         dual: None,
-    },
+    }),
     ..TOKEN
 };
 
 const DUAL: Objective = Objective {
-    clip: Clip {
+    surrogate: Surrogate::Clip(Clip {
         dual: Some(3.0),
-        ..SYMMETRIC.clip
-    },
+        low: 0.2,
+        high: 0.2,
+    }),
     ..SYMMETRIC
 };
 
@@ -129,11 +130,11 @@ fn non_finite_inputs_are_not_hidden() {
 fn ratio_exactly_at_the_bound() {
     // 1 is such a ratio.
     let objective = Objective {
-        clip: Clip {
+        surrogate: Surrogate::Clip(Clip {
             low: 0.0,
             high: 0.0,
             dual: None,
-        },
+        }),
         ..TOKEN
     };
     let (summary, gradient) = run(&objective, [0.0; 3], [1.0; 3]);

@@ -5,8 +5,7 @@ use rayon::ThreadPoolBuilder;
 use crate::Summary;
 use crate::cpu::kernel::OutputKind;
 use crate::cpu::{
-    BatchError, Mask, forward, forward_no_reduction, forward_with_gradient,
-    forward_with_gradient_into, scale_in_place,
+    BatchError, Mask, forward, forward_with_gradient, forward_with_gradient_into, scale_in_place,
 };
 
 use super::{Column, Data, KINDS, Kind, Random, TOKEN, levels, objectives};
@@ -58,11 +57,7 @@ fn masked_positions_change_nothing() {
             let per_sequence = random.below(2) == 0;
             let data = Data::random(&mut random, shape, [kind; 4], per_sequence, true);
             let spoilt = with_garbage(&data, &mut random);
-            for output in [
-                OutputKind::Nothing,
-                OutputKind::Gradient,
-                OutputKind::TokenLosses,
-            ] {
+            for output in [OutputKind::Nothing, OutputKind::Gradient] {
                 let (clean_summary, clean) = data.run(arch, &objective, output);
                 let (summary, values) = spoilt.run(arch, &objective, output);
                 assert_eq!(
@@ -89,7 +84,7 @@ fn masked_positions_stay_zero_beside_nan() {
         let mut log_probs = data.log_probs.to_f64();
         log_probs[3] = f64::NAN;
         data.log_probs = Column::new(Kind::F32, &log_probs);
-        for output in [OutputKind::Gradient, OutputKind::TokenLosses] {
+        for output in [OutputKind::Gradient] {
             let (summary, values) = data.run(pulp::Arch::new(), &objective, output);
             assert!(summary.loss.is_nan(), "{objective:?}");
             assert_eq!(summary.non_finite, 1.0);
@@ -138,13 +133,9 @@ fn entry_points_agree() {
     let (with_gradient, gradient) = forward_with_gradient(&TOKEN, &batch).expect("a batch");
     let mut memory = Box::new_uninit_slice(log_probs.len());
     let into = forward_with_gradient_into(&TOKEN, &batch, &mut memory).expect("a batch");
-    let (_, token_losses) = forward_no_reduction(&TOKEN, &batch).expect("a batch");
     assert_eq!(summary, with_gradient);
     assert_eq!(summary, into);
     assert_eq!(gradient.len(), log_probs.len());
-    let sum: f64 = token_losses.iter().map(|&loss| f64::from(loss)).sum();
-    let loss = summary.loss * summary.valid_tokens;
-    assert!((sum - loss).abs() < 1e-6 * loss.abs().max(1.0));
 
     // Bytes and booleans are the same mask.
     let mask = data.mask.as_ref().expect("a mask");

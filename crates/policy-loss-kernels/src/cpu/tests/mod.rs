@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 use half::{bf16, f16};
 use pulp::Arch;
 
-use crate::{Clip, Objective, RatioBase, RatioLevel, Reduction, Summary, Weight};
+use crate::{Clip, Objective, RatioBase, RatioLevel, Reduction, Summary, Surrogate, Weight};
 
 use super::batch::{Advantages, Batch, Floats, Mask};
 use super::drive;
@@ -251,7 +251,7 @@ const CLIP: Clip = Clip {
 const TOKEN: Objective = Objective {
     ratio_level: RatioLevel::Token,
     ratio_base: RatioBase::Old,
-    clip: CLIP,
+    surrogate: Surrogate::Clip(CLIP),
     weight: Weight::None,
     reduction: Reduction::TokenMean,
     scale: None,
@@ -275,7 +275,7 @@ fn objectives() -> Vec<Objective> {
                             objectives.push(Objective {
                                 ratio_level,
                                 ratio_base,
-                                clip: Clip { dual, ..CLIP },
+                                surrogate: Surrogate::Clip(Clip { dual, ..CLIP }),
                                 weight,
                                 reduction,
                                 scale,

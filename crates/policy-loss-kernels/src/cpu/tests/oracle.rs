@@ -1,6 +1,6 @@
 //! A loop that reads like the contract, and shares no code with the kernels.
 
-use crate::{Objective, RatioBase, RatioLevel, Reduction, Summary, Weight};
+use crate::{Objective, RatioBase, RatioLevel, Reduction, Summary, Surrogate, Weight};
 
 use super::Data;
 
@@ -35,6 +35,8 @@ pub fn expected(data: &Data, objective: &Objective) -> Expected {
     let scale = objective.scale.unwrap_or(match objective.reduction {
         Reduction::TokenMean => 1.0 / n.max(1) as f64,
         Reduction::SequenceMean => 1.0 / sequences.max(1) as f64,
+        Reduction::SequenceSum { length } => 1.0 / (sequences.max(1) * length) as f64,
+        Reduction::TokenSum => 1.0,
     });
 
     let mut summary = Summary {
@@ -58,8 +60,8 @@ pub fn expected(data: &Data, objective: &Objective) -> Expected {
             continue;
         }
         let factor = match objective.reduction {
-            Reduction::TokenMean => scale,
             Reduction::SequenceMean => scale / n_b as f64,
+            _ => scale,
         };
         let mean = |f: &dyn Fn(usize) -> f64| {
             let indices = (0..tokens).filter(|&token| valid(row, token));
@@ -84,7 +86,10 @@ pub fn expected(data: &Data, objective: &Objective) -> Expected {
             let ratio = d.clamp(-20.0, 20.0).exp();
             let mut passes = d.abs() <= 20.0;
 
-            let (low, high) = (1.0 - objective.clip.low, 1.0 + objective.clip.high);
+            let Surrogate::Clip(clip) = objective.surrogate else {
+                unreachable!("the matrix of the library tests the others");
+            };
+            let (low, high) = (1.0 - clip.low, 1.0 + clip.high);
             decide(ratio, low);
             decide(ratio, high);
             let unclipped = ratio * advantage;
@@ -96,7 +101,7 @@ pub fn expected(data: &Data, objective: &Objective) -> Expected {
                 summary.clipped_above += f64::from(u8::from(advantage > 0.0));
                 summary.clipped_below += f64::from(u8::from(advantage < 0.0));
             }
-            if let Some(c) = objective.clip.dual.filter(|_| advantage < 0.0) {
+            if let Some(c) = clip.dual.filter(|_| advantage < 0.0) {
                 decide(surrogate, c * advantage);
                 if c * advantage > surrogate {
                     surrogate = c * advantage;
