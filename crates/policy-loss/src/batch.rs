@@ -97,7 +97,7 @@ impl GlobalTotals {
     }
 
     /// What the sum is multiplied by instead of being divided by a local count.
-    fn scale(&self, reduction: Reduction) -> Result<f64, BatchError> {
+    pub(crate) fn scale(&self, reduction: Reduction) -> Result<f64, BatchError> {
         let accepted = "an integer above 0";
         for (field, value) in [
             ("totals.tokens", self.tokens),

@@ -40,11 +40,14 @@
 //! | `cuda` | CUDA |
 //! | `fusion` | Burn's fusion of tensor operations on the GPU backends |
 
+mod advantages;
+mod alike;
 #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
 mod backends;
 mod batch;
 mod composed;
 mod config;
+mod config_range;
 pub mod device;
 mod error;
 #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
@@ -52,6 +55,8 @@ mod fused;
 #[cfg(not(any(feature = "flex", feature = "ndarray", feature = "cube")))]
 #[path = "not_fused.rs"]
 mod fused;
+mod kl_controller;
+mod kl_reward;
 mod loss;
 mod mask;
 mod metrics;
@@ -66,10 +71,17 @@ mod reduction;
 mod rollout;
 mod surrogate;
 mod valid;
+mod value;
 
+pub use advantages::{
+    AdvantageBatch, AdvantageEstimator, AdvantageEstimatorConfig, AdvantageOutput, AdvantagePreset,
+    Deviation, GeneralizedAdvantage, GroupBaseline, GroupRelative, ReturnToGo, Rewards, Whitening,
+};
 pub use batch::{Advantages, GlobalTotals, PolicyBatch};
 pub use config::PolicyLossConfig;
 pub use error::{BatchError, ConfigError};
+pub use kl_controller::{KlController, KlControllerConfig};
+pub use kl_reward::{KlReward, KlRewardBatch, KlRewardOutput};
 pub use loss::PolicyLoss;
 pub use mask::{action_mask, action_mask_from_tensor};
 pub use openrlhf::OpenRlhfPolicyLoss;
@@ -81,3 +93,7 @@ pub use ratio::{Behavior, Ratio, RatioLevel};
 pub use reduction::Reduction;
 pub use rollout::RolloutCorrection;
 pub use surrogate::{Clip, Surrogate};
+pub use value::{
+    ValueBatch, ValueLoss, ValueLossConfig, ValueLossMetrics, ValueLossOutput, ValueLossValues,
+    ValueMetricValues,
+};
