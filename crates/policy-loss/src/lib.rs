@@ -16,6 +16,10 @@
 //! loss, tracked, and its metrics, detached. Nothing is read back from the device until you ask.
 //! Named algorithms are [presets](Preset), and [`OpenRlhfPolicyLoss`] holds OpenRLHF's arguments.
 //!
+//! Around it: [`AdvantageEstimator`] makes advantages from rewards, [`KlReward`] takes the distance to a
+//! reference policy out of them at the price that a [`KlController`] keeps, and [`ValueLoss`] is what
+//! a critic learns. They give the same guarantees.
+//!
 //! # Guarantees
 //!
 //! - A value at a masked position, whatever it is (NaN, an infinity, 1e30), changes no bit of the

@@ -142,6 +142,9 @@ impl AdvantageBatch {
         if let Some(group_ids) = &self.group_ids {
             alike.shape("group_ids", &[group_ids.len()], &shape[..1])?;
         }
+        // A mask that was not given has no lengths, although every token of it is valid.
+        let masked = self.action_mask.as_ref().map(|_| ());
+        let action_mask = alike.mask(self.action_mask)?;
         let needs = match config {
             AdvantageEstimatorConfig::Generalized(config) => {
                 let by = "the generalised advantage";
@@ -161,7 +164,7 @@ impl AdvantageBatch {
                     && matches!(self.rewards, Rewards::Sequence(_))
                     && self.values.is_none();
                 if unknown_lengths {
-                    needed(self.action_mask.as_ref(), "action_mask", by, add)?;
+                    needed(masked, "action_mask", by, add)?;
                 }
                 let add = "AdvantageBatch::with_group_ids";
                 let by = "the comparison within groups";
@@ -170,7 +173,7 @@ impl AdvantageBatch {
         };
         Ok(Checked {
             shape,
-            action_mask: alike.mask(self.action_mask)?,
+            action_mask,
             rewards: self.rewards,
             needs,
         })

@@ -1,8 +1,9 @@
 //! How much better an answer is than the other answers to the same prompt.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::lowest;
 use super::members::{Members, number};
 use super::whitening::Whitening;
 use crate::ConfigError;
@@ -174,12 +175,4 @@ fn lead(behind: Tensor<2>, members: &Members, lowest: f64) -> Tensor<2> {
     members
         .spread(second.neg())
         .mask_fill(best.bool_not().bool_or(tied), 0)
-}
-
-/// Below every score.
-fn lowest(dtype: DType) -> f64 {
-    match dtype {
-        DType::F64 => f64::MIN,
-        _ => f64::from(f32::MIN),
-    }
 }

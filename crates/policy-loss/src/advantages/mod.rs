@@ -14,7 +14,7 @@ pub use batch::{AdvantageBatch, Rewards};
 use batch::{Checked, Needs};
 use burn::config::Config;
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 pub use generalized::GeneralizedAdvantage;
 pub use group_relative::{Deviation, GroupBaseline, GroupRelative};
 pub use presets::AdvantagePreset;
@@ -191,5 +191,13 @@ impl AdvantageEstimator {
                 returns: None,
             },
         })
+    }
+}
+
+/// Below every finite number that is computed with: what stands where a maximum must not look.
+fn lowest(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => f64::MIN,
+        _ => f64::from(f32::MIN),
     }
 }

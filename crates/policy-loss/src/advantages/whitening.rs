@@ -3,6 +3,7 @@
 use burn::tensor::{Bool, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::lowest;
 use crate::BatchError;
 use crate::alike::Alike;
 use crate::composed::arithmetic;
@@ -87,15 +88,23 @@ impl Whitening {
     /// Whitens values that are 0 at padding.
     pub(crate) fn of(&self, values: Tensor<2>, valid: &Valid) -> Tensor<2> {
         let shape = values.dims();
-        let mean = valid.mean(values.clone()).reshape([1, 1]).expand(shape);
-        let centered = valid.select(values - mean.clone());
+        let spread = |x: Tensor<1>| x.reshape([1, 1]).expand(shape);
+        // Distances to the largest value, so that equal values are exactly as large as their mean:
+        // a rounding there would be blown up by the small deviation.
+        let largest = values
+            .clone()
+            .mask_fill(valid.padding.clone(), lowest(values.dtype()))
+            .max();
+        let below = valid.select(values - spread(largest.clone()));
+        let mean = valid.mean(below.clone());
+        let centered = valid.select(below - spread(mean.clone()));
         let count = valid.total.clone().sub_scalar(1).clamp_min(1);
         let variance = total(centered.clone().square()) / count;
         let deviation = (variance + VARIANCE_FLOOR).sqrt();
-        let whitened = centered / deviation.reshape([1, 1]).expand(shape);
+        let whitened = centered / spread(deviation);
         match self.shift_mean {
             true => whitened,
-            false => valid.select(whitened + mean),
+            false => valid.select(whitened + spread(largest + mean)),
         }
     }
 }
