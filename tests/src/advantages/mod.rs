@@ -5,5 +5,7 @@ pub mod golden;
 pub mod oracle;
 pub mod suite;
 pub mod suite_errors;
+pub mod suite_golden;
 pub mod suite_groups;
 pub mod suite_kl;
+pub mod suite_whitening;

@@ -1,14 +1,14 @@
 //! What holds for every estimator.
 
 use burn::tensor::{DType, Tensor};
-use policy_loss::{AdvantageBatch, AdvantageEstimatorConfig, Whitening};
+use policy_loss::{AdvantageBatch, AdvantageEstimatorConfig};
 
 use super::case::{Case, HostRewards, configs};
-use super::golden::{self, Golden};
 use super::oracle::Answer;
+use super::suite_golden::has_whitening;
 use crate::case::round;
 use crate::compare::{Tolerance, assert_all_near};
-use crate::runner::{Mode, Runner, values};
+use crate::runner::{Mode, Runner};
 
 /// `B` and `T`: nothing, one, and several.
 const SHAPES: [[usize; 2]; 8] = [
@@ -90,60 +90,6 @@ pub fn agrees_with_the_oracle(runner: &Runner) {
                 assert_answer(tolerance(dtype), &what, &actual, &case.answer(&config));
             }
         }
-    }
-}
-
-/// What verl computes, to 1e-10, and to what its own roundings allow where it has some.
-pub fn golden_values(runner: &Runner) {
-    let golden = golden::cases();
-    let count = golden
-        .iter()
-        .map(|golden| golden.expected.len())
-        .sum::<usize>();
-    assert_eq!((golden.len(), count), (3, 29));
-    for (batch, Golden { case, expected }) in golden.iter().enumerate() {
-        for (name, config, expected) in expected {
-            for dtype in runner.exact_dtypes() {
-                let exact = match name.as_str() {
-                    // It divides a mean by n + 1e-8; see `golden_departures`.
-                    _ if has_whitening(config) => Tolerance::of(1e-9),
-                    // It adds the epsilon of a group of one in f32.
-                    "grpo" if batch == 2 => Tolerance::of(1e-8),
-                    _ => Tolerance::of(1e-10),
-                };
-                let what = format!("{runner}, {dtype:?}, batch {batch}, {name}");
-                let tolerance = match dtype {
-                    DType::F64 => exact,
-                    _ => Tolerance::of(1e-5),
-                };
-                let actual = case.run(runner, config, dtype);
-                assert_answer(tolerance, &what, &actual, &at_valid(case, expected));
-            }
-        }
-    }
-}
-
-/// At padding the reference leaves what it happens to compute; here it is 0.
-fn at_valid(case: &Case, answer: &Answer) -> Answer {
-    let select = |values: &Vec<f64>| -> Vec<f64> {
-        let select = |(i, x): (usize, &f64)| match case.is_valid(i) {
-            true => *x,
-            false => 0.0,
-        };
-        values.iter().enumerate().map(select).collect()
-    };
-    Answer {
-        advantages: select(&answer.advantages),
-        returns: answer.returns.as_ref().map(select),
-    }
-}
-
-fn has_whitening(config: &AdvantageEstimatorConfig) -> bool {
-    match config {
-        AdvantageEstimatorConfig::Generalized(c) => c.whitening.is_some(),
-        AdvantageEstimatorConfig::ReturnToGo(c) => c.whitening.is_some(),
-        AdvantageEstimatorConfig::GroupRelative(c) => c.whitening.is_some(),
-        other => panic!("unknown: {other:?}"),
     }
 }
 
@@ -248,49 +194,6 @@ pub fn no_gradient_flows(runner: &Runner) {
     }
 }
 
-/// Mean 0 and deviation 1 over the valid tokens, or the mean as it was.
-pub fn whitening(runner: &Runner) {
-    let x = [1.0, 2.0, f64::NAN, 4.0, 7.0, f64::INFINITY];
-    let mask = [true, true, false, true, true, false];
-    for dtype in runner.exact_dtypes() {
-        let run = |mask: Option<&[bool]>, shift_mean: bool, x: &[f64]| {
-            let shape = [2, x.len() / 2];
-            let mask = mask.map(|mask| {
-                let mask: Vec<f64> = mask.iter().map(|m| f64::from(u8::from(*m))).collect();
-                let mask: Tensor<2> = runner.tensor(&mask, shape, DType::F32);
-                mask.greater_elem(0)
-            });
-            let whitening = Whitening::new().with_shift_mean(shift_mean);
-            let output = whitening.forward(runner.tensor(x, shape, dtype), mask);
-            values(output.expect("accepted"))
-        };
-        let near = |what: &str, actual: &[f64], expected: &[f64]| {
-            assert_all_near(
-                tolerance(dtype),
-                &format!("{runner}, {dtype:?}, {what}"),
-                actual,
-                expected,
-            );
-        };
-        // Mean 3.5, squared distances 6.25 + 2.25 + 0.25 + 12.25 = 21, variance 7.
-        let d = 7.00000001f64.sqrt();
-        let shifted = [-2.5 / d, -1.5 / d, 0.0, 0.5 / d, 3.5 / d, 0.0];
-        near("shifted", &run(Some(&mask), true, &x), &shifted);
-        let kept = std::array::from_fn::<_, 6, _>(|i| match mask[i] {
-            true => shifted[i] + 3.5,
-            false => 0.0,
-        });
-        near("kept", &run(Some(&mask), false, &x), &kept);
-        let one = [false, false, false, true, false, false];
-        near("one token", &run(Some(&one), true, &x), &[0.0; 6]);
-        let kept = [0.0, 0.0, 0.0, 4.0, 0.0, 0.0];
-        near("one token, kept", &run(Some(&one), false, &x), &kept);
-        near("no token", &run(Some(&[false; 6]), true, &x), &[0.0; 6]);
-        near("equal", &run(None, true, &[0.1; 6]), &[0.0; 6]);
-        near("empty", &run(None, true, &[]), &[]);
-    }
-}
-
 /// A large batch keeps the digits of f32: a return of many tokens, and a score far from 0.
 pub fn accuracy(runner: &Runner) {
     let tokens = match runner.is_slow() {
@@ -318,30 +221,6 @@ pub fn accuracy(runner: &Runner) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The departures from the reference are the ones that are named: with `n + 1e-8` in the place
-    /// of `n`, the oracle whitens to the reference's last digits.
-    #[test]
-    fn golden_departures() {
-        let mut whitened = 0;
-        for Golden { case, expected } in golden::cases() {
-            for (name, config, expected) in &expected {
-                let expected = at_valid(&case, expected);
-                if !has_whitening(config) {
-                    continue;
-                }
-                whitened += 1;
-                let theirs = case.answer_with_offset(config, 1e-8);
-                assert_answer(Tolerance::of(1e-13), name, &theirs, &expected);
-                let ours = case.answer(config);
-                let near = Tolerance::of(1e-10);
-                let differ = |(a, b): (&f64, &f64)| !near.accepts(*a, *b);
-                let pairs = ours.advantages.iter().zip(&expected.advantages);
-                assert!(pairs.into_iter().any(differ), "{name}: no departure");
-            }
-        }
-        assert_eq!(whitened, 9);
-    }
 
     /// Everything that the suite is about happens in its batches.
     #[test]

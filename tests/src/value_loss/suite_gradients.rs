@@ -19,7 +19,7 @@ pub fn gradient_is_the_slope(runner: &Runner) {
         for seed in 0..3 {
             let case = Case::random(config, [3, 4], seed);
             let gradient = case.run(runner, DType::F64).gradient;
-            for i in 0..case.values.len() {
+            for (i, gradient) in gradient.iter().enumerate() {
                 if distance_to_kink(&case, i) < 10.0 * STEP {
                     continue;
                 }
@@ -33,12 +33,8 @@ pub fn gradient_is_the_slope(runner: &Runner) {
                     relative: 1e-6,
                     absolute: 1e-9,
                 };
-                let near = tolerance.accepts(gradient[i], slope);
-                assert!(
-                    near,
-                    "{runner}: [{i}] is {}, the slope {slope}",
-                    gradient[i]
-                );
+                let near = tolerance.accepts(*gradient, slope);
+                assert!(near, "{runner}: [{i}] is {gradient}, the slope {slope}");
                 compared += 1;
             }
         }
@@ -98,8 +94,8 @@ pub fn roundings_do_not_clip(runner: &Runner) {
     let mut case = Case::new(ValueLossConfig::new(), [8, 32]);
     let mut rounded = 0;
     for i in 0..case.values.len() {
-        case.old_values[i] = f64::from(random.between(-30.0, 30.0) as f32);
-        case.values[i] = f64::from((case.old_values[i] + random.between(-0.19, 0.19)) as f32);
+        case.old_values[i] = f64::from(random.between(-0.18, 0.18) as f32);
+        case.values[i] = f64::from(random.between(-0.01, 0.01) as f32);
         case.returns[i] = f64::from((case.values[i] + random.between(-1.0, 1.0)) as f32);
         let (value, old) = (case.values[i] as f32, case.old_values[i] as f32);
         rounded += usize::from(old + (value - old).clamp(-0.2, 0.2) != value);
@@ -116,8 +112,7 @@ pub fn roundings_do_not_clip(runner: &Runner) {
             );
         }
     }
-    // In f32 the difference is exact where the numbers are close, so a few are enough.
-    assert!(rounded < case.values.len());
+    assert!(rounded > 100, "{rounded}");
 }
 
 /// Only the values receive a gradient, and it goes on through what they came from.
