@@ -3,19 +3,23 @@
 //! `tests/matrix.rs` runs it; an oracle of plain `f64` loops and the reference's own values say
 //! what is right.
 
+pub mod advantages;
 pub mod busy;
 pub mod case;
 pub mod compare;
 pub mod configs;
 pub mod framework_golden;
 pub mod golden;
+mod once;
 pub mod oracle;
 mod probe;
 pub mod rollout;
 pub mod row;
 mod runner;
 pub mod suite;
+pub mod value_loss;
 
+pub use once::run_once;
 pub use probe::{Probe, REQUIRE};
 pub use runner::{IMPLEMENTATIONS, Mode, Outcome, Runner, implementations, run, values};
 

@@ -145,6 +145,28 @@ pub enum BatchError {
         /// The device.
         device: String,
     },
+    /// Two tensors of a batch live on different devices.
+    #[error("`{tensor}` is on {got}, but `{reference}` is on {expected}; move it with `to_device`")]
+    Apart {
+        /// The tensor's name.
+        tensor: &'static str,
+        /// The device that was found.
+        got: String,
+        /// The tensor that it has to stand beside.
+        reference: &'static str,
+        /// The device of that one.
+        expected: String,
+    },
+    /// A number that comes with each step lies outside its range.
+    #[error("`{field}` is {value}; accepted: {accepted}")]
+    OutOfRange {
+        /// The name of the number.
+        field: &'static str,
+        /// The value that was given.
+        value: String,
+        /// The values that would be accepted.
+        accepted: String,
+    },
     /// The device failed while a mask was read back for checking.
     #[error("reading `{tensor}` back from {device} failed: {message}")]
     Read {

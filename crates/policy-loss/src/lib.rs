@@ -16,6 +16,10 @@
 //! loss, tracked, and its metrics, detached. Nothing is read back from the device until you ask.
 //! Named algorithms are [presets](Preset), and [`OpenRlhfPolicyLoss`] holds OpenRLHF's arguments.
 //!
+//! Around it: [`AdvantageEstimator`] makes advantages from rewards, [`KlReward`] takes the distance to a
+//! reference policy out of them at the price that a [`KlController`] keeps, and [`ValueLoss`] is what
+//! a critic learns. They give the same guarantees.
+//!
 //! # Guarantees
 //!
 //! - A value at a masked position, whatever it is (NaN, an infinity, 1e30), changes no bit of the
@@ -40,6 +44,8 @@
 //! | `cuda` | CUDA |
 //! | `fusion` | Burn's fusion of tensor operations on the GPU backends |
 
+mod advantages;
+mod alike;
 #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
 mod backends;
 mod batch;
@@ -47,6 +53,7 @@ mod bounds;
 mod checked;
 mod composed;
 mod config;
+mod config_range;
 pub mod device;
 mod divergence;
 mod entropy;
@@ -57,6 +64,8 @@ mod fused;
 #[path = "not_fused.rs"]
 mod fused;
 mod kl;
+mod kl_controller;
+mod kl_reward;
 mod loss;
 mod mask;
 mod metrics;
@@ -75,13 +84,20 @@ mod sum;
 mod surrogate;
 mod totals;
 mod valid;
+mod value;
 
+pub use advantages::{
+    AdvantageBatch, AdvantageEstimator, AdvantageEstimatorConfig, AdvantageOutput, AdvantagePreset,
+    Deviation, GeneralizedAdvantage, GroupBaseline, GroupRelative, ReturnToGo, Rewards, Whitening,
+};
 pub use batch::{Advantages, PolicyBatch};
 pub use bounds::Bounds;
 pub use config::PolicyLossConfig;
 pub use entropy::EntropyBonus;
 pub use error::{BatchError, ConfigError};
 pub use kl::{KlEstimator, KlGradient, KlPenalty};
+pub use kl_controller::{KlController, KlControllerConfig};
+pub use kl_reward::{KlReward, KlRewardBatch, KlRewardOutput};
 pub use loss::PolicyLoss;
 pub use mask::{action_mask, action_mask_from_tensor};
 pub use off_policy_mask::OffPolicyMask;
@@ -101,3 +117,7 @@ pub use surrogate::{
     Surrogate, Topr, TruncatedImportance, Vespo,
 };
 pub use totals::GlobalTotals;
+pub use value::{
+    ValueBatch, ValueLoss, ValueLossConfig, ValueLossMetrics, ValueLossOutput, ValueLossValues,
+    ValueMetricValues,
+};

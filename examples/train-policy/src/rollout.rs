@@ -1,7 +1,10 @@
 //! A rollout: graded answers, and everything that the policy loss needs to learn from them.
 
+use std::error::Error;
+
 use burn::module::Module;
-use burn::tensor::{Bool, Device, Element, Int, Tensor, TensorData, TensorReadError};
+use burn::tensor::{Bool, Device, Element, Int, Tensor, TensorData};
+use policy_loss::{AdvantageBatch, AdvantageEstimatorConfig};
 use rand::Rng;
 
 use crate::model::Policy;
@@ -18,8 +21,8 @@ pub struct Rollout {
     pub rollout_log_probs: Tensor<2>,
     /// As the trainer computes them, from the weights themselves: `[B, T]`.
     pub old_log_probs: Tensor<2>,
-    /// Group-normalised rewards: `[B]`.
-    pub advantages: Tensor<1>,
+    /// Rewards, compared with those of the other answers to the same prompt: `[B, 1]`.
+    pub advantages: Tensor<2>,
 }
 
 impl Rollout {
@@ -31,14 +34,14 @@ impl Rollout {
     ///
     /// # Errors
     ///
-    /// The device failed to deliver what was sampled.
+    /// The device failed to deliver what was sampled, or the estimator refuses the rewards.
     pub fn new(
         policy: &Policy,
         prompts: &[Prompt],
         group_size: usize,
         device: &Device,
         rng: &mut impl Rng,
-    ) -> Result<(Self, f64), TensorReadError> {
+    ) -> Result<(Self, f64), Box<dyn Error>> {
         // Outside autodiff: whatever a rollout computes is a constant of the objective.
         let trainer = policy.valid();
         let prompts: Vec<_> = prompts.iter().flat_map(|p| vec![p; group_size]).collect();
@@ -61,7 +64,7 @@ impl Rollout {
                 padded(&answers, |answer| answer.log_probs.clone()),
                 device,
             ),
-            advantages: Tensor::from_data(&*group_normalised(&rewards, group_size), device),
+            advantages: group_normalised(&rewards, group_size, device)?,
         };
         Ok((rollout, f64::from(mean(&rewards))))
     }
@@ -90,17 +93,20 @@ fn padded<E: Element + Default>(answers: &[Answer], row: impl Fn(&Answer) -> Vec
     TensorData::new(values, [answers.len(), ANSWER_LENGTH])
 }
 
-/// The advantages of GRPO: how much better an answer is than the others to the same prompt,
-/// `(reward - mean) / (standard deviation + 1e-6)`.
-fn group_normalised(rewards: &[f32], group_size: usize) -> Vec<f32> {
-    let mut advantages = Vec::with_capacity(rewards.len());
-    for group in rewards.chunks(group_size) {
-        let mean = mean(group);
-        let squares: f32 = group.iter().map(|reward| (reward - mean).powi(2)).sum();
-        let deviation = (squares / (group_size - 1) as f32).sqrt();
-        advantages.extend(group.iter().map(|r| (r - mean) / (deviation + 1e-6)));
-    }
-    advantages
+/// The advantages of GRPO: how much better an answer is than the others to the same prompt.
+fn group_normalised(
+    rewards: &[f32],
+    group_size: usize,
+    device: &Device,
+) -> Result<Tensor<2>, Box<dyn Error>> {
+    // Answers to one prompt stand side by side.
+    let prompts: Vec<i64> = (0..rewards.len())
+        .map(|answer| (answer / group_size) as i64)
+        .collect();
+    let rewards = Tensor::<1>::from_data(rewards, device);
+    let batch = AdvantageBatch::new(rewards).with_group_ids(prompts);
+    let output = AdvantageEstimatorConfig::grpo().init()?.forward(batch)?;
+    Ok(output.advantages)
 }
 
 fn mean(values: &[f32]) -> f32 {

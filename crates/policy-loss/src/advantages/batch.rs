@@ -1,0 +1,222 @@
+//! What an estimator is given, and every check of it.
+
+use burn::tensor::{Bool, DType, Device, Tensor};
+
+use super::{
+    AdvantageEstimatorConfig, GeneralizedAdvantage, GroupBaseline, GroupRelative, ReturnToGo,
+};
+use crate::BatchError;
+use crate::alike::Alike;
+
+/// One batch of `B` sequences of `T` tokens, to estimate advantages for.
+///
+/// | tensor | shape | meaning | read by |
+/// |---|---|---|---|
+/// | `rewards` | `[B, T]` or `[B]` | per token, or per sequence | every estimator |
+/// | `action_mask` | `[B, T]` bool | true where the policy generated the token; absent: all | every estimator |
+/// | `values` | `[B, T]` | the critic's estimates | `GeneralizedAdvantage` |
+/// | `group_ids` | `B` numbers | equal for sequences that are compared with one another | `GroupRelative` |
+/// | `baselines` | `[B]` | what each sequence's return is compared with | `ReturnToGo` with a baseline |
+///
+/// What an estimator does not read may be there or not. `T` is that of the mask or the values
+/// where rewards are per sequence, and 1 where there is neither.
+///
+/// Group ids are numbers on the host: every trainer knows there which prompt it sampled from, and
+/// from numbers on the device the size of the largest group would have to be read back.
+#[derive(Debug, Clone)]
+pub struct AdvantageBatch {
+    pub(super) rewards: Rewards,
+    pub(super) action_mask: Option<Tensor<2, Bool>>,
+    pub(super) values: Option<Tensor<2>>,
+    pub(super) group_ids: Option<Vec<i64>>,
+    pub(super) baselines: Option<Tensor<1>>,
+}
+
+/// Rewards, per token or per sequence.
+#[derive(Debug, Clone)]
+pub enum Rewards {
+    /// `[B, T]`.
+    Token(Tensor<2>),
+    /// `[B]`: the reward of a whole sequence, given at its last valid token.
+    Sequence(Tensor<1>),
+}
+
+impl From<Tensor<2>> for Rewards {
+    fn from(rewards: Tensor<2>) -> Self {
+        Self::Token(rewards)
+    }
+}
+
+impl From<Tensor<1>> for Rewards {
+    fn from(rewards: Tensor<1>) -> Self {
+        Self::Sequence(rewards)
+    }
+}
+
+impl Rewards {
+    pub(crate) fn dtype(&self) -> DType {
+        match self {
+            Self::Token(rewards) => rewards.dtype(),
+            Self::Sequence(rewards) => rewards.dtype(),
+        }
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        match self {
+            Self::Token(rewards) => rewards.device(),
+            Self::Sequence(rewards) => rewards.device(),
+        }
+    }
+
+    pub(crate) fn check(&self, alike: &Alike) -> Result<(), BatchError> {
+        match self {
+            Self::Token(rewards) => alike.tokens("rewards", rewards),
+            Self::Sequence(rewards) => alike.sequences("rewards", rewards),
+        }
+    }
+
+    /// Outside autodiff, in another type.
+    pub(crate) fn constant(self, dtype: DType) -> Self {
+        match self {
+            Self::Token(rewards) => Self::Token(rewards.without_autodiff().cast(dtype)),
+            Self::Sequence(rewards) => Self::Sequence(rewards.without_autodiff().cast(dtype)),
+        }
+    }
+}
+
+impl AdvantageBatch {
+    /// A batch in which every token is valid; see [`AdvantageBatch`] for the shapes.
+    pub fn new(rewards: impl Into<Rewards>) -> Self {
+        Self {
+            rewards: rewards.into(),
+            action_mask: None,
+            values: None,
+            group_ids: None,
+            baselines: None,
+        }
+    }
+
+    /// Sets which tokens the policy generated.
+    pub fn with_action_mask(mut self, action_mask: Tensor<2, Bool>) -> Self {
+        self.action_mask = Some(action_mask);
+        self
+    }
+
+    /// Adds the critic's estimates.
+    pub fn with_values(mut self, values: Tensor<2>) -> Self {
+        self.values = Some(values);
+        self
+    }
+
+    /// Adds a number for each sequence, equal where sequences are compared with one another: the
+    /// index of the prompt, for instance. Any numbers will do, in any order.
+    pub fn with_group_ids(mut self, group_ids: impl Into<Vec<i64>>) -> Self {
+        self.group_ids = Some(group_ids.into());
+        self
+    }
+
+    /// Adds what each sequence's return is compared with.
+    pub fn with_baselines(mut self, baselines: Tensor<1>) -> Self {
+        self.baselines = Some(baselines);
+        self
+    }
+
+    /// Every check, none of which touches the device's queue.
+    pub(super) fn check(
+        self,
+        config: &AdvantageEstimatorConfig,
+    ) -> Result<Checked<'_>, BatchError> {
+        let (reference, shape) = self.shape();
+        let alike = Alike {
+            reference,
+            shape,
+            device: self.rewards.device(),
+        };
+        self.rewards.check(&alike)?;
+        if let Some(values) = &self.values {
+            alike.tokens("values", values)?;
+        }
+        if let Some(baselines) = &self.baselines {
+            alike.sequences("baselines", baselines)?;
+        }
+        if let Some(group_ids) = &self.group_ids {
+            alike.shape("group_ids", &[group_ids.len()], &shape[..1])?;
+        }
+        // A mask that was not given has no lengths, although every token of it is valid.
+        let masked = self.action_mask.as_ref().map(|_| ());
+        let action_mask = alike.mask(self.action_mask)?;
+        let needs = match config {
+            AdvantageEstimatorConfig::Generalized(config) => {
+                let by = "the generalised advantage";
+                let values = needed(self.values, "values", by, "AdvantageBatch::with_values")?;
+                Needs::Generalized(config, values)
+            }
+            AdvantageEstimatorConfig::ReturnToGo(config) if config.subtract_baseline => {
+                let (by, add) = ("`subtract_baseline`", "AdvantageBatch::with_baselines");
+                let baselines = needed(self.baselines, "baselines", by, add)?;
+                Needs::ReturnToGo(config, Some(baselines))
+            }
+            AdvantageEstimatorConfig::ReturnToGo(config) => Needs::ReturnToGo(config, None),
+            AdvantageEstimatorConfig::GroupRelative(config) => {
+                let add = "AdvantageBatch::with_action_mask";
+                let by = "`baseline = length_weighted`";
+                let unknown_lengths = config.baseline == GroupBaseline::LengthWeighted
+                    && matches!(self.rewards, Rewards::Sequence(_))
+                    && self.values.is_none();
+                if unknown_lengths {
+                    needed(masked, "action_mask", by, add)?;
+                }
+                let add = "AdvantageBatch::with_group_ids";
+                let by = "the comparison within groups";
+                Needs::GroupRelative(config, needed(self.group_ids, "group_ids", by, add)?)
+            }
+        };
+        Ok(Checked {
+            shape,
+            action_mask,
+            rewards: self.rewards,
+            needs,
+        })
+    }
+
+    /// `[B, T]`, and the tensor that says so.
+    fn shape(&self) -> (&'static str, [usize; 2]) {
+        match (&self.rewards, &self.action_mask, &self.values) {
+            (Rewards::Token(rewards), ..) => ("rewards", rewards.dims()),
+            (_, Some(mask), _) => ("action_mask", mask.dims()),
+            (_, _, Some(values)) => ("values", values.dims()),
+            (Rewards::Sequence(rewards), ..) => ("rewards", [rewards.dims()[0], 1]),
+        }
+    }
+}
+
+fn needed<E>(
+    given: Option<E>,
+    tensor: &'static str,
+    needed_by: &'static str,
+    add_with: &'static str,
+) -> Result<E, BatchError> {
+    given.ok_or(BatchError::Missing {
+        tensor,
+        needed_by,
+        add_with,
+    })
+}
+
+/// A batch that has passed every check, with what its estimator reads.
+pub(super) struct Checked<'a> {
+    pub shape: [usize; 2],
+    pub rewards: Rewards,
+    pub action_mask: Tensor<2, Bool>,
+    pub needs: Needs<'a>,
+}
+
+/// An estimator with what it reads beside rewards and mask.
+pub(super) enum Needs<'a> {
+    /// With the values.
+    Generalized(&'a GeneralizedAdvantage, Tensor<2>),
+    /// With the baselines, if it subtracts one.
+    ReturnToGo(&'a ReturnToGo, Option<Tensor<1>>),
+    /// With the group ids.
+    GroupRelative(&'a GroupRelative, Vec<i64>),
+}

@@ -1,0 +1,83 @@
+//! Checks that the tensors of a batch belong together: none of them touches a device's queue.
+
+use burn::tensor::{Bool, DType, Device, Tensor};
+
+use crate::BatchError;
+use crate::device::{computes, describe, dtypes, names};
+
+/// What the other tensors of a batch are compared with.
+pub(crate) struct Alike {
+    /// The tensor that says how large the batch is.
+    pub reference: &'static str,
+    /// `[B, T]`.
+    pub shape: [usize; 2],
+    /// Where that tensor is.
+    pub device: Device,
+}
+
+impl Alike {
+    /// A tensor of floats of one per token.
+    pub fn tokens(&self, name: &'static str, tensor: &Tensor<2>) -> Result<(), BatchError> {
+        self.shape(name, &tensor.dims(), &self.shape)?;
+        self.place(name, &tensor.device(), tensor.dtype())
+    }
+
+    /// A tensor of floats of one per sequence.
+    pub fn sequences(&self, name: &'static str, tensor: &Tensor<1>) -> Result<(), BatchError> {
+        self.shape(name, &tensor.dims(), &self.shape[..1])?;
+        self.place(name, &tensor.device(), tensor.dtype())
+    }
+
+    /// Which tokens are valid; all of them, where there is no mask.
+    pub fn mask(&self, mask: Option<Tensor<2, Bool>>) -> Result<Tensor<2, Bool>, BatchError> {
+        let Some(mask) = mask else {
+            let device = self.device.clone().without_autodiff();
+            return Ok(Tensor::<2>::zeros(self.shape, &device).equal_elem(0));
+        };
+        self.shape("action_mask", &mask.dims(), &self.shape)?;
+        self.device("action_mask", &mask.device())?;
+        Ok(mask)
+    }
+
+    /// A length or shape.
+    pub fn shape(
+        &self,
+        tensor: &'static str,
+        got: &[usize],
+        expected: &[usize],
+    ) -> Result<(), BatchError> {
+        if got == expected {
+            return Ok(());
+        }
+        Err(BatchError::Shape {
+            tensor,
+            expected: format!("{expected:?}, as `{}`", self.reference),
+            got: got.to_vec(),
+        })
+    }
+
+    fn place(&self, tensor: &'static str, got: &Device, dtype: DType) -> Result<(), BatchError> {
+        self.device(tensor, got)?;
+        if computes(&self.device, dtype) {
+            return Ok(());
+        }
+        Err(BatchError::Dtype {
+            tensor,
+            got: dtype,
+            device: describe(&self.device),
+            accepted: names(&dtypes(&self.device)),
+        })
+    }
+
+    fn device(&self, tensor: &'static str, got: &Device) -> Result<(), BatchError> {
+        if got == &self.device {
+            return Ok(());
+        }
+        Err(BatchError::Apart {
+            tensor,
+            got: describe(got),
+            reference: self.reference,
+            expected: describe(&self.device),
+        })
+    }
+}

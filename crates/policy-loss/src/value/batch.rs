@@ -1,0 +1,109 @@
+//! What the value loss is given, and every check of it.
+
+use burn::tensor::{Bool, Tensor};
+
+use super::ValueLossConfig;
+use crate::alike::Alike;
+use crate::{BatchError, GlobalTotals};
+
+/// One batch of `B` sequences of `T` tokens.
+///
+/// | tensor | shape | meaning |
+/// |---|---|---|
+/// | `values` | `[B, T]` | of the critic being trained; the only one that receives a gradient |
+/// | `returns` | `[B, T]` | what it should have said |
+/// | `old_values` | `[B, T]` | of the critic that the update started from; a clip needs them |
+/// | `action_mask` | `[B, T]` bool | true where the policy generated the token; absent: all |
+///
+/// Inputs may be f64, f32, f16 or bf16, also mixed. Everything but `values` is a constant. A value
+/// at a masked position, whatever it is, changes nothing.
+#[derive(Debug, Clone)]
+pub struct ValueBatch {
+    values: Tensor<2>,
+    returns: Tensor<2>,
+    old_values: Option<Tensor<2>>,
+    action_mask: Option<Tensor<2, Bool>>,
+    totals: Option<GlobalTotals>,
+}
+
+impl ValueBatch {
+    /// A batch in which every token is valid; see [`ValueBatch`] for the shapes.
+    pub fn new(values: Tensor<2>, returns: Tensor<2>) -> Self {
+        Self {
+            values,
+            returns,
+            old_values: None,
+            action_mask: None,
+            totals: None,
+        }
+    }
+
+    /// Adds the values of the critic that the update started from.
+    pub fn with_old_values(mut self, old_values: Tensor<2>) -> Self {
+        self.old_values = Some(old_values);
+        self
+    }
+
+    /// Sets which tokens the policy generated.
+    pub fn with_action_mask(mut self, action_mask: Tensor<2, Bool>) -> Self {
+        self.action_mask = Some(action_mask);
+        self
+    }
+
+    /// Sets the totals of the global batch, of which this one is a part.
+    pub fn with_totals(mut self, totals: GlobalTotals) -> Self {
+        self.totals = Some(totals);
+        self
+    }
+
+    /// Every check, none of which touches the device's queue.
+    pub(super) fn check(self, config: &ValueLossConfig) -> Result<CheckedBatch, BatchError> {
+        let alike = Alike {
+            reference: "values",
+            shape: self.values.dims(),
+            device: self.values.device(),
+        };
+        alike.tokens("values", &self.values)?;
+        alike.tokens("returns", &self.returns)?;
+        if let Some(old_values) = &self.old_values {
+            alike.tokens("old_values", old_values)?;
+        }
+        let action_mask = alike.mask(self.action_mask)?;
+        let old_values = match config.clip {
+            Some(_) => Some(self.old_values.ok_or(BatchError::Missing {
+                tensor: "old_values",
+                needed_by: "`clip`",
+                add_with: "ValueBatch::with_old_values",
+            })?),
+            None => None,
+        };
+        let scale = match self.totals {
+            Some(totals) => Some(totals.scale(config.reduction)?),
+            None => None,
+        };
+        Ok(CheckedBatch {
+            values: self.values,
+            returns: self.returns,
+            old_values,
+            action_mask,
+            scale,
+        })
+    }
+}
+
+/// A batch that has passed every check, holding what the loss reads and nothing else.
+pub(super) struct CheckedBatch {
+    pub values: Tensor<2>,
+    pub returns: Tensor<2>,
+    pub old_values: Option<Tensor<2>>,
+    pub action_mask: Tensor<2, Bool>,
+    /// Replaces the division by a local count where global totals are given.
+    pub scale: Option<f64>,
+}
+
+impl CheckedBatch {
+    /// Whether there is no token at all: `B` or `T` is 0.
+    pub fn is_empty(&self) -> bool {
+        self.values.dims().contains(&0)
+    }
+}

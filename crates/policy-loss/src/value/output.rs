@@ -1,0 +1,191 @@
+//! What comes out of the value loss.
+
+use burn::tensor::{DType, Tensor, TensorReadError};
+use serde::Serialize;
+
+use super::Computed;
+use crate::composed::arithmetic;
+
+/// The loss of a batch, tracked, and its metrics, detached; all of them still on the device.
+///
+/// Loss and metrics are f64 where `values` is f64, else f32.
+#[derive(Debug, Clone)]
+pub struct ValueLossOutput {
+    /// `[1]`; `loss.backward()` gives the gradient of `values`.
+    pub loss: Tensor<1>,
+    /// Everything worth watching.
+    pub metrics: ValueLossMetrics,
+}
+
+/// A loss and its metrics as numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ValueLossValues {
+    /// The loss.
+    pub loss: f64,
+    /// The metrics.
+    pub metrics: ValueMetricValues,
+}
+
+/// Metrics of a batch, detached and still on the device: each `[1]`. With `n` valid tokens, values
+/// `V` and returns `R`.
+///
+/// [`read`](Self::read) brings all of them back in one transfer. A batch without a valid token has
+/// metrics 0.
+#[derive(Debug, Clone)]
+pub struct ValueLossMetrics {
+    packed: Tensor<1>,
+}
+
+/// Declares the metrics once, as tensors and as numbers, so that the two cannot drift apart.
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        impl ValueLossMetrics {
+            $($(#[$doc])*
+            pub fn $name(&self) -> Tensor<1> {
+                self.packed.clone().narrow(0, Position::$name as usize, 1)
+            })+
+        }
+
+        /// Where each metric stands in the packed tensor.
+        #[allow(non_camel_case_types)]
+        enum Position { $($name,)+ }
+
+        /// The metrics as separate tensors, each `[1]`, on their way into the packed one.
+        struct Separate { $($name: Tensor<1>,)+ }
+
+        impl Separate {
+            fn pack(self) -> ValueLossMetrics {
+                ValueLossMetrics { packed: Tensor::cat(vec![$(self.$name,)+], 0) }
+            }
+        }
+
+        /// How many metrics there are.
+        const COUNT: usize = [$(stringify!($name)),+].len();
+
+        /// The values of [`ValueLossMetrics`], read back.
+        #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+        pub struct ValueMetricValues {
+            $($(#[$doc])* pub $name: f64,)+
+        }
+
+        impl ValueMetricValues {
+            fn from_packed(packed: &[f64]) -> Self {
+                Self { $($name: packed[Position::$name as usize],)+ }
+            }
+
+            /// The name and the value of every metric, in the order of the documentation.
+            pub fn named(&self) -> Vec<(&'static str, f64)> {
+                vec![$((stringify!($name), self.$name),)+]
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Fraction of tokens whose clipped branch was taken; 0 without a clip.
+    clip_fraction,
+    /// Mean of `V`.
+    value_mean,
+    /// Mean of `R`.
+    return_mean,
+    /// Mean of `(V - R)^2`, whatever the clip.
+    squared_error,
+    /// `1 - variance(R - V) / variance(R)`: 1 for a perfect critic, 0 for one that knows the mean and
+    /// nothing else, negative for a worse one. 0 where all returns are equal.
+    explained_variance,
+    /// Number of valid tokens, `n`.
+    valid_tokens,
+    /// Number of sequences that hold a valid token.
+    valid_sequences,
+    /// Number of valid tokens at which an input of the loss is NaN or infinite.
+    non_finite,
+}
+
+impl ValueLossMetrics {
+    /// Reads every metric back, in one transfer.
+    ///
+    /// # Errors
+    ///
+    /// The device failed to execute what was queued, or to deliver it.
+    pub fn read(&self) -> Result<ValueMetricValues, TensorReadError> {
+        let packed = self.packed.try_to_vec_as::<f64>()?;
+        Ok(ValueMetricValues::from_packed(&packed))
+    }
+}
+
+impl ValueLossOutput {
+    /// A batch without a token: loss 0, with an empty gradient, and metrics 0.
+    pub(super) fn empty(values: Tensor<2>) -> Self {
+        let dtype = arithmetic(values.dtype());
+        let loss = values.cast(dtype).sum();
+        let device = loss.device().without_autodiff();
+        Self {
+            metrics: ValueLossMetrics {
+                packed: Tensor::zeros([COUNT], (&device, dtype)),
+            },
+            loss,
+        }
+    }
+
+    /// Reads the loss and every metric back, in one transfer.
+    ///
+    /// # Errors
+    ///
+    /// The device failed to execute what was queued, or to deliver it.
+    pub fn read(&self) -> Result<ValueLossValues, TensorReadError> {
+        let loss = self.loss.clone().without_autodiff();
+        let packed = Tensor::cat(vec![loss, self.metrics.packed.clone()], 0);
+        let values = packed.try_into_vec_as::<f64>()?;
+        Ok(ValueLossValues {
+            loss: values[0],
+            metrics: ValueMetricValues::from_packed(&values[1..]),
+        })
+    }
+}
+
+/// The metrics of a batch; values, returns and old values are 0 at padding.
+pub(super) fn observe(computed: Computed) -> ValueLossMetrics {
+    let Computed {
+        valid,
+        values,
+        returns,
+        clipped,
+        old_values,
+        ..
+    } = computed;
+    let shape = values.dims();
+    // The variance, from the distances to the mean: squares of the values would cancel.
+    let spread = |x: Tensor<2>| {
+        let mean = valid.mean(x.clone()).reshape([1, 1]).expand(shape);
+        valid.mean(valid.select(x - mean).square())
+    };
+    let error = returns.clone() - values.clone();
+    let variance = spread(returns.clone());
+    let constant = variance.clone().equal_elem(0);
+    let unexplained = spread(error.clone()) / variance.mask_fill(constant.clone(), 1);
+    let explained_variance = unexplained.neg().add_scalar(1).mask_fill(constant, 0);
+
+    // Finite addends of this size never overflow, and an infinity or NaN survives the sum.
+    let mut magnitude = values.clone().abs() + returns.clone().abs();
+    if let Some(old_values) = old_values {
+        magnitude = magnitude + old_values.abs();
+    }
+    let largest = match magnitude.dtype() {
+        DType::F64 => f64::MAX,
+        _ => f64::from(f32::MAX),
+    };
+    Separate {
+        clip_fraction: match clipped {
+            Some(clipped) => valid.fraction(clipped),
+            None => valid.total.zeros_like(),
+        },
+        value_mean: valid.mean(values),
+        return_mean: valid.mean(returns),
+        squared_error: valid.mean(error.square()),
+        explained_variance,
+        non_finite: valid.count(magnitude.lower_equal_elem(largest).bool_not()),
+        valid_tokens: valid.total.clone(),
+        valid_sequences: valid.sequences.clone(),
+    }
+    .pack()
+}

@@ -1,0 +1,259 @@
+//! One batch on the host, in the forms that the library takes.
+
+use burn::tensor::{DType, Tensor, TensorData};
+use policy_loss::{
+    AdvantageBatch, AdvantageEstimatorConfig, AdvantageOutput, Deviation, GeneralizedAdvantage,
+    GroupBaseline, GroupRelative, ReturnToGo, Rewards, Whitening,
+};
+
+use super::oracle::{Answer, Batch, Compared, Estimator, estimate, whiten};
+use crate::busy::Random;
+use crate::case::round;
+use crate::runner::{Runner, values};
+
+/// Rewards in one of the forms that a batch accepts.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub enum HostRewards {
+    Token(Vec<f64>),
+    Sequence(Vec<f64>),
+}
+
+/// One batch on the host.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Case {
+    pub sequences: usize,
+    pub tokens: usize,
+    pub rewards: HostRewards,
+    /// Absent: every token is valid.
+    pub mask: Option<Vec<bool>>,
+    pub values: Vec<f64>,
+    pub group_ids: Vec<i64>,
+    pub baselines: Vec<f64>,
+}
+
+/// Every preset, and every setting that no preset has.
+pub fn configs() -> Vec<AdvantageEstimatorConfig> {
+    let presets = policy_loss::AdvantagePreset::ALL.map(|preset| preset.config());
+    let rescaling = Whitening::new().with_shift_mean(false);
+    let mut configs = presets.to_vec();
+    let more: [AdvantageEstimatorConfig; 9] = [
+        GeneralizedAdvantage::new(0.9, 0.8).into(),
+        GeneralizedAdvantage::new(1.0, 1.0).into(),
+        GeneralizedAdvantage::new(0.99, 0.0).into(),
+        GeneralizedAdvantage::new(0.0, 0.5)
+            .with_whitening(rescaling)
+            .into(),
+        ReturnToGo::new(0.9).into(),
+        ReturnToGo::new(0.0)
+            .with_subtract_baseline(true)
+            .with_whitening(rescaling)
+            .into(),
+        GroupRelative::new(GroupBaseline::LeaveOneOut)
+            .with_deviation(Deviation { epsilon: 0.5 })
+            .into(),
+        GroupRelative::new(GroupBaseline::LengthWeighted)
+            .with_deviation(Deviation::default())
+            .with_active_share(true)
+            .with_whitening(rescaling)
+            .into(),
+        GroupRelative::new(GroupBaseline::BestOther).into(),
+    ];
+    configs.extend(more);
+    configs
+}
+
+/// The library's configuration in the words of the oracle.
+fn estimator(config: &AdvantageEstimatorConfig) -> (Estimator, Option<Whitening>) {
+    match config {
+        AdvantageEstimatorConfig::Generalized(c) => {
+            let (gamma, lambda) = (c.gamma, c.lambda);
+            (Estimator::Critic { gamma, lambda }, c.whitening)
+        }
+        AdvantageEstimatorConfig::ReturnToGo(c) => {
+            let (gamma, baseline) = (c.gamma, c.subtract_baseline);
+            (Estimator::Return { gamma, baseline }, c.whitening)
+        }
+        AdvantageEstimatorConfig::GroupRelative(c) => {
+            let estimator = Estimator::Group {
+                compared: match c.baseline {
+                    GroupBaseline::Mean => Compared::Mean,
+                    GroupBaseline::LeaveOneOut => Compared::Others,
+                    GroupBaseline::LengthWeighted => Compared::ByLength,
+                    GroupBaseline::BestOther => Compared::BestOther,
+                },
+                deviation_epsilon: c.deviation.map(|deviation| deviation.epsilon),
+                active_share: c.active_share,
+            };
+            (estimator, c.whitening)
+        }
+        other => panic!("the oracle has no words for {other:?}"),
+    }
+}
+
+impl Case {
+    /// Random numbers; holes and padding in the mask, perhaps empty rows, groups of several sizes
+    /// in any order, and equal scores among them.
+    pub fn random([sequences, tokens]: [usize; 2], seed: u64) -> Self {
+        let random = &mut Random(seed);
+        let mut numbers = |count: usize, choices: &[f64]| -> Vec<f64> {
+            (0..count)
+                .map(|_| random.pick(choices) + random.between(-0.01, 0.01))
+                .collect()
+        };
+        let length = sequences * tokens;
+        let values = numbers(length, &[-1.0, 0.0, 0.3, 1.2]);
+        let baselines = numbers(sequences, &[0.0, 0.5, 1.0]);
+        let dense = numbers(length, &[-0.5, 0.0, 0.0, 0.2, 1.0]);
+        let scores = (0..sequences).map(|_| random.pick(&[0.0, 0.0, 0.25, 1.0, -2.0]));
+        let scores = scores.collect();
+        Self {
+            sequences,
+            tokens,
+            rewards: match seed % 3 {
+                0 => HostRewards::Token(dense),
+                _ => HostRewards::Sequence(scores),
+            },
+            mask: (seed % 5 != 4).then(|| {
+                // Every other seed has full rows and empty ones as well.
+                let rows: Vec<usize> = (0..sequences).map(|_| random.below(6)).collect();
+                (0..length)
+                    .map(|i| match (rows[i / tokens], seed % 2) {
+                        (0, 0) => false,
+                        (1, 0) => true,
+                        _ => random.below(3) > 0,
+                    })
+                    .collect()
+            }),
+            values,
+            group_ids: (0..sequences)
+                .map(|_| [7, -3, i64::MAX, 0, i64::MIN][random.below(5)])
+                .collect(),
+            baselines,
+        }
+    }
+
+    /// Whether the token at `i` (row by row) is valid.
+    pub fn is_valid(&self, i: usize) -> bool {
+        self.mask.as_ref().is_none_or(|mask| mask[i])
+    }
+
+    /// Whether a sequence holds a valid token.
+    pub fn is_present(&self, sequence: usize) -> bool {
+        (sequence * self.tokens..(sequence + 1) * self.tokens).any(|i| self.is_valid(i))
+    }
+
+    /// Every input rounded to a type.
+    pub fn rounded(&self, dtype: DType) -> Self {
+        let mut case = self.clone();
+        let rewards = match &mut case.rewards {
+            HostRewards::Token(rewards) | HostRewards::Sequence(rewards) => rewards,
+        };
+        for x in rewards
+            .iter_mut()
+            .chain(&mut case.values)
+            .chain(&mut case.baselines)
+        {
+            *x = round(dtype, *x);
+        }
+        case
+    }
+
+    /// In the words of the oracle: rewards per token.
+    pub fn host(&self) -> Batch {
+        let length = self.sequences * self.tokens;
+        let valid: Vec<bool> = (0..length).map(|i| self.is_valid(i)).collect();
+        let rewards = match &self.rewards {
+            HostRewards::Token(rewards) => rewards.clone(),
+            HostRewards::Sequence(scores) => {
+                let mut rewards = vec![0.0; length];
+                for (sequence, score) in scores.iter().enumerate() {
+                    let mut row = sequence * self.tokens..(sequence + 1) * self.tokens;
+                    if let Some(last) = row.rfind(|i| valid[*i]) {
+                        rewards[last] = *score;
+                    }
+                }
+                rewards
+            }
+        };
+        Batch {
+            sequences: self.sequences,
+            tokens: self.tokens,
+            rewards,
+            valid,
+            values: self.values.clone(),
+            group_ids: self.group_ids.clone(),
+            baselines: self.baselines.clone(),
+        }
+    }
+
+    /// What the oracle makes of it.
+    pub fn answer(&self, config: &AdvantageEstimatorConfig) -> Answer {
+        self.answer_with_offset(config, 0.0)
+    }
+
+    /// The same, with means divided as [`whiten`] says.
+    pub fn answer_with_offset(&self, config: &AdvantageEstimatorConfig, offset: f64) -> Answer {
+        let (estimator, whitening) = estimator(config);
+        let host = self.host();
+        let mut answer = estimate(&estimator, &host);
+        if let Some(Whitening { shift_mean }) = whitening {
+            answer.advantages = whiten(&answer.advantages, &host.valid, shift_mean, offset);
+        }
+        answer
+    }
+
+    /// The rewards on a runner's device.
+    pub fn rewards(&self, runner: &Runner, dtype: DType) -> Rewards {
+        let (sequences, tokens) = (self.sequences, self.tokens);
+        match &self.rewards {
+            HostRewards::Token(x) => runner.tensor(x, [sequences, tokens], dtype).into(),
+            HostRewards::Sequence(x) => runner.tensor(x, [sequences], dtype).into(),
+        }
+    }
+
+    /// The batch on a runner's device, with everything that any estimator reads.
+    pub fn batch(&self, runner: &Runner, dtype: DType) -> AdvantageBatch {
+        let shape = [self.sequences, self.tokens];
+        let batch = AdvantageBatch::new(self.rewards(runner, dtype))
+            .with_values(runner.tensor(&self.values, shape, dtype))
+            .with_group_ids(self.group_ids.clone())
+            .with_baselines(runner.tensor(&self.baselines, [self.sequences], dtype));
+        match &self.mask {
+            Some(mask) => {
+                let data = TensorData::new(mask.clone(), shape);
+                batch.with_action_mask(Tensor::from_data(data, &runner.device))
+            }
+            None => batch,
+        }
+    }
+
+    /// What the library makes of it.
+    ///
+    /// # Panics
+    ///
+    /// It refuses the configuration or the batch, or the result has another shape or type than
+    /// documented.
+    pub fn run(&self, runner: &Runner, config: &AdvantageEstimatorConfig, dtype: DType) -> Answer {
+        let estimator = config.init().expect("the configuration is sound");
+        let AdvantageOutput {
+            advantages,
+            returns,
+        } = estimator
+            .forward(self.batch(runner, dtype))
+            .unwrap_or_else(|error| panic!("{runner}: {config:?}: {error}"));
+        let arithmetic = match dtype {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        };
+        for tensor in [Some(&advantages), returns.as_ref()].into_iter().flatten() {
+            assert_eq!(tensor.dims(), [self.sequences, self.tokens], "{runner}");
+            assert_eq!(tensor.dtype(), arithmetic, "{runner}");
+        }
+        Answer {
+            advantages: values(advantages),
+            returns: returns.map(values),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The value loss: oracle, cases and suite.
+
+pub mod case;
+pub mod oracle;
+pub mod suite;
+pub mod suite_gradients;

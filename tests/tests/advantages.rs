@@ -1,0 +1,250 @@
+//! Advantage estimators and the KL in the reward on every backend, plain and under autodiff; and
+//! what needs no backend: configurations and controllers.
+
+use policy_loss_tests::{Mode, Probe, advantages, for_each_backend, run_once};
+
+macro_rules! parts {
+    ($mode:ident) => {
+        tests! { $mode
+            suite: agrees_with_the_oracle, masked_content_changes_nothing,
+                non_finite_values_are_seen, no_gradient_flows, accuracy;
+            suite_golden: golden_values;
+            suite_whitening: whitening;
+            suite_groups: by_hand, lengths, groups_of_one, equal_scores, ties,
+                sequences_have_no_order, gaps, sequence_rewards;
+            suite_errors: shapes, missing, dtypes, devices, kl_reward;
+            suite_kl: estimates, sequence_rewards, nothing;
+        }
+    };
+}
+
+macro_rules! tests {
+    ($mode:ident $($file:ident: $($part:ident),+;)+) => {
+        $(mod $file {
+            $(#[test]
+            fn $part() {
+                let part = crate::advantages::$file::$part;
+                crate::run_once(super::super::probe(), crate::Mode::$mode, part);
+            })+
+        })+
+    };
+}
+
+macro_rules! matrix {
+    ($($backend:ident: $adapter:ident,)+) => {
+        $(mod $backend {
+            fn probe() -> &'static crate::Probe {
+                static PROBE: std::sync::OnceLock<crate::Probe> = std::sync::OnceLock::new();
+                PROBE.get_or_init(|| {
+                    crate::Probe::of($adapter::BACKEND, $adapter::device, $adapter::devices)
+                })
+            }
+
+            mod plain {
+                parts!(Plain);
+            }
+
+            mod autodiff {
+                parts!(Autodiff);
+            }
+        })+
+    };
+}
+
+for_each_backend!(matrix);
+
+mod configurations {
+    use policy_loss::{
+        AdvantageEstimatorConfig as Config, AdvantagePreset, ConfigError, Deviation,
+        GeneralizedAdvantage, GroupBaseline, GroupRelative, KlReward, ReturnToGo,
+    };
+
+    #[test]
+    fn numbers_are_checked() {
+        let cases: Vec<(Config, &str)> = vec![
+            (GeneralizedAdvantage::new(1.01, 0.5).into(), "gamma"),
+            (GeneralizedAdvantage::new(f64::NAN, 0.5).into(), "gamma"),
+            (GeneralizedAdvantage::new(0.5, -0.1).into(), "lambda"),
+            (
+                GeneralizedAdvantage::new(0.5, f64::INFINITY).into(),
+                "lambda",
+            ),
+            (ReturnToGo::new(-1e-9).into(), "gamma"),
+            (epsilon(0.0), "deviation.epsilon"),
+            (epsilon(f64::NAN), "deviation.epsilon"),
+            (epsilon(-1e-6), "deviation.epsilon"),
+        ];
+        for (config, name) in cases {
+            match config.init() {
+                Err(ConfigError::OutOfRange { field, .. }) => assert_eq!(field, name),
+                other => panic!("{config:?}: {other:?}"),
+            }
+        }
+        for gamma in [0.0, 1.0] {
+            assert!(
+                Config::from(GeneralizedAdvantage::new(gamma, gamma))
+                    .init()
+                    .is_ok()
+            );
+        }
+    }
+
+    fn epsilon(epsilon: f64) -> Config {
+        let relative = GroupRelative::new(GroupBaseline::Mean);
+        relative.with_deviation(Deviation { epsilon }).into()
+    }
+
+    #[test]
+    fn presets_survive_json_and_names() {
+        for preset in AdvantagePreset::ALL {
+            let config = preset.config();
+            let text = serde_json::to_string(&config).unwrap();
+            assert_eq!(
+                serde_json::from_str::<Config>(&text).unwrap(),
+                config,
+                "{text}"
+            );
+            assert_eq!(preset.to_string().parse(), Ok(preset));
+            assert_eq!(*config.init().unwrap().config(), config);
+        }
+        let error = "grppo".parse::<AdvantagePreset>().unwrap_err().to_string();
+        assert!(
+            error.contains("grppo") && error.contains("dr_grpo"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_by_name() {
+        for (text, unknown) in [
+            (r#"{"type":"generalized","lam":0.9}"#, "lam"),
+            (r#"{"type":"return_to_go","lambda":0.9}"#, "lambda"),
+            (r#"{"type":"group_relative","gamma":0.9}"#, "gamma"),
+            (
+                r#"{"type":"group_relative","deviation":{"eps":1e-6}}"#,
+                "eps",
+            ),
+            (
+                r#"{"type":"generalized","whitening":{"mean":true}}"#,
+                "mean",
+            ),
+            (r#"{"type":"group_relative","baseline":"median"}"#, "median"),
+            (r#"{"type":"gae"}"#, "gae"),
+        ] {
+            let error = serde_json::from_str::<Config>(text)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(unknown), "{text}: {error}");
+        }
+        assert!(serde_json::from_str::<KlReward>(r#""k4""#).is_err());
+        assert_eq!(
+            serde_json::from_str::<KlReward>(r#""k3""#).unwrap(),
+            KlReward::K3
+        );
+    }
+}
+
+mod kl_controllers {
+    use policy_loss::{BatchError, ConfigError, KlControllerConfig as Config};
+
+    #[test]
+    fn a_fixed_one_stays() {
+        let mut controller = Config::fixed(0.05).init().unwrap();
+        controller.update(100.0, 1_000_000).unwrap();
+        assert_eq!(controller.coefficient(), 0.05);
+        assert!(controller.update(f64::NAN, 1).is_err());
+        assert_eq!(Config::fixed(0.0).init().unwrap().coefficient(), 0.0);
+    }
+
+    #[test]
+    fn an_adaptive_one_follows() {
+        // The numbers of the definition: the error is clamped at a fifth.
+        for (kl, steps, factor) in [
+            (6.0, 256, 1.0),
+            (6.6, 256, 1.0 + 0.1 * 0.0256),
+            (5.4, 256, 1.0 - 0.1 * 0.0256),
+            (600.0, 256, 1.0 + 0.2 * 0.0256),
+            (-600.0, 256, 1.0 - 0.2 * 0.0256),
+            (600.0, 0, 1.0),
+        ] {
+            let mut controller = Config::adaptive(0.2, 6.0, 10_000.0).init().unwrap();
+            controller.update(kl, steps).unwrap();
+            let expected = 0.2 * factor;
+            let actual = controller.coefficient();
+            assert!((actual - expected).abs() < 1e-15, "{kl}, {steps}: {actual}");
+        }
+    }
+
+    #[test]
+    fn it_finds_the_target() {
+        // A policy whose KL falls with the price of it.
+        let mut controller = Config::adaptive(0.01, 6.0, 1_000.0).init().unwrap();
+        for _ in 0..2_000 {
+            let kl = 3.0 / controller.coefficient();
+            controller.update(kl, 100).unwrap();
+        }
+        assert!((controller.coefficient() - 0.5).abs() < 1e-3);
+    }
+
+    #[test]
+    fn what_would_break_it_is_refused() {
+        let mut controller = Config::adaptive(0.2, 6.0, 100.0).init().unwrap();
+        for (kl, steps, name) in [
+            (f64::NAN, 1, "kl"),
+            (f64::INFINITY, 1, "kl"),
+            (1.0, 500, "steps"),
+            (1.0, usize::MAX, "steps"),
+        ] {
+            match controller.update(kl, steps) {
+                Err(BatchError::OutOfRange { field, .. }) => assert_eq!(field, name),
+                other => panic!("{kl}, {steps}: {other:?}"),
+            }
+            assert_eq!(controller.coefficient(), 0.2);
+        }
+        controller.update(0.0, 499).unwrap();
+        assert!(controller.coefficient() > 0.0);
+    }
+
+    #[test]
+    fn it_never_gets_stuck() {
+        let mut controller = Config::adaptive(1e-300, 6.0, 100.0).init().unwrap();
+        for _ in 0..100 {
+            controller.update(0.0, 499).unwrap();
+        }
+        let low = controller.coefficient();
+        assert!(low > 0.0);
+        for _ in 0..10_000 {
+            controller.update(100.0, 499).unwrap();
+        }
+        assert!(controller.coefficient().is_finite());
+        assert!(controller.coefficient() > low);
+    }
+
+    #[test]
+    fn configurations_are_checked() {
+        for (config, name) in [
+            (Config::fixed(-0.1), "coefficient"),
+            (Config::fixed(f64::INFINITY), "coefficient"),
+            (Config::adaptive(0.0, 6.0, 1.0), "initial"),
+            (Config::adaptive(0.1, f64::NAN, 1.0), "target"),
+            (Config::adaptive(0.1, 6.0, 0.0), "horizon"),
+        ] {
+            match config.init() {
+                Err(ConfigError::OutOfRange { field, .. }) => assert_eq!(field, name),
+                other => panic!("{config:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_continues() {
+        let mut controller = Config::adaptive(0.2, 6.0, 1_000.0).init().unwrap();
+        controller.update(12.0, 100).unwrap();
+        let text = serde_json::to_string(controller.config()).unwrap();
+        let config: Config = serde_json::from_str(&text).unwrap();
+        assert_eq!(config.init().unwrap(), controller);
+        let unknown = r#"{"type":"fixed","coefficient":0.1,"horizon":1.0}"#;
+        let error = serde_json::from_str::<Config>(unknown).unwrap_err();
+        assert!(error.to_string().contains("horizon"), "{error}");
+    }
+}

@@ -1,0 +1,93 @@
+//! The value loss on every backend, plain, under autodiff and under gradient checkpointing.
+
+use policy_loss::{ConfigError, Reduction, ValueLossConfig};
+use policy_loss_tests::{Mode, Probe, for_each_backend, run_once, value_loss};
+
+/// The parts that need values only; with autodiff they look at gradients, too.
+macro_rules! parts {
+    ($mode:ident) => {
+        tests! { $mode
+            suite: agrees_with_the_oracle, masked_content_changes_nothing, nothing_valid,
+                shards_add_up, non_finite_values_are_seen, metrics_one_by_one, errors;
+        }
+    };
+}
+
+/// The parts that are about gradients.
+macro_rules! gradient_parts {
+    ($mode:ident) => {
+        tests! { $mode
+            suite_gradients: gradient_is_the_slope, branches, roundings_do_not_clip,
+                constants_receive_none;
+        }
+    };
+}
+
+macro_rules! tests {
+    ($mode:ident $($file:ident: $($part:ident),+;)+) => {
+        $(mod $file {
+            $(#[test]
+            fn $part() {
+                let part = crate::value_loss::$file::$part;
+                crate::run_once(super::super::probe(), crate::Mode::$mode, part);
+            })+
+        })+
+    };
+}
+
+macro_rules! matrix {
+    ($($backend:ident: $adapter:ident,)+) => {
+        $(mod $backend {
+            fn probe() -> &'static crate::Probe {
+                static PROBE: std::sync::OnceLock<crate::Probe> = std::sync::OnceLock::new();
+                PROBE.get_or_init(|| {
+                    crate::Probe::of($adapter::BACKEND, $adapter::device, $adapter::devices)
+                })
+            }
+
+            mod plain {
+                parts!(Plain);
+            }
+
+            mod autodiff {
+                parts!(Autodiff);
+                gradient_parts!(Autodiff);
+            }
+
+            mod checkpointed {
+                parts!(Checkpointed);
+                gradient_parts!(Checkpointed);
+            }
+        })+
+    };
+}
+
+for_each_backend!(matrix);
+
+#[test]
+fn configurations_are_checked() {
+    for clip in [0.0, -0.2, f64::NAN, f64::INFINITY] {
+        let error = ValueLossConfig::new().with_clip(clip).init().unwrap_err();
+        let expected = ConfigError::OutOfRange {
+            field: "clip",
+            value: clip.to_string(),
+            accepted: "a finite number above 0",
+        };
+        assert_eq!(error, expected);
+    }
+}
+
+#[test]
+fn configurations_survive_json() {
+    let parse = |text: &str| serde_json::from_str::<ValueLossConfig>(text);
+    assert_eq!(parse("{}").unwrap(), ValueLossConfig::new());
+    assert_eq!(parse(r#"{"clip":null}"#).unwrap().clip, None);
+    let error = parse(r#"{"clip_range":0.2}"#).unwrap_err().to_string();
+    assert!(error.contains("clip_range"), "{error}");
+    let config = ValueLossConfig::new()
+        .with_clip(None)
+        .with_reduction(Reduction::SequenceMean);
+    let text = serde_json::to_string(&config).unwrap();
+    assert_eq!(parse(&text).unwrap(), config, "{text}");
+    assert_eq!(*config.init().unwrap().config(), config);
+}
