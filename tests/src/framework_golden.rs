@@ -281,6 +281,38 @@ pub fn rollout_cases() -> Vec<RolloutGolden> {
     cases
 }
 
+/// verl's figures of the mismatch, with the names that they have here; batches in which every row
+/// holds a token, because verl counts the others as well.
+///
+/// # Panics
+///
+/// The file is damaged.
+pub fn diagnostics() -> Vec<(Case, Vec<(&'static str, f64)>)> {
+    let file: File = serde_json::from_str(FILE).expect("the golden values can be parsed");
+    let mut cases = Vec::new();
+    for (index, batch) in file.rollout_correction.iter().enumerate() {
+        let mut case = case(&format!("batch {index}"), &batch.inputs);
+        case.log_probs = case.old_log_probs.clone();
+        if case.valid_sequences() < case.sequences {
+            continue;
+        }
+        let expected = &batch.expected["offpolicy_metrics"];
+        let named = [
+            ("perplexity", "training_ppl"),
+            ("rollout_perplexity", "rollout_ppl"),
+            ("log_perplexity_gap", "log_ppl_diff"),
+            ("perplexity_ratio", "ppl_ratio"),
+            ("kl_k1", "kl"),
+            ("kl_k3", "k3_kl"),
+            ("chi_square", "chi2_token"),
+            ("sequence_chi_square", "chi2_seq"),
+        ]
+        .map(|(here, there)| (here, expected[there].as_f64().expect("a number")));
+        cases.push((case, named.to_vec()));
+    }
+    cases
+}
+
 fn correction(name: &str) -> Option<RolloutCorrection> {
     let truncate = RolloutWeight::truncate(Bounds::at_most(2.0));
     let weigh = RolloutCorrection::weigh;

@@ -89,6 +89,7 @@ const TOKEN: Objective = Objective {
     weight: Weight::None,
     reduction: Reduction::TokenMean,
     scale: None,
+    log_prob_weights: None,
 };
 
 const SEQUENCE: Objective = Objective {

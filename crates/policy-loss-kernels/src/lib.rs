@@ -6,8 +6,9 @@
 //! ```text
 //! ratio      = exp(clamp(log_probs - base, -20, 20))      of the token, or of its sequence
 //! surrogate  = min(ratio * A, clamp(ratio, 1 - low, 1 + high) * A)
+//!              or clamp(ratio, low, high) * A * log_probs, the factor a constant
 //! token_loss = -surrogate * weight
-//! loss       = token mean or sequence mean of token_loss
+//! loss       = a mean or the sum of token_loss
 //! ```
 //!
 //! together with the gradient with respect to `log_probs` and the sums that every metric
@@ -26,5 +27,6 @@ pub mod cube;
 mod objective;
 
 pub use objective::{
-    Clip, LOG_RATIO_BOUND, Objective, RatioBase, RatioLevel, Reduction, Summary, Weight,
+    Clip, LOG_RATIO_BOUND, LogProbWeight, LogProbWeights, Objective, RatioBase, RatioLevel,
+    Reduction, Summary, Weight,
 };

@@ -12,6 +12,9 @@ pub struct Objective {
     pub ratio_base: RatioBase,
     /// The clip range of the ratio.
     pub clip: Clip,
+    /// Where it is there, the surrogate is `weight * A * log_probs`, and nothing is clipped; only
+    /// for the ratio of tokens.
+    pub log_prob_weights: Option<LogProbWeights>,
     /// The constant that multiplies a token's loss.
     pub weight: Weight,
     /// How token losses become one number.
@@ -51,6 +54,26 @@ pub struct Clip {
     pub dual: Option<f64>,
 }
 
+/// The constant weight of `A * log_probs`, by the sign of `A`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogProbWeights {
+    /// Where `A > 0`.
+    pub positive: LogProbWeight,
+    /// Elsewhere.
+    pub negative: LogProbWeight,
+}
+
+/// The ratio, moved into `[low, high]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogProbWeight {
+    /// Smallest weight.
+    pub low: f64,
+    /// Largest weight.
+    pub high: f64,
+    /// Whether a token whose ratio lies outside counts as clipped.
+    pub counts: bool,
+}
+
 /// The weight of a token's loss, from `rho = exp(old_log_probs - rollout_log_probs)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Weight {
@@ -88,6 +111,13 @@ pub enum Reduction {
     TokenMean,
     /// The mean, over sequences with a valid token, of each sequence's token mean.
     SequenceMean,
+    /// The sum over the number of sequences with a valid token, times a length. Not in `cube`.
+    SequenceSum {
+        /// The length.
+        length: usize,
+    },
+    /// The sum. Not in `cube`.
+    TokenSum,
 }
 
 impl Objective {
@@ -110,9 +140,9 @@ pub struct Summary {
     pub valid_tokens: f64,
     /// Number of sequences with a valid token.
     pub valid_sequences: f64,
-    /// Tokens clipped while `A > 0`.
+    /// Tokens clipped while `A > 0`, or whose weight of `log_probs` was cut.
     pub clipped_above: f64,
-    /// Tokens clipped while `A < 0`.
+    /// The same while `A < 0`.
     pub clipped_below: f64,
     /// Tokens whose surrogate was replaced by the dual clip.
     pub dual_clipped: f64,

@@ -28,7 +28,7 @@ pub(crate) fn support(config: &PolicyLossConfig, device: &Device) -> Support {
     if !available(device) {
         return Support::NoKernels;
     }
-    match supports(config) {
+    match supports(config, device) {
         Ok(_) => Support::Full,
         Err(part) => Support::AllBut(part),
     }
@@ -49,7 +49,7 @@ fn available(device: &Device) -> bool {
 
 /// The loss with its metrics.
 pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyLossOutput {
-    let Ok(objective) = supports(config) else {
+    let Ok(objective) = supports(config, &batch.log_probs.device()) else {
         // Never chosen then; the results would be the same.
         return composed::forward(config, batch);
     };
@@ -98,8 +98,34 @@ pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyL
     }
 }
 
+/// The configuration in the kernels' terms, or the first part that those of the device do not
+/// have.
+pub(crate) fn supports(
+    config: &PolicyLossConfig,
+    device: &Device,
+) -> Result<kernels::Objective, &'static str> {
+    let objective = objective(config)?;
+    let on_cpu = match device.clone().without_autodiff().as_dispatch() {
+        #[cfg(feature = "cube")]
+        DispatchDevice::Cube(_) => false,
+        _ => true,
+    };
+    match objective {
+        _ if on_cpu => Ok(objective),
+        kernels::Objective {
+            log_prob_weights: Some(_),
+            ..
+        } => Err("surrogate"),
+        kernels::Objective {
+            reduction: kernels::Reduction::TokenMean | kernels::Reduction::SequenceMean,
+            ..
+        } => Ok(objective),
+        _ => Err("reduction"),
+    }
+}
+
 /// The configuration in the kernels' terms, or the first part that no kernel has.
-pub(crate) fn supports(config: &PolicyLossConfig) -> Result<kernels::Objective, &'static str> {
+fn objective(config: &PolicyLossConfig) -> Result<kernels::Objective, &'static str> {
     if config.off_policy_mask.is_some() {
         return Err("off_policy_mask");
     }
@@ -126,8 +152,14 @@ pub(crate) fn supports(config: &PolicyLossConfig) -> Result<kernels::Objective, 
                 high: clip.high,
                 dual: clip.lower_bound(),
             },
-            _ => return Err("surrogate"),
+            // Not read where there are weights of log-probs.
+            _ => kernels::Clip {
+                low: 1.0,
+                high: 1.0,
+                dual: None,
+            },
         },
+        log_prob_weights: log_prob_weights(&config.surrogate)?,
         weight: match config.rollout_correction {
             None => kernels::Weight::None,
             Some(correction) => weight(correction)?,
@@ -135,10 +167,39 @@ pub(crate) fn supports(config: &PolicyLossConfig) -> Result<kernels::Objective, 
         reduction: match config.reduction {
             Reduction::TokenMean => kernels::Reduction::TokenMean,
             Reduction::SequenceMean => kernels::Reduction::SequenceMean,
-            _ => return Err("reduction"),
+            Reduction::SequenceSumMean => kernels::Reduction::SequenceSum { length: 1 },
+            Reduction::FixedLength { length } => kernels::Reduction::SequenceSum { length },
+            Reduction::TokenSum => kernels::Reduction::TokenSum,
         },
         scale: None,
     })
+}
+
+/// The constant weights of the policy gradients that kernels have; none for the clip.
+fn log_prob_weights(
+    surrogate: &Surrogate,
+) -> Result<Option<kernels::LogProbWeights>, &'static str> {
+    let weight = |low: Option<f64>, high: f64, counts: bool| kernels::LogProbWeight {
+        low: low.unwrap_or(0.0),
+        high,
+        counts,
+    };
+    let one = weight(Some(1.0), 1.0, false);
+    let both = |weight| kernels::LogProbWeights {
+        positive: weight,
+        negative: weight,
+    };
+    Ok(Some(match surrogate {
+        Surrogate::Clip(_) => return Ok(None),
+        Surrogate::Cispo(cispo) => both(weight(cispo.min, cispo.max, true)),
+        Surrogate::TruncatedImportance(tis) => both(weight(tis.low, tis.high, true)),
+        Surrogate::Reinforce(_) => both(one),
+        Surrogate::Topr(_) => kernels::LogProbWeights {
+            positive: one,
+            negative: weight(None, 1.0, true),
+        },
+        _ => return Err("surrogate"),
+    }))
 }
 
 /// The corrections that kernels have: a truncated or masked token weight, and a raw one with a

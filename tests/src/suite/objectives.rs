@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use policy_loss::{
     BatchError, Clip, EntropyBonus, Implementation, KlPenalty, PolicyBatch, PolicyLossConfig,
-    RatioLevel, Reduction, Surrogate, WeightLevel, WeightMode,
+    RatioLevel, Surrogate, WeightLevel, WeightMode,
 };
 
 use crate::busy::busy;
@@ -43,10 +43,17 @@ pub fn fused_coverage(runner: &Runner) {
     }
 }
 
-/// As the table in docs/OBJECTIVES.md.
+/// As the table in docs/OBJECTIVES.md, on the CPU; the only devices with kernels in this build.
 fn is_documented_as_fused(config: &PolicyLossConfig) -> bool {
     let ratio = matches!(config.ratio.level, RatioLevel::Token | RatioLevel::Sequence);
-    let surrogate = matches!(config.surrogate, Surrogate::Clip(_));
+    let surrogate = matches!(
+        config.surrogate,
+        Surrogate::Clip(_)
+            | Surrogate::Cispo(_)
+            | Surrogate::TruncatedImportance(_)
+            | Surrogate::Reinforce(_)
+            | Surrogate::Topr(_)
+    );
     let correction = config.rollout_correction.is_none_or(|correction| {
         let Some(weight) = correction.weight else {
             return false;
@@ -60,14 +67,10 @@ fn is_documented_as_fused(config: &PolicyLossConfig) -> bool {
             && correction.veto.is_none()
             && correction.filters.iter().count() == filters
     });
-    let reduction = matches!(
-        config.reduction,
-        Reduction::TokenMean | Reduction::SequenceMean
-    );
     let bare = config.kl_penalty.is_none()
         && config.entropy_bonus.is_none()
         && config.off_policy_mask.is_none();
-    ratio && surrogate && correction && reduction && bare
+    ratio && surrogate && correction && bare
 }
 
 /// Without `old_log_probs` every ratio against them is 1, with a gradient.
@@ -207,4 +210,54 @@ pub fn missing_inputs(runner: &Runner) {
     let rows = batch().with_sequence_ids(vec![0; 3]);
     let error = loss.forward(rows).expect_err("two rows").to_string();
     assert!(error.contains("[1, N]"), "{runner}: {error}");
+}
+
+/// What verl says about the mismatch between sampler and trainer; masked garbage changes nothing.
+pub fn rollout_diagnostics(runner: &Runner) {
+    let cases = crate::framework_golden::diagnostics();
+    assert!(cases.len() >= 3, "{} batches are left", cases.len());
+    for (case, expected) in runner.share(cases) {
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, {}", case.name);
+            let read = |case: &Case| {
+                let batch = runner.batch(case, runner.leaf(case, dtype), dtype);
+                let diagnostics = batch.rollout_diagnostics().expect(&what);
+                diagnostics.read().expect("they can be read")
+            };
+            let actual = read(&case);
+            let tolerance = Tolerance::value(dtype).at_least(2e-8);
+            for (name, expected) in &expected {
+                let named = actual.named();
+                let found = named.iter().find(|(known, _)| known == name);
+                let what = format!("{what}: {name}");
+                // Of chi-square, a mean of squares minus 1, the digits of the mean count.
+                let tolerance = match name.ends_with("chi_square") {
+                    true => tolerance.at_least(tolerance.relative * (1.0 + expected.abs())),
+                    false => tolerance,
+                };
+                assert_near(tolerance, &what, found.expect(&what).1, *expected);
+            }
+            let share = actual.effective_sample_size;
+            assert!(share > 0.0 && share <= 1.0 + 1e-6, "{what}: {share}");
+            let mut garbage = case.clone();
+            for i in (0..case.log_probs.len()).filter(|i| !case.is_valid(*i)) {
+                garbage.old_log_probs[i] = f64::NAN;
+                garbage.rollout_log_probs.as_mut().expect("given")[i] = f64::INFINITY;
+            }
+            assert_eq!(read(&garbage), actual, "{what}");
+        }
+    }
+    let mut nothing = busy(0);
+    nothing.action_mask = Some(vec![false; 24]);
+    let dtype = runner.exact_dtypes()[0];
+    let batch = |case: &Case| runner.batch(case, runner.leaf(case, dtype), dtype);
+    let values = batch(&nothing)
+        .rollout_diagnostics()
+        .expect("it is a batch");
+    for (name, value) in values.read().expect("they can be read").named() {
+        assert_eq!(value, 0.0, "{runner}: {name} of nothing");
+    }
+    nothing.rollout_log_probs = None;
+    let error = batch(&nothing).rollout_diagnostics().expect_err("missing");
+    assert!(error.to_string().contains("rollout_log_probs"), "{error}");
 }

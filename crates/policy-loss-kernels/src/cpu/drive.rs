@@ -32,6 +32,8 @@ pub fn run<E: Element>(
     let count = match objective.reduction {
         Reduction::TokenMean => counts.tokens,
         Reduction::SequenceMean => counts.sequences,
+        Reduction::SequenceSum { length } => counts.sequences * length,
+        Reduction::TokenSum => 1,
     };
     let evaluation = Evaluation {
         arch,

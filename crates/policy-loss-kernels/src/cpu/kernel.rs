@@ -8,10 +8,10 @@ use pulp::Arch;
 
 use crate::{Objective, RatioBase, RatioLevel, Weight as ObjectiveWeight};
 
+use super::formula::{BoundedBelow, Formula, SingleClip, WeightedLogProbs};
 use super::output::{Nothing, Output, TokenLoss};
 use super::parts::{
-    AgainstOld, AgainstRollout, BoundedBelow, DualClip, Masked, OfSequence, Ratio, SingleClip,
-    Truncated, Unweighted, Weight,
+    AgainstOld, AgainstRollout, Masked, OfSequence, Ratio, Truncated, Unweighted, Weight,
 };
 use super::real::Real;
 use super::row::Row;
@@ -79,34 +79,37 @@ pub fn compose<T: Real>(objective: &Objective, output: OutputKind) -> Kernel<T> 
 
 fn compose_weight<T: Real, R: Ratio>(objective: &Objective, output: OutputKind) -> Kernel<T> {
     match objective.weight {
-        ObjectiveWeight::None => compose_clip::<T, R, Unweighted>(objective, output),
-        ObjectiveWeight::Truncate { .. } => compose_clip::<T, R, Truncated>(objective, output),
+        ObjectiveWeight::None => compose_formula::<T, R, Unweighted>(objective, output),
+        ObjectiveWeight::Truncate { .. } => compose_formula::<T, R, Truncated>(objective, output),
         // The mask of a sequence is that of a token with bounds that its row chooses.
         ObjectiveWeight::Mask { .. } | ObjectiveWeight::SequenceMask { .. } => {
-            compose_clip::<T, R, Masked>(objective, output)
+            compose_formula::<T, R, Masked>(objective, output)
         }
     }
 }
 
-fn compose_clip<T: Real, R: Ratio, W: Weight>(
+fn compose_formula<T: Real, R: Ratio, W: Weight>(
     objective: &Objective,
     output: OutputKind,
 ) -> Kernel<T> {
     match objective.clip.dual {
+        _ if objective.log_prob_weights.is_some() => {
+            compose_output::<T, R, W, WeightedLogProbs>(output)
+        }
         None => compose_output::<T, R, W, SingleClip>(output),
         Some(_) => compose_output::<T, R, W, BoundedBelow>(output),
     }
 }
 
-fn compose_output<T: Real, R: Ratio, W: Weight, D: DualClip>(output: OutputKind) -> Kernel<T> {
+fn compose_output<T: Real, R: Ratio, W: Weight, F: Formula>(output: OutputKind) -> Kernel<T> {
     match output {
-        OutputKind::Nothing => visit::<T, R, W, D, Nothing>,
-        OutputKind::Gradient => visit::<T, R, W, D, R::Gradient>,
-        OutputKind::TokenLosses => visit::<T, R, W, D, TokenLoss>,
+        OutputKind::Nothing => visit::<T, R, W, F, Nothing>,
+        OutputKind::Gradient => visit::<T, R, W, F, R::Gradient>,
+        OutputKind::TokenLosses => visit::<T, R, W, F, TokenLoss>,
     }
 }
 
-fn visit<T: Real, R: Ratio, W: Weight, D: DualClip, O: Output>(
+fn visit<T: Real, R: Ratio, W: Weight, F: Formula, O: Output>(
     arch: Arch,
     objective: &Objective,
     block: Block<'_, T>,
@@ -116,6 +119,6 @@ fn visit<T: Real, R: Ratio, W: Weight, D: DualClip, O: Output>(
         objective,
         block,
         totals,
-        parts: PhantomData::<(R, W, D, O)>,
+        parts: PhantomData::<(R, W, F, O)>,
     });
 }

@@ -15,6 +15,7 @@ mod chunk;
 mod drive;
 mod element;
 mod exp;
+mod formula;
 mod gather;
 mod half_bits;
 mod kernel;

@@ -108,55 +108,6 @@ fn token_ratio<L: Lanes>(
     (ratio, bounded.saturated)
 }
 
-/// The lower bound of the surrogate where the advantage is negative.
-pub trait DualClip: 'static {
-    /// The surrogate and where it is constant, after the bound.
-    fn bound<L: Lanes>(
-        lanes: L,
-        constants: &Constants<L>,
-        advantage: L::Vector,
-        surrogate: (L::Vector, L::Mask),
-        sums: &mut LaneSums<L>,
-    ) -> (L::Vector, L::Mask);
-}
-
-/// No bound.
-pub struct SingleClip;
-
-/// `max(surrogate, c * A)` where `A < 0`.
-pub struct BoundedBelow;
-
-impl DualClip for SingleClip {
-    #[inline(always)]
-    fn bound<L: Lanes>(
-        _lanes: L,
-        _constants: &Constants<L>,
-        _advantage: L::Vector,
-        surrogate: (L::Vector, L::Mask),
-        _sums: &mut LaneSums<L>,
-    ) -> (L::Vector, L::Mask) {
-        surrogate
-    }
-}
-
-impl DualClip for BoundedBelow {
-    #[inline(always)]
-    fn bound<L: Lanes>(
-        lanes: L,
-        constants: &Constants<L>,
-        advantage: L::Vector,
-        (surrogate, constant): (L::Vector, L::Mask),
-        sums: &mut LaneSums<L>,
-    ) -> (L::Vector, L::Mask) {
-        let bound = lanes.mul(constants.dual_clip, advantage);
-        let negative = lanes.less(advantage, lanes.zero());
-        let bounded = lanes.and(negative, lanes.greater(bound, surrogate));
-        sums.dual_clipped = lanes.count(bounded, sums.dual_clipped);
-        let surrogate = lanes.select(bounded, bound, surrogate);
-        (surrogate, lanes.or(constant, bounded))
-    }
-}
-
 /// The constant that multiplies a token's loss.
 pub trait Weight: 'static {
     /// Whether `rollout_log_probs` is read for it.

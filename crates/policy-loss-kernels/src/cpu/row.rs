@@ -53,8 +53,8 @@ impl Row {
             }
         };
         self.loss_factor = match objective.reduction {
-            Reduction::TokenMean => 1.0,
             Reduction::SequenceMean => per_token,
+            Reduction::TokenMean | Reduction::SequenceSum { .. } | Reduction::TokenSum => 1.0,
         };
         self.gradient_factor = self.loss_factor * scale;
     }

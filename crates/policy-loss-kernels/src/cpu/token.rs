@@ -1,9 +1,10 @@
 //! The mathematics of one token, composed at compile time from the parts of an objective.
 
 use super::exp::Exponential;
+use super::formula::{Formula, Given};
 use super::lanes::Lanes;
 use super::output::Output;
-use super::parts::{DualClip, Ratio, Weight};
+use super::parts::{Ratio, Weight};
 use super::sums::LaneSums;
 
 /// What is read for a token.
@@ -27,6 +28,13 @@ pub struct Constants<L: Lanes> {
     /// `1 + high`.
     pub clip_high: L::Vector,
     pub dual_clip: L::Vector,
+    /// Bounds of the weight of `log_probs`, and whether meeting them counts as clipped.
+    pub positive_low: L::Vector,
+    pub positive_high: L::Vector,
+    pub positive_counts: L::Vector,
+    pub negative_low: L::Vector,
+    pub negative_high: L::Vector,
+    pub negative_counts: L::Vector,
 }
 
 /// The numbers that the tokens of a row share.
@@ -71,7 +79,7 @@ pub struct Surrogate<L: Lanes> {
     pub valid: L::Mask,
     /// `A * weight`.
     pub weighted_advantage: L::Vector,
-    /// `ratio * A * weight`, before clipping.
+    /// `ratio * A * weight`, before clipping: the gradient where nothing is constant.
     pub unclipped: L::Vector,
     /// What enters the loss.
     pub value: L::Vector,
@@ -84,7 +92,7 @@ pub struct Surrogate<L: Lanes> {
 /// Everything is selected by the mask before it is exponentiated or multiplied, so that a
 /// masked token enters each sum as an exact 0, whatever it holds.
 #[inline(always)]
-pub fn token<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output>(
+pub fn token<L: Lanes, R: Ratio, W: Weight, F: Formula, O: Output>(
     lanes: L,
     constants: &Constants<L>,
     row: &RowConstants<L>,
@@ -104,31 +112,13 @@ pub fn token<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output>(
 
     let (ratio, saturated) = R::ratio(lanes, constants, row, inputs, against_old, sums);
 
-    let unclipped = lanes.mul(ratio, advantage);
-    let clamped = lanes.clamp(ratio, constants.clip_low, constants.clip_high);
-    let clamped = lanes.mul(clamped, advantage);
-    let clipped = lanes.less(clamped, unclipped);
-    let surrogate = lanes.select(clipped, clamped, unclipped);
-    let above = lanes.and(clipped, lanes.greater(advantage, lanes.zero()));
-    sums.clipped = lanes.count(clipped, sums.clipped);
-    sums.clipped_above = lanes.count(above, sums.clipped_above);
-
-    let constant = lanes.or(clipped, saturated);
-    let (surrogate, constant) = D::bound(lanes, constants, advantage, (surrogate, constant), sums);
-
-    let surrogate = W::apply(
-        lanes,
-        row,
-        inputs,
-        Surrogate {
-            valid,
-            weighted_advantage: advantage,
-            unclipped,
-            value: surrogate,
-            constant,
-        },
-        sums,
-    );
+    let given = Given {
+        advantage,
+        ratio,
+        saturated,
+    };
+    let surrogate = F::surrogate(lanes, constants, inputs, given, sums);
+    let surrogate = W::apply(lanes, row, inputs, surrogate, sums);
     sums.surrogate = lanes.mul_add(surrogate.value, row.loss_factor, sums.surrogate);
     O::value(lanes, row, &surrogate)
 }

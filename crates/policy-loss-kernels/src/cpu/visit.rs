@@ -6,18 +6,19 @@ use std::slice::from_ref;
 
 use pulp::{Simd, WithSimd};
 
-use crate::{LOG_RATIO_BOUND, Objective};
+use crate::{LOG_RATIO_BOUND, LogProbWeight, LogProbWeights, Objective};
 
+use super::formula::Formula;
 use super::kernel::{Block, Columns};
 use super::lanes::Lanes;
 use super::output::Output;
-use super::parts::{DualClip, Ratio, Weight};
+use super::parts::{Ratio, Weight};
 use super::real::Real;
 use super::row::Row;
 use super::sums::{LaneSums, Totals};
 use super::token::{Constants, Inputs, RowConstants, token};
 
-/// A kernel's work, with the parts `(ratio, weight, dual clip, output)`.
+/// A kernel's work, with the parts `(ratio, weight, formula, output)`.
 pub struct Visit<'a, T, P> {
     pub objective: &'a Objective,
     pub block: Block<'a, T>,
@@ -25,13 +26,13 @@ pub struct Visit<'a, T, P> {
     pub parts: PhantomData<P>,
 }
 
-impl<T: Real, R: Ratio, W: Weight, D: DualClip, O: Output> WithSimd for Visit<'_, T, (R, W, D, O)> {
+impl<T: Real, R: Ratio, W: Weight, F: Formula, O: Output> WithSimd for Visit<'_, T, (R, W, F, O)> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let lanes = T::lanes(simd);
-        let mut walk = Walk::<_, (R, W, D, O)> {
+        let mut walk = Walk::<_, (R, W, F, O)> {
             lanes,
             constants: constants(lanes, self.objective),
             sums: LaneSums::new(lanes),
@@ -68,7 +69,7 @@ struct Walk<L: Lanes, P> {
     parts: PhantomData<P>,
 }
 
-impl<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output> Walk<L, (R, W, D, O)> {
+impl<L: Lanes, R: Ratio, W: Weight, F: Formula, O: Output> Walk<L, (R, W, F, O)> {
     /// The tokens of one row.
     #[inline(always)]
     fn segment(
@@ -142,7 +143,7 @@ impl<L: Lanes, R: Ratio, W: Weight, D: DualClip, O: Output> Walk<L, (R, W, D, O)
                 advantage: columns.advantages[index],
                 valid: lanes.greater(columns.mask[index], lanes.zero()),
             };
-            value = token::<_, R, W, D, O>(lanes, &constants, row, &inputs, &mut sums);
+            value = token::<_, R, W, F, O>(lanes, &constants, row, &inputs, &mut sums);
             if O::IS_WRITTEN {
                 output[index].write(value);
             }
@@ -220,12 +221,28 @@ impl<L: Lanes> Loaded<L> {
 fn constants<L: Lanes>(lanes: L, objective: &Objective) -> Constants<L> {
     let real = L::Real::from_f64;
     let clip = &objective.clip;
+    let weight = LogProbWeight {
+        low: 0.0,
+        high: f64::INFINITY,
+        counts: false,
+    };
+    let LogProbWeights { positive, negative } =
+        objective.log_prob_weights.unwrap_or(LogProbWeights {
+            positive: weight,
+            negative: weight,
+        });
     Constants {
         log_ratio_bound: lanes.splat(real(LOG_RATIO_BOUND)),
         negative_log_ratio_bound: lanes.splat(real(-LOG_RATIO_BOUND)),
         clip_low: lanes.splat(real(1.0 - clip.low)),
         clip_high: lanes.splat(real(1.0 + clip.high)),
         dual_clip: lanes.splat(real(clip.dual.unwrap_or(0.0))),
+        positive_low: lanes.splat(real(positive.low)),
+        positive_high: lanes.splat(real(positive.high)),
+        positive_counts: lanes.splat(real(f64::from(u8::from(positive.counts)))),
+        negative_low: lanes.splat(real(negative.low)),
+        negative_high: lanes.splat(real(negative.high)),
+        negative_counts: lanes.splat(real(f64::from(u8::from(negative.counts)))),
     }
 }
 

@@ -255,6 +255,7 @@ const TOKEN: Objective = Objective {
     weight: Weight::None,
     reduction: Reduction::TokenMean,
     scale: None,
+    log_prob_weights: None,
 };
 
 /// Every combination of parts.
@@ -276,6 +277,7 @@ fn objectives() -> Vec<Objective> {
                                 ratio_level,
                                 ratio_base,
                                 clip: Clip { dual, ..CLIP },
+                                log_prob_weights: None,
                                 weight,
                                 reduction,
                                 scale,

@@ -35,6 +35,8 @@ pub fn expected(data: &Data, objective: &Objective) -> Expected {
     let scale = objective.scale.unwrap_or(match objective.reduction {
         Reduction::TokenMean => 1.0 / n.max(1) as f64,
         Reduction::SequenceMean => 1.0 / sequences.max(1) as f64,
+        Reduction::SequenceSum { length } => 1.0 / (sequences.max(1) * length) as f64,
+        Reduction::TokenSum => 1.0,
     });
 
     let mut summary = Summary {
@@ -58,8 +60,8 @@ pub fn expected(data: &Data, objective: &Objective) -> Expected {
             continue;
         }
         let factor = match objective.reduction {
-            Reduction::TokenMean => scale,
             Reduction::SequenceMean => scale / n_b as f64,
+            _ => scale,
         };
         let mean = |f: &dyn Fn(usize) -> f64| {
             let indices = (0..tokens).filter(|&token| valid(row, token));
