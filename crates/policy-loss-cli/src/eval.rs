@@ -34,11 +34,8 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
     if let Some(totals) = totals(&arguments.totals) {
         batch = batch.with_totals(totals);
     }
-    let diagnostics = match batch.rollout_diagnostics() {
-        Ok(diagnostics) => Some(diagnostics),
-        // There is nothing to compare with; whatever else is wrong, the loss will say.
-        Err(_) => None,
-    };
+    // Without rollout log-probs there are none; whatever else is wrong, the loss will say.
+    let diagnostics = batch.rollout_diagnostics().ok();
     let output = objective
         .loss
         .forward(batch)

@@ -1,5 +1,6 @@
 //! A soft gate in the place of the clip.
 
+use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 use serde::{Deserialize, Serialize};
 
@@ -53,9 +54,9 @@ impl Formula for Sapo {
             .zeros_like()
             .add_scalar(self.negative_temperature)
             .mask_fill(positive, self.positive_temperature);
-        let gate = sigmoid((tokens.ratio.clone() - 1.0) * temperature.clone());
+        let x = (tokens.ratio.clone() - 1.0) * temperature.clone();
         Surrogated {
-            surrogate: gate * (advantages * 4.0 / temperature),
+            surrogate: accurate_sigmoid(x) * (advantages * 4.0 / temperature),
             clipped: tokens.nowhere(),
             dual_clipped: None,
         }
@@ -69,4 +70,13 @@ impl Formula for Sapo {
     fn needs_token_ratio(&self) -> Option<&'static str> {
         None
     }
+}
+
+/// `sigmoid(x)`, whose gradient `p (1 - p)` keeps its digits where `p` is near 1.
+fn accurate_sigmoid(x: Tensor<2>) -> Tensor<2> {
+    let positive = x.clone().without_autodiff().greater_elem(0);
+    // Not the absolute value, which has no gradient at 0.
+    let below_half = sigmoid(x.clone().mask_where(positive.clone(), x.neg()));
+    let above_half = below_half.clone().neg() + 1.0;
+    below_half.mask_where(positive, above_half)
 }
