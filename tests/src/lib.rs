@@ -5,9 +5,12 @@
 
 pub mod busy;
 pub mod case;
+mod combinations;
 pub mod compare;
 pub mod configs;
+mod coverage;
 pub mod framework_golden;
+pub mod framework_rollout;
 pub mod golden;
 pub mod oracle;
 mod probe;
@@ -16,8 +19,9 @@ pub mod row;
 mod runner;
 pub mod suite;
 
+pub use coverage::{IMPLEMENTATIONS, implementations};
 pub use probe::{Probe, REQUIRE};
-pub use runner::{IMPLEMENTATIONS, Mode, Outcome, Runner, implementations, run, values};
+pub use runner::{Mode, Outcome, Runner, run, values};
 
 /// Calls a macro with every backend: the one line that a new backend needs.
 #[macro_export]

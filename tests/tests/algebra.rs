@@ -1,5 +1,6 @@
 //! The parts of an objective: what is refused, and why; what JSON looks like. No device is needed.
 
+use burn::config::Config;
 use policy_loss::{
     Behavior, Bounds, Cispo, Clip, ClipCov, ConfigError, Dppo, EntropyBonus, Filter,
     FilterEstimator, FilterLevel, GeometricMean, KlCov, KlEstimator, KlGradient, KlPenalty,
@@ -248,4 +249,14 @@ fn every_preset_is_in_the_readme() {
         .lines()
         .filter(|line| line.starts_with("| `") && line.contains(" | "));
     assert!(rows.count() > Preset::ALL.len());
+}
+
+#[test]
+fn saved_and_loaded() {
+    let path = std::env::temp_dir().join(format!("policy-loss-{}.json", std::process::id()));
+    for config in configs::all() {
+        config.save(&path).unwrap();
+        assert_eq!(PolicyLossConfig::load(&path).unwrap(), config);
+    }
+    std::fs::remove_file(path).unwrap();
 }

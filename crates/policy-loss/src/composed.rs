@@ -4,8 +4,9 @@
 use burn::tensor::{Bool, DType, Tensor};
 
 use crate::checked::CheckedBatch;
+use crate::groups::Groups;
 use crate::metrics::{self, Observed};
-use crate::output::{Groups, Implementation, PolicyLossOutput};
+use crate::output::{Implementation, PolicyLossOutput};
 use crate::surrogate::{Surrogated, Tokens};
 use crate::valid::Valid;
 use crate::{Behavior, PolicyLossConfig};

@@ -61,6 +61,7 @@ mod fused;
 #[cfg(not(any(feature = "flex", feature = "ndarray", feature = "cube")))]
 #[path = "not_fused.rs"]
 mod fused;
+mod groups;
 mod kl;
 mod loss;
 mod mask;

@@ -8,7 +8,9 @@ use policy_loss::{
 
 use crate::busy::busy;
 use crate::case::{Case, HostAdvantages};
-use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_near, bits};
+use crate::compare::{
+    Tolerance, assert_agrees_with_oracle, assert_all_near, assert_metrics, assert_near, bits,
+};
 use crate::configs::{self, describe};
 use crate::oracle::Metrics;
 use crate::runner::{Runner, values};
@@ -71,6 +73,16 @@ fn is_documented_as_fused(config: &PolicyLossConfig) -> bool {
         && config.entropy_bonus.is_none()
         && config.off_policy_mask.is_none();
     ratio && surrogate && correction && bare
+}
+
+/// Loss, metrics, token losses and gradients of every objective, on a batch in which everything
+/// happens.
+pub fn every_objective(runner: &Runner) {
+    for config in runner.configs() {
+        let mut case = busy(0).with_config(config);
+        case.name = describe(&config);
+        assert_agrees_with_oracle(runner, &case);
+    }
 }
 
 /// Without `old_log_probs` every ratio against them is 1, with a gradient.
@@ -214,7 +226,7 @@ pub fn missing_inputs(runner: &Runner) {
 
 /// What verl says about the mismatch between sampler and trainer; masked garbage changes nothing.
 pub fn rollout_diagnostics(runner: &Runner) {
-    let cases = crate::framework_golden::diagnostics();
+    let cases = crate::framework_rollout::diagnostics();
     assert!(cases.len() >= 3, "{} batches are left", cases.len());
     for (case, expected) in runner.share(cases) {
         for dtype in runner.exact_dtypes() {

@@ -1,7 +1,6 @@
 //! A soft gate in the place of the clip.
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::sigmoid;
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Surrogated, Tokens};
@@ -75,8 +74,10 @@ impl Formula for Sapo {
 /// `sigmoid(x)`, whose gradient `p (1 - p)` keeps its digits where `p` is near 1.
 fn accurate_sigmoid(x: Tensor<2>) -> Tensor<2> {
     let positive = x.clone().without_autodiff().greater_elem(0);
-    // Not the absolute value, which has no gradient at 0.
-    let below_half = sigmoid(x.clone().mask_where(positive.clone(), x.neg()));
+    // Not the absolute value, which has no gradient at 0; and not Burn's sigmoid, which NdArray
+    // computes in f32 whatever the type.
+    let small = x.clone().mask_where(positive.clone(), x.neg()).exp();
+    let below_half = small.clone() / (small + 1.0);
     let above_half = below_half.clone().neg() + 1.0;
     below_half.mask_where(positive, above_half)
 }
