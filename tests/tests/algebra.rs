@@ -8,6 +8,7 @@ use policy_loss::{
     RolloutCorrection, RolloutWeight, Sapo, SquaredLogRatio, Surrogate, Topr, TruncatedImportance,
     Vespo, WeightLevel,
 };
+use policy_loss_tests::configs;
 
 fn refused(config: PolicyLossConfig, parts: &[&str]) -> ConfigError {
     let error = config.init().expect_err("the configuration is refused");
