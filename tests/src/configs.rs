@@ -1,5 +1,6 @@
 //! Every shape that a configuration can take.
 
+use crate::combinations::combinations;
 use policy_loss::{
     Behavior, Bounds, Cispo, Clip, ClipCov, Divergence, Dppo, EntropyBonus, Filter,
     FilterEstimator, FilterLevel, GeometricMean, KlCov, KlEstimator, KlGradient, KlPenalty,
@@ -15,6 +16,7 @@ pub fn all() -> Vec<PolicyLossConfig> {
     configs.extend(ratios());
     configs.extend(corrections());
     configs.extend(penalties());
+    configs.extend(combinations());
     configs
 }
 
@@ -22,10 +24,7 @@ pub fn all() -> Vec<PolicyLossConfig> {
 pub fn covering() -> Vec<PolicyLossConfig> {
     let clips = clips();
     let mut covering = [0, 16, 12, 28, 9, 39].map(|index| clips[index]).to_vec();
-    covering.extend(surrogates());
-    covering.extend(ratios().into_iter().step_by(2));
-    covering.extend(corrections().into_iter().step_by(2));
-    covering.extend(penalties().into_iter().step_by(3));
+    covering.extend(combinations());
     covering
 }
 
@@ -184,7 +183,7 @@ fn corrections() -> Vec<PolicyLossConfig> {
     ]
 }
 
-/// Penalties, the bonus and the mask, also together.
+/// Penalties, the bonus and the mask, one by one.
 fn penalties() -> Vec<PolicyLossConfig> {
     let new = PolicyLossConfig::new;
     let penalty = KlPenalty::new(0.1);
@@ -208,14 +207,6 @@ fn penalties() -> Vec<PolicyLossConfig> {
             .with_kl_penalty(penalty.with_gradient(importance_corrected)),
         new().with_entropy_bonus(EntropyBonus::new(0.01)),
         new().with_off_policy_mask(mask),
-        new()
-            .with_ratio(Ratio::SEQUENCE_TOKEN)
-            .with_surrogate(Clip::new(0.1, 0.2))
-            .with_off_policy_mask(mask)
-            .with_rollout_correction(RolloutCorrection::icepop(0.5, 2.0))
-            .with_kl_penalty(penalty.with_gradient(importance_corrected))
-            .with_entropy_bonus(EntropyBonus::new(0.05))
-            .with_reduction(Reduction::SequenceMean),
     ]
 }
 

@@ -6,9 +6,12 @@
 pub mod advantages;
 pub mod busy;
 pub mod case;
+mod combinations;
 pub mod compare;
 pub mod configs;
+mod coverage;
 pub mod framework_golden;
+pub mod framework_rollout;
 pub mod golden;
 mod once;
 pub mod oracle;
@@ -19,9 +22,10 @@ mod runner;
 pub mod suite;
 pub mod value_loss;
 
+pub use coverage::{IMPLEMENTATIONS, implementations};
 pub use once::run_once;
 pub use probe::{Probe, REQUIRE};
-pub use runner::{IMPLEMENTATIONS, Mode, Outcome, Runner, implementations, run, values};
+pub use runner::{Mode, Outcome, Runner, run, values};
 
 /// Calls a macro with every backend: the one line that a new backend needs.
 #[macro_export]

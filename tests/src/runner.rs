@@ -5,16 +5,14 @@ use std::fmt;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use policy_loss::device::Hardware;
 use policy_loss::{
-    Advantages, BatchError, Implementation, MetricValues, PolicyBatch, PolicyLoss,
-    PolicyLossConfig, PolicyLossOutput,
+    Advantages, Implementation, MetricValues, PolicyBatch, PolicyLoss, PolicyLossConfig,
+    PolicyLossOutput,
 };
 
 use crate::Probe;
 use crate::case::{Case, HostAdvantages};
 use crate::configs::describe;
-
-/// Every implementation of the library. The whole suite runs each of them.
-pub const IMPLEMENTATIONS: [Implementation; 2] = [Implementation::Composed, Implementation::Fused];
+use crate::coverage::implementations;
 
 /// How automatic differentiation is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,24 +72,6 @@ pub fn run(probe: &Probe, mode: Mode, part: fn(&Runner)) {
     }
 }
 
-/// The implementations that the library has for a device.
-pub fn implementations(device: &Device) -> Vec<Implementation> {
-    let log_probs = Tensor::<2>::zeros([1, 1], device);
-    let has = |implementation: &Implementation| {
-        let loss = PolicyLossConfig::new()
-            .with_implementation(*implementation)
-            .init()
-            .expect("the default is valid");
-        let batch = PolicyBatch::new(log_probs.clone(), log_probs.clone(), log_probs.clone());
-        match loss.forward(batch) {
-            Ok(_) => true,
-            Err(BatchError::NotFused { .. }) => false,
-            Err(error) => panic!("the smallest batch was refused: {error}"),
-        }
-    };
-    IMPLEMENTATIONS.into_iter().filter(has).collect()
-}
-
 /// Everything that came out of one forward pass, and of its backward pass where there is one.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -149,60 +129,6 @@ impl Runner {
     fn dtypes(&self, wanted: &[DType]) -> Vec<DType> {
         let computes = |dtype: &DType| policy_loss::device::computes(&self.device, *dtype);
         wanted.iter().copied().filter(computes).collect()
-    }
-
-    /// The configurations that tables of cases go through: every one, or a part of them in which
-    /// every setting still occurs.
-    pub fn configs(&self) -> Vec<PolicyLossConfig> {
-        let mut configs = match self.is_slow() {
-            true => self.share(crate::configs::covering()),
-            false => crate::configs::all(),
-        };
-        configs.retain(|config| self.covers(config));
-        configs
-    }
-
-    /// Whether this implementation covers an objective. The composed one covers every one; which
-    /// ones the fused one has to cover is a test of its own.
-    ///
-    /// # Panics
-    ///
-    /// The smallest batch is refused for another reason.
-    pub fn covers(&self, config: &PolicyLossConfig) -> bool {
-        if self.implementation != Implementation::Fused {
-            return true;
-        }
-        let one = || Tensor::<2>::zeros([1, 1], &self.device);
-        let batch = PolicyBatch::new(one(), one(), one())
-            .with_rollout_log_probs(one())
-            .with_ref_log_probs(one())
-            .with_entropies(one());
-        match self.init(config).forward(batch) {
-            Ok(_) => true,
-            Err(BatchError::PartNotFused { .. }) => false,
-            Err(error) => panic!("{self}: {} was refused: {error}", describe(config)),
-        }
-    }
-
-    /// A third of [`configs`](Self::configs), where the configuration is not what is tested.
-    pub fn some_configs(&self) -> Vec<PolicyLossConfig> {
-        self.configs().into_iter().step_by(3).collect()
-    }
-
-    /// All of `cases`, but on a slow device outside of plain autodiff every fourth: there, the
-    /// other modes launch the same operations over again.
-    pub fn share<T>(&self, cases: Vec<T>) -> Vec<T> {
-        let step = match self.is_slow() && self.mode != Mode::Autodiff {
-            true => 4,
-            false => 1,
-        };
-        cases.into_iter().step_by(step).collect()
-    }
-
-    /// Whether every batch takes tens of milliseconds, and every objective, type or shape that is
-    /// new a second or more, because kernels are compiled for it.
-    pub fn is_slow(&self) -> bool {
-        self.hardware != Hardware::Cpu
     }
 
     /// Whether there is a backward pass.

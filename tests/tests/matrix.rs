@@ -7,7 +7,8 @@ macro_rules! parts {
     ($mode:ident) => {
         tests! { $mode
             golden: openrlhf_cases, framework_cases, rollout_corrections;
-            objectives: fused_coverage, on_policy, packed_sequences, missing_inputs;
+            objectives: every_objective, fused_coverage, on_policy, packed_sequences, missing_inputs,
+                rollout_diagnostics;
             real_rollout: ten_configurations;
             edges_ppo: clipping, advantages_per_sequence, small_and_empty_batches, dual_clipping,
                 extreme_ratios;

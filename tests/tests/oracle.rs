@@ -3,7 +3,9 @@
 use policy_loss::Reduction;
 use policy_loss_tests::case::Case;
 use policy_loss_tests::compare::{Tolerance, assert_all_near, assert_near};
-use policy_loss_tests::{busy::busy, configs, framework_golden, golden, rollout};
+use policy_loss_tests::{
+    busy::busy, configs, framework_golden, framework_rollout, golden, rollout,
+};
 
 #[test]
 fn agrees_with_the_reference() {
@@ -118,7 +120,7 @@ fn agrees_with_the_frameworks() {
 #[test]
 fn rollout_weights_agree_with_verl() {
     let mut wrong = Vec::new();
-    for golden in framework_golden::rollout_cases() {
+    for golden in framework_rollout::rollout_cases() {
         let answer = golden.case.answer();
         // verl adds 1e-8 to the mean that it divides by.
         let tolerance = match golden.name.ends_with("batchnorm") {

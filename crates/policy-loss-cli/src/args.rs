@@ -41,9 +41,9 @@ Examples:
   policy-loss eval batch.safetensors --openrlhf '{\"clip_eps_high\": 0.28, \"dual_clip\": 3.0}'
   policy-loss eval batch.safetensors --config objective.json --grad-out gradient.safetensors
 
-With --json the output is one object: loss, clip_ratio, ppo_kl, rollout_kl, metrics, tokens,
-sequences, device and implementation. What the objective does not have is null. JSON has no
-non-finite numbers: they are the strings \"NaN\", \"Infinity\" and \"-Infinity\".";
+With --json the output is one object: loss, clip_ratio, ppo_kl, rollout_kl, metrics, rollout (how
+far sampler and trainer are apart), tokens, sequences, device and implementation. What the
+objective or the batch does not have is null. JSON has no non-finite numbers: they are the strings \"NaN\", \"Infinity\" and \"-Infinity\".";
 
 const BENCH_HELP: &str = "\
 Measures forward and backward of the loss on this machine, in f32, interleaved in one run.

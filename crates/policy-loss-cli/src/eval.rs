@@ -1,5 +1,6 @@
 //! `policy-loss eval`: the visible steps from a file to a report.
 
+use burn::tensor::TensorReadError;
 use policy_loss::{BatchError, GlobalTotals};
 
 use crate::args::{EvalArguments, TotalsArguments};
@@ -33,14 +34,19 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
     if let Some(totals) = totals(&arguments.totals) {
         batch = batch.with_totals(totals);
     }
+    // Without rollout log-probs there are none; whatever else is wrong, the loss will say.
+    let diagnostics = batch.rollout_diagnostics().ok();
     let output = objective
         .loss
         .forward(batch)
         .map_err(|error| explain(error, &file, &objective))?;
-    let values = output.read().map_err(|error| {
+    let failed = |error: TensorReadError| {
         let backend = arguments.device.name();
         Failure::Other(format!("{backend} failed while it computed: {error}"))
-    })?;
+    };
+    let values = output.read().map_err(failed)?;
+    let rollout = diagnostics.map(|diagnostics| diagnostics.read());
+    let rollout = rollout.transpose().map_err(failed)?;
     if let Some(grad_out) = &arguments.grad_out {
         gradient::write(grad_out, &output, &log_probs, dtype, &objective)?;
     }
@@ -52,6 +58,7 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
     }
     let report = Report {
         values,
+        rollout,
         tokens,
         sequences,
         shape,

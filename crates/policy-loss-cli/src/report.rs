@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::DType;
 use comfy_table::{Table, presets::NOTHING};
-use policy_loss::{Implementation, PolicyLossValues};
+use policy_loss::{Implementation, PolicyLossValues, RolloutDiagnosticValues};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::objective::Objective;
@@ -16,6 +16,8 @@ const HEADLINE: [&str; 3] = ["clip_ratio", "ppo_kl", "rollout_kl"];
 pub struct Report<'run> {
     /// Loss and metrics.
     pub values: PolicyLossValues,
+    /// The mismatch between sampler and trainer, where the batch tells.
+    pub rollout: Option<RolloutDiagnosticValues>,
     /// Valid tokens, counted on the host: a float metric is exact only up to 2^24 of them.
     pub tokens: usize,
     /// Sequences that hold a valid token.
@@ -67,6 +69,13 @@ impl Report<'_> {
             };
             table.add_row([name, &value]);
         }
+        if let Some(rollout) = self.rollout {
+            table.add_row(["", ""]);
+            table.add_row(["rollout", ""]);
+            for (name, value) in rollout.named() {
+                table.add_row([name, &self.number(value)]);
+            }
+        }
         flush_left(table)
     }
 
@@ -107,6 +116,13 @@ impl Serialize for Report<'_> {
             map.serialize_entry(name, value)?;
         }
         map.serialize_entry("metrics", &Named(&others))?;
+        let rollout = self.rollout.map(|rollout| {
+            let named = rollout.named().into_iter();
+            named
+                .map(|(name, value)| (name, Some(Number(value))))
+                .collect::<Vec<_>>()
+        });
+        map.serialize_entry("rollout", &rollout.as_deref().map(Named))?;
         map.serialize_entry("tokens", &self.tokens)?;
         map.serialize_entry("sequences", &self.sequences)?;
         map.serialize_entry("device", self.device)?;

@@ -1,11 +1,12 @@
 //! The reference implementation: plain tensor operations that read like the formula and run on
 //! every backend that Burn has.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{Bool, DType, Tensor};
 
 use crate::checked::CheckedBatch;
+use crate::groups::Groups;
 use crate::metrics::{self, Observed};
-use crate::output::{Groups, Implementation, PolicyLossOutput};
+use crate::output::{Implementation, PolicyLossOutput};
 use crate::surrogate::{Surrogated, Tokens};
 use crate::valid::Valid;
 use crate::{Behavior, PolicyLossConfig};
@@ -31,13 +32,7 @@ pub(crate) fn token_losses(
     let shape = batch.log_probs.dims();
 
     let log_probs = batch.log_probs.cast(dtype);
-    let valid = Valid::new(
-        batch.action_mask.unwrap_or_else(|| {
-            let device = log_probs.device().without_autodiff();
-            Tensor::<2>::zeros(shape, &device).equal_elem(0)
-        }),
-        dtype,
-    );
+    let valid = valid_tokens(&log_probs, batch.action_mask, dtype);
     let old_log_probs = constant(batch.old_log_probs);
     let rollout_log_probs = batch.rollout_log_probs.map(constant);
     let advantages = valid.select(constant(batch.advantages));
@@ -124,6 +119,19 @@ pub(crate) fn token_losses(
         entropy,
     };
     (token_loss, valid, observed)
+}
+
+/// The valid tokens of `log_probs`; without a mask every one.
+pub(crate) fn valid_tokens(
+    log_probs: &Tensor<2>,
+    action_mask: Option<Tensor<2, Bool>>,
+    dtype: DType,
+) -> Valid {
+    let all = || {
+        let device = log_probs.device().without_autodiff();
+        Tensor::<2>::zeros(log_probs.dims(), &device).equal_elem(0)
+    };
+    Valid::new(action_mask.unwrap_or_else(all), dtype)
 }
 
 /// At least f32: in bf16 the loss itself would lose its digits.

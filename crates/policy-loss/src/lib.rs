@@ -1,14 +1,18 @@
 //! The policy loss of reinforcement learning from feedback, for [Burn](burn), on every backend:
-//! PPO, GRPO, DAPO and GSPO, with dual clip, rollout correction, and exact reductions under data
-//! parallelism and gradient accumulation.
+//! PPO, GRPO, DAPO, GSPO, CISPO, GMPO, SAPO and the other objectives of the field, with rollout
+//! correction, KL penalty, entropy bonus, and exact reductions under data parallelism and gradient
+//! accumulation.
 //!
 //! An objective is a value, [`PolicyLossConfig`], composed of independent parts:
 //!
 //! ```text
-//! ratio              r = exp(log_probs - base), per token or per sequence    Ratio
-//! surrogate          min(r A, clamp(r, 1 - low, 1 + high) A)                 Surrogate
+//! ratio              r = exp(log_probs - base), of a token or a sequence     Ratio
+//! surrogate          one of twelve formulas, of r and the advantage          Surrogate
+//! off-policy mask    drops sequences the policy has moved away from          OffPolicyMask
 //! rollout correction w, from exp(old_log_probs - rollout_log_probs)          RolloutCorrection
-//! reduction          the mean of token_loss = -surrogate * w                 Reduction
+//! KL penalty         against a reference policy                              KlPenalty
+//! entropy bonus      for staying undecided                                   EntropyBonus
+//! reduction          of token_loss = -surrogate * w + kl - entropy           Reduction
 //! ```
 //!
 //! [`PolicyLossConfig::init`] checks it and gives a [`PolicyLoss`], a Burn module, whose
@@ -55,6 +59,7 @@ mod composed;
 mod config;
 mod config_range;
 pub mod device;
+mod diagnostics;
 mod divergence;
 mod entropy;
 mod error;
@@ -63,6 +68,7 @@ mod fused;
 #[cfg(not(any(feature = "flex", feature = "ndarray", feature = "cube")))]
 #[path = "not_fused.rs"]
 mod fused;
+mod groups;
 mod kl;
 mod kl_controller;
 mod kl_reward;
@@ -93,6 +99,7 @@ pub use advantages::{
 pub use batch::{Advantages, PolicyBatch};
 pub use bounds::Bounds;
 pub use config::PolicyLossConfig;
+pub use diagnostics::{RolloutDiagnosticValues, RolloutDiagnostics};
 pub use entropy::EntropyBonus;
 pub use error::{BatchError, ConfigError};
 pub use kl::{KlEstimator, KlGradient, KlPenalty};

@@ -3,7 +3,8 @@
 use burn::tensor::{Bool, DType, Tensor};
 
 use crate::divergence::{expm1_minus_identity, k3_limit};
-use crate::output::{Groups, PolicyLossMetrics, SeparateMetrics};
+use crate::groups::Groups;
+use crate::output::{PolicyLossMetrics, SeparateMetrics};
 use crate::ratio::LOG_RATIO_LIMIT;
 use crate::rollout::Weights;
 use crate::valid::Valid;

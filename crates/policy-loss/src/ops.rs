@@ -9,7 +9,7 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, ExtensionType, backend_extension};
 use policy_loss_kernels::Objective;
 
-use crate::output::Groups;
+use crate::groups::Groups;
 
 /// The inputs of the fused loss. What the objective does not read is a stand-in.
 #[derive(ExtensionType)]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::PolicyLossConfig;
 use crate::composed::arithmetic;
+use crate::groups::Groups;
 
 /// How a loss is computed; the results agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -82,26 +83,6 @@ pub struct PolicyLossValues {
     pub loss: f64,
     /// The metrics.
     pub metrics: MetricValues,
-}
-
-/// Which of the metrics that not every objective has are there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Groups {
-    pub rollout_correction: bool,
-    pub off_policy_mask: bool,
-    pub kl_penalty: bool,
-    pub entropy_bonus: bool,
-}
-
-impl Groups {
-    pub fn of(config: &PolicyLossConfig) -> Self {
-        Self {
-            rollout_correction: config.rollout_correction.is_some(),
-            off_policy_mask: config.off_policy_mask.is_some(),
-            kl_penalty: config.kl_penalty.is_some(),
-            entropy_bonus: config.entropy_bonus.is_some(),
-        }
-    }
 }
 
 /// Declares the metrics once, as tensors and as numbers, so that the two cannot drift apart.

@@ -4,9 +4,9 @@ use burn::tensor::DType;
 use policy_loss::Reduction;
 
 use crate::compare::{Tolerance, assert_all_near, assert_near, assert_outcome};
-use crate::framework_golden;
 use crate::golden::cases;
 use crate::runner::Runner;
+use crate::{framework_golden, framework_rollout};
 
 /// The reference divides a sequence by `n_b + 1e-8`, we by `n_b`.
 const REFERENCE_EPSILON: f64 = 2e-8;
@@ -85,7 +85,7 @@ pub fn framework_cases(runner: &Runner) {
 
 /// The weights and masks of verl's rollout correction.
 pub fn rollout_corrections(runner: &Runner) {
-    for golden in runner.share(framework_golden::rollout_cases()) {
+    for golden in runner.share(framework_rollout::rollout_cases()) {
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", golden.name);
             let weights = runner.token_losses(&golden.case, dtype);

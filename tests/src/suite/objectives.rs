@@ -8,7 +8,9 @@ use policy_loss::{
 
 use crate::busy::busy;
 use crate::case::{Case, HostAdvantages};
-use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_near, bits};
+use crate::compare::{
+    Tolerance, assert_agrees_with_oracle, assert_all_near, assert_metrics, assert_near, bits,
+};
 use crate::configs::{self, describe};
 use crate::oracle::Metrics;
 use crate::runner::{Runner, values};
@@ -22,7 +24,8 @@ pub fn fused_coverage(runner: &Runner) {
     for config in configs::all() {
         let what = format!("{runner}, {}", describe(&config));
         let covered = runner.covers(&config);
-        assert_eq!(covered, is_documented_as_fused(&config), "{what}");
+        let on_cpu = matches!(runner.backend, "flex" | "ndarray");
+        assert_eq!(covered, is_documented_as_fused(&config, on_cpu), "{what}");
         let case = busy(0).with_config(config);
         let dtype = runner.exact_dtypes()[0];
         let batch = || runner.batch(&case, runner.leaf(&case, dtype), dtype);
@@ -44,9 +47,18 @@ pub fn fused_coverage(runner: &Runner) {
 }
 
 /// As the table in docs/OBJECTIVES.md.
-fn is_documented_as_fused(config: &PolicyLossConfig) -> bool {
+fn is_documented_as_fused(config: &PolicyLossConfig, on_cpu: bool) -> bool {
     let ratio = matches!(config.ratio.level, RatioLevel::Token | RatioLevel::Sequence);
-    let surrogate = matches!(config.surrogate, Surrogate::Clip(_));
+    let surrogate = match config.surrogate {
+        Surrogate::Clip(_) => true,
+        Surrogate::Cispo(_)
+        | Surrogate::TruncatedImportance(_)
+        | Surrogate::Reinforce(_)
+        | Surrogate::Topr(_) => on_cpu,
+        _ => false,
+    };
+    let means = [Reduction::TokenMean, Reduction::SequenceMean];
+    let reduction = on_cpu || means.contains(&config.reduction);
     let correction = config.rollout_correction.is_none_or(|correction| {
         let Some(weight) = correction.weight else {
             return false;
@@ -60,14 +72,20 @@ fn is_documented_as_fused(config: &PolicyLossConfig) -> bool {
             && correction.veto.is_none()
             && correction.filters.iter().count() == filters
     });
-    let reduction = matches!(
-        config.reduction,
-        Reduction::TokenMean | Reduction::SequenceMean
-    );
     let bare = config.kl_penalty.is_none()
         && config.entropy_bonus.is_none()
         && config.off_policy_mask.is_none();
-    ratio && surrogate && correction && reduction && bare
+    ratio && surrogate && reduction && correction && bare
+}
+
+/// Loss, metrics, token losses and gradients of every objective, on a batch in which everything
+/// happens.
+pub fn every_objective(runner: &Runner) {
+    for config in runner.configs() {
+        let mut case = busy(0).with_config(config);
+        case.name = describe(&config);
+        assert_agrees_with_oracle(runner, &case);
+    }
 }
 
 /// Without `old_log_probs` every ratio against them is 1, with a gradient.
@@ -207,4 +225,54 @@ pub fn missing_inputs(runner: &Runner) {
     let rows = batch().with_sequence_ids(vec![0; 3]);
     let error = loss.forward(rows).expect_err("two rows").to_string();
     assert!(error.contains("[1, N]"), "{runner}: {error}");
+}
+
+/// What verl says about the mismatch between sampler and trainer; masked garbage changes nothing.
+pub fn rollout_diagnostics(runner: &Runner) {
+    let cases = crate::framework_rollout::diagnostics();
+    assert!(cases.len() >= 3, "{} batches are left", cases.len());
+    for (case, expected) in runner.share(cases) {
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, {}", case.name);
+            let read = |case: &Case| {
+                let batch = runner.batch(case, runner.leaf(case, dtype), dtype);
+                let diagnostics = batch.rollout_diagnostics().expect(&what);
+                diagnostics.read().expect("they can be read")
+            };
+            let actual = read(&case);
+            let tolerance = Tolerance::value(dtype).at_least(2e-8);
+            for (name, expected) in &expected {
+                let named = actual.named();
+                let found = named.iter().find(|(known, _)| known == name);
+                let what = format!("{what}: {name}");
+                // Of chi-square, a mean of squares minus 1, the digits of the mean count.
+                let tolerance = match name.ends_with("chi_square") {
+                    true => tolerance.at_least(tolerance.relative * (1.0 + expected.abs())),
+                    false => tolerance,
+                };
+                assert_near(tolerance, &what, found.expect(&what).1, *expected);
+            }
+            let share = actual.effective_sample_size;
+            assert!(share > 0.0 && share <= 1.0 + 1e-6, "{what}: {share}");
+            let mut garbage = case.clone();
+            for i in (0..case.log_probs.len()).filter(|i| !case.is_valid(*i)) {
+                garbage.old_log_probs[i] = f64::NAN;
+                garbage.rollout_log_probs.as_mut().expect("given")[i] = f64::INFINITY;
+            }
+            assert_eq!(read(&garbage), actual, "{what}");
+        }
+    }
+    let mut nothing = busy(0);
+    nothing.action_mask = Some(vec![false; 24]);
+    let dtype = runner.exact_dtypes()[0];
+    let batch = |case: &Case| runner.batch(case, runner.leaf(case, dtype), dtype);
+    let values = batch(&nothing)
+        .rollout_diagnostics()
+        .expect("it is a batch");
+    for (name, value) in values.read().expect("they can be read").named() {
+        assert_eq!(value, 0.0, "{runner}: {name} of nothing");
+    }
+    nothing.rollout_log_probs = None;
+    let error = batch(&nothing).rollout_diagnostics().expect_err("missing");
+    assert!(error.to_string().contains("rollout_log_probs"), "{error}");
 }

@@ -59,8 +59,18 @@ fn case(shapes: &'static [[usize; 2]], configs: usize) -> impl Strategy<Value = 
         )
             .prop_map(
                 move |(old, log_ratios, gaps, (moves, entropies), advantages, mask)| Case {
-                    log_probs: old.iter().zip(log_ratios).map(|(old, d)| old + d).collect(),
-                    ref_log_probs: Some(old.iter().zip(moves).map(|(old, d)| old + d).collect()),
+                    log_probs: old
+                        .iter()
+                        .zip(&log_ratios)
+                        .map(|(old, d)| old + d)
+                        .collect(),
+                    // Near `log_probs`: where k3 is huge, its product with a ratio has a gradient
+                    // in which all digits cancel.
+                    ref_log_probs: Some(
+                        std::iter::zip(old.iter().zip(&log_ratios), moves)
+                            .map(|((old, d), moved)| old + d + moved)
+                            .collect(),
+                    ),
                     entropies: Some(entropies),
                     rollout_log_probs: Some(old.iter().zip(gaps).map(|(old, d)| old - d).collect()),
                     old_log_probs: old,

@@ -201,11 +201,23 @@ fn json_is_one_object_with_these_fields() {
             "loss",
             "metrics",
             "ppo_kl",
+            "rollout",
             "rollout_kl",
             "sequences",
             "tokens"
         ]
     );
+    assert_eq!(report["rollout"], Value::Null);
+    let with_rollout = Batch::two_rows()
+        .f32(
+            "rollout_log_probs",
+            &[2, 3],
+            &[-0.2, 0.0, 0.1, 0.0, 0.1, 0.0],
+        )
+        .write()
+        .evaluate(&[]);
+    assert_eq!(with_rollout.report["rollout"]["kl_k1"], 0.0);
+    assert_eq!(with_rollout.report["rollout"]["effective_sample_size"], 1.0);
     let metrics = report["metrics"].as_object().unwrap();
     for headline in ["loss", "clip_ratio", "ppo_kl", "rollout_kl"] {
         assert!(!metrics.contains_key(headline));

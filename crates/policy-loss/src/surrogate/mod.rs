@@ -191,6 +191,12 @@ fn weighted_log_probs(tokens: &Tokens, weight: Tensor<2>) -> Tensor<2> {
     weight * tokens.advantages.clone() * tokens.log_probs.clone()
 }
 
+/// Where a weight was cut and it made a difference: not at `A = 0`.
+fn cut(tokens: &Tokens, outside: Tensor<2, Bool>) -> Tensor<2, Bool> {
+    let matters = tokens.advantages.clone().not_equal_elem(0);
+    outside.bool_and(matters.expand(tokens.shape()))
+}
+
 /// The reason of every surrogate whose gradient is that of `log_probs`.
 const WEIGHS_LOG_PROBS: &str = "this surrogate weighs the gradient of each token's log-prob with \
                                 that token's own ratio; use `ratio.level = token`";

@@ -1,6 +1,6 @@
 //! A soft gate in the place of the clip.
 
-use burn::tensor::activation::sigmoid;
+use burn::tensor::Tensor;
 use policy_loss_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
@@ -54,9 +54,9 @@ impl Formula for Sapo {
             .zeros_like()
             .add_scalar(self.negative_temperature)
             .mask_fill(positive, self.positive_temperature);
-        let gate = sigmoid((tokens.ratio.clone() - 1.0) * temperature.clone());
+        let x = (tokens.ratio.clone() - 1.0) * temperature.clone();
         Surrogated {
-            surrogate: gate * (advantages * 4.0 / temperature),
+            surrogate: accurate_sigmoid(x) * (advantages * 4.0 / temperature),
             clipped: tokens.nowhere(),
             dual_clipped: None,
         }
@@ -77,4 +77,15 @@ impl Formula for Sapo {
     fn needs_token_ratio(&self) -> Option<&'static str> {
         None
     }
+}
+
+/// `sigmoid(x)`, whose gradient `p (1 - p)` keeps its digits where `p` is near 1.
+fn accurate_sigmoid(x: Tensor<2>) -> Tensor<2> {
+    let positive = x.clone().without_autodiff().greater_elem(0);
+    // Not the absolute value, which has no gradient at 0; and not Burn's sigmoid, which NdArray
+    // computes in f32 whatever the type.
+    let small = x.clone().mask_where(positive.clone(), x.neg()).exp();
+    let below_half = small.clone() / (small + 1.0);
+    let above_half = below_half.clone().neg() + 1.0;
+    below_half.mask_where(positive, above_half)
 }

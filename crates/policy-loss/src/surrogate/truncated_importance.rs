@@ -3,7 +3,7 @@
 use policy_loss_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
-use super::{Formula, Surrogated, Tokens, WEIGHS_LOG_PROBS, weighted_log_probs};
+use super::{Formula, Surrogated, Tokens, WEIGHS_LOG_PROBS, cut, weighted_log_probs};
 use crate::{Bounds, ConfigError};
 
 /// The policy gradient with a truncated importance weight (TIS-PG):
@@ -52,7 +52,7 @@ impl Formula for TruncatedImportance {
         let bounds = self.bounds();
         Surrogated {
             surrogate: weighted_log_probs(tokens, bounds.clamp(ratio.clone())),
-            clipped: bounds.contain(ratio).bool_not(),
+            clipped: cut(tokens, bounds.contain(ratio).bool_not()),
             dual_clipped: None,
         }
     }

@@ -26,8 +26,8 @@ pub(super) fn fill(surrogate: &Surrogate, batch: &Batch, tokens: &mut [Token], m
         Surrogate::Topr(_) => {
             let weight = |r: f64, a: f64| if a > 0.0 { 1.0 } else { r.min(1.0) };
             policy_gradient::fill(weight, [None, Some(1.0)], batch, tokens, margin);
-            for i in 0..tokens.len() {
-                tokens[i].clipped &= batch.advantages[i] < 0.0;
+            for (token, advantage) in tokens.iter_mut().zip(&batch.advantages) {
+                token.clipped &= *advantage < 0.0;
             }
         }
         Surrogate::Reinforce(_) => {

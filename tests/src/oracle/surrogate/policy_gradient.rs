@@ -18,8 +18,9 @@ pub(super) fn fill(
             margin.meet(token.constant_log_ratio, bound.ln());
         }
         let [low, high] = bounds;
-        token.clipped = low.is_some_and(|low| constant_ratio < low)
+        let outside = low.is_some_and(|low| constant_ratio < low)
             || high.is_some_and(|high| constant_ratio > high);
+        token.clipped = outside && advantage != 0.0;
         let slope = weight(constant_ratio, advantage) * advantage;
         token.surrogate = slope * batch.log_probs[i];
         token.by_log_prob = slope;

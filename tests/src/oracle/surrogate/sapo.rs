@@ -12,8 +12,9 @@ pub(super) fn fill(sapo: &Sapo, batch: &Batch, tokens: &mut [Token]) {
             false => sapo.negative_temperature,
         };
         let token = &mut tokens[i];
-        let gate = 1.0 / (1.0 + (-tau * (token.ratio - 1.0)).exp());
+        let x = tau * (token.ratio - 1.0);
+        let (gate, closed) = (1.0 / (1.0 + (-x).exp()), 1.0 / (1.0 + x.exp()));
         token.surrogate = advantage * gate * 4.0 / tau;
-        follow(token, advantage * 4.0 * gate * (1.0 - gate));
+        follow(token, advantage * 4.0 * gate * closed);
     }
 }

@@ -1,0 +1,146 @@
+//! How far the policy that sampled is from the policy that the update started from.
+
+use burn::tensor::{Tensor, TensorReadError};
+use serde::Serialize;
+
+use crate::composed::{arithmetic, valid_tokens};
+use crate::divergence::{expm1_minus_identity, k3_limit};
+use crate::ratio::LOG_RATIO_LIMIT;
+use crate::{BatchError, PolicyBatch, PolicyLossConfig, RolloutCorrection, RolloutWeight};
+
+/// Declares the diagnostics once, as tensors and as numbers.
+macro_rules! diagnostics {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        impl RolloutDiagnostics {
+            $($(#[$doc])*
+            pub fn $name(&self) -> Tensor<1> {
+                self.packed.clone().narrow(0, Position::$name as usize, 1)
+            })*
+
+            /// Reads all of them back, in one transfer.
+            ///
+            /// # Errors
+            ///
+            /// The device failed to execute what was queued, or to deliver it.
+            pub fn read(&self) -> Result<RolloutDiagnosticValues, TensorReadError> {
+                let packed = self.packed.try_to_vec_as::<f64>()?;
+                Ok(RolloutDiagnosticValues {
+                    $($name: packed[Position::$name as usize],)*
+                })
+            }
+        }
+
+        #[allow(non_camel_case_types)]
+        enum Position { $($name,)* }
+
+        struct Separate { $($name: Tensor<1>,)* }
+
+        impl Separate {
+            fn pack(self) -> RolloutDiagnostics {
+                RolloutDiagnostics {
+                    packed: Tensor::cat(vec![$(self.$name,)*], 0),
+                }
+            }
+        }
+
+        /// The values of [`RolloutDiagnostics`], read back.
+        #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+        pub struct RolloutDiagnosticValues {
+            $($(#[$doc])* pub $name: f64,)*
+        }
+
+        impl RolloutDiagnosticValues {
+            /// The name and the value of each, in the order of the documentation.
+            pub fn named(&self) -> Vec<(&'static str, f64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+diagnostics! {
+    /// Perplexity of the samples under `old_log_probs`: the mean over sequences of
+    /// `exp(-mean log-prob)`.
+    perplexity,
+    /// The same under `rollout_log_probs`.
+    rollout_perplexity,
+    /// Mean over sequences of the difference of the logarithms of the two, `-mean g`.
+    log_perplexity_gap,
+    /// Mean over sequences of `exp(-mean g)`: how many times as surprising the samples are.
+    perplexity_ratio,
+    /// Estimate k1 of KL(rollout, old): the mean of `-g`.
+    kl_k1,
+    /// Estimate k3 of it: the mean of `expm1(g) - g`.
+    kl_k3,
+    /// Chi-square divergence from the tokens: the mean of `rho^2`, minus 1.
+    chi_square,
+    /// Chi-square divergence from the sequences: the mean of `exp(sum g)^2`, minus 1.
+    sequence_chi_square,
+    /// Effective sample size of `rho` as a fraction of `n`: `sum(rho)^2 / (n sum(rho^2))`.
+    effective_sample_size,
+}
+
+/// How far the policy that sampled is from the policy that the update started from, over the valid
+/// tokens of a batch: what to look at before choosing a [`RolloutCorrection`]. Detached and still
+/// on the device, each `[1]`.
+///
+/// With `g = old_log_probs - rollout_log_probs`, clamped to ±20 where it is exponentiated, and
+/// `rho = exp(g)`. A batch without a valid token has diagnostics 0.
+#[derive(Debug, Clone)]
+pub struct RolloutDiagnostics {
+    packed: Tensor<1>,
+}
+
+impl PolicyBatch {
+    /// Computes what there is to know about the mismatch between sampler and trainer, whatever the
+    /// objective; by plain tensor operations, and only when it is called.
+    ///
+    /// # Errors
+    ///
+    /// There are no `rollout_log_probs`, or the batch is refused as by
+    /// [`PolicyLoss::forward`](crate::PolicyLoss::forward).
+    pub fn rollout_diagnostics(&self) -> Result<RolloutDiagnostics, BatchError> {
+        let reads_rollout = PolicyLossConfig::new()
+            .with_rollout_correction(RolloutCorrection::weigh(RolloutWeight::raw()));
+        let mut batch = self.clone();
+        batch.totals = None;
+        let batch = batch.check(&reads_rollout)?;
+        let dtype = arithmetic(batch.log_probs.dtype());
+        let constant = |x: Tensor<2>| x.without_autodiff().cast(dtype);
+        let rollout = batch.rollout_log_probs.expect("it was checked to be there");
+        if batch.log_probs.dims().contains(&0) {
+            let device = batch.log_probs.device().without_autodiff();
+            let count = Position::effective_sample_size as usize + 1;
+            let packed = Tensor::zeros([count], (&device, dtype));
+            return Ok(RolloutDiagnostics { packed });
+        }
+        let valid = valid_tokens(&batch.log_probs, batch.action_mask, dtype);
+        let old = valid.select(constant(batch.old_log_probs));
+        let rollout = valid.select(constant(rollout));
+        let gap = old.clone() - rollout.clone();
+        let limited = k3_limit(gap.clone());
+        let rho = valid.select(limited.clone().exp());
+        let square = valid.mean(rho.clone().square());
+        // Sequences without a valid token hold 0, not exp(0).
+        let mean_of_sequences =
+            |x: Tensor<2>| valid.select(x).sum() / valid.sequences.clone().clamp_min(1);
+        let exp_mean = |x: Tensor<2>| mean_of_sequences(valid.mean_per_sequence(x).exp());
+        let sum = valid.sum_per_sequence(gap.clone());
+        let sequence_rho = sum.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp();
+        let any = valid.total.clone().clamp_max(1);
+        let nothing = square.clone().equal_elem(0);
+        let mean = valid.mean(rho);
+        Ok(Separate {
+            perplexity: exp_mean(old.neg()),
+            rollout_perplexity: exp_mean(rollout.neg()),
+            log_perplexity_gap: mean_of_sequences(valid.mean_per_sequence(gap.clone())).neg(),
+            perplexity_ratio: exp_mean(gap.clone().neg()),
+            kl_k1: valid.mean(gap).neg(),
+            kl_k3: valid.mean(expm1_minus_identity(limited)),
+            chi_square: square.clone() - any.clone(),
+            sequence_chi_square: mean_of_sequences(sequence_rho.square()) - any,
+            effective_sample_size: mean.square() / square.mask_fill(nothing, 1),
+        }
+        .pack())
+    }
+}

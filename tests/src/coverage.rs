@@ -1,0 +1,85 @@
+//! How much of a table a runner goes through.
+
+use burn::tensor::{Device, Tensor};
+use policy_loss::device::Hardware;
+use policy_loss::{BatchError, Implementation, PolicyBatch, PolicyLossConfig};
+
+use crate::configs::describe;
+use crate::runner::{Mode, Runner};
+
+/// Every implementation of the library. The whole suite runs each of them.
+pub const IMPLEMENTATIONS: [Implementation; 2] = [Implementation::Composed, Implementation::Fused];
+
+/// The implementations that the library has for a device.
+pub fn implementations(device: &Device) -> Vec<Implementation> {
+    let log_probs = Tensor::<2>::zeros([1, 1], device);
+    let has = |implementation: &Implementation| {
+        let loss = PolicyLossConfig::new()
+            .with_implementation(*implementation)
+            .init()
+            .expect("the default is valid");
+        let batch = PolicyBatch::new(log_probs.clone(), log_probs.clone(), log_probs.clone());
+        match loss.forward(batch) {
+            Ok(_) => true,
+            Err(BatchError::NotFused { .. }) => false,
+            Err(error) => panic!("the smallest batch was refused: {error}"),
+        }
+    };
+    IMPLEMENTATIONS.into_iter().filter(has).collect()
+}
+
+impl Runner {
+    /// The configurations that tables of cases go through: every one, or a part of them in which
+    /// every setting still occurs.
+    pub fn configs(&self) -> Vec<PolicyLossConfig> {
+        let mut configs = match self.is_slow() {
+            true => self.share(crate::configs::covering()),
+            false => crate::configs::all(),
+        };
+        configs.retain(|config| self.covers(config));
+        configs
+    }
+
+    /// Whether this implementation covers an objective. The composed one covers every one; which
+    /// ones the fused one has to cover is a test of its own.
+    ///
+    /// # Panics
+    ///
+    /// The smallest batch is refused for another reason.
+    pub fn covers(&self, config: &PolicyLossConfig) -> bool {
+        if self.implementation != Implementation::Fused {
+            return true;
+        }
+        let one = || Tensor::<2>::zeros([1, 1], &self.device);
+        let batch = PolicyBatch::new(one(), one(), one())
+            .with_rollout_log_probs(one())
+            .with_ref_log_probs(one())
+            .with_entropies(one());
+        match self.init(config).forward(batch) {
+            Ok(_) => true,
+            Err(BatchError::PartNotFused { .. }) => false,
+            Err(error) => panic!("{self}: {} was refused: {error}", describe(config)),
+        }
+    }
+
+    /// A third of [`configs`](Self::configs), where the configuration is not what is tested.
+    pub fn some_configs(&self) -> Vec<PolicyLossConfig> {
+        self.configs().into_iter().step_by(3).collect()
+    }
+
+    /// All of `cases`, but on a slow device outside of plain autodiff every fourth: there, the
+    /// other modes launch the same operations over again.
+    pub fn share<T>(&self, cases: Vec<T>) -> Vec<T> {
+        let step = match self.is_slow() && self.mode != Mode::Autodiff {
+            true => 4,
+            false => 1,
+        };
+        cases.into_iter().step_by(step).collect()
+    }
+
+    /// Whether every batch takes tens of milliseconds, and every objective, type or shape that is
+    /// new a second or more, because kernels are compiled for it.
+    pub fn is_slow(&self) -> bool {
+        self.hardware != Hardware::Cpu
+    }
+}
