@@ -29,10 +29,14 @@ pub trait Lanes: Copy {
         &mut [MaybeUninit<Self::Vector>],
         &mut [MaybeUninit<Self::Real>],
     );
+    /// Splits values that change in place into whole vectors and the rest.
+    fn split_mut(values: &mut [Self::Real]) -> (&mut [Self::Vector], &mut [Self::Real]);
     /// Less than one vector, filled up with zeros.
     fn load_rest(self, values: &[Self::Real]) -> Self::Vector;
     /// The first lanes, as many as the output takes.
     fn store_rest(self, vector: Self::Vector, output: &mut [MaybeUninit<Self::Real>]);
+    /// The first lanes, as many as there are values to replace.
+    fn replace_rest(self, vector: Self::Vector, values: &mut [Self::Real]);
 
     fn splat(self, value: Self::Real) -> Self::Vector;
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -105,7 +109,7 @@ pub struct F64Lanes<S>(pub S);
 macro_rules! implement_lanes {
     (
         $lanes:ident, $real:ty, $vector:ident, $mask:ident,
-        $split:ident, $split_output:ident, $load:ident, $splat:ident,
+        $split:ident, $split_mut:ident, $split_output:ident, $load:ident, $splat:ident,
         $add:ident, $sub:ident, $mul:ident, $mul_add:ident, $min:ident, $max:ident,
         $less:ident, $greater:ident, $and:ident, $or:ident, $select:ident,
         $to_bits:ident, $from_bits:ident, $mul_bits:ident, $splat_bits:ident,
@@ -129,6 +133,11 @@ macro_rules! implement_lanes {
             }
 
             #[inline(always)]
+            fn split_mut(values: &mut [$real]) -> (&mut [S::$vector], &mut [$real]) {
+                S::$split_mut(values)
+            }
+
+            #[inline(always)]
             fn load_rest(self, values: &[$real]) -> S::$vector {
                 self.0.$load(values)
             }
@@ -139,6 +148,12 @@ macro_rules! implement_lanes {
                 for (output, &lane) in output.iter_mut().zip(lanes) {
                     output.write(lane);
                 }
+            }
+
+            #[inline(always)]
+            fn replace_rest(self, vector: S::$vector, values: &mut [$real]) {
+                let lanes: &[$real] = bytemuck::cast_slice(std::slice::from_ref(&vector));
+                values.copy_from_slice(&lanes[..values.len()]);
             }
 
             #[inline(always)]
@@ -234,6 +249,7 @@ implement_lanes!(
     f32s,
     m32s,
     as_simd_f32s,
+    as_mut_simd_f32s,
     as_uninit_mut_simd_f32s,
     partial_load_f32s,
     splat_f32s,
@@ -263,6 +279,7 @@ implement_lanes!(
     f64s,
     m64s,
     as_simd_f64s,
+    as_mut_simd_f64s,
     as_uninit_mut_simd_f64s,
     partial_load_f64s,
     splat_f64s,
