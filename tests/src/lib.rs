@@ -8,6 +8,7 @@ pub mod case;
 pub mod compare;
 pub mod configs;
 pub mod golden;
+pub mod log_probs;
 pub mod oracle;
 mod probe;
 pub mod rollout;

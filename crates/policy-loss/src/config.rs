@@ -131,6 +131,27 @@ impl PolicyLossConfig {
     }
 }
 
+impl PolicyLossConfig {
+    /// Whether no token's gradient depends on the log-prob of another token. Then gradients can be
+    /// made for some tokens before the log-probs of the others are known.
+    #[cfg(any(feature = "flex", feature = "ndarray", feature = "wgpu", feature = "cuda"))]
+    pub(crate) fn decomposes_over_tokens(&self) -> bool {
+        // Every part by name, so that a new one has to be thought about here.
+        let Self {
+            ratio,
+            surrogate: Surrogate::Clip(_),
+            // Weights are made of constants; so are the counts of a reduction.
+            rollout_correction: _,
+            reduction: Reduction::TokenMean | Reduction::SequenceMean,
+            implementation: _,
+        } = self;
+        match ratio.level {
+            crate::RatioLevel::Token => true,
+            crate::RatioLevel::Sequence => false,
+        }
+    }
+}
+
 /// A bound: finite and above 0.
 pub(crate) fn positive(field: &'static str, value: f64) -> Result<(), ConfigError> {
     if value.is_finite() && value > 0.0 {

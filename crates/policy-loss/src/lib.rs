@@ -52,6 +52,7 @@ mod fused;
 #[cfg(not(any(feature = "flex", feature = "ndarray", feature = "cube")))]
 #[path = "not_fused.rs"]
 mod fused;
+mod log_probs;
 mod loss;
 mod mask;
 mod metrics;
@@ -70,6 +71,7 @@ mod valid;
 pub use batch::{Advantages, GlobalTotals, PolicyBatch};
 pub use config::PolicyLossConfig;
 pub use error::{BatchError, ConfigError};
+pub use log_probs::{Entropy, LinearHead, LogProbs, LogProbsConfig, TokenLogProbs};
 pub use loss::PolicyLoss;
 pub use mask::{action_mask, action_mask_from_tensor};
 pub use openrlhf::OpenRlhfPolicyLoss;

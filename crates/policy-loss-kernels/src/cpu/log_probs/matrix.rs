@@ -120,11 +120,6 @@ impl<'a, T> MatrixMut<'a, T> {
         let offset = (start * self.strides[1]).min(self.values.len());
         MatrixMut::new(&mut self.values[offset..], [rows, count], self.strides)
     }
-
-    /// Rows and columns.
-    pub(super) fn shape(&self) -> [usize; 2] {
-        self.shape
-    }
 }
 
 /// Multiply-adds from which on several threads pay.

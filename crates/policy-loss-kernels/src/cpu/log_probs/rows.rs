@@ -62,8 +62,28 @@ fn visit_row<E: Stored>(
 ///
 /// There are not as many whole rows of logits as `rows`.
 pub fn gradients<E: Element>(scale: f64, logits: &[E], rows: &[RowGradient]) -> Vec<E> {
-    let mut gradients = logits.to_vec();
-    gradients_in_place(scale, &mut gradients, rows);
+    let mut gradients = vec![E::from_f64(0.0); logits.len()];
+    let Some(vocabulary) = row_length(logits.len(), rows.len()) else {
+        return gradients;
+    };
+    let arch = Arch::new();
+    let replace = |((gradients, logits), row): ((&mut [E], &[E]), &RowGradient)| {
+        // A row stays in the cache until it is replaced.
+        gradients.copy_from_slice(logits);
+        replace_row(arch, scale, row, gradients);
+    };
+    match logits.len() >= PARALLEL {
+        true => gradients
+            .par_chunks_mut(vocabulary)
+            .zip(logits.par_chunks(vocabulary))
+            .zip(rows)
+            .for_each(replace),
+        false => gradients
+            .chunks_mut(vocabulary)
+            .zip(logits.chunks(vocabulary))
+            .zip(rows)
+            .for_each(replace),
+    }
     gradients
 }
 
