@@ -9,7 +9,6 @@ macro_rules! parts {
         tests! { $mode
             logits: values_and_gradients, shapes_and_chunks, half_types;
             linear: values_and_gradients, chunks, ranks_and_mixed_types;
-            real: of_hidden_states, of_logits;
             targets: are_nan, are_found;
             edges: sizes, no_valid_token, no_token, extreme_logits, impossible_target;
             errors: shapes;
@@ -56,6 +55,10 @@ macro_rules! matrix {
             mod autodiff {
                 parts!(Autodiff);
                 gradient_parts!(Autodiff);
+                // Its products take seconds in a test build: once is enough.
+                tests! { Autodiff
+                    real: of_hidden_states, of_logits;
+                }
             }
 
             mod checkpointed {

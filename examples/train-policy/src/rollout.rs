@@ -1,7 +1,10 @@
 //! A rollout: graded answers, and everything that the policy loss needs to learn from them.
 
+use std::error::Error;
+
 use burn::module::Module;
-use burn::tensor::{Bool, Device, Element, Int, Tensor, TensorData, TensorReadError};
+use burn::tensor::{Bool, Device, Element, Int, Tensor, TensorData};
+use policy_loss::TokenLogProbs;
 use rand::Rng;
 
 use crate::model::Policy;
@@ -31,14 +34,15 @@ impl Rollout {
     ///
     /// # Errors
     ///
-    /// The device failed to deliver what was sampled.
+    /// The device failed to deliver what was sampled, or the library refuses the log-probs.
     pub fn new(
         policy: &Policy,
+        log_probs: &TokenLogProbs,
         prompts: &[Prompt],
         group_size: usize,
         device: &Device,
         rng: &mut impl Rng,
-    ) -> Result<(Self, f64), TensorReadError> {
+    ) -> Result<(Self, f64), Box<dyn Error>> {
         // Outside autodiff: whatever a rollout computes is a constant of the objective.
         let trainer = policy.valid();
         let prompts: Vec<_> = prompts.iter().flat_map(|p| vec![p; group_size]).collect();
@@ -50,13 +54,18 @@ impl Rollout {
             .map(|(prompt, answer)| reward(prompt, &answer.tokens))
             .collect();
         let tokens = sequences(&prompts, &answers, PROMPT_LENGTH + ANSWER_LENGTH, device);
+        let action_mask = Tensor::from_data(
+            padded(&answers, |answer| vec![true; answer.tokens.len()]),
+            device,
+        );
+        let (hidden, targets) = trainer.answers(tokens.clone());
+        let mask = Some(action_mask.clone());
         let rollout = Self {
-            old_log_probs: trainer.answer_log_probs(tokens.clone()),
+            old_log_probs: log_probs
+                .forward_linear(hidden, &trainer.head(), targets, mask)?
+                .log_probs,
             tokens,
-            action_mask: Tensor::from_data(
-                padded(&answers, |answer| vec![true; answer.tokens.len()]),
-                device,
-            ),
+            action_mask,
             rollout_log_probs: Tensor::from_data(
                 padded(&answers, |answer| answer.log_probs.clone()),
                 device,

@@ -87,11 +87,7 @@ impl TokenLogProbs {
             false => composed::linear_log_probs(picked.head, picked.targets, picked.plan),
         };
         let values = match picked.is_empty {
-            true => {
-                let plain = device.clone().without_autodiff();
-                let nothing = Tensor::<2>::zeros(values.dims(), &plain);
-                values.mask_fill(nothing.equal_elem(0.0), 0.0)
-            }
+            true => emptied(values),
             false => values,
         };
         Ok(self.split(values, |row| {
@@ -139,6 +135,10 @@ impl TokenLogProbs {
                 targets.select(0, places.clone()),
             ),
             None => (hidden, targets),
+        };
+        let hidden = match is_empty {
+            true => emptied(hidden),
+            false => hidden,
         };
         let dtype = arithmetic(hidden.dtype());
         let bias = match &head.bias {
@@ -188,6 +188,13 @@ pub(super) fn scattered(
         values,
         IndexingUpdateOp::Add,
     )
+}
+
+/// Exactly 0, whatever stood there, in the same graph.
+fn emptied(tensor: Tensor<2>) -> Tensor<2> {
+    let plain = tensor.device().without_autodiff();
+    let everywhere = Tensor::<2>::zeros(tensor.dims(), &plain).equal_elem(0.0);
+    tensor.mask_fill(everywhere, 0.0)
 }
 
 fn one_type<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Tensor<D> {

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor};
 use policy_loss::{Entropy, LinearHead, LogProbsConfig};
 
-use super::{indices, is_left_out, leaf};
+use super::{indices, leaf};
 use crate::compare::{Tolerance, assert_all_near, assert_near};
 use crate::log_probs::real_head::RealHead;
 use crate::runner::{Runner, values};
@@ -19,11 +19,8 @@ fn tolerance(dtype: DType) -> Tolerance {
     }
 }
 
-/// Log-probs, entropies, and the gradient of the hidden states of 256 real positions.
+/// Log-probs, entropies, and the gradient of the hidden states of real positions.
 pub fn of_hidden_states(runner: &Runner) {
-    if is_left_out(runner) {
-        return;
-    }
     let real = RealHead::read();
     let [tokens, width, vocabulary] = real.shape;
     for dtype in runner.exact_dtypes() {
@@ -36,7 +33,7 @@ pub fn of_hidden_states(runner: &Runner) {
         let output = LogProbsConfig::new()
             .with_entropy(Entropy::Metric)
             .with_implementation(runner.implementation)
-            .with_chunk_tokens(100)
+            .with_chunk_tokens(20)
             .init()
             .expect("valid")
             .forward_linear(
@@ -64,9 +61,6 @@ pub fn of_hidden_states(runner: &Runner) {
 
 /// The same logits, handed over; what is left of a logit is the log of the sum.
 pub fn of_logits(runner: &Runner) {
-    if is_left_out(runner) {
-        return;
-    }
     let real = RealHead::read();
     let [tokens, width, vocabulary] = real.shape;
     let dtype = runner.exact_dtypes()[0];
