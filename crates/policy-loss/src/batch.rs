@@ -147,12 +147,12 @@ impl PolicyBatch {
 
     /// A batch whose log-probs are computed together with the loss, by
     /// [`PolicyLoss::forward_linear`](crate::PolicyLoss::forward_linear). Until then they are NaN.
-    pub fn without_log_probs(
-        old_log_probs: Tensor<2>,
-        advantages: impl Into<Advantages>,
-    ) -> Self {
+    pub fn without_log_probs(old_log_probs: Tensor<2>, advantages: impl Into<Advantages>) -> Self {
         // Nothing else is certain to show itself where the batch goes to the wrong method.
-        let log_probs = old_log_probs.zeros_like().without_autodiff().add_scalar(f64::NAN);
+        let log_probs = old_log_probs
+            .zeros_like()
+            .without_autodiff()
+            .add_scalar(f64::NAN);
         Self::new(log_probs, old_log_probs, advantages)
     }
 

@@ -134,7 +134,12 @@ impl PolicyLossConfig {
 impl PolicyLossConfig {
     /// Whether no token's gradient depends on the log-prob of another token. Then gradients can be
     /// made for some tokens before the log-probs of the others are known.
-    #[cfg(any(feature = "flex", feature = "ndarray", feature = "wgpu", feature = "cuda"))]
+    #[cfg(any(
+        feature = "flex",
+        feature = "ndarray",
+        feature = "wgpu",
+        feature = "cuda"
+    ))]
     pub(crate) fn decomposes_over_tokens(&self) -> bool {
         // Every part by name, so that a new one has to be thought about here.
         let Self {

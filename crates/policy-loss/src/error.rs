@@ -104,7 +104,9 @@ pub enum BatchError {
         index: usize,
     },
     /// A target outside of the vocabulary, at a token that is not masked.
-    #[error("`targets` holds {value} at flat index {index}; accepted: 0 to {vocabulary}, exclusive")]
+    #[error(
+        "`targets` holds {value} at flat index {index}; accepted: 0 to {vocabulary}, exclusive"
+    )]
     Target {
         /// The first such target.
         value: i64,

@@ -4,7 +4,9 @@ use std::error::Error;
 
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::Device;
-use policy_loss::{LogProbsConfig, PolicyBatch, PolicyLoss, PolicyLossConfig, PolicyLossValues, TokenLogProbs};
+use policy_loss::{
+    LogProbsConfig, PolicyBatch, PolicyLoss, PolicyLossConfig, PolicyLossValues, TokenLogProbs,
+};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -108,9 +110,9 @@ impl Trainer {
             .with_action_mask(rollout.action_mask)
             .with_rollout_log_probs(rollout.rollout_log_probs);
         let head = self.policy.head();
-        let output =
-            self.loss
-                .forward_linear(&self.log_probs, hidden, &head, answers, batch)?;
+        let output = self
+            .loss
+            .forward_linear(&self.log_probs, hidden, &head, answers, batch)?;
 
         let gradients = GradientsParams::from_grads(output.loss.backward(), &self.policy);
         self.policy = self

@@ -136,11 +136,7 @@ impl HeadCase {
                 &weight,
                 [tokens, vocabulary, width],
             ),
-            weight_gradient: oracle::product(
-                &down,
-                &logits_gradient,
-                [width, tokens, vocabulary],
-            ),
+            weight_gradient: oracle::product(&down, &logits_gradient, [width, tokens, vocabulary]),
             bias_gradient,
             logits,
             logits_gradient,

@@ -86,7 +86,10 @@ pub fn run(arguments: &BenchArguments, device: &Device) -> Result<(), Failure> {
     let setup = Setup::new(arguments, device)?;
     let rounds = arguments.rounds.map_or(5, |rounds| rounds.get());
     let on_host = matches!(arguments.device, Backend::Flex | Backend::Ndarray);
-    let logits = setup.tokens.saturating_mul(setup.vocabulary).saturating_mul(4);
+    let logits = setup
+        .tokens
+        .saturating_mul(setup.vocabulary)
+        .saturating_mul(4);
     let contestants: Vec<Contestant> = Contestant::ALL
         .into_iter()
         .filter(|contestant| !contestant.holds_all_logits() || logits <= ALL_LOGITS)
@@ -197,7 +200,9 @@ impl Setup {
                 let [hidden, weight] = self.leaves();
                 let logits = hidden.clone().matmul(weight.clone());
                 let log_probs = self.log_probs.init().map_err(bad)?;
-                let output = log_probs.forward(logits, self.targets.clone()).map_err(bad)?;
+                let output = log_probs
+                    .forward(logits, self.targets.clone())
+                    .map_err(bad)?;
                 Ok(gradients(output.log_probs.mean(), hidden, weight))
             }
             Contestant::LinearLogProbs => {
@@ -277,7 +282,10 @@ impl Report {
         ]);
         table.add_row([
             "weight gradient".into(),
-            format!("{:.1} MiB of each peak", mebibytes(self.weight_gradient_bytes as u64)),
+            format!(
+                "{:.1} MiB of each peak",
+                mebibytes(self.weight_gradient_bytes as u64)
+            ),
         ]);
         for line in &self.contestants {
             let memory = line.peak_extra_bytes.map_or(String::new(), |bytes| {
@@ -285,7 +293,10 @@ impl Report {
             });
             table.add_row([
                 line.name.to_owned(),
-                format!("{:.1} ms (spread {:.1}){memory}", line.median_ms, line.spread_ms),
+                format!(
+                    "{:.1} ms (spread {:.1}){memory}",
+                    line.median_ms, line.spread_ms
+                ),
             ]);
         }
         flush_left(table)

@@ -15,9 +15,7 @@ pub fn token_log_probs(logits: Tensor<2>, targets: Tensor<1, Int>, plan: Plan) -
         .clone()
         .lower_elem(0)
         .bool_or(targets.clone().greater_equal_elem(vocabulary as i64));
-    let targets = targets
-        .mask_fill(unknown.clone(), 0)
-        .reshape([tokens, 1]);
+    let targets = targets.mask_fill(unknown.clone(), 0).reshape([tokens, 1]);
 
     // The largest logit is a constant: its gradient cancels.
     let largest = scaled.clone().without_autodiff().max_dim(1);

@@ -163,8 +163,7 @@ pub fn linear_log_probs_backward<B: LogProbsOps>(
         let head = rows_of(&head, &range);
         let logits = B::head_logits(head.clone(), targets.clone(), settings);
         let upstream = columns::<B>(&upstream, &range);
-        gradients =
-            B::head_gradients(logits, head, targets, upstream, gradients, settings, wanted);
+        gradients = B::head_gradients(logits, head, targets, upstream, gradients, settings, wanted);
         if wanted.hidden {
             hidden.push(gradients.hidden.clone());
         }
@@ -173,6 +172,14 @@ pub fn linear_log_probs_backward<B: LogProbsOps>(
         gradients.hidden = B::float_cat(hidden, 0);
     }
     gradients
+}
+
+pub fn scaled_gradient<B: Backend>(
+    gradient: FloatTensor<B>,
+    factor: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let ones = vec![1; gradient.shape().num_dims()];
+    B::float_mul(gradient, B::float_reshape(factor, Shape::from(ones)))
 }
 
 /// Zeros where a gradient is wanted, else a stand-in.
@@ -282,10 +289,7 @@ fn logits_gradient<B: Backend>(
 }
 
 /// Targets that can be gathered, and which of them were not in the vocabulary.
-fn known<B: Backend>(
-    targets: IntTensor<B>,
-    vocabulary: usize,
-) -> (IntTensor<B>, BoolTensor<B>) {
+fn known<B: Backend>(targets: IntTensor<B>, vocabulary: usize) -> (IntTensor<B>, BoolTensor<B>) {
     let bools = get_device_settings::<B>(&targets.device()).bool_dtype;
     let below = B::int_lower_elem(targets.clone(), 0.into(), bools);
     let above = B::int_greater_equal_elem(targets.clone(), vocabulary.into(), bools);
@@ -314,7 +318,10 @@ fn widened<B: Backend>(logits: FloatTensor<B>) -> FloatTensor<B> {
 }
 
 fn joined<B: Backend>(rows: Vec<RowStatistics<B>>) -> RowStatistics<B> {
-    let (values, moments) = rows.into_iter().map(|row| (row.values, row.moments)).unzip();
+    let (values, moments) = rows
+        .into_iter()
+        .map(|row| (row.values, row.moments))
+        .unzip();
     RowStatistics {
         values: B::float_cat(values, 1),
         moments: B::float_cat(moments, 1),

@@ -2,8 +2,8 @@
 
 use burn::tensor::Tensor;
 
-/// The head of a language model, `logits = hidden * weight + bias`. It borrows its memory: a
-/// clone of a Burn tensor is a handle.
+/// The head of a language model, `logits = hidden * weight + bias`. Making one copies
+/// nothing: a clone of a Burn tensor is a handle.
 #[derive(Debug, Clone)]
 pub struct LinearHead {
     pub(super) weight: Tensor<2>,

@@ -179,4 +179,13 @@ pub trait LogProbsOps: Backend {
         let _ = (head, gradients);
         result
     }
+
+    /// `gradient * factor`; `factor` holds one number.
+    #[fusion(default)]
+    fn scaled_gradient(
+        gradient: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        default::scaled_gradient::<Self>(gradient, factor)
+    }
 }

@@ -3,9 +3,14 @@
 use burn::tensor::{Int, Tensor};
 
 use super::LinearHead;
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "wgpu", feature = "cuda"))]
-use super::eager;
 use super::config::{Entropy, TokenLogProbs};
+#[cfg(any(
+    feature = "flex",
+    feature = "ndarray",
+    feature = "wgpu",
+    feature = "cuda"
+))]
+use super::eager;
 use crate::{BatchError, PolicyBatch, PolicyLoss, PolicyLossOutput};
 
 impl PolicyLoss {
@@ -72,7 +77,12 @@ impl PolicyLoss {
                 got: got.to_vec(),
             });
         }
-        #[cfg(any(feature = "flex", feature = "ndarray", feature = "wgpu", feature = "cuda"))]
+        #[cfg(any(
+            feature = "flex",
+            feature = "ndarray",
+            feature = "wgpu",
+            feature = "cuda"
+        ))]
         if self.config().decomposes_over_tokens() {
             let output = eager::forward(self, log_probs, &hidden, head, &targets, &batch)?;
             if let Some(output) = output {

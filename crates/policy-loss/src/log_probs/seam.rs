@@ -2,9 +2,19 @@
 
 use burn::tensor::{Device, Int, Tensor};
 
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "wgpu", feature = "cuda"))]
+#[cfg(any(
+    feature = "flex",
+    feature = "ndarray",
+    feature = "wgpu",
+    feature = "cuda"
+))]
 pub use connected::*;
-#[cfg(not(any(feature = "flex", feature = "ndarray", feature = "wgpu", feature = "cuda")))]
+#[cfg(not(any(
+    feature = "flex",
+    feature = "ndarray",
+    feature = "wgpu",
+    feature = "cuda"
+)))]
 pub use unconnected::*;
 
 /// Hidden states and a head that fit together, all of one float type.
@@ -43,7 +53,12 @@ pub struct Plan {
     pub has_bias: bool,
 }
 
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "wgpu", feature = "cuda"))]
+#[cfg(any(
+    feature = "flex",
+    feature = "ndarray",
+    feature = "wgpu",
+    feature = "cuda"
+))]
 mod connected {
     use burn::backend::{Dispatch, DispatchDevice};
 
@@ -207,7 +222,7 @@ mod connected {
         pub fn attach(self, result: Tensor<1>, head: Head) -> Tensor<1> {
             let hidden = match self.wanted.hidden {
                 true => Tensor::cat(self.hidden, 0),
-                false => self.weight.clone(),
+                false => Tensor::zeros([1, 1], (&self.weight.device(), self.weight.dtype())),
             };
             let gradients = HeadGradients {
                 hidden: hidden.into_dispatch(),
@@ -220,7 +235,12 @@ mod connected {
     }
 }
 
-#[cfg(not(any(feature = "flex", feature = "ndarray", feature = "wgpu", feature = "cuda")))]
+#[cfg(not(any(
+    feature = "flex",
+    feature = "ndarray",
+    feature = "wgpu",
+    feature = "cuda"
+)))]
 mod unconnected {
     //! A build without a backend of ours: everything is composed, and nothing here is reached.
 

@@ -12,21 +12,33 @@ use crate::runner::{Runner, values};
 
 /// One token; one word; one number; a vocabulary around the length of blocks and vectors.
 pub fn sizes(runner: &Runner) {
-    for shape in [[1, 1, 1], [1, 3, 2], [2, 1, 17], [3, 2, 1023], [2, 2, 1025], [1, 2, 9001]] {
+    for shape in [
+        [1, 1, 1],
+        [1, 3, 2],
+        [2, 1, 17],
+        [3, 2, 1023],
+        [2, 2, 1025],
+        [1, 2, 9001],
+    ] {
         let case = HeadCase::new(21, shape);
         let config = config(runner, &case, Entropy::Tracked);
         let outcome = linear(runner, &case, config, Layout::Linear, DType::F32);
         let what = format!("{runner}, {shape:?}");
-        let mut loose = tolerance(DType::F32);
-        // The gradient of a hidden state sums over the vocabulary.
-        loose.absolute = 5e-5;
+        // The gradient of a hidden state sums over the vocabulary, and a graphics interface's own
+        // `log` and `exp` have an error of some 1e-5.
+        let loose = tolerance(DType::F32).at_least(match runner.is_slow() {
+            true => 1e-4,
+            false => 2e-5,
+        });
         assert_linear(&what, &case, &outcome, loose);
     }
 }
 
 /// Where the mask leaves nothing, everything is exactly 0.
 pub fn no_valid_token(runner: &Runner) {
-    let case = HeadCase::new(22, [3, 4, 19]).with_bias().with_mask(|_| false);
+    let case = HeadCase::new(22, [3, 4, 19])
+        .with_bias()
+        .with_mask(|_| false);
     let config = config(runner, &case, Entropy::Tracked);
     let outcome = linear(runner, &case, config, Layout::Linear, DType::F32);
     let zero = |numbers: &[f64]| numbers.iter().all(|x| *x == 0.0);
@@ -50,7 +62,9 @@ pub fn no_token(runner: &Runner) {
         .init()
         .expect("valid");
     let logits: Tensor<3> = Tensor::zeros([0, 4, 7], &runner.device);
-    let output = log_probs.forward(logits, indices(runner, &[], [0, 4])).expect("no token");
+    let output = log_probs
+        .forward(logits, indices(runner, &[], [0, 4]))
+        .expect("no token");
     assert_eq!(output.log_probs.dims(), [0, 4]);
     let hidden: Tensor<2> = Tensor::zeros([0, 3], &runner.device);
     let weight: Tensor<2> = leaf(runner, &[0.5; 21], [3, 7], DType::F32);
@@ -75,9 +89,15 @@ pub fn extreme_logits(runner: &Runner) {
         vec![-1e4, never, -1e4, 1e4, 1e4],
     ];
     let targets = [3, 0, 4, 2, 2, 2, 3];
-    let upstream = [[1.0, 0.5], [-2.0, 1.0], [0.5, -1.0], [1.0, 1.0], [1.5, 1.0], [1.0, 2.0], [
-        1.0, 1.0,
-    ]];
+    let upstream = [
+        [1.0, 0.5],
+        [-2.0, 1.0],
+        [0.5, -1.0],
+        [1.0, 1.0],
+        [1.5, 1.0],
+        [1.0, 2.0],
+        [1.0, 1.0],
+    ];
     let mut case = HeadCase::new(23, [7, 1, 5]);
     case.log_prob_gradient = upstream.iter().map(|row| row[0]).collect();
     case.entropy_gradient = upstream.iter().map(|row| row[1]).collect();
@@ -98,7 +118,12 @@ pub fn extreme_logits(runner: &Runner) {
         }
         let what = format!("{runner}, {dtype:?}");
         let tolerance = Tolerance::of(1e-6);
-        assert_all_near(tolerance, &what, &values(output.log_probs.clone()), &log_probs);
+        assert_all_near(
+            tolerance,
+            &what,
+            &values(output.log_probs.clone()),
+            &log_probs,
+        );
         let got = values(output.entropies.clone().expect("asked for"));
         assert_all_near(tolerance, &what, &got, &entropies);
         if runner.is_tracked() {
@@ -118,11 +143,20 @@ pub fn impossible_target(runner: &Runner) {
         .expect("valid")
         .forward(logits.clone(), indices(runner, &[1], [1]))
         .unwrap_or_else(|error| panic!("{runner}: {error}"));
-    assert_eq!(values(output.log_probs.clone()), [f64::NEG_INFINITY], "{runner}");
+    assert_eq!(
+        values(output.log_probs.clone()),
+        [f64::NEG_INFINITY],
+        "{runner}"
+    );
     if runner.is_tracked() {
         let gradients = output.log_probs.sum().backward();
         let gradient = values(logits.grad(&gradients).expect("logits are tracked"));
-        assert_all_near(Tolerance::of(1e-6), "gradient", &gradient, &[-0.5, 1.0, -0.5]);
+        assert_all_near(
+            Tolerance::of(1e-6),
+            "gradient",
+            &gradient,
+            &[-0.5, 1.0, -0.5],
+        );
     }
 }
 
@@ -145,9 +179,11 @@ pub fn garbage_without_a_gradient(runner: &Runner) {
         .expect("valid")
         .forward_linear(
             hidden.clone(),
-            &LinearHead::new(weight.clone()).with_bias(
-                runner.tensor::<1>(case.bias.as_ref().expect("it has one"), [vocabulary], DType::F32),
-            ),
+            &LinearHead::new(weight.clone()).with_bias(runner.tensor::<1>(
+                case.bias.as_ref().expect("it has one"),
+                [vocabulary],
+                DType::F32,
+            )),
             indices(runner, &case.targets, [tokens]),
             None,
         )
@@ -164,6 +200,11 @@ pub fn garbage_without_a_gradient(runner: &Runner) {
         (&weight, &answer.weight_gradient),
     ] {
         let gradient = values(tensor.grad(&gradients).expect("tracked"));
-        assert_all_near(tolerance(DType::F32), &runner.to_string(), &gradient, expected);
+        assert_all_near(
+            tolerance(DType::F32),
+            &runner.to_string(),
+            &gradient,
+            expected,
+        );
     }
 }

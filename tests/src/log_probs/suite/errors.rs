@@ -21,7 +21,10 @@ pub fn shapes(runner: &Runner) {
         };
         let message = error.to_string();
         let starts = format!("`{tensor}` has shape");
-        assert!(message.starts_with(&starts) && message.contains(expected), "{message}");
+        assert!(
+            message.starts_with(&starts) && message.contains(expected),
+            "{message}"
+        );
     };
     let logits = |logits, targets| log_probs.forward(logits, targets).map(drop);
     refused(logits(floats([4, 5]), targets(3)), "targets", "[4]");
@@ -37,18 +40,36 @@ pub fn shapes(runner: &Runner) {
     assert_eq!(linear(head.clone(), 4, 4), Ok(()));
     refused(linear(head.clone(), 5, 4), "targets", "[4]");
     refused(linear(head.clone(), 4, 3), "action_mask", "[4]");
-    refused(linear(LinearHead::new(floats([5, 3])), 4, 4), "weight", "[3, V]");
-    refused(linear(LinearHead::tied(floats([3, 5])), 4, 4), "weight", "[V, 3]");
-    refused(linear(LinearHead::new(floats([3, 0])), 4, 4), "weight", "above 0");
+    refused(
+        linear(LinearHead::new(floats([5, 3])), 4, 4),
+        "weight",
+        "[3, V]",
+    );
+    refused(
+        linear(LinearHead::tied(floats([3, 5])), 4, 4),
+        "weight",
+        "[V, 3]",
+    );
+    refused(
+        linear(LinearHead::new(floats([3, 0])), 4, 4),
+        "weight",
+        "above 0",
+    );
     let bias = leaf(runner, &[0.0; 4], [4], DType::F32);
     refused(linear(head.clone().with_bias(bias), 4, 4), "bias", "[5]");
 
     let loss = PolicyLossConfig::new().init().expect("valid");
     let policy = |hidden: [usize; 3], rows: usize| {
-        let hidden = leaf(runner, &vec![0.0; hidden.iter().product()], hidden, DType::F32);
+        let hidden = leaf(
+            runner,
+            &vec![0.0; hidden.iter().product()],
+            hidden,
+            DType::F32,
+        );
         let batch = PolicyBatch::without_log_probs(floats([2, 2]), floats([2, 2]));
         let targets = indices(runner, &vec![0; rows * 2], [rows, 2]);
-        loss.forward_linear(&log_probs, hidden, &head, targets, batch).map(drop)
+        loss.forward_linear(&log_probs, hidden, &head, targets, batch)
+            .map(drop)
     };
     assert_eq!(policy([2, 2, 3], 2), Ok(()));
     refused(policy([2, 2, 3], 3), "targets", "[2, 2]");

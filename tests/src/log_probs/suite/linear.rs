@@ -4,8 +4,8 @@ use burn::tensor::{DType, Tensor};
 use policy_loss::{Entropy, LinearHead};
 
 use super::{
-    HeadCase, Layout, assert_linear, config, indices, is_left_out, leaf, linear, weighted,
-    tolerance,
+    HeadCase, Layout, assert_linear, config, indices, is_left_out, leaf, linear, tolerance,
+    weighted,
 };
 use crate::compare::assert_all_near;
 use crate::runner::{Runner, values};
@@ -54,7 +54,12 @@ pub fn chunks(runner: &Runner) {
     }
     let config = config.with_memory_budget(1);
     let outcome = linear(runner, &without, config, Layout::Tied, DType::F32);
-    assert_linear("a budget of a byte", &without, &outcome, tolerance(DType::F32));
+    assert_linear(
+        "a budget of a byte",
+        &without,
+        &outcome,
+        tolerance(DType::F32),
+    );
 }
 
 /// Where a part is frozen, the others have their gradients, and it has none.
@@ -63,7 +68,11 @@ pub fn frozen_parts(runner: &Runner) {
     let answer = case.answer();
     let [tokens, width, vocabulary] = case.shape;
     let dtype = DType::F32;
-    for tracked in [[true, false, false], [false, true, false], [false, false, true]] {
+    for tracked in [
+        [true, false, false],
+        [false, true, false],
+        [false, false, true],
+    ] {
         let track = |is_tracked: bool| Runner {
             device: match is_tracked {
                 true => runner.device.clone(),
@@ -103,8 +112,18 @@ pub fn frozen_parts(runner: &Runner) {
             true => tensor.grad(&gradients).map(values),
             false => None,
         };
-        near("hidden", of(&hidden, 0), tracked[0], &answer.hidden_gradient);
-        near("weight", of(&weight, 1), tracked[1], &answer.weight_gradient);
+        near(
+            "hidden",
+            of(&hidden, 0),
+            tracked[0],
+            &answer.hidden_gradient,
+        );
+        near(
+            "weight",
+            of(&weight, 1),
+            tracked[1],
+            &answer.weight_gradient,
+        );
         let bias = match tracked[2] {
             true => bias.grad(&gradients).map(values),
             false => None,
@@ -142,14 +161,21 @@ pub fn ranks_and_mixed_types(runner: &Runner) {
             let gradient = weight.grad(&gradients).expect("the weight is tracked");
             assert_eq!(gradient.dtype(), dtype);
             let gradient = values(hidden.grad(&gradients).expect("hidden is tracked"));
-            assert_all_near(tolerance(DType::F32), &what, &gradient, &answer.hidden_gradient);
+            assert_all_near(
+                tolerance(DType::F32),
+                &what,
+                &gradient,
+                &answer.hidden_gradient,
+            );
         }
     }
 }
 
 /// The gradients against the slopes of the library's own values.
 pub fn gradient_is_the_slope(runner: &Runner) {
-    let case = HeadCase::new(8, [3, 4, 19]).with_bias().with_temperature(1.3);
+    let case = HeadCase::new(8, [3, 4, 19])
+        .with_bias()
+        .with_temperature(1.3);
     let dtype = runner.exact_dtypes()[0];
     let (step, slack) = match dtype {
         DType::F64 => (1e-5, 1e-7),
@@ -177,7 +203,11 @@ pub fn gradient_is_the_slope(runner: &Runner) {
         };
         let slope = (at(step) - at(-step)) / (2.0 * step);
         let distance = (slope - gradient[i]).abs();
-        assert!(distance < slack, "{runner}: [{i}] {} is {slope}", gradient[i]);
+        assert!(
+            distance < slack,
+            "{runner}: [{i}] {} is {slope}",
+            gradient[i]
+        );
     };
     for i in [0, 5, 11] {
         let hidden = outcome.hidden_gradient.as_ref().expect("tracked");

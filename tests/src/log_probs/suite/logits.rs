@@ -48,7 +48,12 @@ fn check(runner: &Runner, case: &HeadCase, entropy: Entropy, dtype: DType) {
     assert_eq!(output.log_probs.dtype(), dtype);
     let near = |name: &str, actual: Tensor<1>, expected: &[f64]| {
         let tolerance = tolerance(dtype);
-        assert_all_near(tolerance, &format!("{what}: {name}"), &values(actual), expected);
+        assert_all_near(
+            tolerance,
+            &format!("{what}: {name}"),
+            &values(actual),
+            expected,
+        );
     };
     near("log_probs", output.log_probs.clone(), &answer.log_probs);
     assert_eq!(output.entropies.is_some(), entropy != Entropy::None);

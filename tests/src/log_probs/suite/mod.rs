@@ -77,11 +77,7 @@ pub fn indices<const D: usize>(
 }
 
 /// A mask.
-pub fn mask<const D: usize>(
-    runner: &Runner,
-    mask: &[bool],
-    shape: [usize; D],
-) -> Tensor<D, Bool> {
+pub fn mask<const D: usize>(runner: &Runner, mask: &[bool], shape: [usize; D]) -> Tensor<D, Bool> {
     let data = TensorData::new(mask.to_vec(), shape);
     Tensor::from_data(data, &runner.device.clone().without_autodiff())
 }
@@ -189,11 +185,17 @@ pub fn assert_linear(what: &str, case: &HeadCase, outcome: &Outcome, tolerance: 
         }
     }
     for token in (0..case.shape[0]).filter(|token| !case.is_valid(*token)) {
-        assert_eq!(outcome.log_probs[token], 0.0, "{what}: masked token {token}");
+        assert_eq!(
+            outcome.log_probs[token], 0.0,
+            "{what}: masked token {token}"
+        );
         if let Some(gradient) = &outcome.hidden_gradient {
             let width = case.shape[1];
             let row = &gradient[token * width..(token + 1) * width];
-            assert!(row.iter().all(|x| *x == 0.0), "{what}: masked token {token}");
+            assert!(
+                row.iter().all(|x| *x == 0.0),
+                "{what}: masked token {token}"
+            );
         }
     }
 }

@@ -48,7 +48,11 @@ impl Setup {
         let shape = [4, 6];
         let old: Tensor<2> = runner.tensor(&self.batch.old_log_probs, shape, dtype);
         let advantages: Tensor<2> = runner.tensor(self.batch.advantages.values(), shape, dtype);
-        let rollout = self.batch.rollout_log_probs.as_ref().expect("busy has some");
+        let rollout = self
+            .batch
+            .rollout_log_probs
+            .as_ref()
+            .expect("busy has some");
         let valid = self.batch.action_mask.as_ref().expect("busy has one");
         let batch = match log_probs {
             Some(log_probs) => PolicyBatch::new(log_probs, old, advantages),
@@ -104,7 +108,13 @@ fn both(
     let batch = setup.batch(runner, None, dtype);
     let head = one.head();
     let direct = loss
-        .forward_linear(&log_probs, one.hidden.clone(), &head, targets.clone(), batch)
+        .forward_linear(
+            &log_probs,
+            one.hidden.clone(),
+            &head,
+            targets.clone(),
+            batch,
+        )
         .unwrap_or_else(|error| panic!("{runner}, {}: {error}", describe(config)));
     let two = Leaves::new(runner, setup, dtype);
     let valid = setup.batch.action_mask.as_ref().expect("busy has one");
@@ -132,13 +142,20 @@ pub fn agrees_with_the_long_way(runner: &Runner) {
         let [(direct, one), (after, two)] = both(runner, &setup, policy, log_probs, dtype);
         let what = format!("{runner}, {}", describe(policy));
         let (direct_read, after_read) = (direct.read(), after.read());
-        let (direct_read, after_read) =
-            (direct_read.expect("can be read"), after_read.expect("can be read"));
+        let (direct_read, after_read) = (
+            direct_read.expect("can be read"),
+            after_read.expect("can be read"),
+        );
         let value = Tolerance::value(dtype).at_least(match dtype {
             DType::F64 => 1e-11,
             _ => 2e-5,
         });
-        assert_near(value, &format!("{what}: loss"), direct_read.loss, after_read.loss);
+        assert_near(
+            value,
+            &format!("{what}: loss"),
+            direct_read.loss,
+            after_read.loss,
+        );
         let metrics = Metrics(after_read.metrics.named());
         assert_metrics(value, &what, &direct_read.metrics, &metrics);
         assert_eq!(direct.loss.is_tracked(), runner.is_tracked(), "{what}");
@@ -148,7 +165,10 @@ pub fn agrees_with_the_long_way(runner: &Runner) {
             let expected = two.gradients(after.loss * 3.0);
             for (actual, expected) in actual.iter().zip(&expected) {
                 assert_all_near(tolerance(dtype), &what, actual, expected);
-                assert!(expected.iter().any(|x| *x != 0.0), "{what}: nothing to compare");
+                assert!(
+                    expected.iter().any(|x| *x != 0.0),
+                    "{what}: nothing to compare"
+                );
             }
         }
     }
@@ -176,5 +196,8 @@ pub fn without_log_probs_is_seen(runner: &Runner) {
     let loss = PolicyLossConfig::new().init().expect("valid");
     let output = loss.forward(batch).expect("the shapes fit");
     let read = output.read().expect("can be read");
-    assert!(read.loss.is_nan() && read.metrics.non_finite > 0.0, "{runner}");
+    assert!(
+        read.loss.is_nan() && read.metrics.non_finite > 0.0,
+        "{runner}"
+    );
 }

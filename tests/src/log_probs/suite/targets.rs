@@ -67,8 +67,17 @@ pub fn without_a_gradient_are_ignored(runner: &Runner) {
     expected.entropy_gradient.fill(0.0);
     let mut expected = expected.answer().logits_gradient;
     expected[vocabulary..2 * vocabulary].fill(0.0);
-    assert_all_near(tolerance(DType::F32), &runner.to_string(), &gradient, &expected);
-    assert!(gradient[vocabulary..2 * vocabulary].iter().all(|x| *x == 0.0));
+    assert_all_near(
+        tolerance(DType::F32),
+        &runner.to_string(),
+        &gradient,
+        &expected,
+    );
+    assert!(
+        gradient[vocabulary..2 * vocabulary]
+            .iter()
+            .all(|x| *x == 0.0)
+    );
 }
 
 /// With the check, they are an error that names them, unless they are masked.
@@ -87,7 +96,12 @@ pub fn are_found(runner: &Runner) {
             index: 2,
             vocabulary,
         });
-        let logits = leaf(runner, &vec![0.0; tokens * vocabulary], [tokens, vocabulary], DType::F32);
+        let logits = leaf(
+            runner,
+            &vec![0.0; tokens * vocabulary],
+            [tokens, vocabulary],
+            DType::F32,
+        );
         let error = log_probs.forward(logits, targets.clone()).err();
         assert_eq!(error, expected, "{runner}");
         let hidden = leaf(runner, &case.hidden, [tokens, width], DType::F32);

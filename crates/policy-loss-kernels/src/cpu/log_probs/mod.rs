@@ -11,11 +11,11 @@
 //! visits are vectorised, and rows are divided among threads. What a row costs is that of its
 //! exponentials; the products around it are those of the `gemm` crate.
 
-mod gradient;
+pub(super) mod gradient;
 mod head;
 mod matrix;
 mod rows;
-mod statistics;
+pub(super) mod statistics;
 
 use super::real::Real;
 

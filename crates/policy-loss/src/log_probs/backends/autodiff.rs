@@ -5,8 +5,7 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata};
-use burn::tensor::Shape;
+use burn::backend::{Autodiff, AutodiffBackend, Backend};
 
 use crate::log_probs::ops::{
     HeadGradients, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
@@ -76,8 +75,7 @@ impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
             weight: weight.is_some(),
             bias: bias.is_some() && settings.has_bias,
         };
-        let gradients =
-            B::linear_log_probs_backward(head, targets, upstream, settings, wanted);
+        let gradients = B::linear_log_probs_backward(head, targets, upstream, settings, wanted);
         if let Some(node) = hidden {
             grads.register::<B>(node.id, gradients.hidden);
         }
@@ -110,9 +108,8 @@ impl<B: LogProbsOps> Backward<B, 3> for KnownGradients {
         } = ops.state;
         for (parent, gradient) in ops.parents.into_iter().zip([hidden, weight, bias]) {
             if let Some(node) = parent {
-                let ones = vec![1; gradient.shape().num_dims()];
-                let factor = B::float_reshape(upstream.clone(), Shape::from(ones));
-                grads.register::<B>(node.id, B::float_mul(gradient, factor));
+                let gradient = B::scaled_gradient(gradient, upstream.clone());
+                grads.register::<B>(node.id, gradient);
             }
         }
     }
@@ -125,7 +122,10 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
         settings: Settings,
     ) -> RowStatistics<Self> {
         let (logits, node) = logits.into_parts();
-        let prepared = TokenLogProbs.prepare::<C>([node]).compute_bound().stateful();
+        let prepared = TokenLogProbs
+            .prepare::<C>([node])
+            .compute_bound()
+            .stateful();
         let statistics = B::token_log_probs(logits.clone(), targets.clone(), settings);
         let moments = Self::from_inner(statistics.moments.clone());
         let values = statistics.values.clone();
@@ -187,7 +187,10 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
         gradients: HeadGradients<Self>,
     ) -> FloatTensor<Self> {
         let nodes = [&head.hidden, &head.weight, &head.bias].map(|tensor| tensor.node());
-        let prepared = KnownGradients.prepare::<C>(nodes).compute_bound().stateful();
+        let prepared = KnownGradients
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful();
         let result = result.into_primitive();
         match prepared {
             OpsKind::Tracked(prepared) => {

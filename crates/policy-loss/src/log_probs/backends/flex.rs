@@ -8,6 +8,7 @@ use bytemuck::Pod;
 use half::{bf16, f16};
 use policy_loss_kernels::cpu::log_probs as kernels;
 use policy_loss_kernels::cpu::log_probs::{Matrix, MatrixMut};
+use policy_loss_kernels::cpu::scale_in_place;
 
 use super::cpu::{indices, numbers, packed, row_gradients, softmax};
 use crate::backends::cpu::for_float;
@@ -72,9 +73,9 @@ impl LogProbsOps for Flex {
         settings: Settings,
     ) -> HeadLogits<Self> {
         let targets = indices(&targets.into_data());
-        let bias = head.bias.to_contiguous();
+        let head = forward(head);
         for_float!(head.hidden.dtype(), E => {
-            let head = kernels_head::<E>(&head, &bias, settings);
+            let head = kernels_head::<E>(&head, settings);
             let shape = [head.hidden.shape()[0], head.weight.shape()[1]];
             let mut logits = vec![0 as E; shape[0] * shape[1]];
             let statistics = kernels::head_logits(head, softmax(settings), &targets, &mut logits);
@@ -104,11 +105,11 @@ impl LogProbsOps for Flex {
             settings,
         );
         let mut logits = owned(logits.logits);
-        let bias = head.bias.to_contiguous();
+        let head = forward(head);
         let mut weight_gradient = owned(gradients.weight);
         let mut bias_gradient = owned(gradients.bias);
         for_float!(head.hidden.dtype(), E => {
-            let head = kernels_head::<E>(&head, &bias, settings);
+            let head = kernels_head::<E>(&head, settings);
             let [tokens, width] = head.hidden.shape();
             let vocabulary = head.weight.shape()[1];
             let mut hidden = vec![0 as E; if wanted.hidden { tokens * width } else { 1 }];
@@ -134,6 +135,21 @@ impl LogProbsOps for Flex {
             }
         }, [F64 => f64, F32 => f32])
     }
+
+    fn scaled_gradient(
+        gradient: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let factor = numbers(&factor.into_data())[0];
+        if factor == 1.0 {
+            return gradient;
+        }
+        let mut gradient = owned(gradient);
+        for_float!(gradient.dtype(), E => {
+            scale_in_place::<E>(gradient.storage_mut::<E>(), factor);
+            gradient
+        }, [F64 => f64, F32 => f32])
+    }
 }
 
 /// Whether the storage holds the tensor and nothing else, row by row.
@@ -151,6 +167,19 @@ fn owned(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
+/// Hidden states and weight in the layout that they have, unless it runs backwards.
+fn forward(head: HeadTensors<Flex>) -> HeadTensors<Flex> {
+    let forward = |tensor: FlexTensor| match tensor.layout().strides().iter().all(|s| *s >= 0) {
+        true => tensor,
+        false => tensor.to_contiguous(),
+    };
+    HeadTensors {
+        hidden: forward(head.hidden),
+        weight: forward(head.weight),
+        bias: head.bias.to_contiguous(),
+    }
+}
+
 fn slice<E: Element + Pod>(tensor: &FlexTensor) -> &[E] {
     tensor
         .as_slice::<E>()
@@ -159,7 +188,6 @@ fn slice<E: Element + Pod>(tensor: &FlexTensor) -> &[E] {
 
 fn kernels_head<'a, E: Element + Pod>(
     head: &'a HeadTensors<Flex>,
-    bias: &'a FlexTensor,
     settings: Settings,
 ) -> kernels::Head<'a, E> {
     let weight = matrix(&head.weight);
@@ -169,17 +197,15 @@ fn kernels_head<'a, E: Element + Pod>(
             true => weight.transposed(),
             false => weight,
         },
-        bias: settings.has_bias.then(|| slice(bias)),
+        bias: settings.has_bias.then(|| slice(&head.bias)),
     }
 }
 
 /// A tensor of rank 2 in the layout that it has: a transposed weight is not copied.
 fn matrix<E: Element + Pod>(tensor: &FlexTensor) -> Matrix<'_, E> {
     let layout = tensor.layout();
-    let stride = |dim: usize| {
-        // Burn makes a negative stride of `flip` alone, which `head_tensors` has undone.
-        usize::try_from(layout.strides()[dim]).expect("strides that are not negative")
-    };
+    let stride =
+        |dim: usize| usize::try_from(layout.strides()[dim]).expect("`forward` made them positive");
     let values = &tensor.storage::<E>()[layout.start_offset()..];
     Matrix::new(values, tensor.shape().dims(), [stride(0), stride(1)])
 }

@@ -11,6 +11,7 @@ use burn::tensor::TensorData;
 use burn_ndarray::NdArrayTensor;
 use policy_loss_kernels::cpu::log_probs as kernels;
 use policy_loss_kernels::cpu::log_probs::{Matrix, MatrixMut};
+use policy_loss_kernels::cpu::scale_in_place;
 
 use super::cpu::{packed, row_gradients, softmax};
 use crate::log_probs::ops::{
@@ -62,7 +63,13 @@ macro_rules! head {
         let (weight, strides) = &$weight;
         let weight = Matrix::new(weight, $shape, *strides);
         kernels::Head {
-            hidden: Matrix::of_rows(&$hidden, [$hidden.len() / width($shape, $settings), width($shape, $settings)]),
+            hidden: Matrix::of_rows(
+                &$hidden,
+                [
+                    $hidden.len() / width($shape, $settings),
+                    width($shape, $settings),
+                ],
+            ),
             weight: match $settings.transposed {
                 true => weight.transposed(),
                 false => weight,
@@ -73,6 +80,7 @@ macro_rules! head {
 }
 
 /// The numbers of a small tensor.
+#[allow(clippy::useless_conversion, reason = "one of the two types is f64")]
 fn numbers(tensor: &NdArrayTensor) -> Vec<f64> {
     for_type!(E, [values = tensor] => {
         let values: Cow<'_, [E]> = contiguous!(values);
@@ -229,6 +237,22 @@ impl LogProbsOps for NdArray {
                 weight: weight_gradient.into(),
                 bias: bias_gradient.into(),
             }
+        })
+    }
+
+    fn scaled_gradient(
+        gradient: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let factor = numbers(&factor)[0];
+        if factor == 1.0 {
+            return gradient;
+        }
+        for_type!(E, [storage = gradient] => {
+            let mut array = storage.into_shared();
+            let values = array.as_slice_mut().expect("stored row by row");
+            scale_in_place::<E>(values, factor);
+            array.into()
         })
     }
 }
