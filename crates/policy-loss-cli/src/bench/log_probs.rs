@@ -19,7 +19,7 @@ use crate::report::{flush_left, plain};
 /// Contestants that hold all logits take part up to this many bytes of them.
 const ALL_LOGITS: usize = 1 << 30;
 
-/// Everything that comes out of a contestant; it lives until the device is done.
+/// What comes out of a contestant; it lives until the device is done.
 type Kept = Vec<Tensor<2>>;
 
 /// One way from hidden states to gradients.
@@ -54,12 +54,11 @@ impl Contestant {
         }
     }
 
-    fn holds_all_logits(self) -> bool {
-        !matches!(self, Self::LinearLogProbs | Self::LinearPolicyLoss)
+    fn takes_part(self, logits_bytes: usize) -> bool {
+        logits_bytes <= ALL_LOGITS || matches!(self, Self::LinearLogProbs | Self::LinearPolicyLoss)
     }
 }
 
-/// Times are for forward and backward together.
 #[derive(Debug, Serialize)]
 struct Report {
     device: &'static str,
@@ -92,7 +91,7 @@ pub fn run(arguments: &BenchArguments, device: &Device) -> Result<(), Failure> {
         .saturating_mul(4);
     let contestants: Vec<Contestant> = Contestant::ALL
         .into_iter()
-        .filter(|contestant| !contestant.holds_all_logits() || logits <= ALL_LOGITS)
+        .filter(|contestant| contestant.takes_part(logits))
         .collect();
     let mut times = vec![Vec::new(); contestants.len()];
     // The first round is not timed: it fills pools and compiles kernels.

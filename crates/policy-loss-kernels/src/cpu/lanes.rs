@@ -29,13 +29,13 @@ pub trait Lanes: Copy {
         &mut [MaybeUninit<Self::Vector>],
         &mut [MaybeUninit<Self::Real>],
     );
-    /// Splits values that change in place into whole vectors and the rest.
+    /// As [`split`](Self::split), in place.
     fn split_mut(values: &mut [Self::Real]) -> (&mut [Self::Vector], &mut [Self::Real]);
     /// Less than one vector, filled up with zeros.
     fn load_rest(self, values: &[Self::Real]) -> Self::Vector;
     /// The first lanes, as many as the output takes.
     fn store_rest(self, vector: Self::Vector, output: &mut [MaybeUninit<Self::Real>]);
-    /// The first lanes, as many as there are values to replace.
+    /// As [`store_rest`](Self::store_rest), in place.
     fn replace_rest(self, vector: Self::Vector, values: &mut [Self::Real]);
 
     fn splat(self, value: Self::Real) -> Self::Vector;

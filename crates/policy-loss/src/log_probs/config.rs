@@ -28,8 +28,9 @@ pub struct LogProbsConfig {
     pub temperature: f64,
     /// Whether the entropies of the next token are computed, too.
     pub entropy: Entropy,
-    /// Bytes that the logits of a chunk of tokens may take, where the library holds them. It does
-    /// not bound the results, the gradients, or the logits that you give.
+    /// Bytes that the logits of a chunk of tokens may take, where the library holds them. On Flex
+    /// and NdArray nothing else of that size is held; elsewhere the softmax needs about four times
+    /// as much. It does not bound the results, the gradients, or the logits that you give.
     pub memory_budget: usize,
     /// Tokens in a chunk; replaces what follows from the memory budget.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -168,5 +169,46 @@ impl TokenLogProbs {
     /// The configuration that this was built from.
     pub fn config(&self) -> &LogProbsConfig {
         &self.config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Entropy, LogProbsConfig};
+
+    #[test]
+    fn json_is_read_back() {
+        let config = LogProbsConfig::new()
+            .with_temperature(0.7)
+            .with_entropy(Entropy::Tracked)
+            .with_chunk_tokens(64);
+        let json = serde_json::to_string(&config).expect("it has a form");
+        assert_eq!(
+            serde_json::from_str::<LogProbsConfig>(&json).ok(),
+            Some(config)
+        );
+        let empty: LogProbsConfig = serde_json::from_str("{}").expect("all defaults");
+        assert_eq!(empty, LogProbsConfig::new());
+        let unknown = serde_json::from_str::<LogProbsConfig>(r#"{"temprature": 1.0}"#);
+        assert!(unknown.is_err_and(|error| error.to_string().contains("temprature")));
+    }
+
+    #[test]
+    fn values_without_a_meaning_are_refused() {
+        let config = LogProbsConfig::new();
+        for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY, 5e-324] {
+            let error = config
+                .with_temperature(temperature)
+                .init()
+                .expect_err("refused");
+            assert!(error.to_string().contains("temperature"), "{error}");
+        }
+        let error = config.with_memory_budget(0).init().expect_err("refused");
+        assert!(
+            error.to_string().contains("`memory_budget` is 0"),
+            "{error}"
+        );
+        let error = config.with_chunk_tokens(0).init().expect_err("refused");
+        assert!(error.to_string().contains("`chunk_tokens` is 0"), "{error}");
     }
 }

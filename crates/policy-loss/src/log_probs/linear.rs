@@ -149,7 +149,7 @@ impl TokenLogProbs {
             plan: Plan {
                 transposed: head.transposed,
                 has_bias: head.bias.is_some(),
-                ..self.plan(vocabulary, dtype.size(), &device)
+                ..self.plan(vocabulary, dtype.size())
             },
             head: Head {
                 hidden: one_type(hidden, dtype),

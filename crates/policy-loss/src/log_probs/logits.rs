@@ -73,7 +73,7 @@ impl TokenLogProbs {
         if self.config.check_targets {
             checks::target_values(&targets, None, vocabulary)?;
         }
-        let plan = self.plan(vocabulary, arithmetic(logits.dtype()).size(), &device);
+        let plan = self.plan(vocabulary, arithmetic(logits.dtype()).size());
         let logits: Tensor<2> = logits.reshape([tokens, vocabulary]);
         let values = match fused {
             true => seam::token_log_probs(logits, targets.without_autodiff(), plan),
@@ -94,11 +94,9 @@ impl TokenLogProbs {
     }
 
     /// What the configuration means for a vocabulary of numbers of `bytes` each.
-    pub(super) fn plan(&self, vocabulary: usize, bytes: usize, device: &Device) -> Plan {
+    pub(super) fn plan(&self, vocabulary: usize, bytes: usize) -> Plan {
         let config = &self.config;
-        let row = vocabulary
-            .saturating_mul(bytes)
-            .saturating_mul(seam::chunk_copies(device));
+        let row = vocabulary.saturating_mul(bytes);
         Plan {
             scale: config.temperature.recip(),
             entropy: config.entropy != Entropy::None,

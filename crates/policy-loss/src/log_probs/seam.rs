@@ -26,6 +26,12 @@ pub struct Head {
     pub bias: Tensor<1>,
 }
 
+#[cfg(any(
+    feature = "flex",
+    feature = "ndarray",
+    feature = "wgpu",
+    feature = "cuda"
+))]
 impl Head {
     /// Whether any gradient is wanted.
     pub fn is_tracked(&self) -> bool {
@@ -77,18 +83,6 @@ mod connected {
             #[cfg(any(feature = "wgpu", feature = "cuda"))]
             DispatchDevice::Cube(_) => true,
             _ => false,
-        }
-    }
-
-    /// How many tensors of the size of a chunk's logits there are at once.
-    pub fn chunk_copies(device: &Device) -> usize {
-        match device.clone().without_autodiff().as_dispatch() {
-            #[cfg(feature = "flex")]
-            DispatchDevice::Flex(_) => 1,
-            #[cfg(feature = "ndarray")]
-            DispatchDevice::NdArray(_) => 1,
-            // The softmax is not in place there.
-            _ => 4,
         }
     }
 
@@ -250,10 +244,6 @@ mod unconnected {
     /// No device's backend is connected.
     pub fn available(_device: &Device) -> bool {
         false
-    }
-
-    pub fn chunk_copies(_device: &Device) -> usize {
-        1
     }
 
     pub fn token_log_probs(logits: Tensor<2>, targets: Tensor<1, Int>, plan: Plan) -> Tensor<2> {
