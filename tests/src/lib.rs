@@ -13,6 +13,7 @@ mod coverage;
 pub mod framework_golden;
 pub mod framework_rollout;
 pub mod golden;
+pub mod log_probs;
 mod once;
 pub mod oracle;
 mod probe;

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, ColorChoice, Parser, Subcommand};
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use policy_loss::Preset;
 
 use crate::backends::Backend;
@@ -52,6 +52,16 @@ Measures forward and backward of the loss on this machine, in f32, interleaved i
   composed  plain tensor operations
   copy      copying what the loss reads (on the CPU 13 bytes of a token, into memory that is
             already there): the floor
+
+With --what log-probs, from hidden states to the gradients of hidden states and head:
+
+  three_products, four_products  the bare matrix products, without anything between them
+  naive                          log_softmax and gather on all logits
+  token_log_probs                TokenLogProbs::forward on all logits
+  linear_log_probs               TokenLogProbs::forward_linear: four products, no logits
+  linear_policy_loss             PolicyLoss::forward_linear: three products, no logits
+
+What holds all logits is left out where they take more than 1 GiB.
 
 Times are medians over the rounds, with the distance between the quartiles as the spread.";
 
@@ -174,9 +184,22 @@ pub struct TotalsArguments {
     pub world_size: Option<usize>,
 }
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Subject {
+    /// The loss, from log-probs on
+    Loss,
+    /// From hidden states to log-probs, and to the loss
+    LogProbs,
+}
+
 /// The arguments of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArguments {
+    /// What to measure
+    #[arg(long, value_enum, default_value_t = Subject::Loss, value_name = "WHAT")]
+    pub what: Subject,
+
     /// The backend to measure on
     #[arg(long, value_enum, default_value_t = Backend::Flex, value_name = "BACKEND")]
     pub device: Backend,
@@ -185,17 +208,29 @@ pub struct BenchArguments {
     #[arg(long, value_name = "B", default_value = "256")]
     pub batch: NonZeroUsize,
 
-    /// Tokens of a sequence
-    #[arg(long, value_name = "T", default_value = "4096")]
-    pub tokens: NonZeroUsize,
+    /// Tokens of a sequence [default: 4096], or all tokens for log-probs [default: 2048]
+    #[arg(long, value_name = "T")]
+    pub tokens: Option<NonZeroUsize>,
 
     /// The objective by name
     #[arg(long, value_name = "NAME", value_parser = preset(), default_value = "ppo")]
     pub objective: Preset,
 
-    /// Timed rounds; each runs every contestant once
-    #[arg(long, value_name = "N", default_value = "21")]
-    pub rounds: NonZeroUsize,
+    /// For log-probs: length of a hidden state
+    #[arg(long, value_name = "H", default_value = "576")]
+    pub hidden: NonZeroUsize,
+
+    /// For log-probs: size of the vocabulary
+    #[arg(long, value_name = "V", default_value = "49152")]
+    pub vocab: NonZeroUsize,
+
+    /// For log-probs: bytes that a chunk's logits may take [default: 128 MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub memory_budget: Option<NonZeroUsize>,
+
+    /// Timed rounds; each runs every contestant once [default: 21, for log-probs 5]
+    #[arg(long, value_name = "N")]
+    pub rounds: Option<NonZeroUsize>,
 
     /// Print one JSON object, and nothing else, to standard output
     #[arg(long)]

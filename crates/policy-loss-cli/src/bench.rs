@@ -3,14 +3,16 @@
 
 mod copy;
 mod inputs;
+mod log_probs;
 
+use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use burn::tensor::Device;
 use policy_loss::{Implementation, PolicyLoss, Preset};
 use serde::Serialize;
 
-use crate::args::BenchArguments;
+use crate::args::{BenchArguments, Subject};
 use crate::backends::Backend;
 use crate::failure::Failure;
 use crate::memory::peak_extra_bytes;
@@ -49,6 +51,9 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
         .device
         .device()
         .map_err(|unavailable| Failure::DeviceUnavailable(unavailable.to_string()))?;
+    if arguments.what == Subject::LogProbs {
+        return log_probs::run(arguments, &device);
+    }
     let report = measure(arguments, &device)?;
     match arguments.json {
         true => output::json(&report),
@@ -57,7 +62,11 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
 }
 
 fn measure(arguments: &BenchArguments, device: &Device) -> Result<Report, Failure> {
-    let (batch, tokens) = (arguments.batch.get(), arguments.tokens.get());
+    let (batch, rounds) = (
+        arguments.batch.get(),
+        arguments.rounds.map_or(21, NonZeroUsize::get),
+    );
+    let tokens = arguments.tokens.map_or(4096, NonZeroUsize::get);
     let count = batch
         .checked_mul(tokens)
         .filter(|n| *n <= i32::MAX as usize);
@@ -74,7 +83,7 @@ fn measure(arguments: &BenchArguments, device: &Device) -> Result<Report, Failur
         .filter(|fused| inputs.is_accepted_by(fused));
 
     let mut times = Times::default();
-    for round in 0..WARM_UP + arguments.rounds.get() {
+    for round in 0..WARM_UP + rounds {
         let timed = round >= WARM_UP;
         let note = |list: &mut Vec<f64>, nanoseconds: f64| {
             if timed {
@@ -106,7 +115,7 @@ fn measure(arguments: &BenchArguments, device: &Device) -> Result<Report, Failur
         objective: arguments.objective.name(),
         batch,
         tokens,
-        rounds: arguments.rounds.get(),
+        rounds,
         fused_ns_per_token: fused_times.map(|t| t.median),
         fused_spread_ns_per_token: fused_times.map(|t| t.spread),
         composed_ns_per_token: composed_times.median,

@@ -85,6 +85,17 @@ impl PolicyBatch {
         }
     }
 
+    /// A batch whose log-probs are computed together with the loss, by
+    /// [`PolicyLoss::forward_linear`](crate::PolicyLoss::forward_linear). Until then they are NaN.
+    pub fn without_log_probs(old_log_probs: Tensor<2>, advantages: impl Into<Advantages>) -> Self {
+        // Nothing else is certain to show itself where the batch goes to the wrong method.
+        let log_probs = old_log_probs
+            .zeros_like()
+            .without_autodiff()
+            .add_scalar(f64::NAN);
+        Self::new(log_probs, old_log_probs, advantages)
+    }
+
     /// Sets which tokens the policy generated. Trainers that hold a float or integer mask turn it
     /// into this one with [`action_mask`](crate::action_mask).
     pub fn with_action_mask(mut self, action_mask: Tensor<2, Bool>) -> Self {

@@ -191,6 +191,38 @@ impl PolicyLossConfig {
     }
 }
 
+impl PolicyLossConfig {
+    /// Whether no token's gradient depends on the log-prob of another token. Then gradients can be
+    /// made for some tokens before the log-probs of the others are known.
+    #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+    pub(crate) fn decomposes_over_tokens(&self) -> bool {
+        // Every part by name, so that a new one has to be thought about here.
+        let Self {
+            ratio,
+            surrogate,
+            off_policy_mask,
+            // Weights are made of constants; so are the counts of a reduction.
+            rollout_correction: _,
+            // A divergence of each token.
+            kl_penalty: _,
+            // It has a gradient of its own, which this way does not make.
+            entropy_bonus,
+            reduction: _,
+            implementation: _,
+        } = self;
+        let ratio_is_of_tokens = match ratio.level {
+            crate::RatioLevel::Token => true,
+            crate::RatioLevel::Sequence
+            | crate::RatioLevel::SequenceToken
+            | crate::RatioLevel::SequenceSum => false,
+        };
+        ratio_is_of_tokens
+            && surrogate.is_of_tokens()
+            && off_policy_mask.is_none()
+            && entropy_bonus.is_none()
+    }
+}
+
 /// A bound: finite and above 0.
 pub(crate) fn positive(field: &'static str, value: f64) -> Result<(), ConfigError> {
     if value.is_finite() && value > 0.0 {

@@ -63,12 +63,12 @@ pub enum BatchError {
         /// The shape that was given.
         got: Vec<usize>,
     },
-    /// A tensor lives on another device than `log_probs`.
-    #[error("`{tensor}` is on {got}, but `log_probs` is on {expected}; move it with `to_device`")]
+    /// A tensor lives on another device than the rest of the batch.
+    #[error("`{tensor}` is on {got}, but the batch is on {expected}; move it with `to_device`")]
     Device {
         /// The tensor's name.
         tensor: &'static str,
-        /// The device of `log_probs`.
+        /// The device of `log_probs`, or of what they are computed from.
         expected: String,
         /// The device that was found.
         got: String,
@@ -102,6 +102,18 @@ pub enum BatchError {
         value: f64,
         /// Its index, row by row.
         index: usize,
+    },
+    /// A target outside of the vocabulary, at a token that is not masked.
+    #[error(
+        "`targets` holds {value} at flat index {index}; accepted: 0 to {vocabulary}, exclusive"
+    )]
+    Target {
+        /// The first such target.
+        value: i64,
+        /// Its index, row by row.
+        index: usize,
+        /// The size of the vocabulary.
+        vocabulary: usize,
     },
     /// The global totals do not fit the reduction, or are out of range.
     #[error("`{field}` is {value}; accepted: {accepted}")]

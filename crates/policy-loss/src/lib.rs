@@ -24,6 +24,35 @@
 //! reference policy out of them at the price that a [`KlController`] keeps, and [`ValueLoss`] is what
 //! a critic learns. They give the same guarantees.
 //!
+//! # From hidden states
+//!
+//! With a vocabulary of 150,000, 16,000 tokens make 10 GB of logits. [`TokenLogProbs`] takes logits
+//! ([`forward`](TokenLogProbs::forward)), or hidden states and a [`LinearHead`]
+//! ([`forward_linear`](TokenLogProbs::forward_linear)), and then holds the logits of one chunk of
+//! tokens at a time, within a memory budget. [`PolicyLoss::forward_linear`] goes from hidden states to
+//! the loss, with three matrix products where the objective is a sum over tokens:
+//!
+//! ```
+//! # #[cfg(feature = "flex")] {
+//! # use burn::tensor::{Device, Distribution, Int, Tensor};
+//! use policy_loss::{LinearHead, LogProbsConfig, PolicyBatch, PolicyLossConfig};
+//!
+//! # let device = Device::flex().autodiff();
+//! # let hidden = Tensor::<3>::random([1, 2, 8], Distribution::Default, &device).require_grad();
+//! # let weight = Tensor::<2>::random([8, 100], Distribution::Default, &device).require_grad();
+//! # let tokens = Tensor::<2, Int>::from_ints([[3, 99]], &device);
+//! # let old_log_probs = Tensor::<2>::full([1, 2], -4.6, &device);
+//! # let advantages = Tensor::<1>::from_floats([1.0], &device);
+//! let loss = PolicyLossConfig::new().init()?;
+//! let log_probs = LogProbsConfig::new().with_temperature(0.7).init()?;
+//! let head = LinearHead::new(weight); // `[H, V]`, or `LinearHead::tied` for `[V, H]`
+//! let batch = PolicyBatch::without_log_probs(old_log_probs, advantages);
+//! let output = loss.forward_linear(&log_probs, hidden, &head, tokens, batch)?;
+//! let gradients = output.loss.backward();
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Guarantees
 //!
 //! - A value at a masked position, whatever it is (NaN, an infinity, 1e30), changes no bit of the
@@ -72,6 +101,7 @@ mod groups;
 mod kl;
 mod kl_controller;
 mod kl_reward;
+mod log_probs;
 mod loss;
 mod mask;
 mod metrics;
@@ -105,6 +135,7 @@ pub use error::{BatchError, ConfigError};
 pub use kl::{KlEstimator, KlGradient, KlPenalty};
 pub use kl_controller::{KlController, KlControllerConfig};
 pub use kl_reward::{KlReward, KlRewardBatch, KlRewardOutput};
+pub use log_probs::{Entropy, LinearHead, LogProbs, LogProbsConfig, TokenLogProbs};
 pub use loss::PolicyLoss;
 pub use mask::{action_mask, action_mask_from_tensor};
 pub use off_policy_mask::OffPolicyMask;

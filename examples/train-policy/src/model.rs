@@ -8,6 +8,7 @@ use burn::nn::transformer::{
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor};
+use policy_loss::LinearHead;
 
 use crate::task::{ANSWER_LENGTH, PROMPT_LENGTH, VOCABULARY};
 
@@ -48,6 +49,34 @@ impl Policy {
     /// - `tokens`: `[batch, length]`
     /// - output: `[batch, length, vocabulary]`
     pub fn next_log_probs(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        log_softmax(self.head.forward(self.hidden(tokens)), 2)
+    }
+
+    /// What the head turns into logits, at each of the answers that follow the prompts in `tokens`;
+    /// and the answers.
+    ///
+    /// # Shapes
+    ///
+    /// - `tokens`: `[batch, PROMPT_LENGTH + ANSWER_LENGTH]`
+    /// - outputs: `[batch, ANSWER_LENGTH, WIDTH]` and `[batch, ANSWER_LENGTH]`
+    pub fn answers(&self, tokens: Tensor<2, Int>) -> (Tensor<3>, Tensor<2, Int>) {
+        let answers = tokens.clone().narrow(1, PROMPT_LENGTH, ANSWER_LENGTH);
+        // The last token has no successor; the token before the first answer token predicts it.
+        let inputs = tokens.narrow(1, 0, PROMPT_LENGTH + ANSWER_LENGTH - 1);
+        let hidden = self
+            .hidden(inputs)
+            .narrow(1, PROMPT_LENGTH - 1, ANSWER_LENGTH);
+        (hidden, answers)
+    }
+
+    /// The head, from which the loss is computed without logits.
+    pub fn head(&self) -> LinearHead {
+        LinearHead::new(self.head.weight.val())
+            .with_bias(self.head.bias.as_ref().map(|bias| bias.val()))
+    }
+
+    /// The last hidden states, `[batch, length, WIDTH]`.
+    fn hidden(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         let [batch, length] = tokens.dims();
         let device = tokens.device();
         let positions = Tensor::<1, Int>::arange(0..length as i64, &device).unsqueeze::<2>();
@@ -56,22 +85,6 @@ impl Policy {
         let hidden = self
             .transformer
             .forward(TransformerEncoderInput::new(embedded).mask_attn(causal));
-        log_softmax(self.head.forward(self.norm.forward(hidden)), 2)
-    }
-
-    /// log π(a_t | s_t) of the answers that follow the prompts in `tokens`.
-    ///
-    /// # Shapes
-    ///
-    /// - `tokens`: `[batch, PROMPT_LENGTH + ANSWER_LENGTH]`
-    /// - output: `[batch, ANSWER_LENGTH]`
-    pub fn answer_log_probs(&self, tokens: Tensor<2, Int>) -> Tensor<2> {
-        let answers = tokens.clone().narrow(1, PROMPT_LENGTH, ANSWER_LENGTH);
-        // The last token has no successor; the token before the first answer token predicts it.
-        let inputs = tokens.narrow(1, 0, PROMPT_LENGTH + ANSWER_LENGTH - 1);
-        self.next_log_probs(inputs)
-            .narrow(1, PROMPT_LENGTH - 1, ANSWER_LENGTH)
-            .gather(2, answers.unsqueeze_dim(2))
-            .squeeze_dim(2)
+        self.norm.forward(hidden)
     }
 }

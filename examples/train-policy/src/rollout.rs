@@ -4,7 +4,7 @@ use std::error::Error;
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Element, Int, Tensor, TensorData};
-use policy_loss::{AdvantageBatch, AdvantageEstimatorConfig};
+use policy_loss::{AdvantageBatch, AdvantageEstimatorConfig, TokenLogProbs};
 use rand::Rng;
 
 use crate::model::Policy;
@@ -34,9 +34,10 @@ impl Rollout {
     ///
     /// # Errors
     ///
-    /// The device failed to deliver what was sampled, or the estimator refuses the rewards.
+    /// The device failed to deliver what was sampled, or the library refuses what was made of it.
     pub fn new(
         policy: &Policy,
+        log_probs: &TokenLogProbs,
         prompts: &[Prompt],
         group_size: usize,
         device: &Device,
@@ -53,13 +54,18 @@ impl Rollout {
             .map(|(prompt, answer)| reward(prompt, &answer.tokens))
             .collect();
         let tokens = sequences(&prompts, &answers, PROMPT_LENGTH + ANSWER_LENGTH, device);
+        let action_mask = Tensor::from_data(
+            padded(&answers, |answer| vec![true; answer.tokens.len()]),
+            device,
+        );
+        let (hidden, targets) = trainer.answers(tokens.clone());
+        let mask = Some(action_mask.clone());
         let rollout = Self {
-            old_log_probs: trainer.answer_log_probs(tokens.clone()),
+            old_log_probs: log_probs
+                .forward_linear(hidden, &trainer.head(), targets, mask)?
+                .log_probs,
             tokens,
-            action_mask: Tensor::from_data(
-                padded(&answers, |answer| vec![true; answer.tokens.len()]),
-                device,
-            ),
+            action_mask,
             rollout_log_probs: Tensor::from_data(
                 padded(&answers, |answer| answer.log_probs.clone()),
                 device,

@@ -4,7 +4,9 @@ use std::error::Error;
 
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::Device;
-use policy_loss::{PolicyBatch, PolicyLoss, PolicyLossConfig, PolicyLossValues};
+use policy_loss::{
+    LogProbsConfig, PolicyBatch, PolicyLoss, PolicyLossConfig, PolicyLossValues, TokenLogProbs,
+};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -28,6 +30,7 @@ pub struct Trainer {
     device: Device,
     policy: Policy,
     loss: PolicyLoss,
+    log_probs: TokenLogProbs,
     optimizer: ModuleOptimizer,
     learning_rate: f64,
     rng: ChaCha8Rng,
@@ -65,6 +68,7 @@ impl Trainer {
             policy: Policy::new(&device.clone().autodiff()),
             device: device.clone(),
             loss: loss.init()?,
+            log_probs: LogProbsConfig::new().init()?,
             optimizer: AdamConfig::new().init(),
             learning_rate,
             rng: ChaCha8Rng::seed_from_u64(seed),
@@ -80,6 +84,7 @@ impl Trainer {
         let prompts: [Prompt; PROMPTS] = std::array::from_fn(|_| draw_prompt(&mut self.rng));
         let (rollout, reward) = Rollout::new(
             &self.policy,
+            &self.log_probs,
             &prompts,
             GROUP_SIZE,
             &self.device,
@@ -99,11 +104,15 @@ impl Trainer {
 
     /// One optimiser step: this is where the policy loss is.
     fn step(&mut self, rollout: Rollout) -> Result<PolicyLossValues, Box<dyn Error>> {
-        let log_probs = self.policy.answer_log_probs(rollout.tokens);
-        let batch = PolicyBatch::new(log_probs, rollout.old_log_probs, rollout.advantages)
+        // From hidden states to the loss: the logits of all tokens are never held.
+        let (hidden, answers) = self.policy.answers(rollout.tokens);
+        let batch = PolicyBatch::without_log_probs(rollout.old_log_probs, rollout.advantages)
             .with_action_mask(rollout.action_mask)
             .with_rollout_log_probs(rollout.rollout_log_probs);
-        let output = self.loss.forward(batch)?;
+        let head = self.policy.head();
+        let output = self
+            .loss
+            .forward_linear(&self.log_probs, hidden, &head, answers, batch)?;
 
         let gradients = GradientsParams::from_grads(output.loss.backward(), &self.policy);
         self.policy = self

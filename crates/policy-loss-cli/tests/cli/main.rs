@@ -1,5 +1,6 @@
 //! The program `policy-loss`, run as a user would run it: files in, exit code and text out.
 
+mod bench;
 mod compare;
 mod dtypes;
 mod edge_cases;

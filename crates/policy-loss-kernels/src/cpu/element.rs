@@ -29,6 +29,8 @@ pub trait Stored: Copy + Send + Sync + 'static {
 
     /// The output itself, where the arithmetic can write into it.
     fn direct(output: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<Self::Real>]>;
+    /// The values themselves, where the arithmetic can change them.
+    fn in_place(values: &mut [Self]) -> Option<&mut [Self::Real]>;
 
     fn widen_all<T: Real>(arch: Arch, values: &[Self], widened: &mut [T]) {
         arch.dispatch(WidenAll { values, widened });
@@ -103,6 +105,10 @@ macro_rules! implement_stored_for_real {
             fn direct(output: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<Self>]> {
                 Some(output)
             }
+
+            fn in_place(values: &mut [Self]) -> Option<&mut [Self]> {
+                Some(values)
+            }
         }
     };
 }
@@ -138,6 +144,10 @@ macro_rules! implement_stored_for_half {
             }
 
             fn direct(_output: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<f32>]> {
+                None
+            }
+
+            fn in_place(_values: &mut [Self]) -> Option<&mut [f32]> {
                 None
             }
         }

@@ -29,10 +29,14 @@ pub trait Lanes: Copy {
         &mut [MaybeUninit<Self::Vector>],
         &mut [MaybeUninit<Self::Real>],
     );
+    /// As [`split`](Self::split), in place.
+    fn split_mut(values: &mut [Self::Real]) -> (&mut [Self::Vector], &mut [Self::Real]);
     /// Less than one vector, filled up with zeros.
     fn load_rest(self, values: &[Self::Real]) -> Self::Vector;
     /// The first lanes, as many as the output takes.
     fn store_rest(self, vector: Self::Vector, output: &mut [MaybeUninit<Self::Real>]);
+    /// As [`store_rest`](Self::store_rest), in place.
+    fn replace_rest(self, vector: Self::Vector, values: &mut [Self::Real]);
 
     fn splat(self, value: Self::Real) -> Self::Vector;
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -112,7 +116,7 @@ pub struct F64Lanes<S>(pub S);
 macro_rules! implement_lanes {
     (
         $lanes:ident, $real:ty, $vector:ident, $mask:ident,
-        $split:ident, $split_output:ident, $load:ident, $splat:ident,
+        $split:ident, $split_mut:ident, $split_output:ident, $load:ident, $splat:ident,
         $add:ident, $sub:ident, $mul:ident, $div:ident, $mul_add:ident, $min:ident, $max:ident,
         $less:ident, $greater:ident, $and:ident, $or:ident, $select:ident,
         $to_bits:ident, $from_bits:ident, $mul_bits:ident, $splat_bits:ident,
@@ -136,6 +140,11 @@ macro_rules! implement_lanes {
             }
 
             #[inline(always)]
+            fn split_mut(values: &mut [$real]) -> (&mut [S::$vector], &mut [$real]) {
+                S::$split_mut(values)
+            }
+
+            #[inline(always)]
             fn load_rest(self, values: &[$real]) -> S::$vector {
                 self.0.$load(values)
             }
@@ -146,6 +155,12 @@ macro_rules! implement_lanes {
                 for (output, &lane) in output.iter_mut().zip(lanes) {
                     output.write(lane);
                 }
+            }
+
+            #[inline(always)]
+            fn replace_rest(self, vector: S::$vector, values: &mut [$real]) {
+                let lanes: &[$real] = bytemuck::cast_slice(std::slice::from_ref(&vector));
+                values.copy_from_slice(&lanes[..values.len()]);
             }
 
             #[inline(always)]
@@ -246,6 +261,7 @@ implement_lanes!(
     f32s,
     m32s,
     as_simd_f32s,
+    as_mut_simd_f32s,
     as_uninit_mut_simd_f32s,
     partial_load_f32s,
     splat_f32s,
@@ -276,6 +292,7 @@ implement_lanes!(
     f64s,
     m64s,
     as_simd_f64s,
+    as_mut_simd_f64s,
     as_uninit_mut_simd_f64s,
     partial_load_f64s,
     splat_f64s,

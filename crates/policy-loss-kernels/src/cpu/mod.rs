@@ -19,6 +19,7 @@ mod gather;
 mod half_bits;
 mod kernel;
 mod lanes;
+pub mod log_probs;
 mod output;
 mod partition;
 mod parts;

@@ -2,7 +2,7 @@
 
 mod autodiff;
 #[cfg(any(feature = "flex", feature = "ndarray"))]
-mod cpu;
+pub(crate) mod cpu;
 #[cfg(feature = "cube")]
 mod cube;
 #[cfg(feature = "flex")]

@@ -77,6 +77,10 @@ impl Formula for Cispo {
         })
     }
 
+    fn is_of_tokens(&self) -> bool {
+        true
+    }
+
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(WEIGHS_LOG_PROBS)
     }

@@ -136,6 +136,10 @@ impl Formula for Clip {
         }))
     }
 
+    fn is_of_tokens(&self) -> bool {
+        true
+    }
+
     fn needs_token_ratio(&self) -> Option<&'static str> {
         None
     }

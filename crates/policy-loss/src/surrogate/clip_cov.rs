@@ -100,6 +100,10 @@ impl Formula for ClipCov {
         }
     }
 
+    fn is_of_tokens(&self) -> bool {
+        false
+    }
+
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some("covariances are those of tokens, and so are the ratios; use `ratio.level = token`")
     }

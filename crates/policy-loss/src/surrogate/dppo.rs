@@ -117,6 +117,10 @@ impl Formula for Dppo {
         positive("surrogate.max_ratio", self.max_ratio)
     }
 
+    fn is_of_tokens(&self) -> bool {
+        true
+    }
+
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(WEIGHS_LOG_PROBS)
     }

@@ -71,6 +71,10 @@ impl Formula for GeometricMean {
         positive("surrogate.high", self.high)
     }
 
+    fn is_of_tokens(&self) -> bool {
+        false
+    }
+
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(
             "the geometric mean is taken over the clipped ratios of the tokens; \

@@ -65,6 +65,10 @@ impl Formula for KlCov {
         positive("surrogate.coefficient", self.coefficient)
     }
 
+    fn is_of_tokens(&self) -> bool {
+        false
+    }
+
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some("covariances are those of tokens, and so are the ratios; use `ratio.level = token`")
     }

@@ -147,6 +147,9 @@ trait Formula {
         None
     }
 
+    /// Whether a token's surrogate depends on no other token but through the ratio.
+    fn is_of_tokens(&self) -> bool;
+
     /// Whether a token's surrogate depends on its own sequence alone, so that shards add up.
     fn is_local(&self) -> bool {
         true
@@ -161,6 +164,12 @@ impl Surrogate {
     /// As [`Formula::kernel`].
     pub(crate) fn kernel(&self) -> Option<kernels::Surrogate> {
         self.formula().kernel()
+    }
+
+    /// As [`Formula::is_of_tokens`].
+    #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+    pub(crate) fn is_of_tokens(&self) -> bool {
+        self.formula().is_of_tokens()
     }
 
     pub(crate) fn is_local(&self) -> bool {

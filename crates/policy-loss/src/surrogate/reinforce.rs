@@ -40,6 +40,10 @@ impl Formula for Reinforce {
         })
     }
 
+    fn is_of_tokens(&self) -> bool {
+        true
+    }
+
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some("this surrogate has no ratio; leave `ratio` out")
     }

@@ -74,6 +74,10 @@ impl Formula for Sapo {
         })
     }
 
+    fn is_of_tokens(&self) -> bool {
+        true
+    }
+
     fn needs_token_ratio(&self) -> Option<&'static str> {
         None
     }

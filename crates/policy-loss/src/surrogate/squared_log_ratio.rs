@@ -52,6 +52,10 @@ impl Formula for SquaredLogRatio {
         })
     }
 
+    fn is_of_tokens(&self) -> bool {
+        true
+    }
+
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some("this surrogate is made of each token's own log-ratio; use `ratio.level = token`")
     }

@@ -81,6 +81,10 @@ impl Formula for Vespo {
         positive("surrogate.negative_lambda", self.negative_lambda)
     }
 
+    fn is_of_tokens(&self) -> bool {
+        false
+    }
+
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(
             "this surrogate takes the ratio of the sequence itself, from the log-ratios of its \

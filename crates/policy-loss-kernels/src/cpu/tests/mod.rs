@@ -5,6 +5,7 @@ mod convert;
 mod edge_cases;
 mod exponential;
 mod invariants;
+mod log_probs;
 mod oracle;
 mod shapes;
 

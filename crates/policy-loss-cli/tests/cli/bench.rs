@@ -1,0 +1,48 @@
+//! `bench`, on sizes that take no time.
+
+use serde_json::Value;
+
+use crate::support::program;
+
+fn bench(more: &[&str]) -> Value {
+    let arguments = ["bench", "--rounds", "1", "--json"];
+    let output = program().args(arguments).args(more).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{more:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn log_probs_with_and_without_the_logits() {
+    let sizes = ["--tokens", "9", "--hidden", "4", "--vocab", "33"];
+    for device in ["flex", "ndarray"] {
+        let what = ["--what", "log-probs", "--device", device];
+        let report = bench(&[&what[..], &sizes].concat());
+        assert_eq!(report["vocabulary"], 33);
+        let contestants = report["contestants"].as_array().unwrap();
+        let names: Vec<_> = contestants.iter().map(|line| &line["name"]).collect();
+        assert_eq!(
+            names,
+            [
+                "three_products",
+                "four_products",
+                "naive",
+                "token_log_probs",
+                "linear_log_probs",
+                "linear_policy_loss",
+            ]
+        );
+        for line in contestants {
+            assert!(line["median_ms"].as_f64().unwrap() > 0.0, "{line}");
+            assert!(line["peak_extra_bytes"].as_u64().unwrap() > 0, "{line}");
+        }
+    }
+}
+
+#[test]
+fn sizes_beyond_an_index_are_refused() {
+    let arguments = ["bench", "--what", "log-probs", "--vocab", "4000000000"];
+    let output = program().args(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(message.contains("--vocab 4000000000"), "{message}");
+}

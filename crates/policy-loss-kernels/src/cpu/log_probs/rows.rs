@@ -1,0 +1,151 @@
+//! Whole rows of logits that somebody else has computed.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::super::element::{Element, Stored};
+use super::super::real::Real;
+use super::statistics::Moments;
+use super::{BLOCK, PARALLEL, RowGradient, Softmax, Statistics, gradient, place, real};
+
+/// The statistics of `targets.len()` rows of logits, one after another.
+///
+/// Half precision is widened a block at a time.
+///
+/// # Panics
+///
+/// There are not as many whole rows as targets.
+pub fn statistics<E: Element>(softmax: Softmax, logits: &[E], targets: &[i64]) -> Vec<Statistics> {
+    let Some(vocabulary) = row_length(logits.len(), targets.len()) else {
+        return Vec::new();
+    };
+    let arch = Arch::new();
+    let visit = |(row, &target): (&[E], &i64)| {
+        let mut moments = Moments::new();
+        visit_row(arch, softmax, row, target, &mut moments);
+        moments.statistics(softmax)
+    };
+    match logits.len() >= PARALLEL {
+        true => logits
+            .par_chunks(vocabulary)
+            .zip(targets)
+            .map(visit)
+            .collect(),
+        false => logits.chunks(vocabulary).zip(targets).map(visit).collect(),
+    }
+}
+
+fn visit_row<E: Stored>(
+    arch: Arch,
+    softmax: Softmax,
+    row: &[E],
+    target: i64,
+    moments: &mut Moments,
+) {
+    if let Some(row) = <E::Real as Real>::of_floats(E::floats(row)) {
+        let target = place(target, 0..row.len());
+        return moments.visit(arch, softmax, row, target);
+    }
+    let mut wide = [real::<E::Real>(0.0); BLOCK];
+    for (index, block) in row.chunks(BLOCK).enumerate() {
+        let wide = &mut wide[..block.len()];
+        E::widen_all(arch, block, wide);
+        let start = index * BLOCK;
+        let target = place(target, start..start + block.len());
+        moments.visit(arch, softmax, wide, target);
+    }
+}
+
+/// The gradient of the logits, into memory of its own.
+///
+/// # Panics
+///
+/// There are not as many whole rows of logits as `rows`.
+pub fn gradients<E: Element>(scale: f64, logits: &[E], rows: &[RowGradient]) -> Vec<E> {
+    let mut gradients = vec![E::from_f64(0.0); logits.len()];
+    let Some(vocabulary) = row_length(logits.len(), rows.len()) else {
+        return gradients;
+    };
+    let arch = Arch::new();
+    let replace = |((gradients, logits), row): ((&mut [E], &[E]), &RowGradient)| {
+        // A row stays in the cache until it is replaced.
+        gradients.copy_from_slice(logits);
+        replace_row(arch, scale, row, gradients);
+    };
+    match logits.len() >= PARALLEL {
+        true => gradients
+            .par_chunks_mut(vocabulary)
+            .zip(logits.par_chunks(vocabulary))
+            .zip(rows)
+            .for_each(replace),
+        false => gradients
+            .chunks_mut(vocabulary)
+            .zip(logits.chunks(vocabulary))
+            .zip(rows)
+            .for_each(replace),
+    }
+    gradients
+}
+
+/// Replaces the logits by their gradient.
+///
+/// # Panics
+///
+/// There are not as many whole rows of logits as `rows`.
+pub fn gradients_in_place<E: Element>(scale: f64, logits: &mut [E], rows: &[RowGradient]) {
+    let Some(vocabulary) = row_length(logits.len(), rows.len()) else {
+        return;
+    };
+    let arch = Arch::new();
+    let replace = |(logits, row): (&mut [E], &RowGradient)| replace_row(arch, scale, row, logits);
+    match logits.len() >= PARALLEL {
+        true => logits
+            .par_chunks_mut(vocabulary)
+            .zip(rows)
+            .for_each(replace),
+        false => logits.chunks_mut(vocabulary).zip(rows).for_each(replace),
+    }
+}
+
+fn replace_row<E: Stored>(arch: Arch, scale: f64, row: &RowGradient, logits: &mut [E]) {
+    let is_valid = place(row.target, 0..logits.len()).is_some();
+    let mut wide = [real::<E::Real>(0.0); BLOCK];
+    for (index, block) in logits.chunks_mut(BLOCK).enumerate() {
+        let start = index * BLOCK;
+        let target = place(row.target, start..start + block.len());
+        if let Some(block) = E::in_place(block) {
+            gradient::replace(arch, scale, row, is_valid, block, target);
+            continue;
+        }
+        let wide = &mut wide[..block.len()];
+        E::widen_all(arch, block, wide);
+        gradient::replace(arch, scale, row, is_valid, wide, target);
+        arch.dispatch(NarrowOver { wide, block });
+    }
+}
+
+struct NarrowOver<'a, E: Stored> {
+    wide: &'a [E::Real],
+    block: &'a mut [E],
+}
+
+impl<E: Stored> WithSimd for NarrowOver<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        for (narrow, &wide) in self.block.iter_mut().zip(self.wide) {
+            *narrow = E::narrow(wide);
+        }
+    }
+}
+
+/// The length of a row; absent where there is nothing to do.
+fn row_length(elements: usize, rows: usize) -> Option<usize> {
+    if rows == 0 || elements == 0 {
+        assert_eq!(elements, 0, "logits of no row");
+        return None;
+    }
+    assert_eq!(elements % rows, 0, "{elements} logits are not {rows} rows");
+    Some(elements / rows)
+}

@@ -1,0 +1,208 @@
+//! The first visit of a row: its largest logit, and sums of exponentials.
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::super::exp::exp;
+use super::super::lanes::Lanes;
+use super::super::real::Real;
+use super::{BLOCK, Softmax, Statistics, real};
+
+/// A row as far as it has been visited.
+#[derive(Clone, Copy, Debug)]
+pub struct Moments {
+    /// The largest scaled logit; -inf before the first.
+    shift: f64,
+    /// `sum(exp(z - shift))`.
+    sum: f64,
+    /// `sum(exp(z - shift) (z - shift))`.
+    weighted: f64,
+    /// The scaled logit of the target, once it has been met.
+    target: Option<f64>,
+}
+
+impl Moments {
+    pub fn new() -> Self {
+        Self {
+            shift: f64::NEG_INFINITY,
+            sum: 0.0,
+            weighted: 0.0,
+            target: None,
+        }
+    }
+
+    /// Visits more of the row. `target` is the target's place in `logits`, if it is there.
+    pub fn visit<T: Real>(
+        &mut self,
+        arch: Arch,
+        softmax: Softmax,
+        logits: &[T],
+        target: Option<usize>,
+    ) {
+        let scale = real::<T>(softmax.scale);
+        if let Some(place) = target {
+            self.target = Some((logits[place] * scale).to_f64());
+        }
+        for block in logits.chunks(BLOCK) {
+            let moments = *self;
+            *self = match softmax.entropy {
+                true => arch.dispatch(Visit::<_, true> {
+                    block,
+                    scale,
+                    moments,
+                }),
+                false => arch.dispatch(Visit::<_, false> {
+                    block,
+                    scale,
+                    moments,
+                }),
+            };
+        }
+    }
+
+    pub fn statistics(self, softmax: Softmax) -> Statistics {
+        let log_sum = self.sum.ln();
+        Statistics {
+            log_prob: match self.target {
+                Some(target) => target - self.shift - log_sum,
+                None => f64::NAN,
+            },
+            entropy: match softmax.entropy {
+                true => log_sum - self.weighted / self.sum,
+                false => 0.0,
+            },
+            shift: self.shift,
+            log_sum,
+        }
+    }
+
+    /// The same sums, relative to a shift that is not below the old one.
+    fn shifted(self, shift: f64) -> Self {
+        if shift == self.shift || self.sum == 0.0 {
+            return Self { shift, ..self };
+        }
+        let distance = self.shift - shift;
+        let factor = distance.exp();
+        Self {
+            shift,
+            sum: factor * self.sum,
+            weighted: factor * (self.weighted + self.sum * distance),
+            ..self
+        }
+    }
+}
+
+struct Visit<'a, T, const ENTROPY: bool> {
+    block: &'a [T],
+    scale: T,
+    moments: Moments,
+}
+
+impl<T: Real, const ENTROPY: bool> WithSimd for Visit<'_, T, ENTROPY> {
+    type Output = Moments;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Moments {
+        let lanes = T::lanes(simd);
+        let (vectors, rest) = <T::Lanes<S> as Lanes>::split(self.block);
+        let scale = lanes.splat(self.scale);
+
+        let mut largest = [lanes.splat(real(f64::NEG_INFINITY)); 4];
+        let (quads, single) = vectors.as_chunks::<4>();
+        for quad in quads {
+            for (largest, &vector) in largest.iter_mut().zip(quad) {
+                *largest = lanes.max(*largest, lanes.mul(vector, scale));
+            }
+        }
+        for &vector in single {
+            largest[0] = lanes.max(largest[0], lanes.mul(vector, scale));
+        }
+        let largest = lanes.max(
+            lanes.max(largest[0], largest[1]),
+            lanes.max(largest[2], largest[3]),
+        );
+        let mut block_shift = lanes.largest(largest);
+        for &value in rest {
+            block_shift = block_shift.max((value * self.scale).to_f64());
+        }
+        // A NaN may have displaced the largest. It reaches the sums below, whatever the shift.
+        let shift = match block_shift > self.moments.shift {
+            true => block_shift,
+            false => self.moments.shift,
+        };
+        let mut moments = self.moments.shifted(shift);
+
+        // A block of -inf alone has no shift; relative to a very low number it is still -inf.
+        let shift = match shift == f64::NEG_INFINITY {
+            true => real::<T>(-f64::from(f32::MAX)),
+            false => real::<T>(shift),
+        };
+        let sums = Sums {
+            scale,
+            shift: lanes.splat(shift),
+            sum: lanes.zero(),
+            weighted: lanes.zero(),
+        };
+        // Two chains hide the latency of the exponential.
+        let mut sums = [sums; 2];
+        let (pairs, single) = vectors.as_chunks::<2>();
+        for pair in pairs {
+            for (sums, &vector) in sums.iter_mut().zip(pair) {
+                sums.add::<ENTROPY>(lanes, vector);
+            }
+        }
+        for &vector in single {
+            sums[0].add::<ENTROPY>(lanes, vector);
+        }
+        let [a, b] = sums;
+        moments.sum += lanes.sum(lanes.add(a.sum, b.sum));
+        if ENTROPY {
+            moments.weighted += lanes.sum(lanes.add(a.weighted, b.weighted));
+        }
+        for &value in rest {
+            // A vector of one value: each of its lanes would otherwise be a logit of 0.
+            let mut sums = Sums {
+                sum: lanes.zero(),
+                weighted: lanes.zero(),
+                ..a
+            };
+            sums.add::<ENTROPY>(lanes, lanes.splat(value));
+            moments.sum += first(lanes, sums.sum);
+            if ENTROPY {
+                moments.weighted += first(lanes, sums.weighted);
+            }
+        }
+        moments
+    }
+}
+
+/// Any lane of a vector whose lanes are all the same; NaN stays.
+#[inline(always)]
+fn first<L: Lanes>(lanes: L, vector: L::Vector) -> f64 {
+    let count = lanes.sum(lanes.one());
+    lanes.sum(vector) / count
+}
+
+#[derive(Clone, Copy)]
+struct Sums<L: Lanes> {
+    scale: L::Vector,
+    shift: L::Vector,
+    sum: L::Vector,
+    weighted: L::Vector,
+}
+
+impl<L: Lanes> Sums<L> {
+    #[inline(always)]
+    fn add<const ENTROPY: bool>(&mut self, lanes: L, logits: L::Vector) {
+        let distance = lanes.sub(lanes.mul(logits, self.scale), self.shift);
+        if ENTROPY {
+            // A logit of -inf has probability 0, and 0 * -inf would be NaN.
+            let low = lanes.splat(L::Real::EXP_IS_ZERO);
+            let distance = lanes.select(lanes.less(distance, low), low, distance);
+            let probability = exp(lanes, distance);
+            self.sum = lanes.add(self.sum, probability);
+            self.weighted = lanes.mul_add(probability, distance, self.weighted);
+        } else {
+            self.sum = lanes.add(self.sum, exp(lanes, distance));
+        }
+    }
+}

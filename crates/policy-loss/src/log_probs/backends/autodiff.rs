@@ -1,0 +1,207 @@
+//! Log-probs under autodiff: backward passes written by hand, which keep a few numbers a token.
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, AutodiffBackend, Backend};
+
+use crate::log_probs::ops::{
+    HeadGradients, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
+};
+
+#[derive(Debug)]
+struct TokenLogProbs;
+
+#[derive(Debug, Clone)]
+struct SavedLogits<B: Backend> {
+    logits: FloatTensor<B>,
+    targets: IntTensor<B>,
+    statistics: RowStatistics<B>,
+    settings: Settings,
+}
+
+impl<B: LogProbsOps> Backward<B, 1> for TokenLogProbs {
+    type State = SavedLogits<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let saved = ops.state;
+        unary::<B, _>(ops.parents, ops.node, grads, |upstream| {
+            B::token_log_probs_backward(
+                saved.logits,
+                saved.targets,
+                saved.statistics,
+                upstream,
+                saved.settings,
+            )
+        });
+    }
+}
+
+#[derive(Debug)]
+struct LinearLogProbs;
+
+#[derive(Debug, Clone)]
+struct SavedHead<B: Backend> {
+    head: HeadTensors<B>,
+    targets: IntTensor<B>,
+    settings: Settings,
+}
+
+impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
+    type State = SavedHead<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let SavedHead {
+            head,
+            targets,
+            settings,
+        } = ops.state;
+        let [hidden, weight, bias] = ops.parents;
+        let wanted = Wanted {
+            hidden: hidden.is_some(),
+            weight: weight.is_some(),
+            bias: bias.is_some() && settings.has_bias,
+        };
+        let gradients = B::linear_log_probs_backward(head, targets, upstream, settings, wanted);
+        if let Some(node) = hidden {
+            grads.register::<B>(node.id, gradients.hidden);
+        }
+        if let Some(node) = weight {
+            grads.register::<B>(node.id, gradients.weight);
+        }
+        if let Some(node) = bias {
+            grads.register::<B>(node.id, gradients.bias);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct KnownGradients;
+
+impl<B: LogProbsOps> Backward<B, 3> for KnownGradients {
+    type State = HeadGradients<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let HeadGradients {
+            hidden,
+            weight,
+            bias,
+        } = ops.state;
+        for (parent, gradient) in ops.parents.into_iter().zip([hidden, weight, bias]) {
+            if let Some(node) = parent {
+                let gradient = B::scaled_gradient(gradient, upstream.clone());
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
+    fn token_log_probs(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        settings: Settings,
+    ) -> RowStatistics<Self> {
+        let (logits, node) = logits.into_parts();
+        let prepared = TokenLogProbs
+            .prepare::<C>([node])
+            .compute_bound()
+            .stateful();
+        let statistics = B::token_log_probs(logits.clone(), targets.clone(), settings);
+        let moments = Self::from_inner(statistics.moments.clone());
+        let values = statistics.values.clone();
+        RowStatistics {
+            values: match prepared {
+                OpsKind::Tracked(prepared) => {
+                    let saved = SavedLogits {
+                        logits,
+                        targets,
+                        statistics,
+                        settings,
+                    };
+                    prepared.finish(saved, values)
+                }
+                OpsKind::UnTracked(prepared) => prepared.finish(values),
+            },
+            moments,
+        }
+    }
+
+    fn linear_log_probs(
+        head: HeadTensors<Self>,
+        targets: IntTensor<Self>,
+        settings: Settings,
+    ) -> RowStatistics<Self> {
+        let (hidden, hidden_node) = head.hidden.into_parts();
+        let (weight, weight_node) = head.weight.into_parts();
+        let (bias, bias_node) = head.bias.into_parts();
+        let head = HeadTensors {
+            hidden,
+            weight,
+            bias,
+        };
+        // Recomputed already as far as it pays: what is saved are the inputs.
+        let prepared = LinearLogProbs
+            .prepare::<C>([hidden_node, weight_node, bias_node])
+            .compute_bound()
+            .stateful();
+        let statistics = B::linear_log_probs(head.clone(), targets.clone(), settings);
+        RowStatistics {
+            values: match prepared {
+                OpsKind::Tracked(prepared) => {
+                    let saved = SavedHead {
+                        head,
+                        targets,
+                        settings,
+                    };
+                    prepared.finish(saved, statistics.values)
+                }
+                OpsKind::UnTracked(prepared) => prepared.finish(statistics.values),
+            },
+            moments: Self::from_inner(statistics.moments),
+        }
+    }
+
+    fn with_gradients(
+        result: FloatTensor<Self>,
+        head: HeadTensors<Self>,
+        gradients: HeadGradients<Self>,
+    ) -> FloatTensor<Self> {
+        let nodes = [&head.hidden, &head.weight, &head.bias].map(|tensor| tensor.node());
+        let prepared = KnownGradients
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful();
+        let result = result.into_primitive();
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let gradients = HeadGradients {
+                    hidden: gradients.hidden.into_primitive(),
+                    weight: gradients.weight.into_primitive(),
+                    bias: gradients.bias.into_primitive(),
+                };
+                prepared.finish(gradients, result)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(result),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What the CPU backends share: from numbers to the kernels' terms and back.
+
+use burn::tensor::{DType, TensorData};
+use policy_loss_kernels::cpu::log_probs::{RowGradient, Softmax, Statistics};
+
+use crate::log_probs::ops::Settings;
+
+pub fn softmax(settings: Settings) -> Softmax {
+    Softmax {
+        scale: settings.scale,
+        entropy: settings.entropy,
+    }
+}
+
+/// Values and moments, as in `RowStatistics`.
+pub fn packed(
+    statistics: &[Statistics],
+    settings: Settings,
+    dtype: DType,
+) -> (TensorData, TensorData) {
+    let row = |of: fn(&Statistics) -> f64| statistics.iter().map(of);
+    let rows = |rows: Vec<f64>, count: usize| {
+        TensorData::new(rows, [count, statistics.len()]).convert_dtype(dtype)
+    };
+    let mut values: Vec<f64> = row(|row| row.log_prob).collect();
+    if settings.entropy {
+        values.extend(row(|row| row.entropy));
+    }
+    let moments = row(|row| row.shift).chain(row(|row| row.log_sum));
+    let count = 1 + usize::from(settings.entropy);
+    (rows(values, count), rows(moments.collect(), 2))
+}
+
+/// The gradient of each row, from tensors that hold one number a token in each of their rows.
+pub fn row_gradients(
+    targets: &[i64],
+    values: &[f64],
+    moments: &[f64],
+    upstream: &[f64],
+    settings: Settings,
+) -> Vec<RowGradient> {
+    let tokens = targets.len();
+    let second = |rows: &[f64], i: usize| match settings.entropy_gradient {
+        true => rows[tokens + i],
+        false => 0.0,
+    };
+    let row = |(i, &target)| RowGradient {
+        target,
+        shift: moments[i],
+        log_sum: moments[tokens + i],
+        entropy: second(values, i),
+        log_prob_gradient: upstream[i],
+        entropy_gradient: second(upstream, i),
+    };
+    targets.iter().enumerate().map(row).collect()
+}
+
+/// The numbers of a small tensor.
+pub fn numbers(data: &TensorData) -> Vec<f64> {
+    data.iter::<f64>().collect()
+}
+
+/// Token indices of any integer type.
+pub fn indices(data: &TensorData) -> Vec<i64> {
+    data.iter::<i64>().collect()
+}

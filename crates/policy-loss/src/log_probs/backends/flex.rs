@@ -1,0 +1,211 @@
+//! Log-probs on Flex: the tensors' own memory, without a copy.
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::{Element, TensorData};
+use burn_flex::FlexTensor;
+use bytemuck::Pod;
+use half::{bf16, f16};
+use policy_loss_kernels::cpu::log_probs as kernels;
+use policy_loss_kernels::cpu::log_probs::{Matrix, MatrixMut};
+use policy_loss_kernels::cpu::scale_in_place;
+
+use super::cpu::{indices, numbers, packed, row_gradients, softmax};
+use crate::backends::cpu::for_float;
+use crate::log_probs::ops::{
+    HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
+};
+
+impl LogProbsOps for Flex {
+    fn token_log_probs(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        settings: Settings,
+    ) -> RowStatistics<Self> {
+        let logits = logits.to_contiguous();
+        let targets = indices(&targets.into_data());
+        let statistics = for_float!(logits.dtype(), E => {
+            kernels::statistics(softmax(settings), slice::<E>(&logits), &targets)
+        }, [F64 => f64, F32 => f32, F16 => f16, BF16 => bf16]);
+        let dtype = crate::composed::arithmetic(logits.dtype());
+        let (values, moments) = packed(&statistics, settings, dtype);
+        RowStatistics {
+            values: FlexTensor::from_data(values),
+            moments: FlexTensor::from_data(moments),
+        }
+    }
+
+    fn token_log_probs_backward(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        statistics: RowStatistics<Self>,
+        upstream: FloatTensor<Self>,
+        settings: Settings,
+    ) -> FloatTensor<Self> {
+        let rows = row_gradients(
+            &indices(&targets.into_data()),
+            &numbers(&statistics.values.into_data()),
+            &numbers(&statistics.moments.into_data()),
+            &numbers(&upstream.into_data()),
+            settings,
+        );
+        // Not `to_contiguous` where it is contiguous: a second handle would hide that there is
+        // only one.
+        let mut logits = match whole(&logits) {
+            true => logits,
+            false => logits.to_contiguous(),
+        };
+        for_float!(logits.dtype(), E => {
+            if let Some(values) = logits.try_storage_mut::<E>() {
+                // Nobody else holds them any more.
+                kernels::gradients_in_place(settings.scale, values, &rows);
+                return logits;
+            }
+            let gradients = kernels::gradients(settings.scale, slice::<E>(&logits), &rows);
+            let shape: Vec<usize> = logits.shape().iter().copied().collect();
+            FlexTensor::from_data(TensorData::new(gradients, shape))
+        }, [F64 => f64, F32 => f32, F16 => f16, BF16 => bf16])
+    }
+
+    fn head_logits(
+        head: HeadTensors<Self>,
+        targets: IntTensor<Self>,
+        settings: Settings,
+    ) -> HeadLogits<Self> {
+        let targets = indices(&targets.into_data());
+        let head = forward(head);
+        for_float!(head.hidden.dtype(), E => {
+            let head = kernels_head::<E>(&head, settings);
+            let shape = [head.hidden.shape()[0], head.weight.shape()[1]];
+            let mut logits = vec![0 as E; shape[0] * shape[1]];
+            let statistics = kernels::head_logits(head, softmax(settings), &targets, &mut logits);
+            let (values, moments) = packed(&statistics, settings, E::dtype());
+            HeadLogits {
+                logits: FlexTensor::from_data(TensorData::new(logits, shape)),
+                values: FlexTensor::from_data(values),
+                moments: FlexTensor::from_data(moments),
+            }
+        }, [F64 => f64, F32 => f32])
+    }
+
+    fn head_gradients(
+        logits: HeadLogits<Self>,
+        head: HeadTensors<Self>,
+        targets: IntTensor<Self>,
+        upstream: FloatTensor<Self>,
+        gradients: HeadGradients<Self>,
+        settings: Settings,
+        wanted: Wanted,
+    ) -> HeadGradients<Self> {
+        let rows = row_gradients(
+            &indices(&targets.into_data()),
+            &numbers(&logits.values.into_data()),
+            &numbers(&logits.moments.into_data()),
+            &numbers(&upstream.into_data()),
+            settings,
+        );
+        let mut logits = owned(logits.logits);
+        let head = forward(head);
+        let mut weight_gradient = owned(gradients.weight);
+        let mut bias_gradient = owned(gradients.bias);
+        for_float!(head.hidden.dtype(), E => {
+            let head = kernels_head::<E>(&head, settings);
+            let [tokens, width] = head.hidden.shape();
+            let vocabulary = head.weight.shape()[1];
+            let mut hidden = vec![0 as E; if wanted.hidden { tokens * width } else { 1 }];
+            let strides = match settings.transposed {
+                true => [1, width],
+                false => [vocabulary, 1],
+            };
+            let target = kernels::HeadGradients {
+                hidden: wanted.hidden.then_some(&mut hidden[..]),
+                weight: wanted.weight.then(|| {
+                    MatrixMut::new(weight_gradient.storage_mut::<E>(), [width, vocabulary], strides)
+                }),
+                bias: wanted.bias.then(|| bias_gradient.storage_mut::<E>()),
+            };
+            kernels::head_gradients(head, settings.scale, &rows, logits.storage_mut::<E>(), target);
+            HeadGradients {
+                hidden: match wanted.hidden {
+                    true => FlexTensor::from_data(TensorData::new(hidden, [tokens, width])),
+                    false => gradients.hidden,
+                },
+                weight: weight_gradient,
+                bias: bias_gradient,
+            }
+        }, [F64 => f64, F32 => f32])
+    }
+
+    fn scaled_gradient(
+        gradient: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let factor = numbers(&factor.into_data())[0];
+        if factor == 1.0 {
+            return gradient;
+        }
+        let mut gradient = owned(gradient);
+        for_float!(gradient.dtype(), E => {
+            scale_in_place::<E>(gradient.storage_mut::<E>(), factor);
+            gradient
+        }, [F64 => f64, F32 => f32])
+    }
+}
+
+/// Whether the storage holds the tensor and nothing else, row by row.
+fn whole(tensor: &FlexTensor) -> bool {
+    let elements = tensor.shape().num_elements();
+    tensor.layout().contiguous_offsets() == Some((0, elements))
+        && tensor.bytes().len() == elements * tensor.dtype().size()
+}
+
+/// The tensor, with a storage of its own as far as its layout goes.
+fn owned(tensor: FlexTensor) -> FlexTensor {
+    match whole(&tensor) {
+        true => tensor,
+        false => FlexTensor::from_data(tensor.into_data()),
+    }
+}
+
+/// Hidden states and weight in the layout that they have, unless it runs backwards.
+fn forward(head: HeadTensors<Flex>) -> HeadTensors<Flex> {
+    let forward = |tensor: FlexTensor| match tensor.layout().strides().iter().all(|s| *s >= 0) {
+        true => tensor,
+        false => tensor.to_contiguous(),
+    };
+    HeadTensors {
+        hidden: forward(head.hidden),
+        weight: forward(head.weight),
+        bias: head.bias.to_contiguous(),
+    }
+}
+
+fn slice<E: Element + Pod>(tensor: &FlexTensor) -> &[E] {
+    tensor
+        .as_slice::<E>()
+        .expect("a contiguous tensor of this type")
+}
+
+fn kernels_head<'a, E: Element + Pod>(
+    head: &'a HeadTensors<Flex>,
+    settings: Settings,
+) -> kernels::Head<'a, E> {
+    let weight = matrix(&head.weight);
+    kernels::Head {
+        hidden: matrix(&head.hidden),
+        weight: match settings.transposed {
+            true => weight.transposed(),
+            false => weight,
+        },
+        bias: settings.has_bias.then(|| slice(&head.bias)),
+    }
+}
+
+/// A tensor of rank 2 in the layout that it has: a transposed weight is not copied.
+fn matrix<E: Element + Pod>(tensor: &FlexTensor) -> Matrix<'_, E> {
+    let layout = tensor.layout();
+    let stride =
+        |dim: usize| usize::try_from(layout.strides()[dim]).expect("`forward` made them positive");
+    let values = &tensor.storage::<E>()[layout.start_offset()..];
+    Matrix::new(values, tensor.shape().dims(), [stride(0), stride(1)])
+}

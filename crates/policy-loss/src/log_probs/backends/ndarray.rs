@@ -1,0 +1,258 @@
+//! Log-probs on NdArray: the arrays' own memory, without a copy.
+
+// Burn marks the whole backend as deprecated.
+#![allow(deprecated)]
+
+use std::borrow::Cow;
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{NdArray, TensorMetadata};
+use burn::tensor::TensorData;
+use burn_ndarray::NdArrayTensor;
+use policy_loss_kernels::cpu::log_probs as kernels;
+use policy_loss_kernels::cpu::log_probs::{Matrix, MatrixMut};
+use policy_loss_kernels::cpu::scale_in_place;
+
+use super::cpu::{packed, row_gradients, softmax};
+use crate::log_probs::ops::{
+    HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
+};
+
+/// The values of a storage, whose type Burn does not export, row by row.
+macro_rules! contiguous {
+    ($storage:expr) => {{
+        let view = $storage.view();
+        match view.to_slice() {
+            Some(values) => Cow::Borrowed(values),
+            None => Cow::Owned(view.iter().copied().collect()),
+        }
+    }};
+}
+
+/// The values of a storage of rank 2 in the layout that they have, and their strides: a transposed
+/// weight is not copied.
+macro_rules! strided {
+    ($storage:expr) => {{
+        let view = $storage.view();
+        let strides: Vec<_> = view.strides().iter().map(|s| usize::try_from(*s)).collect();
+        match (view.to_slice_memory_order(), &strides[..]) {
+            (Some(values), [Ok(down), Ok(right)]) => (Cow::Borrowed(values), [*down, *right]),
+            _ => {
+                let values: Vec<_> = view.iter().copied().collect();
+                (Cow::Owned(values), [view.shape()[1], 1])
+            }
+        }
+    }};
+}
+
+/// Runs `$body` on the storages of `$tensor`s of one type, with `$E` bound to it.
+macro_rules! for_type {
+    ($E:ident, [$($storage:ident = $tensor:expr),+] => $body:expr) => {
+        match ($($tensor,)+) {
+            ($(NdArrayTensor::F32($storage),)+) => { type $E = f32; $body }
+            ($(NdArrayTensor::F64($storage),)+) => { type $E = f64; $body }
+            // The types were checked against what the device computes, and made one.
+            _ => unreachable!("types that are not computed on this device"),
+        }
+    };
+}
+
+/// The kernels' view of a head.
+macro_rules! head {
+    ($hidden:ident, $weight:ident, $bias:ident, $shape:expr, $settings:expr) => {{
+        let (weight, strides) = &$weight;
+        let weight = Matrix::new(weight, $shape, *strides);
+        kernels::Head {
+            hidden: Matrix::of_rows(
+                &$hidden,
+                [
+                    $hidden.len() / width($shape, $settings),
+                    width($shape, $settings),
+                ],
+            ),
+            weight: match $settings.transposed {
+                true => weight.transposed(),
+                false => weight,
+            },
+            bias: $settings.has_bias.then_some(&$bias[..]),
+        }
+    }};
+}
+
+/// The numbers of a small tensor.
+#[allow(clippy::useless_conversion, reason = "one of the two types is f64")]
+fn numbers(tensor: &NdArrayTensor) -> Vec<f64> {
+    for_type!(E, [values = tensor] => {
+        let values: Cow<'_, [E]> = contiguous!(values);
+        values.iter().map(|value| f64::from(*value)).collect()
+    })
+}
+
+/// Token indices of any integer type.
+fn indices(tensor: &NdArrayTensor) -> Vec<i64> {
+    macro_rules! of_types {
+        ($($variant:ident),+) => {
+            match tensor {
+                $(NdArrayTensor::$variant(values) => {
+                    // An index beyond an i64 is beyond any vocabulary.
+                    let wide = |value| i64::try_from(value).unwrap_or(i64::MAX);
+                    values.view().iter().copied().map(wide).collect()
+                })+
+                _ => unreachable!("indices are integers"),
+            }
+        };
+    }
+    of_types!(I64, I32, I16, I8, U64, U32, U16, U8)
+}
+
+/// The length of a hidden state.
+fn width([rows, columns]: [usize; 2], settings: Settings) -> usize {
+    match settings.transposed {
+        true => columns,
+        false => rows,
+    }
+}
+
+impl LogProbsOps for NdArray {
+    fn token_log_probs(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        settings: Settings,
+    ) -> RowStatistics<Self> {
+        let targets = indices(&targets);
+        let dtype = logits.dtype();
+        let statistics = for_type!(E, [logits = &logits] => {
+            let logits: Cow<'_, [E]> = contiguous!(logits);
+            kernels::statistics(softmax(settings), &logits, &targets)
+        });
+        let (values, moments) = packed(&statistics, settings, dtype);
+        RowStatistics {
+            values: NdArrayTensor::from_data(values),
+            moments: NdArrayTensor::from_data(moments),
+        }
+    }
+
+    fn token_log_probs_backward(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        statistics: RowStatistics<Self>,
+        upstream: FloatTensor<Self>,
+        settings: Settings,
+    ) -> FloatTensor<Self> {
+        let rows = row_gradients(
+            &indices(&targets),
+            &numbers(&statistics.values),
+            &numbers(&statistics.moments),
+            &numbers(&upstream),
+            settings,
+        );
+        let shape = logits.shape().dims::<2>();
+        for_type!(E, [logits = &logits] => {
+            let logits: Cow<'_, [E]> = contiguous!(logits);
+            let gradients = kernels::gradients(settings.scale, &logits, &rows);
+            NdArrayTensor::from_data(TensorData::new(gradients, shape))
+        })
+    }
+
+    fn head_logits(
+        head: HeadTensors<Self>,
+        targets: IntTensor<Self>,
+        settings: Settings,
+    ) -> HeadLogits<Self> {
+        let targets = indices(&targets);
+        let dtype = head.hidden.dtype();
+        let shape = head.weight.shape().dims();
+        for_type!(E, [hidden = &head.hidden, weight = &head.weight, bias = &head.bias] => {
+            let (hidden, bias): (Cow<'_, [E]>, Cow<'_, [E]>) = (contiguous!(hidden), contiguous!(bias));
+            let weight: (Cow<'_, [E]>, _) = strided!(weight);
+            let head = head!(hidden, weight, bias, shape, settings);
+            let shape = [targets.len(), head.weight.shape()[1]];
+            let mut logits = vec![0 as E; shape[0] * shape[1]];
+            let statistics = kernels::head_logits(head, softmax(settings), &targets, &mut logits);
+            let (values, moments) = packed(&statistics, settings, dtype);
+            HeadLogits {
+                logits: NdArrayTensor::from_data(TensorData::new(logits, shape)),
+                values: NdArrayTensor::from_data(values),
+                moments: NdArrayTensor::from_data(moments),
+            }
+        })
+    }
+
+    fn head_gradients(
+        logits: HeadLogits<Self>,
+        head: HeadTensors<Self>,
+        targets: IntTensor<Self>,
+        upstream: FloatTensor<Self>,
+        gradients: HeadGradients<Self>,
+        settings: Settings,
+        wanted: Wanted,
+    ) -> HeadGradients<Self> {
+        let rows = row_gradients(
+            &indices(&targets),
+            &numbers(&logits.values),
+            &numbers(&logits.moments),
+            &numbers(&upstream),
+            settings,
+        );
+        let shape = head.weight.shape().dims();
+        for_type!(E, [
+            hidden = &head.hidden,
+            weight = &head.weight,
+            bias = &head.bias,
+            logits = logits.logits,
+            weight_gradient = gradients.weight,
+            bias_gradient = gradients.bias
+        ] => {
+            let (hidden, bias): (Cow<'_, [E]>, Cow<'_, [E]>) = (contiguous!(hidden), contiguous!(bias));
+            let weight: (Cow<'_, [E]>, _) = strided!(weight);
+            let head = head!(hidden, weight, bias, shape, settings);
+            let [tokens, width] = head.hidden.shape();
+            let vocabulary = head.weight.shape()[1];
+            let mut hidden_gradient = vec![0 as E; if wanted.hidden { tokens * width } else { 1 }];
+            let strides = match settings.transposed {
+                true => [1, width],
+                false => [vocabulary, 1],
+            };
+            // Made by this file or by Burn's zeros, which are stored row by row.
+            let mut logits = logits.into_shared();
+            let mut weight_gradient = weight_gradient.into_shared();
+            let mut bias_gradient = bias_gradient.into_shared();
+            let target = kernels::HeadGradients {
+                hidden: wanted.hidden.then_some(&mut hidden_gradient[..]),
+                weight: wanted.weight.then(|| {
+                    let values = weight_gradient.as_slice_mut().expect("stored row by row");
+                    MatrixMut::new(values, [width, vocabulary], strides)
+                }),
+                bias: wanted.bias.then(|| {
+                    bias_gradient.as_slice_mut().expect("stored row by row")
+                }),
+            };
+            let logits = logits.as_slice_mut().expect("stored row by row");
+            kernels::head_gradients(head, settings.scale, &rows, logits, target);
+            HeadGradients {
+                hidden: match wanted.hidden {
+                    true => NdArrayTensor::from_data(TensorData::new(hidden_gradient, [tokens, width])),
+                    false => gradients.hidden,
+                },
+                weight: weight_gradient.into(),
+                bias: bias_gradient.into(),
+            }
+        })
+    }
+
+    fn scaled_gradient(
+        gradient: FloatTensor<Self>,
+        factor: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let factor = numbers(&factor)[0];
+        if factor == 1.0 {
+            return gradient;
+        }
+        for_type!(E, [storage = gradient] => {
+            let mut array = storage.into_shared();
+            let values = array.as_slice_mut().expect("stored row by row");
+            scale_in_place::<E>(values, factor);
+            array.into()
+        })
+    }
+}

@@ -1,0 +1,116 @@
+//! Every check of what goes in. None but that of the targets' values touches the device's queue.
+
+use burn::tensor::{Bool, DType, Device, Int, Tensor};
+
+use super::LinearHead;
+use crate::BatchError;
+use crate::device::{computes, describe, dtypes, names};
+
+/// Fails unless the shape is the expected one.
+pub fn shape(tensor: &'static str, got: &[usize], expected: &[usize]) -> Result<(), BatchError> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(BatchError::Shape {
+        tensor,
+        expected: format!("{expected:?}"),
+        got: got.to_vec(),
+    })
+}
+
+/// Fails unless the tensor is where the others are.
+pub fn device(tensor: &'static str, got: &Device, expected: &Device) -> Result<(), BatchError> {
+    if got == expected {
+        return Ok(());
+    }
+    Err(BatchError::Device {
+        tensor,
+        expected: describe(expected),
+        got: describe(got),
+    })
+}
+
+/// Fails unless the device computes the type.
+pub fn dtype(tensor: &'static str, got: DType, on: &Device) -> Result<(), BatchError> {
+    if computes(on, got) {
+        return Ok(());
+    }
+    Err(BatchError::Dtype {
+        tensor,
+        got,
+        device: describe(on),
+        accepted: names(&dtypes(on)),
+    })
+}
+
+/// Fails unless the head fits hidden states of `width` on `on`.
+pub fn head(head: &LinearHead, width: usize, on: &Device) -> Result<(), BatchError> {
+    let [got, vocabulary] = head.dims();
+    if got != width || vocabulary == 0 {
+        let expected = match head.transposed {
+            true => format!("[V, {width}], with V above 0"),
+            false => format!("[{width}, V], with V above 0"),
+        };
+        return Err(BatchError::Shape {
+            tensor: "weight",
+            expected,
+            got: head.weight.dims().to_vec(),
+        });
+    }
+    device("weight", &head.weight.device(), on)?;
+    dtype("weight", head.weight.dtype(), on)?;
+    if let Some(bias) = &head.bias {
+        shape("bias", &bias.dims(), &[vocabulary])?;
+        device("bias", &bias.device(), on)?;
+        dtype("bias", bias.dtype(), on)?;
+    }
+    Ok(())
+}
+
+/// The indices of the valid tokens, read back from the device; absent where all are valid.
+pub fn valid_tokens(mask: &Tensor<1, Bool>) -> Result<Option<Vec<usize>>, BatchError> {
+    let data = mask
+        .clone()
+        .without_autodiff()
+        .try_into_data()
+        .map_err(|error| BatchError::Read {
+            tensor: "action_mask",
+            device: describe(&mask.device()),
+            message: error.to_string(),
+        })?;
+    let valid: Vec<usize> = data
+        .iter::<bool>()
+        .enumerate()
+        .filter_map(|(index, valid)| valid.then_some(index))
+        .collect();
+    Ok((valid.len() < mask.dims()[0]).then_some(valid))
+}
+
+/// Reads targets back, and fails where a valid one is not in the vocabulary.
+pub fn target_values(
+    targets: &Tensor<1, Int>,
+    valid: Option<&[usize]>,
+    vocabulary: usize,
+) -> Result<(), BatchError> {
+    let data = targets
+        .clone()
+        .without_autodiff()
+        .try_into_data()
+        .map_err(|error| BatchError::Read {
+            tensor: "targets",
+            device: describe(&targets.device()),
+            message: error.to_string(),
+        })?;
+    let is_valid = |index: &usize| valid.is_none_or(|valid| valid.binary_search(index).is_ok());
+    for (index, value) in data.iter::<i64>().enumerate() {
+        let known = usize::try_from(value).is_ok_and(|value| value < vocabulary);
+        if !known && is_valid(&index) {
+            return Err(BatchError::Target {
+                value,
+                index,
+                vocabulary,
+            });
+        }
+    }
+    Ok(())
+}

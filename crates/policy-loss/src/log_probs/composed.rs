@@ -1,0 +1,49 @@
+//! The reference: plain tensor operations that read like the formula, hold all logits, and run on
+//! every backend that Burn has.
+
+use burn::tensor::{Int, Tensor};
+
+use super::seam::{Head, Plan};
+use crate::composed::arithmetic;
+
+/// Log-probs, and entropies in a second row where they are wanted.
+pub fn token_log_probs(logits: Tensor<2>, targets: Tensor<1, Int>, plan: Plan) -> Tensor<2> {
+    let [tokens, vocabulary] = logits.dims();
+    let dtype = arithmetic(logits.dtype());
+    let scaled = logits.cast(dtype) * plan.scale;
+    let unknown = targets
+        .clone()
+        .lower_elem(0)
+        .bool_or(targets.clone().greater_equal_elem(vocabulary as i64));
+    let targets = targets.mask_fill(unknown.clone(), 0).reshape([tokens, 1]);
+
+    // The largest logit is a constant: its gradient cancels.
+    let largest = scaled.clone().without_autodiff().max_dim(1);
+    let distance = scaled - largest;
+    let exponentials = distance.clone().exp();
+    let sum = exponentials.clone().sum_dim(1);
+    let log_sum = sum.clone().log();
+    let log_probs = distance.clone().gather(1, targets) - log_sum.clone();
+    let log_probs = log_probs.mask_fill(unknown.reshape([tokens, 1]), f64::NAN);
+    let mut values = vec![log_probs];
+    if plan.entropy {
+        // A logit of -inf has probability 0, and 0 * -inf would be NaN.
+        let impossible = exponentials.clone().without_autodiff().equal_elem(0.0);
+        let finite = distance.mask_fill(impossible, 0.0);
+        values.push(log_sum - (exponentials * finite).sum_dim(1) / sum);
+    }
+    Tensor::cat(values, 1).transpose()
+}
+
+/// The same of hidden states.
+pub fn linear_log_probs(head: Head, targets: Tensor<1, Int>, plan: Plan) -> Tensor<2> {
+    let weight = match plan.transposed {
+        true => head.weight.transpose(),
+        false => head.weight,
+    };
+    let mut logits = head.hidden.matmul(weight);
+    if plan.has_bias {
+        logits = logits + head.bias.unsqueeze::<2>();
+    }
+    token_log_probs(logits, targets, plan)
+}

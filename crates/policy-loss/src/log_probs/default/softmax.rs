@@ -1,0 +1,132 @@
+//! The softmax of a chunk's logits, in Burn's own operations.
+
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
+use burn::backend::{Backend, Scalar, TensorMetadata, get_device_settings};
+use burn::tensor::{BoolDType, IndexingUpdateOp, Shape};
+
+use super::slice;
+use crate::composed::arithmetic;
+use crate::log_probs::ops::{HeadLogits, RowStatistics, Settings};
+
+/// Below it, `exp` is 0 in f32, and next to nothing in f64.
+const LOG_OF_NOTHING: f64 = -104.0;
+
+/// What is known of each row of logits.
+pub fn statistics<B: Backend>(
+    logits: FloatTensor<B>,
+    targets: IntTensor<B>,
+    settings: Settings,
+) -> RowStatistics<B> {
+    let [tokens, vocabulary] = logits.shape().dims();
+    let scaled = scaled::<B>(logits, settings);
+    let column = |indices| B::int_reshape(indices, Shape::from([tokens, 1]));
+    let row = |column| B::float_reshape(column, Shape::from([1, tokens]));
+
+    let (targets, unknown) = known::<B>(column(targets), vocabulary);
+    let target = B::float_gather(1, scaled.clone(), targets);
+    let largest = B::float_max_dim(scaled.clone(), 1);
+    let distance = B::float_sub(scaled, largest.clone());
+    let exponentials = B::float_exp(distance.clone());
+    let sum = B::float_sum_dim(exponentials.clone(), 1);
+    let log_sum = B::float_log(sum.clone());
+    let log_probs = B::float_sub(B::float_sub(target, largest.clone()), log_sum.clone());
+    let log_probs = B::float_mask_fill(log_probs, unknown, f64::NAN.into());
+
+    let mut values = vec![row(log_probs)];
+    if settings.entropy {
+        // A logit of -inf has probability 0, and 0 * -inf would be NaN.
+        let distance = B::float_clamp_min(distance, LOG_OF_NOTHING.into());
+        let weighted = B::float_sum_dim(B::float_mul(exponentials, distance), 1);
+        let entropies = B::float_sub(log_sum.clone(), B::float_div(weighted, sum));
+        values.push(row(entropies));
+    }
+    RowStatistics {
+        values: B::float_cat(values, 0),
+        moments: B::float_cat(vec![row(largest), row(log_sum)], 0),
+    }
+}
+
+/// The gradient of a chunk's logits, `[N, V]`, and which rows no gradient reaches, `[N, 1]`.
+pub fn logits_gradient<B: Backend>(
+    chunk: HeadLogits<B>,
+    targets: IntTensor<B>,
+    upstream: FloatTensor<B>,
+    settings: Settings,
+) -> (FloatTensor<B>, BoolTensor<B>) {
+    let shape = chunk.logits.shape();
+    let [tokens, vocabulary] = shape.dims();
+    let column = |rows: &FloatTensor<B>, index: usize| {
+        let row = B::float_slice(rows.clone(), &[slice(&(index..index + 1))]);
+        B::float_reshape(row, Shape::from([tokens, 1]))
+    };
+    let scale: Scalar = settings.scale.into();
+    let bools = bools::<B>(&upstream);
+
+    let distance = B::float_sub(
+        scaled::<B>(chunk.logits, settings),
+        column(&chunk.moments, 0),
+    );
+    let log_probability = B::float_sub(distance, column(&chunk.moments, 1));
+    let gradient = B::float_mul_scalar(column(&upstream, 0), scale);
+    let mut idle = B::float_equal_elem(gradient.clone(), 0.0.into(), bools);
+    let probability = B::float_exp(log_probability.clone());
+    let minus = match settings.entropy_gradient {
+        true => {
+            let entropy_gradient = B::float_mul_scalar(column(&upstream, 1), scale);
+            let also = B::float_equal_elem(entropy_gradient.clone(), 0.0.into(), bools);
+            idle = B::bool_and(idle, also.clone());
+            let log_probability = B::float_clamp_min(log_probability, LOG_OF_NOTHING.into());
+            let inner = B::float_add(log_probability, column(&chunk.values, 1));
+            let inner = B::float_mask_fill(
+                B::float_mul(inner, entropy_gradient),
+                B::bool_expand(also, shape.clone()),
+                0.0.into(),
+            );
+            B::float_mul(probability, B::float_add(inner, gradient.clone()))
+        }
+        false => B::float_mul(probability, gradient.clone()),
+    };
+    let targets = B::int_reshape(targets, Shape::from([tokens, 1]));
+    let (targets, unknown) = known::<B>(targets, vocabulary);
+    let unknown = B::bool_expand(unknown, shape.clone());
+    let logits = B::float_scatter(
+        1,
+        B::float_neg(minus),
+        targets,
+        gradient,
+        IndexingUpdateOp::Add,
+    );
+    let logits = B::float_mask_fill(logits, unknown, f64::NAN.into());
+    let logits = B::float_mask_fill(logits, B::bool_expand(idle.clone(), shape), 0.0.into());
+    (logits, idle)
+}
+
+/// Targets that can be gathered, and which of them were not in the vocabulary.
+fn known<B: Backend>(targets: IntTensor<B>, vocabulary: usize) -> (IntTensor<B>, BoolTensor<B>) {
+    let bools = get_device_settings::<B>(&targets.device()).bool_dtype;
+    let below = B::int_lower_elem(targets.clone(), 0.into(), bools);
+    let above = B::int_greater_equal_elem(targets.clone(), vocabulary.into(), bools);
+    let unknown = B::bool_or(below, above);
+    let targets = B::int_mask_fill(targets, unknown.clone(), 0.into());
+    (targets, unknown)
+}
+
+fn bools<B: Backend>(tensor: &FloatTensor<B>) -> BoolDType {
+    get_device_settings::<B>(&tensor.device()).bool_dtype
+}
+
+fn scaled<B: Backend>(logits: FloatTensor<B>, settings: Settings) -> FloatTensor<B> {
+    match settings.scale == 1.0 {
+        true => logits,
+        false => B::float_mul_scalar(logits, settings.scale.into()),
+    }
+}
+
+/// In the type of the arithmetic.
+pub fn widened<B: Backend>(logits: FloatTensor<B>) -> FloatTensor<B> {
+    let wide = arithmetic(logits.dtype());
+    match logits.dtype() == wide {
+        true => logits,
+        false => B::float_cast(logits, wide.into()),
+    }
+}

@@ -1,0 +1,205 @@
+//! Log-probs of hidden states, without their logits.
+
+use burn::tensor::{Bool, DType, IndexingUpdateOp, Int, Tensor, TensorData};
+
+use super::config::TokenLogProbs;
+use super::seam::{self, Head, Plan};
+use super::{LinearHead, LogProbs, checks, composed};
+use crate::BatchError;
+use crate::composed::arithmetic;
+
+impl TokenLogProbs {
+    /// The log-probs of `targets` under `hidden * weight + bias`, without holding the logits.
+    ///
+    /// Chunks of tokens are multiplied with the head one after another; the backward pass computes
+    /// each chunk's logits again, so that four products are made in all, and the memory does not
+    /// depend on tokens times vocabulary. Where hidden states, weight or bias are not tracked,
+    /// their gradients are not computed. The arithmetic, and the sums of gradients, are f64 where
+    /// the hidden states are, else f32; half types are widened once, and their gradients rounded
+    /// once.
+    ///
+    /// Tokens whose mask is false are left out before the products. The number of the others
+    /// has to be known for that, so the mask is read back once; on a GPU that is one
+    /// synchronisation.
+    ///
+    /// ```
+    /// # #[cfg(feature = "flex")] {
+    /// use burn::tensor::{Device, Distribution, Int, Tensor};
+    /// use policy_loss::{LinearHead, LogProbsConfig};
+    ///
+    /// let device = Device::flex().autodiff();
+    /// let random = |shape| Tensor::<2>::random(shape, Distribution::Default, &device).require_grad();
+    /// let (hidden, weight) = (random([4, 8]), random([8, 100]));
+    /// let targets = Tensor::<1, Int>::from_ints([3, 99, 0, 7], &device);
+    ///
+    /// let log_probs = LogProbsConfig::new().init()?;
+    /// let head = LinearHead::new(weight.clone());
+    /// let output = log_probs.forward_linear(hidden, &head, targets, None)?;
+    /// let gradients = output.log_probs.sum().backward();
+    /// assert!(weight.grad(&gradients).is_some());
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Shapes
+    ///
+    /// - `hidden`: `[B, T, H]` or `[N, H]`, or any other of rank `D`
+    /// - `targets`, `mask`, and every output: the same without `H`, of rank `E = D - 1`
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward), and a head that does not fit the hidden states. A target
+    /// outside of the vocabulary is no error where the mask is false.
+    pub fn forward_linear<const D: usize, const E: usize>(
+        &self,
+        hidden: Tensor<D>,
+        head: &LinearHead,
+        targets: Tensor<E, Int>,
+        mask: Option<Tensor<E, Bool>>,
+    ) -> Result<LogProbs<E>, BatchError> {
+        const { assert!(D == E + 1, "`targets` has the rank of `hidden`, less one") };
+        let dims = hidden.dims();
+        let outer: [usize; E] = std::array::from_fn(|dim| dims[dim]);
+        let tokens: usize = outer.iter().product();
+        let width = dims[D - 1];
+        let device = hidden.device();
+        checks::dtype("hidden", hidden.dtype(), &device)?;
+        checks::head(head, width, &device)?;
+        checks::shape("targets", &targets.dims(), &outer)?;
+        checks::device("targets", &targets.device(), &device)?;
+        if let Some(mask) = &mask {
+            checks::shape("action_mask", &mask.dims(), &outer)?;
+            checks::device("action_mask", &mask.device(), &device)?;
+        }
+        let fused = self.is_fused(&device)?;
+        let dtype = arithmetic(hidden.dtype());
+        if tokens == 0 {
+            return Ok(self.of_no_tokens(outer, Tensor::zeros([1], (&device, dtype))));
+        }
+        let picked = self.pick(
+            hidden.reshape([tokens, width]),
+            head,
+            targets.reshape([tokens]),
+            mask.map(|mask| mask.reshape([tokens])),
+        )?;
+        let values = match fused {
+            true => seam::linear_log_probs(picked.head, picked.targets, picked.plan),
+            false => composed::linear_log_probs(picked.head, picked.targets, picked.plan),
+        };
+        let values = match picked.is_empty {
+            true => emptied(values),
+            false => values,
+        };
+        Ok(self.split(values, |row| {
+            let row = match &picked.places {
+                Some(places) => scattered(row, places.clone(), tokens, dtype),
+                None => row,
+            };
+            row.reshape(outer)
+        }))
+    }
+
+    /// The valid tokens of checked inputs, all in one float type.
+    pub(super) fn pick(
+        &self,
+        hidden: Tensor<2>,
+        head: &LinearHead,
+        targets: Tensor<1, Int>,
+        mask: Option<Tensor<1, Bool>>,
+    ) -> Result<Picked, BatchError> {
+        let [_, vocabulary] = head.dims();
+        let device = hidden.device();
+        let mut valid = match &mask {
+            Some(mask) => checks::valid_tokens(mask)?,
+            None => None,
+        };
+        if self.config.check_targets {
+            checks::target_values(&targets, valid.as_deref(), vocabulary)?;
+        }
+        let is_empty = valid.as_ref().is_some_and(Vec::is_empty);
+        if is_empty {
+            // One token keeps all shapes, and the graph, as they are. It changes nothing: no
+            // gradient reaches it, and its values are not used.
+            valid = Some(vec![0]);
+        }
+        let plain = device.clone().without_autodiff();
+        let places = valid.map(|valid| {
+            let valid: Vec<i64> = valid.into_iter().map(|index| index as i64).collect();
+            let shape = [valid.len()];
+            Tensor::<1, Int>::from_data(TensorData::new(valid, shape), &plain)
+        });
+        let targets = targets.without_autodiff();
+        let (hidden, targets) = match &places {
+            Some(places) => (
+                hidden.select(0, places.clone()),
+                targets.select(0, places.clone()),
+            ),
+            None => (hidden, targets),
+        };
+        let hidden = match is_empty {
+            true => emptied(hidden),
+            false => hidden,
+        };
+        let dtype = arithmetic(hidden.dtype());
+        let bias = match &head.bias {
+            Some(bias) => one_type(bias.clone(), dtype),
+            None => Tensor::zeros([1], (&plain, dtype)),
+        };
+        Ok(Picked {
+            plan: Plan {
+                transposed: head.transposed,
+                has_bias: head.bias.is_some(),
+                ..self.plan(vocabulary, dtype.size())
+            },
+            head: Head {
+                hidden: one_type(hidden, dtype),
+                weight: one_type(head.weight.clone(), dtype),
+                bias,
+            },
+            targets,
+            places,
+            is_empty,
+        })
+    }
+}
+
+/// The tokens that are computed.
+pub(super) struct Picked {
+    pub head: Head,
+    pub targets: Tensor<1, Int>,
+    /// Where they belong; absent where all tokens are computed.
+    pub places: Option<Tensor<1, Int>>,
+    /// Whether no token is valid, and one stands in.
+    pub is_empty: bool,
+    pub plan: Plan,
+}
+
+/// A vector of `length` with values at their places, and 0 elsewhere.
+pub(super) fn scattered(
+    values: Tensor<1>,
+    places: Tensor<1, Int>,
+    length: usize,
+    dtype: DType,
+) -> Tensor<1> {
+    let device = values.device();
+    Tensor::zeros([length], (&device, dtype)).select_assign(
+        0,
+        places,
+        values,
+        IndexingUpdateOp::Add,
+    )
+}
+
+/// Exactly 0, whatever stood there, in the same graph.
+fn emptied(tensor: Tensor<2>) -> Tensor<2> {
+    let plain = tensor.device().without_autodiff();
+    let everywhere = Tensor::<2>::zeros(tensor.dims(), &plain).equal_elem(0.0);
+    tensor.mask_fill(everywhere, 0.0)
+}
+
+fn one_type<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Tensor<D> {
+    match tensor.dtype() == dtype {
+        true => tensor,
+        false => tensor.cast(dtype),
+    }
+}

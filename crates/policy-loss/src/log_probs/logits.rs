@@ -1,0 +1,141 @@
+//! Log-probs of logits.
+
+use burn::tensor::{Device, Int, Tensor};
+
+use super::config::{Entropy, TokenLogProbs};
+use super::seam::{self, Plan};
+use super::{LogProbs, checks, composed};
+use crate::composed::arithmetic;
+use crate::device::describe;
+use crate::{BatchError, Implementation};
+
+impl TokenLogProbs {
+    /// The log-probs of `targets` under `logits`.
+    ///
+    /// The arithmetic is f64 where the logits are, else f32; the gradient of the logits has their
+    /// type. Kept for the backward pass are the logits, which are never modified, and two numbers
+    /// a token. A logit of -inf takes its token out of the vocabulary. The gradient of a token
+    /// whose log-prob receives none is exactly 0, whatever its logits hold; its target may then be
+    /// anything.
+    ///
+    /// ```
+    /// # #[cfg(feature = "flex")] {
+    /// use burn::tensor::{Device, Int, Tensor};
+    /// use policy_loss::LogProbsConfig;
+    ///
+    /// let device = Device::flex().autodiff();
+    /// let logits = Tensor::<2>::from_floats([[1.0, 2.0, 3.0]], &device).require_grad();
+    /// let targets = Tensor::<1, Int>::from_ints([2], &device);
+    ///
+    /// let output = LogProbsConfig::new().init()?.forward(logits.clone(), targets)?;
+    /// let gradients = output.log_probs.sum().backward();
+    /// assert!(logits.grad(&gradients).is_some());
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Shapes
+    ///
+    /// - `logits`: `[B, T, V]` or `[N, V]`, or any other of rank `D`
+    /// - `targets`, and every output: the same without `V`, of rank `E = D - 1`
+    ///
+    /// # Errors
+    ///
+    /// Shapes or devices differ, the device does not compute the type of the logits, or the fused
+    /// implementation is asked for where there is none; and, where the configuration asks for the
+    /// check, a target outside of the vocabulary. Without that check such a target gives NaN.
+    pub fn forward<const D: usize, const E: usize>(
+        &self,
+        logits: Tensor<D>,
+        targets: Tensor<E, Int>,
+    ) -> Result<LogProbs<E>, BatchError> {
+        const { assert!(D == E + 1, "`targets` has the rank of `logits`, less one") };
+        let dims = logits.dims();
+        let outer: [usize; E] = std::array::from_fn(|dim| dims[dim]);
+        let (tokens, vocabulary) = (outer.iter().product(), dims[D - 1]);
+        let device = logits.device();
+        checks::dtype("logits", logits.dtype(), &device)?;
+        checks::shape("targets", &targets.dims(), &outer)?;
+        checks::device("targets", &targets.device(), &device)?;
+        if vocabulary == 0 {
+            return Err(BatchError::Shape {
+                tensor: "logits",
+                expected: "a last dimension above 0".into(),
+                got: dims.to_vec(),
+            });
+        }
+        let fused = self.is_fused(&device)?;
+        if tokens == 0 {
+            let dtype = arithmetic(logits.dtype());
+            return Ok(self.of_no_tokens(outer, Tensor::zeros([1], (&device, dtype))));
+        }
+        let targets: Tensor<1, Int> = targets.reshape([tokens]);
+        if self.config.check_targets {
+            checks::target_values(&targets, None, vocabulary)?;
+        }
+        let plan = self.plan(vocabulary, arithmetic(logits.dtype()).size());
+        let logits: Tensor<2> = logits.reshape([tokens, vocabulary]);
+        let values = match fused {
+            true => seam::token_log_probs(logits, targets.without_autodiff(), plan),
+            false => composed::token_log_probs(logits, targets, plan),
+        };
+        Ok(self.split(values, |row| row.reshape(outer)))
+    }
+
+    /// Whether the device's backend computes a chunk at a time.
+    pub(super) fn is_fused(&self, device: &Device) -> Result<bool, BatchError> {
+        match (self.config.implementation, seam::available(device)) {
+            (Implementation::Composed, _) | (Implementation::Auto, false) => Ok(false),
+            (Implementation::Auto | Implementation::Fused, true) => Ok(true),
+            (Implementation::Fused, false) => Err(BatchError::NotFused {
+                device: describe(device),
+            }),
+        }
+    }
+
+    /// What the configuration means for a vocabulary of numbers of `bytes` each.
+    pub(super) fn plan(&self, vocabulary: usize, bytes: usize) -> Plan {
+        let config = &self.config;
+        let row = vocabulary.saturating_mul(bytes);
+        Plan {
+            scale: config.temperature.recip(),
+            entropy: config.entropy != Entropy::None,
+            entropy_gradient: config.entropy == Entropy::Tracked,
+            chunk_tokens: config
+                .chunk_tokens
+                .unwrap_or((config.memory_budget / row.max(1)).max(1)),
+            transposed: false,
+            has_bias: false,
+        }
+    }
+
+    /// Log-probs and entropies out of the rows of one tensor.
+    pub(super) fn split<const E: usize>(
+        &self,
+        values: Tensor<2>,
+        place: impl Fn(Tensor<1>) -> Tensor<E>,
+    ) -> LogProbs<E> {
+        let row = |index: usize| values.clone().narrow(0, index, 1).squeeze_dim::<1>(0);
+        LogProbs {
+            log_probs: place(row(0)),
+            entropies: match self.config.entropy {
+                Entropy::None => None,
+                Entropy::Metric => Some(place(row(1).without_autodiff())),
+                Entropy::Tracked => Some(place(row(1))),
+            },
+        }
+    }
+
+    /// The results of a batch without a token, of the type and on the device of `like`.
+    pub(super) fn of_no_tokens<const E: usize>(
+        &self,
+        shape: [usize; E],
+        like: Tensor<1>,
+    ) -> LogProbs<E> {
+        let zeros = Tensor::zeros(shape, (&like.device(), like.dtype()));
+        LogProbs {
+            log_probs: zeros.clone(),
+            entropies: (self.config.entropy != Entropy::None).then_some(zeros),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! From hidden states to the policy loss.
+
+use burn::tensor::{Int, Tensor};
+
+use super::LinearHead;
+use super::config::{Entropy, TokenLogProbs};
+#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+use super::eager;
+use crate::{BatchError, PolicyBatch, PolicyLoss, PolicyLossOutput};
+
+impl PolicyLoss {
+    /// The loss of a batch whose log-probs are those of `targets` under `hidden * weight + bias`.
+    ///
+    /// The same as [`TokenLogProbs::forward_linear`] followed by [`forward`](Self::forward), and
+    /// faster where the objective is a sum over tokens (a ratio per token, a surrogate of tokens, no
+    /// off-policy mask and no entropy bonus): then the gradients of
+    /// hidden states and head are made in the forward pass, while a chunk's logits are still
+    /// there, with three products in all and not four. The backward pass only scales them. Where a
+    /// sequence shares a ratio, each chunk's logits are computed again.
+    ///
+    /// The batch is made with [`PolicyBatch::without_log_probs`]; tokens outside of its action
+    /// mask are left out before the products. `log_probs` says the temperature and the memory
+    /// budget. An [`EntropyBonus`](crate::EntropyBonus) gets its entropies from the same logits; the
+    /// batch needs none.
+    ///
+    /// ```
+    /// # #[cfg(feature = "flex")] {
+    /// use burn::tensor::{Device, Distribution, Int, Tensor};
+    /// use policy_loss::{LinearHead, LogProbsConfig, PolicyBatch, PolicyLossConfig};
+    ///
+    /// let device = Device::flex().autodiff();
+    /// let hidden = Tensor::<3>::random([1, 4, 8], Distribution::Default, &device).require_grad();
+    /// let weight = Tensor::<2>::random([8, 100], Distribution::Default, &device).require_grad();
+    /// let targets = Tensor::<2, Int>::from_ints([[3, 99, 0, 7]], &device);
+    /// let old_log_probs = Tensor::<2>::full([1, 4], -4.6, &device);
+    /// let advantages = Tensor::<1>::from_floats([1.0], &device);
+    ///
+    /// let loss = PolicyLossConfig::new().init()?;
+    /// let log_probs = LogProbsConfig::new().init()?;
+    /// let head = LinearHead::new(weight.clone());
+    /// let batch = PolicyBatch::without_log_probs(old_log_probs, advantages);
+    /// let output = loss.forward_linear(&log_probs, hidden, &head, targets, batch)?;
+    /// let gradients = output.loss.backward();
+    /// assert!(weight.grad(&gradients).is_some());
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Shapes
+    ///
+    /// - `hidden`: `[B, T, H]`
+    /// - `targets`: `[B, T]`
+    /// - `batch`: see [`PolicyBatch`]
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward) and [`TokenLogProbs::forward_linear`].
+    pub fn forward_linear(
+        &self,
+        log_probs: &TokenLogProbs,
+        hidden: Tensor<3>,
+        head: &LinearHead,
+        targets: Tensor<2, Int>,
+        batch: PolicyBatch,
+    ) -> Result<PolicyLossOutput, BatchError> {
+        // Found before any product. Entropies are made on the way, too.
+        let mut checked = batch.clone();
+        if self.config().entropy_bonus.is_some() {
+            checked.entropies = Some(checked.log_probs.clone());
+        }
+        checked.check(self.config())?;
+        let [sequences, tokens] = batch.log_probs.dims();
+        let got = hidden.dims();
+        if got[..2] != [sequences, tokens] {
+            return Err(BatchError::Shape {
+                tensor: "hidden",
+                expected: format!("[{sequences}, {tokens}, H], like the batch"),
+                got: got.to_vec(),
+            });
+        }
+        #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+        // Without old log-probs the new ones take their place: all of them have to be known.
+        if self.config().decomposes_over_tokens() && batch.old_log_probs.is_some() {
+            let output = eager::forward(self, log_probs, &hidden, head, &targets, &batch)?;
+            if let Some(output) = output {
+                return Ok(output);
+            }
+        }
+        recomputed(self, log_probs, hidden, head, targets, batch)
+    }
+}
+
+/// The log-probs first, tracked, then the loss.
+fn recomputed(
+    loss: &PolicyLoss,
+    log_probs: &TokenLogProbs,
+    hidden: Tensor<3>,
+    head: &LinearHead,
+    targets: Tensor<2, Int>,
+    batch: PolicyBatch,
+) -> Result<PolicyLossOutput, BatchError> {
+    let mut config = *log_probs.config();
+    config.entropy = match loss.config().entropy_bonus {
+        Some(_) => Entropy::Tracked,
+        None => Entropy::None,
+    };
+    let mask = batch.action_mask.clone();
+    let log_probs = TokenLogProbs { config }.forward_linear(hidden, head, targets, mask)?;
+    loss.forward(PolicyBatch {
+        log_probs: log_probs.log_probs,
+        entropies: log_probs.entropies,
+        ..batch
+    })
+}

@@ -1,0 +1,187 @@
+//! Hidden states, a head, and what follows from them.
+
+use super::oracle;
+use crate::busy::Random;
+
+/// Hidden states and a head. Every number is exact in every float type.
+#[derive(Debug, Clone)]
+pub struct HeadCase {
+    /// Tokens, length of a hidden state, vocabulary.
+    pub shape: [usize; 3],
+    /// `[N, H]`.
+    pub hidden: Vec<f64>,
+    /// `[H, V]`.
+    pub weight: Vec<f64>,
+    /// `[V]`.
+    pub bias: Option<Vec<f64>>,
+    /// `[N]`.
+    pub targets: Vec<i64>,
+    /// `[N]`.
+    pub mask: Option<Vec<bool>>,
+    /// What logits are divided by.
+    pub temperature: f64,
+    /// The gradient that reaches each log-prob.
+    pub log_prob_gradient: Vec<f64>,
+    /// The gradient that reaches each entropy.
+    pub entropy_gradient: Vec<f64>,
+}
+
+/// What a case comes to.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct HeadAnswer {
+    pub logits: Vec<f64>,
+    pub log_probs: Vec<f64>,
+    pub entropies: Vec<f64>,
+    pub logits_gradient: Vec<f64>,
+    pub hidden_gradient: Vec<f64>,
+    pub weight_gradient: Vec<f64>,
+    pub bias_gradient: Vec<f64>,
+}
+
+impl HeadCase {
+    /// A case out of a seed, without bias, mask and temperature.
+    pub fn new(seed: u64, shape: [usize; 3]) -> Self {
+        let [tokens, width, vocabulary] = shape;
+        let mut random = Random(seed);
+        let mut grid = |count: usize, steps: f64, unit: f64| -> Vec<f64> {
+            (0..count)
+                .map(|_| random.between(-steps, steps).round() * unit)
+                .collect()
+        };
+        Self {
+            shape,
+            hidden: grid(tokens * width, 32.0, 0.0625),
+            weight: grid(width * vocabulary, 32.0, 0.0625),
+            bias: None,
+            targets: (0..tokens).map(|i| (i * 7 % vocabulary) as i64).collect(),
+            mask: None,
+            temperature: 1.0,
+            log_prob_gradient: grid(tokens, 8.0, 0.25),
+            entropy_gradient: grid(tokens, 8.0, 0.25),
+        }
+    }
+
+    /// Adds a bias.
+    pub fn with_bias(mut self) -> Self {
+        let vocabulary = self.shape[2];
+        let bias = (0..vocabulary).map(|word| (word * 5 % 17) as f64 * 0.125 - 1.0);
+        self.bias = Some(bias.collect());
+        self
+    }
+
+    /// Masks tokens, and puts what a mask has to keep out where it is false.
+    pub fn with_mask(mut self, is_valid: fn(usize) -> bool) -> Self {
+        let [tokens, width, _] = self.shape;
+        let mask: Vec<bool> = (0..tokens).map(is_valid).collect();
+        let garbage = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e4];
+        for token in (0..tokens).filter(|token| !mask[*token]) {
+            for column in 0..width {
+                self.hidden[token * width + column] = garbage[(token + column) % 4];
+            }
+            self.targets[token] = [-100, 1 << 30][token % 2];
+        }
+        self.mask = Some(mask);
+        self
+    }
+
+    /// Sets the temperature.
+    pub fn with_temperature(mut self, temperature: f64) -> Self {
+        self.temperature = temperature;
+        self
+    }
+
+    /// Whether a token counts.
+    pub fn is_valid(&self, token: usize) -> bool {
+        self.mask.as_ref().is_none_or(|mask| mask[token])
+    }
+
+    /// What the case comes to: 0 wherever the mask is false.
+    pub fn answer(&self) -> HeadAnswer {
+        let [tokens, width, vocabulary] = self.shape;
+        let mut hidden = self.hidden.clone();
+        for token in (0..tokens).filter(|token| !self.is_valid(*token)) {
+            hidden[token * width..(token + 1) * width].fill(0.0);
+        }
+        let mut logits = oracle::product(&hidden, &self.weight, self.shape);
+        if let Some(bias) = &self.bias {
+            for (i, logit) in logits.iter_mut().enumerate() {
+                *logit += bias[i % vocabulary];
+            }
+        }
+        let (mut log_probs, mut entropies) = (vec![0.0; tokens], vec![0.0; tokens]);
+        let mut logits_gradient = vec![0.0; tokens * vocabulary];
+        for token in (0..tokens).filter(|token| self.is_valid(*token)) {
+            let range = token * vocabulary..(token + 1) * vocabulary;
+            let (log_prob, entropy, gradient) = oracle::row(
+                &logits[range.clone()],
+                self.targets[token] as usize,
+                self.temperature,
+                [self.log_prob_gradient[token], self.entropy_gradient[token]],
+            );
+            (log_probs[token], entropies[token]) = (log_prob, entropy);
+            logits_gradient[range].copy_from_slice(&gradient);
+        }
+        let weight = oracle::transposed(&self.weight, [width, vocabulary]);
+        let down = oracle::transposed(&hidden, [tokens, width]);
+        let mut bias_gradient = vec![0.0; vocabulary];
+        for (i, gradient) in logits_gradient.iter().enumerate() {
+            bias_gradient[i % vocabulary] += gradient;
+        }
+        HeadAnswer {
+            log_probs,
+            entropies,
+            hidden_gradient: oracle::product(
+                &logits_gradient,
+                &weight,
+                [tokens, vocabulary, width],
+            ),
+            weight_gradient: oracle::product(&down, &logits_gradient, [width, tokens, vocabulary]),
+            bias_gradient,
+            logits,
+            logits_gradient,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The oracle's gradients against its own values.
+    #[test]
+    fn gradients_are_slopes() {
+        let case = HeadCase::new(3, [3, 4, 5])
+            .with_bias()
+            .with_mask(|token| token != 1)
+            .with_temperature(0.7);
+        let value = |case: &HeadCase| -> f64 {
+            let answer = case.answer();
+            (0..3)
+                .map(|i| {
+                    answer.log_probs[i] * case.log_prob_gradient[i]
+                        + answer.entropies[i] * case.entropy_gradient[i]
+                })
+                .sum()
+        };
+        let answer = case.answer();
+        let check = |gradient: &[f64], number: fn(&mut HeadCase) -> &mut Vec<f64>| {
+            for (i, gradient) in gradient.iter().enumerate() {
+                let at = |step: f64| {
+                    let mut moved = case.clone();
+                    number(&mut moved)[i] += step;
+                    value(&moved)
+                };
+                let slope = (at(1e-5) - at(-1e-5)) / 2e-5;
+                assert!((slope - gradient).abs() < 1e-8, "{slope} {gradient}");
+            }
+        };
+        check(&answer.weight_gradient, |case| &mut case.weight);
+        check(&answer.bias_gradient, |case| {
+            case.bias.as_mut().expect("it has one")
+        });
+        let mut hidden = answer.hidden_gradient.clone();
+        assert!(hidden.drain(4..8).all(|gradient| gradient == 0.0));
+        check(&hidden[..4], |case| &mut case.hidden);
+    }
+}

@@ -1,0 +1,210 @@
+//! Sizes and numbers at the edge.
+
+use burn::tensor::{DType, Tensor};
+use policy_loss::{Entropy, Implementation, LinearHead, LogProbsConfig};
+
+use super::{
+    HeadCase, Layout, assert_linear, config, indices, leaf, linear, mask, tolerance, weighted,
+};
+use crate::compare::{Tolerance, assert_all_near};
+use crate::log_probs::oracle;
+use crate::runner::{Runner, values};
+
+/// One token; one word; one number; a vocabulary around the length of blocks and vectors.
+pub fn sizes(runner: &Runner) {
+    for shape in [
+        [1, 1, 1],
+        [1, 3, 2],
+        [2, 1, 17],
+        [3, 2, 1023],
+        [2, 2, 1025],
+        [1, 2, 9001],
+    ] {
+        let case = HeadCase::new(21, shape);
+        let config = config(runner, &case, Entropy::Tracked);
+        let outcome = linear(runner, &case, config, Layout::Linear, DType::F32);
+        let what = format!("{runner}, {shape:?}");
+        // The gradient of a hidden state sums over the vocabulary, and a graphics interface's own
+        // `log` and `exp` have an error of some 1e-5.
+        let loose = tolerance(DType::F32).at_least(match runner.is_slow() {
+            true => 1e-4,
+            false => 2e-5,
+        });
+        assert_linear(&what, &case, &outcome, loose);
+    }
+}
+
+/// Where the mask leaves nothing, everything is exactly 0.
+pub fn no_valid_token(runner: &Runner) {
+    let case = HeadCase::new(22, [3, 4, 19])
+        .with_bias()
+        .with_mask(|_| false);
+    let config = config(runner, &case, Entropy::Tracked);
+    let outcome = linear(runner, &case, config, Layout::Linear, DType::F32);
+    let zero = |numbers: &[f64]| numbers.iter().all(|x| *x == 0.0);
+    assert!(zero(&outcome.log_probs), "{runner}");
+    assert!(zero(&outcome.entropies.expect("asked for")), "{runner}");
+    for gradient in [
+        outcome.hidden_gradient,
+        outcome.weight_gradient,
+        outcome.bias_gradient,
+    ] {
+        assert_eq!(gradient.is_some(), runner.is_tracked(), "{runner}");
+        assert!(gradient.is_none_or(|gradient| zero(&gradient)), "{runner}");
+    }
+}
+
+/// No token at all.
+pub fn no_token(runner: &Runner) {
+    let log_probs = LogProbsConfig::new()
+        .with_entropy(Entropy::Metric)
+        .with_implementation(runner.implementation)
+        .init()
+        .expect("valid");
+    let logits: Tensor<3> = Tensor::zeros([0, 4, 7], &runner.device);
+    let output = log_probs
+        .forward(logits, indices(runner, &[], [0, 4]))
+        .expect("no token");
+    assert_eq!(output.log_probs.dims(), [0, 4]);
+    let hidden: Tensor<2> = Tensor::zeros([0, 3], &runner.device);
+    let weight: Tensor<2> = leaf(runner, &[0.5; 21], [3, 7], DType::F32);
+    let head = LinearHead::new(weight);
+    let output = log_probs
+        .forward_linear(hidden, &head, indices(runner, &[], [0]), None)
+        .expect("no token");
+    assert_eq!(output.log_probs.dims(), [0]);
+    assert_eq!(output.entropies.expect("asked for").dims(), [0]);
+}
+
+/// Large logits, equal ones, and words that are out of the question.
+pub fn extreme_logits(runner: &Runner) {
+    let never = f64::NEG_INFINITY;
+    let rows = [
+        vec![1e4, -1e4, 9999.0, 1e4, 0.0],
+        vec![1e4; 5],
+        vec![-1e4; 5],
+        vec![0.0; 5],
+        vec![1.0, never, 2.0, never, 0.5],
+        vec![never, never, 3.0, never, never],
+        vec![-1e4, never, -1e4, 1e4, 1e4],
+    ];
+    let targets = [3, 0, 4, 2, 2, 2, 3];
+    let upstream = [
+        [1.0, 0.5],
+        [-2.0, 1.0],
+        [0.5, -1.0],
+        [1.0, 1.0],
+        [1.5, 1.0],
+        [1.0, 2.0],
+        [1.0, 1.0],
+    ];
+    let mut case = HeadCase::new(23, [7, 1, 5]);
+    case.log_prob_gradient = upstream.iter().map(|row| row[0]).collect();
+    case.entropy_gradient = upstream.iter().map(|row| row[1]).collect();
+    for dtype in runner.exact_dtypes() {
+        let logits = leaf(runner, &rows.concat(), [7, 5], dtype);
+        let output = config(runner, &case, Entropy::Tracked)
+            .init()
+            .expect("valid")
+            .forward(logits.clone(), indices(runner, &targets, [7]))
+            .unwrap_or_else(|error| panic!("{runner}: {error}"));
+        let (mut log_probs, mut entropies, mut gradients) = (vec![], vec![], vec![]);
+        for (i, row) in rows.iter().enumerate() {
+            let (log_prob, entropy, gradient) =
+                oracle::row(row, targets[i] as usize, 1.0, upstream[i]);
+            log_probs.push(log_prob);
+            entropies.push(entropy);
+            gradients.extend(gradient);
+        }
+        let what = format!("{runner}, {dtype:?}");
+        let tolerance = Tolerance::of(1e-6);
+        assert_all_near(
+            tolerance,
+            &what,
+            &values(output.log_probs.clone()),
+            &log_probs,
+        );
+        let got = values(output.entropies.clone().expect("asked for"));
+        assert_all_near(tolerance, &what, &got, &entropies);
+        if runner.is_tracked() {
+            let all = weighted(runner, &case, &output).backward();
+            let gradient = values(logits.grad(&all).expect("logits are tracked"));
+            assert_all_near(tolerance, &what, &gradient, &gradients);
+        }
+    }
+}
+
+/// A word that is out of the question has log-prob -inf, and gradients are still finite.
+pub fn impossible_target(runner: &Runner) {
+    let logits = leaf(runner, &[0.0, f64::NEG_INFINITY, 0.0], [1, 3], DType::F32);
+    let case = HeadCase::new(24, [1, 1, 3]);
+    let output = config(runner, &case, Entropy::None)
+        .init()
+        .expect("valid")
+        .forward(logits.clone(), indices(runner, &[1], [1]))
+        .unwrap_or_else(|error| panic!("{runner}: {error}"));
+    assert_eq!(
+        values(output.log_probs.clone()),
+        [f64::NEG_INFINITY],
+        "{runner}"
+    );
+    if runner.is_tracked() {
+        let gradients = output.log_probs.sum().backward();
+        let gradient = values(logits.grad(&gradients).expect("logits are tracked"));
+        assert_all_near(
+            Tolerance::of(1e-6),
+            "gradient",
+            &gradient,
+            &[-0.5, 1.0, -0.5],
+        );
+    }
+}
+
+/// Hidden states that no gradient reaches may hold anything: none of it reaches the head.
+pub fn garbage_without_a_gradient(runner: &Runner) {
+    if runner.implementation != Implementation::Fused {
+        return;
+    }
+    let mut case = HeadCase::new(25, [4, 3, 21]).with_bias();
+    case.log_prob_gradient[1] = 0.0;
+    case.entropy_gradient[1] = 0.0;
+    let answer = case.answer();
+    let [tokens, width, vocabulary] = case.shape;
+    let mut hidden = case.hidden.clone();
+    hidden[width..2 * width].copy_from_slice(&[f64::NAN, f64::INFINITY, 1e30]);
+    let hidden = leaf(runner, &hidden, [tokens, width], DType::F32);
+    let weight = leaf(runner, &case.weight, [width, vocabulary], DType::F32);
+    let output = config(runner, &case, Entropy::Tracked)
+        .init()
+        .expect("valid")
+        .forward_linear(
+            hidden.clone(),
+            &LinearHead::new(weight.clone()).with_bias(runner.tensor::<1>(
+                case.bias.as_ref().expect("it has one"),
+                [vocabulary],
+                DType::F32,
+            )),
+            indices(runner, &case.targets, [tokens]),
+            None,
+        )
+        .unwrap_or_else(|error| panic!("{runner}: {error}"));
+    let padding = mask(runner, &[false, true, false, false], [tokens]);
+    let select = |row: Tensor<1>| row.mask_fill(padding.clone(), 0.0);
+    let output = policy_loss::LogProbs {
+        log_probs: select(output.log_probs),
+        entropies: output.entropies.map(select),
+    };
+    let gradients = weighted(runner, &case, &output).backward();
+    for (tensor, expected) in [
+        (&hidden, &answer.hidden_gradient),
+        (&weight, &answer.weight_gradient),
+    ] {
+        let gradient = values(tensor.grad(&gradients).expect("tracked"));
+        assert_all_near(
+            tolerance(DType::F32),
+            &runner.to_string(),
+            &gradient,
+            expected,
+        );
+    }
+}

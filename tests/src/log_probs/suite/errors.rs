@@ -1,0 +1,77 @@
+//! What is refused, and how it is said.
+
+use burn::tensor::{DType, Tensor};
+use policy_loss::{BatchError, Entropy, LinearHead, PolicyBatch, PolicyLossConfig};
+
+use super::{HeadCase, config, indices, leaf, mask};
+use crate::runner::Runner;
+
+/// Shapes that do not fit, each named with what would.
+pub fn shapes(runner: &Runner) {
+    let case = HeadCase::new(31, [4, 3, 5]);
+    let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
+    let floats = |shape: [usize; 2]| -> Tensor<2> {
+        leaf(runner, &vec![0.0; shape[0] * shape[1]], shape, DType::F32)
+    };
+    let targets = |count: usize| indices(runner, &vec![0; count], [count]);
+    let refused = |result: Result<_, BatchError>, tensor: &str, expected: &str| {
+        let error: BatchError = match result {
+            Err(error) => error,
+            Ok(()) => panic!("{runner}: {tensor} was accepted"),
+        };
+        let message = error.to_string();
+        let starts = format!("`{tensor}` has shape");
+        assert!(
+            message.starts_with(&starts) && message.contains(expected),
+            "{message}"
+        );
+    };
+    let logits = |logits, targets| log_probs.forward(logits, targets).map(drop);
+    refused(logits(floats([4, 5]), targets(3)), "targets", "[4]");
+    refused(logits(floats([4, 0]), targets(4)), "logits", "above 0");
+
+    let linear = |head: LinearHead, count: usize, valid: usize| {
+        let valid = mask(runner, &vec![true; valid], [valid]);
+        log_probs
+            .forward_linear(floats([4, 3]), &head, targets(count), Some(valid))
+            .map(drop)
+    };
+    let head = LinearHead::new(floats([3, 5]));
+    assert_eq!(linear(head.clone(), 4, 4), Ok(()));
+    refused(linear(head.clone(), 5, 4), "targets", "[4]");
+    refused(linear(head.clone(), 4, 3), "action_mask", "[4]");
+    refused(
+        linear(LinearHead::new(floats([5, 3])), 4, 4),
+        "weight",
+        "[3, V]",
+    );
+    refused(
+        linear(LinearHead::tied(floats([3, 5])), 4, 4),
+        "weight",
+        "[V, 3]",
+    );
+    refused(
+        linear(LinearHead::new(floats([3, 0])), 4, 4),
+        "weight",
+        "above 0",
+    );
+    let bias = leaf(runner, &[0.0; 4], [4], DType::F32);
+    refused(linear(head.clone().with_bias(bias), 4, 4), "bias", "[5]");
+
+    let loss = PolicyLossConfig::new().init().expect("valid");
+    let policy = |hidden: [usize; 3], rows: usize| {
+        let hidden = leaf(
+            runner,
+            &vec![0.0; hidden.iter().product()],
+            hidden,
+            DType::F32,
+        );
+        let batch = PolicyBatch::without_log_probs(floats([2, 2]), floats([2, 2]));
+        let targets = indices(runner, &vec![0; rows * 2], [rows, 2]);
+        loss.forward_linear(&log_probs, hidden, &head, targets, batch)
+            .map(drop)
+    };
+    assert_eq!(policy([2, 2, 3], 2), Ok(()));
+    refused(policy([2, 2, 3], 3), "targets", "[2, 2]");
+    refused(policy([2, 3, 3], 2), "hidden", "[2, 2, H]");
+}

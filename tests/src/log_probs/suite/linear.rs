@@ -1,0 +1,218 @@
+//! Log-probs of hidden states.
+
+use burn::tensor::{DType, Tensor};
+use policy_loss::{Entropy, LinearHead};
+
+use super::{
+    HeadCase, Layout, assert_linear, config, indices, is_left_out, leaf, linear, tolerance,
+    weighted,
+};
+use crate::compare::assert_all_near;
+use crate::runner::{Runner, values};
+
+const LAYOUTS: [Layout; 3] = [Layout::Linear, Layout::Tied, Layout::View];
+
+fn cases() -> Vec<HeadCase> {
+    let case = HeadCase::new(2, [7, 6, 45]);
+    vec![
+        case.clone(),
+        case.clone().with_bias().with_temperature(0.6),
+        case.clone().with_mask(|token| token % 3 != 1),
+        case.with_bias().with_mask(|token| token == 4),
+    ]
+}
+
+/// Values and gradients in every layout, with and without mask, bias and temperature.
+pub fn values_and_gradients(runner: &Runner) {
+    for dtype in runner.exact_dtypes() {
+        for (i, case) in cases().into_iter().enumerate() {
+            for layout in LAYOUTS {
+                let config = config(runner, &case, Entropy::Tracked).with_chunk_tokens(3);
+                let outcome = linear(runner, &case, config, layout, dtype);
+                let what = format!("{runner}, {dtype:?}, case {i}, {layout:?}");
+                assert_linear(&what, &case, &outcome, tolerance(dtype));
+                assert_eq!(outcome.weight_gradient.is_some(), runner.is_tracked());
+            }
+        }
+    }
+}
+
+/// Chunks of every length, and a budget that holds not even one token.
+pub fn chunks(runner: &Runner) {
+    if is_left_out(runner) {
+        return;
+    }
+    let case = HeadCase::new(5, [7, 6, 45]).with_bias();
+    let config = config(runner, &case, Entropy::Metric);
+    let mut without = case.clone();
+    without.entropy_gradient.fill(0.0);
+    for chunk in [1, 2, 4, 6, 7, 1000] {
+        let config = config.with_chunk_tokens(chunk);
+        let outcome = linear(runner, &without, config, Layout::Linear, DType::F32);
+        let what = format!("{runner}, chunks of {chunk}");
+        assert_linear(&what, &without, &outcome, tolerance(DType::F32));
+    }
+    let config = config.with_memory_budget(1);
+    let outcome = linear(runner, &without, config, Layout::Tied, DType::F32);
+    assert_linear(
+        "a budget of a byte",
+        &without,
+        &outcome,
+        tolerance(DType::F32),
+    );
+}
+
+/// Where a part is frozen, the others have their gradients, and it has none.
+pub fn frozen_parts(runner: &Runner) {
+    let case = HeadCase::new(6, [4, 5, 33]).with_bias();
+    let answer = case.answer();
+    let [tokens, width, vocabulary] = case.shape;
+    let dtype = DType::F32;
+    for tracked in [
+        [true, false, false],
+        [false, true, false],
+        [false, false, true],
+    ] {
+        let track = |is_tracked: bool| Runner {
+            device: match is_tracked {
+                true => runner.device.clone(),
+                false => runner.device.clone().without_autodiff(),
+            },
+            ..runner.clone()
+        };
+        let part = |i: usize| track(tracked[i]);
+        let make = |i: usize, tensor: Tensor<2>| match tracked[i] {
+            true => tensor.require_grad(),
+            false => tensor,
+        };
+        let hidden = make(0, part(0).tensor(&case.hidden, [tokens, width], dtype));
+        let weight = make(1, part(1).tensor(&case.weight, [width, vocabulary], dtype));
+        let bias: Tensor<1> =
+            part(2).tensor(case.bias.as_ref().expect("it has one"), [vocabulary], dtype);
+        let bias = match tracked[2] {
+            true => bias.require_grad(),
+            false => bias,
+        };
+        let head = LinearHead::new(weight.clone()).with_bias(bias.clone());
+        let targets = indices(runner, &case.targets, [tokens]);
+        let output = config(runner, &case, Entropy::Tracked)
+            .init()
+            .expect("valid")
+            .forward_linear(hidden.clone(), &head, targets, None)
+            .unwrap_or_else(|error| panic!("{runner}: {error}"));
+        let gradients = weighted(runner, &case, &output).backward();
+        let near = |name: &str, gradient: Option<Vec<f64>>, is_tracked: bool, expected: &[f64]| {
+            let what = format!("{runner}, {tracked:?}: {name}");
+            assert_eq!(gradient.is_some(), is_tracked, "{what}");
+            if let Some(gradient) = gradient {
+                assert_all_near(tolerance(dtype), &what, &gradient, expected);
+            }
+        };
+        let of = |tensor: &Tensor<2>, i: usize| match tracked[i] {
+            true => tensor.grad(&gradients).map(values),
+            false => None,
+        };
+        near(
+            "hidden",
+            of(&hidden, 0),
+            tracked[0],
+            &answer.hidden_gradient,
+        );
+        near(
+            "weight",
+            of(&weight, 1),
+            tracked[1],
+            &answer.weight_gradient,
+        );
+        let bias = match tracked[2] {
+            true => bias.grad(&gradients).map(values),
+            false => None,
+        };
+        near("bias", bias, tracked[2], &answer.bias_gradient);
+    }
+}
+
+/// `[B, T, H]`, and a weight of another float type than the hidden states.
+pub fn ranks_and_mixed_types(runner: &Runner) {
+    let case = HeadCase::new(7, [6, 5, 33]);
+    let answer = case.answer();
+    let [_, width, vocabulary] = case.shape;
+    let dtypes = [runner.exact_dtypes(), runner.half_dtypes()].concat();
+    for dtype in dtypes {
+        let hidden = leaf(runner, &case.hidden, [2, 3, width], DType::F32);
+        let weight = leaf(runner, &case.weight, [width, vocabulary], dtype);
+        let output = config(runner, &case, Entropy::Tracked)
+            .init()
+            .expect("valid")
+            .forward_linear(
+                hidden.clone(),
+                &LinearHead::new(weight.clone()),
+                indices(runner, &case.targets, [2, 3]),
+                None,
+            )
+            .unwrap_or_else(|error| panic!("{runner}: {error}"));
+        assert_eq!(output.log_probs.dims(), [2, 3]);
+        assert_eq!(output.log_probs.dtype(), DType::F32);
+        let what = format!("{runner}, a weight of {dtype:?}");
+        let log_probs = values(output.log_probs.clone());
+        assert_all_near(tolerance(DType::F32), &what, &log_probs, &answer.log_probs);
+        if runner.is_tracked() {
+            let gradients = weighted(runner, &case, &output).backward();
+            let gradient = weight.grad(&gradients).expect("the weight is tracked");
+            assert_eq!(gradient.dtype(), dtype);
+            let gradient = values(hidden.grad(&gradients).expect("hidden is tracked"));
+            assert_all_near(
+                tolerance(DType::F32),
+                &what,
+                &gradient,
+                &answer.hidden_gradient,
+            );
+        }
+    }
+}
+
+/// The gradients against the slopes of the library's own values.
+pub fn gradient_is_the_slope(runner: &Runner) {
+    let case = HeadCase::new(8, [3, 4, 19])
+        .with_bias()
+        .with_temperature(1.3);
+    let dtype = runner.exact_dtypes()[0];
+    let (step, slack) = match dtype {
+        DType::F64 => (1e-5, 1e-7),
+        _ => (2e-2, 2e-2),
+    };
+    let config = config(runner, &case, Entropy::Tracked).with_chunk_tokens(2);
+    let plain = Runner {
+        device: runner.device.clone().without_autodiff(),
+        mode: crate::Mode::Plain,
+        ..runner.clone()
+    };
+    let value = |case: &HeadCase| {
+        let outcome = linear(&plain, case, config, Layout::Linear, dtype);
+        let entropies = outcome.entropies.expect("asked for");
+        let pairs = outcome.log_probs.iter().zip(&case.log_prob_gradient);
+        let more = entropies.iter().zip(&case.entropy_gradient);
+        pairs.chain(more).map(|(a, b)| a * b).sum::<f64>()
+    };
+    let outcome = linear(runner, &case, config, Layout::Linear, dtype);
+    let check = |gradient: &[f64], i: usize, number: fn(&mut HeadCase) -> &mut Vec<f64>| {
+        let at = |step: f64| {
+            let mut moved = case.clone();
+            number(&mut moved)[i] += step;
+            value(&moved)
+        };
+        let slope = (at(step) - at(-step)) / (2.0 * step);
+        let distance = (slope - gradient[i]).abs();
+        assert!(
+            distance < slack,
+            "{runner}: [{i}] {} is {slope}",
+            gradient[i]
+        );
+    };
+    for i in [0, 5, 11] {
+        let hidden = outcome.hidden_gradient.as_ref().expect("tracked");
+        check(hidden, i, |case| &mut case.hidden);
+        let weight = outcome.weight_gradient.as_ref().expect("tracked");
+        check(weight, i * 6, |case| &mut case.weight);
+    }
+}

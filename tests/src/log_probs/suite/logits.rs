@@ -1,0 +1,158 @@
+//! Log-probs of logits.
+
+use burn::tensor::{DType, Tensor};
+use policy_loss::Entropy;
+
+use super::{HeadCase, Layout, config, indices, leaf, linear, tolerance, weighted};
+use crate::compare::{Tolerance, assert_all_near};
+use crate::log_probs::oracle;
+use crate::runner::{Runner, values};
+
+/// The case that the parts share: a vocabulary that is no multiple of any vector.
+fn case() -> HeadCase {
+    HeadCase::new(1, [6, 5, 37])
+}
+
+/// Values and gradients, with each setting of the entropies.
+pub fn values_and_gradients(runner: &Runner) {
+    for dtype in runner.exact_dtypes() {
+        for entropy in [Entropy::None, Entropy::Metric, Entropy::Tracked] {
+            for temperature in [1.0, 0.7] {
+                let mut case = case().with_temperature(temperature);
+                if entropy == Entropy::Metric {
+                    // It has no gradient, whatever reaches it.
+                    case.entropy_gradient.fill(0.0);
+                }
+                check(runner, &case, entropy, dtype);
+            }
+        }
+    }
+}
+
+fn check(runner: &Runner, case: &HeadCase, entropy: Entropy, dtype: DType) {
+    let [tokens, _, vocabulary] = case.shape;
+    let what = format!("{runner}, {dtype:?}, {entropy:?}");
+    let mut answer = case.answer();
+    if entropy == Entropy::None {
+        let mut without = case.clone();
+        without.entropy_gradient.fill(0.0);
+        answer = without.answer();
+    }
+    let logits = leaf(runner, &answer.logits, [tokens, vocabulary], dtype);
+    let targets = indices(runner, &case.targets, [tokens]);
+    let output = config(runner, case, entropy)
+        .init()
+        .expect("valid")
+        .forward(logits.clone(), targets)
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(output.log_probs.dtype(), dtype);
+    let near = |name: &str, actual: Tensor<1>, expected: &[f64]| {
+        let tolerance = tolerance(dtype);
+        assert_all_near(
+            tolerance,
+            &format!("{what}: {name}"),
+            &values(actual),
+            expected,
+        );
+    };
+    near("log_probs", output.log_probs.clone(), &answer.log_probs);
+    assert_eq!(output.entropies.is_some(), entropy != Entropy::None);
+    if let Some(entropies) = &output.entropies {
+        near("entropies", entropies.clone(), &answer.entropies);
+        let is_tracked = runner.is_tracked() && entropy == Entropy::Tracked;
+        assert_eq!(entropies.is_tracked(), is_tracked, "{what}");
+    }
+    if runner.is_tracked() {
+        let gradients = weighted(runner, case, &output).backward();
+        let gradient = logits.grad(&gradients).expect("logits are tracked");
+        let what = format!("{what}: gradient");
+        let tolerance = tolerance(dtype);
+        assert_all_near(tolerance, &what, &values(gradient), &answer.logits_gradient);
+    }
+    // Nobody has written into the caller's logits.
+    let rounded = values(runner.tensor(&answer.logits, [tokens, vocabulary], dtype));
+    assert_eq!(values(logits), rounded, "{what}: the logits were modified");
+}
+
+/// `[B, T, V]`, a view, and chunks of every length give the same.
+pub fn shapes_and_chunks(runner: &Runner) {
+    let case = case();
+    let [tokens, _, vocabulary] = case.shape;
+    let answer = case.answer();
+    let dtype = DType::F32;
+    let targets = indices(runner, &case.targets, [2, 3]);
+    for chunk in [1, 2, 4, 6, 100] {
+        let config = config(runner, &case, Entropy::Tracked).with_chunk_tokens(chunk);
+        let what = format!("{runner}, chunks of {chunk}");
+        // The vocabulary first, so that the logits are a view.
+        let turned = oracle::transposed(&answer.logits, [tokens, vocabulary]);
+        let stored = leaf(runner, &turned, [vocabulary, tokens], dtype);
+        let logits: Tensor<3> = stored.clone().transpose().reshape([2, 3, vocabulary]);
+        let output = config
+            .init()
+            .expect("valid")
+            .forward(logits, targets.clone())
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(output.log_probs.dims(), [2, 3]);
+        let log_probs = values(output.log_probs.clone());
+        assert_all_near(tolerance(dtype), &what, &log_probs, &answer.log_probs);
+        if runner.is_tracked() {
+            let gradients = weighted(runner, &case, &output).backward();
+            let gradient = values(stored.grad(&gradients).expect("logits are tracked"));
+            let expected = oracle::transposed(&answer.logits_gradient, [tokens, vocabulary]);
+            assert_all_near(tolerance(dtype), &what, &gradient, &expected);
+        }
+    }
+}
+
+/// f16 and bf16: the values are those of f32 for the same logits, the gradient one rounding away.
+pub fn half_types(runner: &Runner) {
+    for dtype in runner.half_dtypes() {
+        // Logits that are exact in every type, also after a product.
+        let mut case = case();
+        for weight in &mut case.weight {
+            *weight = (*weight * 2.0).round();
+        }
+        for hidden in &mut case.hidden {
+            *hidden = hidden.round();
+        }
+        check_half(runner, &case, dtype);
+    }
+}
+
+fn check_half(runner: &Runner, case: &HeadCase, dtype: DType) {
+    let [tokens, _, vocabulary] = case.shape;
+    let what = format!("{runner}, {dtype:?}");
+    let answer = case.answer();
+    let logits = leaf(runner, &answer.logits, [tokens, vocabulary], dtype);
+    let targets = indices(runner, &case.targets, [tokens]);
+    let config = config(runner, case, Entropy::Tracked);
+    let output = config
+        .init()
+        .expect("valid")
+        .forward(logits.clone(), targets)
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(output.log_probs.dtype(), DType::F32);
+    let single = tolerance(DType::F32);
+    let log_probs = values(output.log_probs.clone());
+    assert_all_near(single, &what, &log_probs, &answer.log_probs);
+    let mut one_rounding = Tolerance::gradient(dtype);
+    one_rounding.absolute = 1e-5;
+    if runner.is_tracked() {
+        let gradients = weighted(runner, case, &output).backward();
+        let gradient = logits.grad(&gradients).expect("logits are tracked");
+        assert_eq!(gradient.dtype(), dtype);
+        let gradient = values(gradient);
+        assert_all_near(one_rounding, &what, &gradient, &answer.logits_gradient);
+    }
+    let outcome = linear(runner, case, config, Layout::Linear, dtype);
+    assert_all_near(single, &what, &outcome.log_probs, &answer.log_probs);
+    for (gradient, expected) in [
+        (outcome.hidden_gradient, answer.hidden_gradient),
+        (outcome.weight_gradient, answer.weight_gradient),
+    ] {
+        if let Some(gradient) = gradient {
+            assert_all_near(one_rounding, &what, &gradient, &expected);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The policy loss of hidden states: the same as log-probs first and the loss afterwards.
+
+use burn::tensor::{DType, Tensor};
+use policy_loss::{
+    Entropy, LinearHead, LogProbsConfig, PolicyBatch, PolicyLossConfig, PolicyLossOutput,
+};
+
+use super::{HeadCase, config, indices, leaf, mask, tolerance};
+use crate::busy::{Random, busy};
+use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_near};
+use crate::configs::describe;
+use crate::oracle::Metrics;
+use crate::runner::{Runner, values};
+
+/// A batch of 4 x 6 tokens around the busy case, whose log-probs are those of a head.
+struct Setup {
+    head: HeadCase,
+    batch: crate::case::Case,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let mut batch = busy(3);
+        let valid = batch.action_mask.clone().expect("busy has a mask");
+        let mut head = HeadCase::new(41, [24, 5, 29]);
+        // Log-probs of a size that ratios are made of.
+        for weight in &mut head.weight {
+            *weight *= 0.25;
+        }
+        let log_probs = head.answer().log_probs;
+        let mut random = Random(9);
+        for (i, log_prob) in log_probs.into_iter().enumerate() {
+            let log_ratio = batch.log_probs[i] - batch.old_log_probs[i];
+            let old = log_prob - log_ratio + random.between(-0.05, 0.05);
+            let rollout = batch.rollout_log_probs.as_mut().expect("busy has some");
+            let gap = batch.old_log_probs[i] - rollout[i];
+            (batch.old_log_probs[i], rollout[i]) = (old, old - gap);
+            if !valid[i] {
+                head.hidden[i * 5..(i + 1) * 5].fill(f64::NAN);
+                head.targets[i] = -100;
+                batch.old_log_probs[i] = f64::INFINITY;
+            }
+        }
+        Self { head, batch }
+    }
+
+    fn batch(&self, runner: &Runner, log_probs: Option<Tensor<2>>, dtype: DType) -> PolicyBatch {
+        let shape = [4, 6];
+        let old: Tensor<2> = runner.tensor(&self.batch.old_log_probs, shape, dtype);
+        let advantages: Tensor<2> = runner.tensor(self.batch.advantages.values(), shape, dtype);
+        let rollout = self
+            .batch
+            .rollout_log_probs
+            .as_ref()
+            .expect("busy has some");
+        let valid = self.batch.action_mask.as_ref().expect("busy has one");
+        let batch = match log_probs {
+            Some(log_probs) => PolicyBatch::new(log_probs, old, advantages),
+            None => PolicyBatch::without_log_probs(old, advantages),
+        };
+        batch
+            .with_action_mask(mask(runner, valid, shape))
+            .with_rollout_log_probs(runner.tensor(rollout, shape, dtype))
+    }
+}
+
+struct Leaves {
+    hidden: Tensor<3>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+}
+
+impl Leaves {
+    fn new(runner: &Runner, setup: &Setup, dtype: DType) -> Self {
+        let bias: Vec<f64> = (0..29).map(|i| f64::from(i % 5) * 0.25).collect();
+        Self {
+            hidden: leaf(runner, &setup.head.hidden, [4, 6, 5], dtype),
+            weight: leaf(runner, &setup.head.weight, [5, 29], dtype),
+            bias: leaf(runner, &bias, [29], dtype),
+        }
+    }
+
+    fn head(&self) -> LinearHead {
+        LinearHead::new(self.weight.clone()).with_bias(self.bias.clone())
+    }
+
+    fn gradients(&self, loss: Tensor<1>) -> [Vec<f64>; 3] {
+        let gradients = loss.backward();
+        [
+            values(self.hidden.grad(&gradients).expect("tracked")),
+            values(self.weight.grad(&gradients).expect("tracked")),
+            values(self.bias.grad(&gradients).expect("tracked")),
+        ]
+    }
+}
+
+fn both(
+    runner: &Runner,
+    setup: &Setup,
+    config: &PolicyLossConfig,
+    log_probs: LogProbsConfig,
+    dtype: DType,
+) -> [(PolicyLossOutput, Leaves); 2] {
+    let loss = config.init().expect("valid");
+    let log_probs = log_probs.init().expect("valid");
+    let targets = indices(runner, &setup.head.targets, [4, 6]);
+    let one = Leaves::new(runner, setup, dtype);
+    let batch = setup.batch(runner, None, dtype);
+    let head = one.head();
+    let direct = loss
+        .forward_linear(
+            &log_probs,
+            one.hidden.clone(),
+            &head,
+            targets.clone(),
+            batch,
+        )
+        .unwrap_or_else(|error| panic!("{runner}, {}: {error}", describe(config)));
+    let two = Leaves::new(runner, setup, dtype);
+    let valid = setup.batch.action_mask.as_ref().expect("busy has one");
+    let first = log_probs
+        .forward_linear(
+            two.hidden.clone(),
+            &two.head(),
+            targets,
+            Some(mask(runner, valid, [4, 6])),
+        )
+        .unwrap_or_else(|error| panic!("{runner}: {error}"));
+    let after = loss
+        .forward(setup.batch(runner, Some(first.log_probs), dtype))
+        .unwrap_or_else(|error| panic!("{runner}: {error}"));
+    [(direct, one), (after, two)]
+}
+
+/// Loss, metrics and gradients of every weighted, with chunks of several lengths.
+pub fn agrees_with_the_long_way(runner: &Runner) {
+    let setup = Setup::new();
+    let dtype = runner.exact_dtypes()[0];
+    for (i, policy) in runner.some_configs().iter().enumerate() {
+        let mut log_probs = config(runner, &setup.head, Entropy::None);
+        log_probs.chunk_tokens = [Some(1), Some(5), None][i % 3];
+        let [(direct, one), (after, two)] = both(runner, &setup, policy, log_probs, dtype);
+        let what = format!("{runner}, {}", describe(policy));
+        let (direct_read, after_read) = (direct.read(), after.read());
+        let (direct_read, after_read) = (
+            direct_read.expect("can be read"),
+            after_read.expect("can be read"),
+        );
+        let value = Tolerance::value(dtype).at_least(match dtype {
+            DType::F64 => 1e-11,
+            _ => 2e-5,
+        });
+        assert_near(
+            value,
+            &format!("{what}: loss"),
+            direct_read.loss,
+            after_read.loss,
+        );
+        let metrics = Metrics(after_read.metrics.named());
+        assert_metrics(value, &what, &direct_read.metrics, &metrics);
+        assert_eq!(direct.loss.is_tracked(), runner.is_tracked(), "{what}");
+        if runner.is_tracked() {
+            // A factor behind the loss scales what was made before.
+            let actual = one.gradients(direct.loss * 3.0);
+            let expected = two.gradients(after.loss * 3.0);
+            for (actual, expected) in actual.iter().zip(&expected) {
+                assert_all_near(tolerance(dtype), &what, actual, expected);
+                assert!(
+                    expected.iter().any(|x| *x != 0.0),
+                    "{what}: nothing to compare"
+                );
+            }
+        }
+    }
+}
+
+/// Nothing valid: loss 0, and every gradient exactly 0.
+pub fn nothing_valid(runner: &Runner) {
+    let mut setup = Setup::new();
+    setup.batch.action_mask = Some(vec![false; 24]);
+    let log_probs = config(runner, &setup.head, Entropy::None);
+    let policy = PolicyLossConfig::new();
+    let [(direct, leaves), _] = both(runner, &setup, &policy, log_probs, DType::F32);
+    assert_eq!(direct.read().expect("can be read").loss, 0.0, "{runner}");
+    if runner.is_tracked() {
+        for gradient in leaves.gradients(direct.loss) {
+            assert!(gradient.iter().all(|x| *x == 0.0), "{runner}");
+        }
+    }
+}
+
+/// A batch without log-probs, given to the method that needs them, cannot pass unnoticed.
+pub fn without_log_probs_is_seen(runner: &Runner) {
+    let setup = Setup::new();
+    let batch = setup.batch(runner, None, DType::F32);
+    let loss = PolicyLossConfig::new().init().expect("valid");
+    let output = loss.forward(batch).expect("the shapes fit");
+    let read = output.read().expect("can be read");
+    assert!(
+        read.loss.is_nan() && read.metrics.non_finite > 0.0,
+        "{runner}"
+    );
+}
