@@ -30,7 +30,7 @@ pub fn forward(
     checks::shape("targets", &targets.dims(), &shape)?;
     checks::device("targets", &targets.device(), &device)?;
     checks::head(head, width, &device)?;
-    if !log_probs.is_fused(&device)? || sequences * tokens == 0 {
+    if !log_probs.is_fused(head.dims()[1], &device)? || sequences * tokens == 0 {
         return Ok(None);
     }
     let count = sequences * tokens;

@@ -71,7 +71,7 @@ impl TokenLogProbs {
             checks::shape("action_mask", &mask.dims(), &outer)?;
             checks::device("action_mask", &mask.device(), &device)?;
         }
-        let fused = self.is_fused(&device)?;
+        let fused = self.is_fused(head.dims()[1], &device)?;
         let dtype = arithmetic(hidden.dtype());
         if tokens == 0 {
             return Ok(self.of_no_tokens(outer, Tensor::zeros([1], (&device, dtype))));

@@ -64,7 +64,7 @@ impl TokenLogProbs {
                 got: dims.to_vec(),
             });
         }
-        let fused = self.is_fused(&device)?;
+        let fused = self.is_fused(vocabulary, &device)?;
         if tokens == 0 {
             let dtype = arithmetic(logits.dtype());
             return Ok(self.of_no_tokens(outer, Tensor::zeros([1], (&device, dtype))));
@@ -83,10 +83,12 @@ impl TokenLogProbs {
     }
 
     /// Whether the device's backend computes a chunk at a time.
-    pub(super) fn is_fused(&self, device: &Device) -> Result<bool, BatchError> {
+    pub(super) fn is_fused(&self, vocabulary: usize, device: &Device) -> Result<bool, BatchError> {
         match (self.config.implementation, seam::available(device)) {
             (Implementation::Composed, _) | (Implementation::Auto, false) => Ok(false),
-            (Implementation::Auto | Implementation::Fused, true) => Ok(true),
+            // Every log-prob is 0 where there is one word, and Burn's fusion (0.22.1) fails to
+            // merge reductions of a single number.
+            (Implementation::Auto | Implementation::Fused, true) => Ok(vocabulary > 1),
             (Implementation::Fused, false) => Err(BatchError::NotFused {
                 device: describe(device),
             }),

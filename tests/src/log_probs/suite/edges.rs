@@ -22,8 +22,8 @@ pub fn sizes(runner: &Runner) {
     ] {
         let case = HeadCase::new(21, shape);
         let config = config(runner, &case, Entropy::Tracked);
-        let outcome = linear(runner, &case, config, Layout::Linear, DType::F32);
         let what = format!("{runner}, {shape:?}");
+        let outcome = linear(runner, &case, config, Layout::Linear, DType::F32);
         // The gradient of a hidden state sums over the vocabulary, and a graphics interface's own
         // `log` and `exp` have an error of some 1e-5.
         let loose = tolerance(DType::F32).at_least(match runner.is_slow() {
