@@ -31,6 +31,8 @@ impl Setup {
         let mut random = Random(9);
         for (i, log_prob) in log_probs.into_iter().enumerate() {
             let log_ratio = batch.log_probs[i] - batch.old_log_probs[i];
+            let reference = batch.ref_log_probs.as_mut().expect("busy has some");
+            reference[i] += log_prob - batch.log_probs[i];
             let old = log_prob - log_ratio + random.between(-0.05, 0.05);
             let rollout = batch.rollout_log_probs.as_mut().expect("busy has some");
             let gap = batch.old_log_probs[i] - rollout[i];
@@ -58,8 +60,11 @@ impl Setup {
             Some(log_probs) => PolicyBatch::new(log_probs, old, advantages),
             None => PolicyBatch::without_log_probs(old, advantages),
         };
+        let reference = self.batch.ref_log_probs.as_ref();
+        let reference = reference.expect("busy has some");
         batch
             .with_action_mask(mask(runner, valid, shape))
+            .with_ref_log_probs(runner.tensor(reference, shape, dtype))
             .with_rollout_log_probs(runner.tensor(rollout, shape, dtype))
     }
 }
@@ -102,6 +107,14 @@ fn both(
     dtype: DType,
 ) -> [(PolicyLossOutput, Leaves); 2] {
     let loss = config.init().expect("valid");
+    let with_entropies = LogProbsConfig {
+        entropy: match config.entropy_bonus {
+            Some(_) => Entropy::Tracked,
+            None => Entropy::None,
+        },
+        ..log_probs
+    };
+    let with_entropies = with_entropies.init().expect("valid");
     let log_probs = log_probs.init().expect("valid");
     let targets = indices(runner, &setup.head.targets, [4, 6]);
     let one = Leaves::new(runner, setup, dtype);
@@ -118,7 +131,7 @@ fn both(
         .unwrap_or_else(|error| panic!("{runner}, {}: {error}", describe(config)));
     let two = Leaves::new(runner, setup, dtype);
     let valid = setup.batch.action_mask.as_ref().expect("busy has one");
-    let first = log_probs
+    let first = with_entropies
         .forward_linear(
             two.hidden.clone(),
             &two.head(),
@@ -126,8 +139,12 @@ fn both(
             Some(mask(runner, valid, [4, 6])),
         )
         .unwrap_or_else(|error| panic!("{runner}: {error}"));
+    let mut batch = setup.batch(runner, Some(first.log_probs), dtype);
+    if let Some(entropies) = first.entropies {
+        batch = batch.with_entropies(entropies);
+    }
     let after = loss
-        .forward(setup.batch(runner, Some(first.log_probs), dtype))
+        .forward(batch)
         .unwrap_or_else(|error| panic!("{runner}: {error}"));
     [(direct, one), (after, two)]
 }
