@@ -183,8 +183,6 @@ pub struct Summary {
     pub clipped_above: f64,
     /// Tokens clipped while `A < 0`.
     pub clipped_below: f64,
-    /// Tokens clipped while `A = 0`.
-    pub clipped_neutral: f64,
     /// Tokens whose surrogate was replaced by the dual clip.
     pub dual_clipped: f64,
     /// Sum of `-log_ratio`, not clamped.

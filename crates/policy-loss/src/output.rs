@@ -16,7 +16,7 @@ pub enum Implementation {
     Auto,
     /// Plain tensor operations, on every backend.
     Composed,
-    /// One pass over the inputs that yields loss, metrics and gradient; on Flex and NdArray.
+    /// One pass over the inputs that yields loss, metrics and gradient.
     Fused,
 }
 

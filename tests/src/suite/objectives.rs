@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use policy_loss::{
     BatchError, Clip, EntropyBonus, Implementation, KlPenalty, PolicyBatch, PolicyLossConfig,
-    RatioLevel, Reduction, Surrogate, WeightLevel, WeightMode,
+    RatioLevel, Surrogate, WeightLevel, WeightMode,
 };
 
 use crate::busy::busy;
@@ -24,8 +24,7 @@ pub fn fused_coverage(runner: &Runner) {
     for config in configs::all() {
         let what = format!("{runner}, {}", describe(&config));
         let covered = runner.covers(&config);
-        let on_cpu = matches!(runner.backend, "flex" | "ndarray");
-        assert_eq!(covered, is_documented_as_fused(&config, on_cpu), "{what}");
+        assert_eq!(covered, is_documented_as_fused(&config), "{what}");
         let case = busy(0).with_config(config);
         let dtype = runner.exact_dtypes()[0];
         let batch = || runner.batch(&case, runner.leaf(&case, dtype), dtype);
@@ -47,18 +46,18 @@ pub fn fused_coverage(runner: &Runner) {
 }
 
 /// As the table in docs/OBJECTIVES.md.
-fn is_documented_as_fused(config: &PolicyLossConfig, on_cpu: bool) -> bool {
+fn is_documented_as_fused(config: &PolicyLossConfig) -> bool {
     let ratio = matches!(config.ratio.level, RatioLevel::Token | RatioLevel::Sequence);
     let surrogate = match config.surrogate {
         Surrogate::Clip(_) => true,
         Surrogate::Cispo(_)
         | Surrogate::TruncatedImportance(_)
         | Surrogate::Reinforce(_)
-        | Surrogate::Topr(_) => on_cpu,
+        | Surrogate::Topr(_)
+        | Surrogate::Sapo(_)
+        | Surrogate::SquaredLogRatio(_) => true,
         _ => false,
     };
-    let means = [Reduction::TokenMean, Reduction::SequenceMean];
-    let reduction = on_cpu || means.contains(&config.reduction);
     let correction = config.rollout_correction.is_none_or(|correction| {
         let Some(weight) = correction.weight else {
             return false;
@@ -75,7 +74,7 @@ fn is_documented_as_fused(config: &PolicyLossConfig, on_cpu: bool) -> bool {
     let bare = config.kl_penalty.is_none()
         && config.entropy_bonus.is_none()
         && config.off_policy_mask.is_none();
-    ratio && surrogate && reduction && correction && bare
+    ratio && surrogate && correction && bare
 }
 
 /// Loss, metrics, token losses and gradients of every objective, on a batch in which everything

@@ -4,6 +4,8 @@ use std::mem::MaybeUninit;
 
 use pulp::{Simd, WithSimd};
 
+use crate::RatioLevel;
+
 use super::batch::Mask;
 use super::drive::{Evaluation, Memory};
 use super::element::Element;
@@ -30,7 +32,6 @@ impl<E: Element> Evaluation<'_, E> {
         } else {
             usize::MAX
         };
-        let writes = !output.is_empty() && !self.shares_gradient();
         let mut totals = Totals::default();
         for start in chunk.tokens.clone().step_by(BLOCK) {
             let end = chunk.tokens.end.min(start + BLOCK);
@@ -58,11 +59,14 @@ impl<E: Element> Evaluation<'_, E> {
                 }
                 totals.add(&block_totals);
             };
-            if writes {
+            if self.objective.ratio_level == RatioLevel::Sequence {
+                visit(&mut []);
+            } else if output.is_empty() {
+                // Nobody reads it, and it never leaves the cache: no kernel of its own for that.
+                discard(&mut memory.output, end - start, visit);
+            } else {
                 let place = start - chunk.tokens.start..end - chunk.tokens.start;
                 write_real(self.arch, &mut output[place], &mut memory.output, visit);
-            } else {
-                visit(&mut []);
             }
         }
         totals
@@ -105,6 +109,13 @@ fn write_real<E: Element>(
     // SAFETY: a kernel with an output writes every element of it.
     unsafe { written(memory, output.len(), write) };
     E::narrow_all(arch, memory, output);
+}
+
+/// Lets `write` fill an output that is not kept.
+#[allow(unsafe_code)]
+fn discard<T: Real>(memory: &mut Vec<T>, length: usize, write: impl FnOnce(&mut [MaybeUninit<T>])) {
+    // SAFETY: a kernel with an output writes every element of it.
+    unsafe { written(memory, length, write) };
 }
 
 /// The number of valid tokens at which an input is not finite. Sums that are finite prove

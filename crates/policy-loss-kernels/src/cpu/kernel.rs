@@ -8,10 +8,7 @@ use pulp::Arch;
 
 use crate::{Objective, RatioBase, RatioLevel, Surrogate, Weighed, Weight as ObjectiveWeight};
 
-use super::output::{Nothing, Output};
-use super::parts::{
-    AgainstOld, AgainstRollout, Masked, OfSequence, Ratio, Truncated, Unweighted, Weight,
-};
+use super::parts::{AgainstOld, AgainstRollout, OfSequence, Ratio, Unweighted, Weight, Weighted};
 use super::real::Real;
 use super::row::Row;
 use super::sums::Totals;
@@ -54,14 +51,14 @@ pub struct Block<'a, T> {
     pub row_length: usize,
     /// The place, within the first of the rows, of the block's first token.
     pub start: usize,
-    /// As long as the columns, or empty where nothing is written.
+    /// As long as the columns, or empty where rows share the gradient.
     pub output: &'a mut [MaybeUninit<T>],
 }
 
 /// Visits a block: adds to the totals, writes every element of the output.
 pub type Kernel<T> = fn(Arch, &Objective, Block<'_, T>, &mut Totals);
 
-/// What a kernel writes.
+/// What is asked for beside the sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputKind {
     Nothing,
@@ -73,13 +70,11 @@ pub enum OutputKind {
 /// # Panics
 ///
 /// If the surrogate has no meaning with the ratio of a sequence.
-pub fn compose<T: Real>(objective: &Objective, output: OutputKind) -> Kernel<T> {
+pub fn compose<T: Real>(objective: &Objective) -> Kernel<T> {
     match (objective.ratio_level, objective.ratio_base) {
-        (RatioLevel::Token, RatioBase::Old) => of_tokens::<T, AgainstOld>(objective, output),
-        (RatioLevel::Token, RatioBase::Rollout) => {
-            of_tokens::<T, AgainstRollout>(objective, output)
-        }
-        (RatioLevel::Sequence, _) => match of_ratios::<T, OfSequence>(objective, output) {
+        (RatioLevel::Token, RatioBase::Old) => of_tokens::<T, AgainstOld>(objective),
+        (RatioLevel::Token, RatioBase::Rollout) => of_tokens::<T, AgainstRollout>(objective),
+        (RatioLevel::Sequence, _) => match of_ratios::<T, OfSequence>(objective) {
             Some(kernel) => kernel,
             None => panic!("{:?} needs the ratio of the token", objective.surrogate),
         },
@@ -87,54 +82,41 @@ pub fn compose<T: Real>(objective: &Objective, output: OutputKind) -> Kernel<T> 
 }
 
 /// Every surrogate.
-fn of_tokens<T: Real, R: Ratio>(objective: &Objective, output: OutputKind) -> Kernel<T> {
-    if let Some(kernel) = of_ratios::<T, R>(objective, output) {
+fn of_tokens<T: Real, R: Ratio>(objective: &Objective) -> Kernel<T> {
+    if let Some(kernel) = of_ratios::<T, R>(objective) {
         return kernel;
     }
     match objective.surrogate {
         Surrogate::LogProbs { weighed, .. } => match weighed {
-            Weighed::None => with_weight::<T, R, LogProbs>(objective, output),
-            Weighed::Negative => with_weight::<T, R, NegativeWeightedLogProbs>(objective, output),
-            Weighed::All => with_weight::<T, R, WeightedLogProbs>(objective, output),
+            Weighed::None => with_weight::<T, R, LogProbs>(objective),
+            Weighed::Negative => with_weight::<T, R, NegativeWeightedLogProbs>(objective),
+            Weighed::All => with_weight::<T, R, WeightedLogProbs>(objective),
         },
-        _ => with_weight::<T, R, SquaredLogRatio>(objective, output),
+        _ => with_weight::<T, R, SquaredLogRatio>(objective),
     }
 }
 
 /// The surrogates that are functions of a ratio, whatever it is the ratio of.
-fn of_ratios<T: Real, R: Ratio>(objective: &Objective, output: OutputKind) -> Option<Kernel<T>> {
+fn of_ratios<T: Real, R: Ratio>(objective: &Objective) -> Option<Kernel<T>> {
     match objective.surrogate {
         Surrogate::Clip(clip) => Some(match clip.dual {
-            None => with_weight::<T, R, Clipped<SingleClip>>(objective, output),
-            Some(_) => with_weight::<T, R, Clipped<BoundedBelow>>(objective, output),
+            None => with_weight::<T, R, Clipped<SingleClip>>(objective),
+            Some(_) => with_weight::<T, R, Clipped<BoundedBelow>>(objective),
         }),
-        Surrogate::Gate { .. } => Some(with_weight::<T, R, Gate>(objective, output)),
+        Surrogate::Gate { .. } => Some(with_weight::<T, R, Gate>(objective)),
         _ => None,
     }
 }
 
-fn with_weight<T: Real, R: Ratio, S: SurrogatePart>(
-    objective: &Objective,
-    output: OutputKind,
-) -> Kernel<T> {
+fn with_weight<T: Real, R: Ratio, S: SurrogatePart>(objective: &Objective) -> Kernel<T> {
     match objective.weight {
-        ObjectiveWeight::None => with_output::<T, R, Unweighted, S>(output),
-        ObjectiveWeight::Truncate { .. } => with_output::<T, R, Truncated, S>(output),
+        ObjectiveWeight::None => visit::<T, R, Unweighted, S>,
         // The mask of a sequence is that of a token with bounds that its row chooses.
-        ObjectiveWeight::Mask { .. } | ObjectiveWeight::SequenceMask { .. } => {
-            with_output::<T, R, Masked, S>(output)
-        }
+        _ => visit::<T, R, Weighted, S>,
     }
 }
 
-fn with_output<T: Real, R: Ratio, W: Weight, S: SurrogatePart>(output: OutputKind) -> Kernel<T> {
-    match output {
-        OutputKind::Nothing => visit::<T, R, W, S, Nothing>,
-        OutputKind::Gradient => visit::<T, R, W, S, R::Gradient>,
-    }
-}
-
-fn visit<T: Real, R: Ratio, W: Weight, S: SurrogatePart, O: Output>(
+fn visit<T: Real, R: Ratio, W: Weight, S: SurrogatePart>(
     arch: Arch,
     objective: &Objective,
     block: Block<'_, T>,
@@ -144,6 +126,6 @@ fn visit<T: Real, R: Ratio, W: Weight, S: SurrogatePart, O: Output>(
         objective,
         block,
         totals,
-        parts: PhantomData::<(R, W, S, O)>,
+        parts: PhantomData::<(R, W, S, R::Gradient)>,
     });
 }

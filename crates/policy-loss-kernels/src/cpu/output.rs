@@ -14,9 +14,6 @@ pub trait Output: 'static {
     fn value<L: Lanes>(lanes: L, row: &RowConstants<L>, surrogate: &Surrogate<L>) -> L::Vector;
 }
 
-/// Sums only.
-pub struct Nothing;
-
 /// The gradient of a token that has its own ratio: minus the surrogate's slope times the weight,
 /// times the factor of the reduction.
 pub struct OwnGradient;
@@ -24,13 +21,6 @@ pub struct OwnGradient;
 /// What a token contributes to the gradient that it shares with its sequence: the slope against
 /// the ratio, times the weight.
 pub struct SharedGradient;
-
-impl Output for Nothing {
-    #[inline(always)]
-    fn value<L: Lanes>(lanes: L, _row: &RowConstants<L>, _surrogate: &Surrogate<L>) -> L::Vector {
-        lanes.zero()
-    }
-}
 
 impl Output for OwnGradient {
     const IS_WRITTEN: bool = true;

@@ -133,11 +133,8 @@ pub trait Weight: 'static {
 /// 1.
 pub struct Unweighted;
 
-/// The weight moved into the row's bounds.
-pub struct Truncated;
-
-/// The weight, or 0 outside of the row's bounds.
-pub struct Masked;
+/// The weight, or what the row puts in its place beyond its bounds.
+pub struct Weighted;
 
 impl Weight for Unweighted {
     const READS_ROLLOUT: bool = false;
@@ -154,31 +151,7 @@ impl Weight for Unweighted {
     }
 }
 
-impl Weight for Truncated {
-    #[inline(always)]
-    fn apply<L: Lanes>(
-        lanes: L,
-        row: &RowConstants<L>,
-        inputs: &Inputs<L>,
-        surrogate: Surrogate<L>,
-        sums: &mut LaneSums<L>,
-    ) -> Surrogate<L> {
-        let weight = rollout_weight(lanes, inputs, sums);
-        let below = lanes.less(weight, row.weight_low);
-        let above = lanes.greater(weight, row.weight_high);
-        let truncated = lanes.select(below, row.weight_low, weight);
-        let truncated = lanes.select(above, row.weight_high, truncated);
-        weighted(
-            lanes,
-            inputs,
-            surrogate,
-            (truncated, lanes.or(below, above)),
-            sums,
-        )
-    }
-}
-
-impl Weight for Masked {
+impl Weight for Weighted {
     #[inline(always)]
     fn apply<L: Lanes>(
         lanes: L,
@@ -191,9 +164,10 @@ impl Weight for Masked {
         let below = lanes.less(weight, row.weight_low);
         let above = lanes.greater(weight, row.weight_high);
         // Selected, not multiplied: infinity times 0 would be NaN.
-        let rejected = lanes.or(below, above);
-        let weight = lanes.drop(rejected, weight);
-        weighted(lanes, inputs, surrogate, (weight, rejected), sums)
+        let weight = lanes.select(below, row.weight_below, weight);
+        let weight = lanes.select(above, row.weight_above, weight);
+        let changed = lanes.or(below, above);
+        weighted(lanes, inputs, surrogate, (weight, changed), sums)
     }
 }
 

@@ -7,7 +7,7 @@ use pulp::Simd;
 use crate::Objective;
 
 use super::batch::Floats;
-use super::kernel::{Kernel, OutputKind, compose};
+use super::kernel::{Kernel, compose};
 use super::lanes::{F32Lanes, F64Lanes, Lanes};
 
 /// A type that arithmetic is done in.
@@ -44,7 +44,7 @@ pub trait Real:
     fn lanes<S: Simd>(simd: S) -> Self::Lanes<S>;
     /// [`compose`] for this type: not generic, so that kernels are compiled in this crate
     /// and not once more in every crate that calls them.
-    fn kernel(objective: &Objective, output: OutputKind) -> Kernel<Self>;
+    fn kernel(objective: &Objective) -> Kernel<Self>;
     fn from_f64(value: f64) -> Self;
     fn from_f32(value: f32) -> Self;
     /// The values themselves, if they have this type already.
@@ -76,8 +76,8 @@ impl Real for f32 {
         F32Lanes(simd)
     }
 
-    fn kernel(objective: &Objective, output: OutputKind) -> Kernel<Self> {
-        compose(objective, output)
+    fn kernel(objective: &Objective) -> Kernel<Self> {
+        compose(objective)
     }
 
     #[inline(always)]
@@ -132,8 +132,8 @@ impl Real for f64 {
         F64Lanes(simd)
     }
 
-    fn kernel(objective: &Objective, output: OutputKind) -> Kernel<Self> {
-        compose(objective, output)
+    fn kernel(objective: &Objective) -> Kernel<Self> {
+        compose(objective)
     }
 
     #[inline(always)]

@@ -22,6 +22,10 @@ pub struct Row {
     pub weight_low: f64,
     /// Bounds of the weight.
     pub weight_high: f64,
+    /// What a weight below its bounds becomes.
+    pub weight_below: f64,
+    /// What a weight above its bounds becomes.
+    pub weight_above: f64,
     /// The row's part of the reduction's factor: `1 / n_b`, or 1.
     pub loss_factor: f64,
     /// The whole factor of the reduction.
@@ -51,6 +55,10 @@ impl Row {
                     (f64::NEG_INFINITY, f64::INFINITY)
                 }
             }
+        };
+        (self.weight_below, self.weight_above) = match objective.weight {
+            Weight::Truncate { low, high } => (low, high),
+            _ => (0.0, 0.0),
         };
         self.loss_factor = match objective.reduction {
             Reduction::SequenceMean => per_token,

@@ -13,7 +13,6 @@ pub struct LaneSums<L: Lanes> {
     pub surrogate: L::Vector,
     pub clipped: L::Vector,
     pub clipped_above: L::Vector,
-    pub clipped_neutral: L::Vector,
     pub dual_clipped: L::Vector,
     /// `log_probs - old_log_probs`.
     pub log_ratio: L::Vector,
@@ -42,7 +41,6 @@ impl<L: Lanes> LaneSums<L> {
             surrogate: zero,
             clipped: zero,
             clipped_above: zero,
-            clipped_neutral: zero,
             dual_clipped: zero,
             log_ratio: zero,
             squared_log_ratio: zero,
@@ -65,9 +63,7 @@ impl<L: Lanes> LaneSums<L> {
         let clipped_above = lanes.sum(self.clipped_above);
         totals.surrogate += lanes.sum(self.surrogate);
         totals.clipped_above += clipped_above;
-        let clipped_neutral = lanes.sum(self.clipped_neutral);
-        totals.clipped_neutral += clipped_neutral;
-        totals.clipped_below += lanes.sum(self.clipped) - clipped_above - clipped_neutral;
+        totals.clipped_below += lanes.sum(self.clipped) - clipped_above;
         totals.dual_clipped += lanes.sum(self.dual_clipped);
         totals.log_ratio += lanes.sum(self.log_ratio);
         totals.squared_log_ratio += lanes.sum(self.squared_log_ratio);
@@ -90,7 +86,6 @@ pub struct Totals {
     pub surrogate: f64,
     pub clipped_above: f64,
     pub clipped_below: f64,
-    pub clipped_neutral: f64,
     pub dual_clipped: f64,
     pub log_ratio: f64,
     pub squared_log_ratio: f64,
@@ -113,7 +108,6 @@ impl Default for Totals {
             surrogate: 0.0,
             clipped_above: 0.0,
             clipped_below: 0.0,
-            clipped_neutral: 0.0,
             dual_clipped: 0.0,
             log_ratio: 0.0,
             squared_log_ratio: 0.0,
@@ -138,7 +132,6 @@ impl Totals {
         self.surrogate += other.surrogate;
         self.clipped_above += other.clipped_above;
         self.clipped_below += other.clipped_below;
-        self.clipped_neutral += other.clipped_neutral;
         self.dual_clipped += other.dual_clipped;
         self.log_ratio += other.log_ratio;
         self.squared_log_ratio += other.squared_log_ratio;

@@ -152,15 +152,11 @@ impl SurrogatePart for WeightedLogProbs {
         sums: &mut LaneSums<L>,
     ) -> Surrogate<L> {
         let (weight, beyond) = in_range(lanes, constants, ratio);
-        // A masked token has the ratio 1, which a range may leave out.
-        let clipped = lanes.and(beyond, inputs.valid);
-        let above = lanes.and(clipped, lanes.greater(advantage, lanes.zero()));
-        let below = lanes.and(clipped, lanes.less(advantage, lanes.zero()));
-        let neutral = lanes.select(clipped, lanes.one(), lanes.zero());
-        let neutral = lanes.drop(lanes.or(above, below), neutral);
-        sums.clipped = lanes.count(clipped, sums.clipped);
+        // Not where A is 0: such a token, or a masked one, has nothing to lose.
+        let above = lanes.and(beyond, lanes.greater(advantage, lanes.zero()));
+        let below = lanes.and(beyond, lanes.less(advantage, lanes.zero()));
+        sums.clipped = lanes.count(lanes.or(above, below), sums.clipped);
         sums.clipped_above = lanes.count(above, sums.clipped_above);
-        sums.clipped_neutral = lanes.add(sums.clipped_neutral, neutral);
         of_log_probs(lanes, inputs, lanes.mul(weight, advantage))
     }
 }

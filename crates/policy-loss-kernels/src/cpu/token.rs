@@ -35,6 +35,9 @@ pub struct RowConstants<L: Lanes> {
     /// Bounds of the weight.
     pub weight_low: L::Vector,
     pub weight_high: L::Vector,
+    /// What the weight becomes beyond them.
+    pub weight_below: L::Vector,
+    pub weight_above: L::Vector,
     /// The row's part of the reduction's factor: `1 / n_b`, or 1.
     pub loss_factor: L::Vector,
     /// Minus the whole factor of the reduction.

@@ -235,6 +235,8 @@ fn row_constants<L: Lanes>(lanes: L, row: &Row) -> RowConstants<L> {
         ratio: lanes.splat(L::Real::from_f64(row.ratio)),
         weight_low: lanes.splat(L::Real::from_f64(row.weight_low)),
         weight_high: lanes.splat(L::Real::from_f64(row.weight_high)),
+        weight_below: lanes.splat(L::Real::from_f64(row.weight_below)),
+        weight_above: lanes.splat(L::Real::from_f64(row.weight_above)),
         loss_factor: lanes.splat(L::Real::from_f64(row.loss_factor)),
         negative_gradient_factor: lanes.splat(L::Real::from_f64(-row.gradient_factor)),
     }

@@ -138,10 +138,8 @@ impl Blueprint {
         if self.masked {
             slots.extend([Slot::ValidTokens, Slot::ValidSequences]);
         }
-        match self.surrogate {
-            SurrogateKind::DualClip => slots.push(Slot::DualClipped),
-            SurrogateKind::WeightedLogProbs => slots.push(Slot::ClippedNeutral),
-            _ => {}
+        if self.surrogate == SurrogateKind::DualClip {
+            slots.push(Slot::DualClipped);
         }
         if self.weighted() {
             slots.extend([

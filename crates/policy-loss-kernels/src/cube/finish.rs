@@ -79,12 +79,7 @@ fn write_metrics<A: Float>(
     // valid token, or all ratios are NaN, and their mean is.
     let none = smallest > largest;
 
-    let clipped_neutral = totals.get(Slot::ClippedNeutral) / count;
-    set(
-        metrics,
-        Metric::ClipRatio,
-        clipped_above + clipped_below + clipped_neutral,
-    );
+    set(metrics, Metric::ClipRatio, clipped_above + clipped_below);
     set(metrics, Metric::PpoKl, kl);
     set(metrics, Metric::ClippedAbove, clipped_above);
     set(metrics, Metric::ClippedBelow, clipped_below);

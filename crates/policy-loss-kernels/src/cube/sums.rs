@@ -19,8 +19,6 @@ pub enum Slot {
     MaxRatio,
     ClippedAbove,
     ClippedBelow,
-    /// Clipped while the advantage is 0.
-    ClippedNeutral,
     NonFinite,
     ValidTokens,
     ValidSequences,
@@ -40,7 +38,6 @@ impl Slot {
             self,
             Slot::ClippedAbove
                 | Slot::ClippedBelow
-                | Slot::ClippedNeutral
                 | Slot::NonFinite
                 | Slot::ValidTokens
                 | Slot::ValidSequences
@@ -69,7 +66,6 @@ pub struct Sums<A: Float> {
     pub max_ratio: A,
     pub clipped_above: A,
     pub clipped_below: A,
-    pub clipped_neutral: A,
     pub non_finite: A,
     pub valid_tokens: A,
     pub valid_sequences: A,
@@ -98,7 +94,6 @@ impl<A: Float> Sums<A> {
             max_ratio: zero,
             clipped_above: zero,
             clipped_below: zero,
-            clipped_neutral: zero,
             non_finite: zero,
             valid_tokens: zero,
             valid_sequences: zero,
@@ -123,7 +118,6 @@ impl<A: Float> Sums<A> {
         self.max_ratio = combine::<A>(Slot::MaxRatio, self.max_ratio, stretch.max_ratio);
         self.clipped_above += stretch.clipped_above;
         self.clipped_below += stretch.clipped_below;
-        self.clipped_neutral += stretch.clipped_neutral;
         self.non_finite += stretch.non_finite;
         self.valid_tokens += stretch.valid_tokens;
         self.dual_clipped += stretch.dual_clipped;
@@ -161,7 +155,6 @@ impl<A: Float> Sums<A> {
             Slot::MaxRatio => self.max_ratio,
             Slot::ClippedAbove => self.clipped_above,
             Slot::ClippedBelow => self.clipped_below,
-            Slot::ClippedNeutral => self.clipped_neutral,
             Slot::NonFinite => self.non_finite,
             Slot::ValidTokens => self.valid_tokens,
             Slot::ValidSequences => self.valid_sequences,

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::blueprint::{Blueprint, SurrogateKind};
-use super::columns::{Valid, count};
+use super::columns::count;
 use super::parts::{clamped, within};
 use super::sums::Sums;
 use super::token::Numbers;
@@ -33,7 +33,6 @@ pub struct Surrogate<A: Float, N: Size> {
 pub fn surrogate<A: Float, N: Size>(
     numbers: &Numbers,
     given: &Given<A, N>,
-    valid: &Valid<N>,
     sums: &mut Sums<A>,
     #[comptime] blueprint: Blueprint,
 ) -> Surrogate<A, N> {
@@ -44,7 +43,7 @@ pub fn surrogate<A: Float, N: Size>(
         SurrogateKind::SquaredLogRatio => squared_log_ratio(numbers, given),
         SurrogateKind::LogProbs => of_log_probs(given, given.advantage),
         SurrogateKind::NegativeWeightedLogProbs => negative_weighted(numbers, given, sums),
-        SurrogateKind::WeightedLogProbs => weighted(numbers, given, valid, sums),
+        SurrogateKind::WeightedLogProbs => weighted(numbers, given, sums),
     }
 }
 
@@ -129,7 +128,6 @@ fn squared_log_ratio<A: Float, N: Size>(numbers: &Numbers, given: &Given<A, N>) 
 fn weighted<A: Float, N: Size>(
     numbers: &Numbers,
     given: &Given<A, N>,
-    valid: &Valid<N>,
     sums: &mut Sums<A>,
 ) -> Surrogate<A, N> {
     let zero = Vector::new(A::new(0.0));
@@ -138,11 +136,9 @@ fn weighted<A: Float, N: Size>(
     let beyond = !within(given.ratio, low, high);
     let positive = given.advantage.greater_than(&zero);
     let negative = given.advantage.less_than(&zero);
-    let neutral = !(positive.or(negative));
-    // A masked token has the ratio 1, which a range may leave out.
+    // Not where A is 0: such a token, or a masked one, has nothing to lose.
     sums.clipped_above += count::<A, N>(beyond.vec_and(positive));
     sums.clipped_below += count::<A, N>(beyond.vec_and(negative));
-    sums.clipped_neutral += valid.count::<A>(beyond.vec_and(neutral));
     of_log_probs(given, clamped(given.ratio, low, high) * given.advantage)
 }
 

@@ -105,7 +105,6 @@ pub fn token<E: Elements>(
             constant,
             advantage,
         },
-        &valid,
         sums,
         blueprint,
     );

@@ -62,7 +62,7 @@ fn metrics(summary: &Summary, weighted: bool) -> Vec<f64> {
     let ppo_kl = summary.negative_log_ratio / n;
     let of_weights = |value: f64| weighted.then_some(value);
     MetricValues {
-        clip_ratio: (summary.clipped_above + summary.clipped_below + summary.clipped_neutral) / n,
+        clip_ratio: (summary.clipped_above + summary.clipped_below) / n,
         ppo_kl,
         clipped_above: summary.clipped_above / n,
         clipped_below: summary.clipped_below / n,

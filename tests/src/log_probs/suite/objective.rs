@@ -107,13 +107,10 @@ fn both(
     dtype: DType,
 ) -> [(PolicyLossOutput, Leaves); 2] {
     let loss = config.init().expect("valid");
-    let with_entropies = LogProbsConfig {
-        entropy: match config.entropy_bonus {
-            Some(_) => Entropy::Tracked,
-            None => Entropy::None,
-        },
-        ..log_probs
-    };
+    let mut with_entropies = log_probs;
+    if config.entropy_bonus.is_some() {
+        with_entropies.entropy = Entropy::Tracked;
+    }
     let with_entropies = with_entropies.init().expect("valid");
     let log_probs = log_probs.init().expect("valid");
     let targets = indices(runner, &setup.head.targets, [4, 6]);
