@@ -22,10 +22,15 @@ pub fn all() -> Vec<PolicyLossConfig> {
 
 /// A part of [`all`] in which every kind of setting still occurs, for devices that take long.
 pub fn covering() -> Vec<PolicyLossConfig> {
-    let clips = clips();
-    let mut covering = [0, 16, 12, 28, 9, 39].map(|index| clips[index]).to_vec();
+    let mut covering = covering_clips();
     covering.extend(combinations());
     covering
+}
+
+/// A part of the objectives with a clip in which every setting of theirs still occurs.
+pub fn covering_clips() -> Vec<PolicyLossConfig> {
+    let clips = clips();
+    [0, 16, 12, 28, 9, 39].map(|index| clips[index]).to_vec()
 }
 
 /// Ratio (level and base), with and without dual clip, the corrections that have a name, both

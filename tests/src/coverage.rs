@@ -32,10 +32,22 @@ impl Runner {
     /// The configurations that tables of cases go through: every one, or a part of them in which
     /// every setting still occurs.
     pub fn configs(&self) -> Vec<PolicyLossConfig> {
-        let mut configs = match self.is_slow() {
-            true => self.share(crate::configs::covering()),
-            false => crate::configs::all(),
-        };
+        match self.is_slow() {
+            true => self.covered(self.share(crate::configs::covering_clips())),
+            false => self.covered(crate::configs::all()),
+        }
+    }
+
+    /// Every objective once: on a slow device, where each one is compiled for, this is for a
+    /// single test.
+    pub fn objectives(&self) -> Vec<PolicyLossConfig> {
+        match self.is_slow() {
+            true => self.covered(self.share(crate::configs::covering())),
+            false => self.covered(crate::configs::all()),
+        }
+    }
+
+    fn covered(&self, mut configs: Vec<PolicyLossConfig>) -> Vec<PolicyLossConfig> {
         configs.retain(|config| self.covers(config));
         configs
     }

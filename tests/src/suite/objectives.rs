@@ -21,7 +21,11 @@ pub fn fused_coverage(runner: &Runner) {
     if runner.implementation != Implementation::Fused {
         return;
     }
-    for config in configs::all() {
+    let configs = match runner.is_slow() {
+        true => runner.share(configs::covering()),
+        false => configs::all(),
+    };
+    for config in configs {
         let what = format!("{runner}, {}", describe(&config));
         let covered = runner.covers(&config);
         assert_eq!(covered, is_documented_as_fused(&config), "{what}");
@@ -80,7 +84,7 @@ fn is_documented_as_fused(config: &PolicyLossConfig) -> bool {
 /// Loss, metrics, token losses and gradients of every objective, on a batch in which everything
 /// happens.
 pub fn every_objective(runner: &Runner) {
-    for config in runner.configs() {
+    for config in runner.objectives() {
         let mut case = busy(0).with_config(config);
         case.name = describe(&config);
         assert_agrees_with_oracle(runner, &case);
