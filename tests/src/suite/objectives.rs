@@ -52,16 +52,16 @@ pub fn fused_coverage(runner: &Runner) {
 /// As the table in docs/OBJECTIVES.md.
 fn is_documented_as_fused(config: &PolicyLossConfig) -> bool {
     let ratio = matches!(config.ratio.level, RatioLevel::Token | RatioLevel::Sequence);
-    let surrogate = match config.surrogate {
-        Surrogate::Clip(_) => true,
-        Surrogate::Cispo(_)
-        | Surrogate::TruncatedImportance(_)
-        | Surrogate::Reinforce(_)
-        | Surrogate::Topr(_)
-        | Surrogate::Sapo(_)
-        | Surrogate::SquaredLogRatio(_) => true,
-        _ => false,
-    };
+    let surrogate = matches!(
+        config.surrogate,
+        Surrogate::Clip(_)
+            | Surrogate::Cispo(_)
+            | Surrogate::TruncatedImportance(_)
+            | Surrogate::Reinforce(_)
+            | Surrogate::Topr(_)
+            | Surrogate::Sapo(_)
+            | Surrogate::SquaredLogRatio(_)
+    );
     let correction = config.rollout_correction.is_none_or(|correction| {
         let Some(weight) = correction.weight else {
             return false;
