@@ -33,7 +33,7 @@ impl Runner {
     /// every setting still occurs.
     pub fn configs(&self) -> Vec<PolicyLossConfig> {
         match self.is_slow() {
-            true => self.covered(self.share(crate::configs::covering_clips())),
+            true => self.covered(self.share_of_configs(crate::configs::covering_clips())),
             false => self.covered(crate::configs::all()),
         }
     }
@@ -42,7 +42,7 @@ impl Runner {
     /// single test.
     pub fn objectives(&self) -> Vec<PolicyLossConfig> {
         match self.is_slow() {
-            true => self.covered(self.share(crate::configs::covering())),
+            true => self.covered(self.share_of_configs(crate::configs::covering())),
             false => self.covered(crate::configs::all()),
         }
     }
@@ -57,16 +57,17 @@ impl Runner {
     ///
     /// # Panics
     ///
-    /// The smallest batch is refused for another reason.
+    /// The empty batch is refused for another reason.
     pub fn covers(&self, config: &PolicyLossConfig) -> bool {
         if self.implementation != Implementation::Fused {
             return true;
         }
-        let one = || Tensor::<2>::zeros([1, 1], &self.device);
-        let batch = PolicyBatch::new(one(), one(), one())
-            .with_rollout_log_probs(one())
-            .with_ref_log_probs(one())
-            .with_entropies(one());
+        // Without a token, so that nothing is compiled or launched for the answer.
+        let none = || Tensor::<2>::zeros([0, 1], &self.device);
+        let batch = PolicyBatch::new(none(), none(), none())
+            .with_rollout_log_probs(none())
+            .with_ref_log_probs(none())
+            .with_entropies(none());
         match self.init(config).forward(batch) {
             Ok(_) => true,
             Err(BatchError::PartNotFused { .. }) => false,
@@ -79,14 +80,25 @@ impl Runner {
         self.configs().into_iter().step_by(3).collect()
     }
 
-    /// All of `cases`, but on a slow device outside of plain autodiff every fourth: there, the
-    /// other modes launch the same operations over again.
+    /// All of `cases`, but on a slow device every third, and every twelfth outside of plain
+    /// autodiff: there, the other modes launch the same operations over again, and nearly every
+    /// case is one more kernel to compile.
     pub fn share<T>(&self, cases: Vec<T>) -> Vec<T> {
+        let step = match (self.is_slow(), self.mode) {
+            (false, _) => 1,
+            (true, Mode::Autodiff) => 3,
+            (true, _) => 12,
+        };
+        cases.into_iter().step_by(step).collect()
+    }
+
+    /// As [`share`](Self::share), but under autodiff all of them.
+    fn share_of_configs(&self, configs: Vec<PolicyLossConfig>) -> Vec<PolicyLossConfig> {
         let step = match self.is_slow() && self.mode != Mode::Autodiff {
             true => 4,
             false => 1,
         };
-        cases.into_iter().step_by(step).collect()
+        configs.into_iter().step_by(step).collect()
     }
 
     /// Whether every batch takes tens of milliseconds, and every objective, type or shape that is
