@@ -1,7 +1,7 @@
 //! The rollout weights.
 
 use policy_loss::{
-    Bounds, FilterEstimator, FilterLevel, RolloutCorrection, WeightLevel, WeightMode,
+    Bounds, Filter, FilterEstimator, FilterLevel, RolloutCorrection, WeightLevel, WeightMode,
 };
 
 use super::{Batch, LIMIT, Margin, Token};
@@ -19,29 +19,35 @@ pub(super) fn fill(
     let gap = |i: usize| batch.old(i) - batch.rollout(i);
     let rows = batch.rows();
     for row in &rows {
+        let sum: f64 = row.iter().map(|&j| gap(j)).sum();
         for &i in row {
-            weigh(correction, row, i, gap, &mut tokens[i], margin);
+            weigh(correction, row.len(), sum, gap(i), &mut tokens[i], margin);
         }
     }
     if let (true, Some(weight)) = (correction.normalize, correction.weight) {
         normalize(weight.level, &rows, tokens);
     }
     for row in &rows {
+        let rejects = |filter: &Filter, i: usize| {
+            let statistic = statistic(filter.level, filter.estimator, row, i, gap);
+            let bounds = match filter.estimator {
+                FilterEstimator::K1 => logs(filter.bounds),
+                _ => filter.bounds,
+            };
+            !inside(bounds, statistic, margin)
+        };
+        let of_token = |filter: &&Filter| filter.level == FilterLevel::Token;
+        let mut filters_of_rows = correction.filters.iter().filter(|f| !of_token(f));
+        let row_rejected = filters_of_rows.any(|filter| rejects(filter, row[0]));
+        let vetoed = correction.veto.is_some_and(|floor| {
+            row.iter().any(|&j| {
+                margin.meet(gap(j), floor.ln());
+                gap(j) < floor.ln()
+            })
+        });
         for &i in row {
-            let rejected = correction.filters.iter().any(|filter| {
-                let statistic = statistic(filter.level, filter.estimator, row, i, gap);
-                let bounds = match filter.estimator {
-                    FilterEstimator::K1 => logs(filter.bounds),
-                    _ => filter.bounds,
-                };
-                !inside(bounds, statistic, margin)
-            });
-            let vetoed = correction.veto.is_some_and(|floor| {
-                row.iter().any(|&j| {
-                    margin.meet(gap(j), floor.ln());
-                    gap(j) < floor.ln()
-                })
-            });
+            let mut filters_of_tokens = correction.filters.iter().filter(of_token);
+            let rejected = row_rejected || filters_of_tokens.any(|filter| rejects(filter, i));
             let token = &mut tokens[i];
             token.zeroed |= rejected || vetoed;
             if token.zeroed {
@@ -53,24 +59,23 @@ pub(super) fn fill(
 
 fn weigh(
     correction: &RolloutCorrection,
-    row: &[usize],
-    i: usize,
-    gap: impl Fn(usize) -> f64,
+    length: usize,
+    sum: f64,
+    gap: f64,
     token: &mut Token,
     margin: &Margin,
 ) {
     let Some(weight) = correction.weight else {
         return;
     };
-    let sum: f64 = row.iter().map(|&j| gap(j)).sum();
     let limited = |x: f64| {
         margin.meet(x.abs(), LIMIT);
         x.clamp(-LIMIT, LIMIT)
     };
     let log = match weight.level {
-        WeightLevel::Token => gap(i),
+        WeightLevel::Token => gap,
         WeightLevel::Sequence => limited(sum),
-        WeightLevel::Geometric => limited(sum / row.len() as f64),
+        WeightLevel::Geometric => limited(sum / length as f64),
     };
     let rho = log.exp();
     match weight.mode {
