@@ -2,7 +2,7 @@
 """The policy loss in PyTorch beside `policy-loss bench`, alternating, on the same machine.
 
 Forward and backward of the clipped loss with its three metrics, in plain formulas, eager and under
-torch.compile, with as many threads as ours uses. Needs PyTorch and a release build of the program:
+torch.compile, with as many threads as ours uses, or on a GPU (`--torch-device cuda`). Needs PyTorch and a release build of the program:
 
     cargo build --release -p policy-loss-cli
     python3 scripts/pytorch_baseline.py --batch 256 --tokens 4096
@@ -37,12 +37,20 @@ def step(function, inputs):
     return log_probs.grad, clip_ratio, ppo_kl
 
 
+def synchronize(inputs):
+    if inputs[0].is_cuda:
+        torch.cuda.synchronize()
+
+
 def median_ns_per_token(function, inputs, rounds):
     times = []
     for _ in range(rounds):
+        synchronize(inputs)
         start = time.perf_counter_ns()
-        step(function, inputs)
+        kept = step(function, inputs)
+        synchronize(inputs)
         times.append(time.perf_counter_ns() - start)
+        del kept
     return statistics.median(times) / inputs[0].numel()
 
 
@@ -58,6 +66,7 @@ def main():
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--device", default="flex", help="our device (default: flex)")
+    parser.add_argument("--torch-device", default="cpu", help="PyTorch's device (default: cpu)")
     parser.add_argument("--program", default="target/release/policy-loss")
     parser.add_argument("--passes", type=int, default=3, help="alternations")
     parser.add_argument("--rounds", type=int, default=21, help="timed steps in a pass")
@@ -71,11 +80,14 @@ def main():
     advantages = 4.0 * (torch.rand(shape, generator=generator) - 0.5)
     action_mask = (torch.rand(shape, generator=generator) < 0.8).float()
     inputs = [log_probs, old_log_probs, advantages, action_mask]
+    inputs = [tensor.to(arguments.torch_device) for tensor in inputs]
 
     functions = {"eager": policy_loss, "compile": torch.compile(policy_loss)}
     seconds_to_compile = time.perf_counter()
     for function in functions.values():
-        step(function, inputs)
+        for _ in range(3):
+            step(function, inputs)
+    synchronize(inputs)
     seconds_to_compile = time.perf_counter() - seconds_to_compile
 
     results = {"fused": [], "composed": [], "copy": [], "eager": [], "compile": []}
@@ -91,7 +103,10 @@ def main():
         values = [value for value in values if value is not None]
         if values:
             print(f"  {name:9} {statistics.median(values):8.3f}   {sorted(values)}")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, "
+    where = f"{torch.get_num_threads()} threads"
+    if inputs[0].is_cuda:
+        where = torch.cuda.get_device_name()
+    print(f"torch {torch.__version__}, {where}, "
           f"first steps with compilation {seconds_to_compile:.1f} s")
 
 

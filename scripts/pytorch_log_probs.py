@@ -36,10 +36,17 @@ def checkpointed_chunks(hidden, weight, targets, chunk):
     return torch.cat(parts)
 
 
+def synchronize(hidden):
+    if hidden.is_cuda:
+        torch.cuda.synchronize()
+
+
 def milliseconds(way, hidden, weight, targets, chunk):
     hidden.grad = weight.grad = None
+    synchronize(hidden)
     start = time.perf_counter()
     way(hidden, weight, targets, chunk).mean().backward()
+    synchronize(hidden)
     return (time.perf_counter() - start) * 1e3
 
 
@@ -50,10 +57,13 @@ def main():
     parser.add_argument("--vocab", type=int, default=49152)
     parser.add_argument("--chunk", type=int, default=512, help="tokens in a chunk of PyTorch's")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--device", default="flex", help="our device (default: flex)")
+    parser.add_argument("--torch-device", default="cpu", help="PyTorch's device (default: cpu)")
     parser.add_argument("--program", default="target/release/policy-loss")
     arguments = parser.parse_args()
 
     torch.manual_seed(1)
+    torch.set_default_device(arguments.torch_device)
     hidden = torch.randn(arguments.tokens, arguments.hidden, requires_grad=True)
     weight = torch.randn(arguments.hidden, arguments.vocab) * 3 / arguments.hidden**0.5
     weight.requires_grad_()
@@ -67,11 +77,15 @@ def main():
                 times.setdefault("PyTorch " + way.__name__, []).append(elapsed)
         if turn > 0:
             sizes = [f"--{name}={getattr(arguments, name)}" for name in ("tokens", "hidden", "vocab")]
-            command = [arguments.program, "bench", "--what=log-probs", "--rounds=1", "--json", *sizes]
+            command = [arguments.program, "bench", "--what=log-probs", "--rounds=1", "--json"]
+            command += [f"--device={arguments.device}", *sizes]
             report = json.loads(subprocess.check_output(command))
             for line in report["contestants"]:
                 times.setdefault(line["name"], []).append(line["median_ms"])
-    print(f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads")
+    where = f"{torch.get_num_threads()} threads"
+    if hidden.is_cuda:
+        where = torch.cuda.get_device_name()
+    print(f"PyTorch {torch.__version__}, {where}")
     for name, values in times.items():
         print(f"{name:32} {statistics.median(values):9.1f} ms")
 

@@ -29,6 +29,7 @@ pub use probe::{Probe, REQUIRE};
 pub use runner::{Mode, Outcome, Runner, run, values};
 
 /// Calls a macro with every backend: the one line that a new backend needs.
+#[cfg(not(feature = "cuda"))]
 #[macro_export]
 macro_rules! for_each_backend {
     ($callback:ident) => {
@@ -36,6 +37,20 @@ macro_rules! for_each_backend {
             flex: policy_loss_flex,
             ndarray: policy_loss_ndarray,
             wgpu: policy_loss_wgpu,
+        }
+    };
+}
+
+/// Calls a macro with every backend: the one line that a new backend needs.
+#[cfg(feature = "cuda")]
+#[macro_export]
+macro_rules! for_each_backend {
+    ($callback:ident) => {
+        $callback! {
+            flex: policy_loss_flex,
+            ndarray: policy_loss_ndarray,
+            wgpu: policy_loss_wgpu,
+            cuda: policy_loss_cuda,
         }
     };
 }

@@ -68,6 +68,8 @@ impl<E: Element> Data<E> {
             log_probs: &self.log_probs,
             old_log_probs: Floats::from(self.old_log_probs.as_slice()),
             rollout_log_probs: Some(Floats::from(self.rollout_log_probs.as_slice())),
+            weights: None,
+            ref_log_probs: None,
             advantages: Advantages::PerToken(Floats::from(self.advantages.as_slice())),
             mask: Some(Mask::from(self.mask.as_slice())),
         }
@@ -87,6 +89,8 @@ const TOKEN: Objective = Objective {
         dual: None,
     }),
     weight: Weight::None,
+    off_policy: None,
+    penalty: None,
     reduction: Reduction::TokenMean,
     scale: None,
 };

@@ -6,7 +6,7 @@
 //! ```text
 //! ratio      = exp(clamp(log_probs - base, -20, 20))      of the token, or of its sequence
 //! surrogate  = min(ratio * A, clamp(ratio, 1 - low, 1 + high) * A)    or another Surrogate
-//! token_loss = -surrogate * weight
+//! token_loss = -surrogate * weight  +  coefficient * kl(log_probs, ref_log_probs)    Penalty
 //! loss       = a mean or a sum of token_loss                          Reduction
 //! ```
 //!
@@ -26,6 +26,6 @@ pub mod cube;
 mod objective;
 
 pub use objective::{
-    Clip, LOG_RATIO_BOUND, Objective, Range, RatioBase, RatioLevel, Reduction, Summary, Surrogate,
-    Weighed, Weight,
+    Clip, Distance, Estimator, Gamma, LEAST_LOG_RATIO, LOG_RATIO_BOUND, Objective, Penalty,
+    PenaltyGradient, Range, RatioBase, RatioLevel, Reduction, Summary, Surrogate, Weighed, Weight,
 };

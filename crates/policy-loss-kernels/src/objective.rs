@@ -3,6 +3,10 @@
 /// Log-ratios are clamped to `[-20, 20]` before they are exponentiated.
 pub const LOG_RATIO_BOUND: f64 = 20.0;
 
+/// The logarithm of the smallest ratio of a sequence that a [`Surrogate::SequenceWeight`] tells
+/// from 0, ln 1e-8.
+pub const LEAST_LOG_RATIO: f64 = -18.420_680_743_952_367;
+
 /// The policy loss as numbers: every field has already been checked by the caller.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Objective {
@@ -12,8 +16,13 @@ pub struct Objective {
     pub ratio_base: RatioBase,
     /// What is made of the ratio and the advantage.
     pub surrogate: Surrogate,
-    /// The constant that multiplies a token's loss.
+    /// The constant that multiplies a token's surrogate.
     pub weight: Weight,
+    /// Tokens with `A < 0` have the surrogate 0, a constant, where their sequence's
+    /// `mean over valid tokens of (base - log_probs)` is above this.
+    pub off_policy: Option<f64>,
+    /// What is added to a token's loss.
+    pub penalty: Option<Penalty>,
     /// How token losses become one number.
     pub reduction: Reduction,
     /// Replaces the factor `1 / count` of the reduction, where `count` is the number of
@@ -29,6 +38,19 @@ pub enum RatioLevel {
     /// `exp(mean over valid tokens of (log_probs - base))` of each sequence; the gradient
     /// flows through the mean to every valid token.
     Sequence,
+    /// The value of `Sequence`, with the gradient of the token alone.
+    SequenceToken,
+    /// `exp(sum over valid tokens of (log_probs - base))` of each sequence; the gradient flows
+    /// through the sum.
+    SequenceSum,
+}
+
+impl RatioLevel {
+    /// Whether the gradient of a ratio is the same for all tokens of a sequence.
+    #[must_use]
+    pub const fn shares_gradient(self) -> bool {
+        matches!(self, Self::Sequence | Self::SequenceSum)
+    }
 }
 
 /// The log-probabilities that the ratio is taken against.
@@ -66,6 +88,100 @@ pub enum Surrogate {
         /// What half of the square is multiplied by.
         coefficient: f64,
     },
+    /// `w A log_probs` with the constant `w = min(r, most)`, but the constant 0 where the
+    /// probability has moved too far to the side that `A` asks for. The ratio is that of the
+    /// token; `p` and `q` are `exp` of `log_probs` and of the base.
+    TrustRegion {
+        /// How far a probability has moved.
+        distance: Distance,
+        /// The bound where `A < 0` and `p < q`.
+        low: f64,
+        /// The bound where `A > 0` and `p > q`.
+        high: f64,
+        /// The largest weight.
+        most: f64,
+    },
+    /// `w A log_probs` with the constant `w = exp(lambda + k W - lambda exp(W))`, 0 where it is
+    /// not a number, and `W` the sum over the sequence of the logarithms of the tokens' ratios,
+    /// each of them and `W` itself within ±20, `W` no smaller than ln 1e-8.
+    SequenceWeight {
+        /// Where `A >= 0`.
+        positive: Gamma,
+        /// Where `A < 0`.
+        negative: Gamma,
+    },
+    /// `exp(mean of c) * mean of A` over the valid tokens of the sequence, where `c` is the
+    /// logarithm of the token's ratio, at most `high` where `A > 0`, at least `-low` where
+    /// `A < 0`, and 0 where `A = 0`. The ratio is that of the token; not with a weight.
+    GeometricMean {
+        /// Distance of the lower bound of the logarithm from 0.
+        low: f64,
+        /// Distance of the upper bound of the logarithm from 0.
+        high: f64,
+    },
+}
+
+/// How far a probability has moved from `q` to `p`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distance {
+    /// `|p - q|`.
+    TotalVariation,
+    /// `q ln(q / p) + (1 - q) ln(max(1 - q, 1e-8) / max(1 - p, 1e-8))`.
+    Kl,
+}
+
+/// The shape of a [`Surrogate::SequenceWeight`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gamma {
+    /// What the logarithm is multiplied by.
+    pub k: f64,
+    /// What the ratio is multiplied by.
+    pub lambda: f64,
+}
+
+impl Gamma {
+    /// The weight of a sequence whose tokens' log-ratios add up to `sum`.
+    #[must_use]
+    pub fn weight(self, sum: f64) -> f64 {
+        let sum = sum.clamp(LEAST_LOG_RATIO, LOG_RATIO_BOUND);
+        let weight = (sum * self.k - sum.exp_m1() * self.lambda).exp();
+        if weight.is_nan() { 0.0 } else { weight }
+    }
+}
+
+/// `kl` times a coefficient, in a token's loss; with `q = log_probs - ref_log_probs`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Penalty {
+    /// What the estimate is multiplied by.
+    pub coefficient: f64,
+    /// The estimate.
+    pub estimator: Estimator,
+    /// Its gradient.
+    pub gradient: PenaltyGradient,
+}
+
+/// An estimate of a KL divergence from one token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Estimator {
+    /// `q`.
+    K1,
+    /// `q² / 2`.
+    K2,
+    /// `expm1(-q) + q`, with `q` within ±20.
+    K3,
+    /// `|q|`.
+    Abs,
+}
+
+/// The gradient of a [`Penalty`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PenaltyGradient {
+    /// That of the estimate.
+    Estimator,
+    /// `q`, whatever the estimate.
+    StraightThrough,
+    /// The estimate is multiplied by the ratio; the gradient is that of the product.
+    ImportanceCorrected,
 }
 
 /// The tokens that a weight applies to.
@@ -127,6 +243,8 @@ pub enum Weight {
         /// Largest geometric mean that is kept.
         high: f64,
     },
+    /// As the batch says, token by token.
+    Given,
 }
 
 /// How token losses become one number.
@@ -209,6 +327,10 @@ pub struct Summary {
     pub truncated: f64,
     /// Tokens whose weight [`Weight::Mask`] or [`Weight::SequenceMask`] set to 0.
     pub zeroed: f64,
+    /// Tokens that [`Objective::off_policy`] dropped.
+    pub dropped: f64,
+    /// Sum of the estimate of the [`Penalty`], times the ratio where it is multiplied by it.
+    pub kl: f64,
     /// Valid tokens at which an input that takes part is not finite.
     pub non_finite: f64,
 }

@@ -5,12 +5,12 @@ use burn::tensor::{Bool, Device, Tensor};
 use policy_loss_kernels as kernels;
 
 use crate::checked::CheckedBatch;
-use crate::composed::{self, arithmetic};
+use crate::composed::{self, arithmetic, valid_tokens};
 use crate::ops::{FusedInputs, PolicyLossOps, groups};
 use crate::output::{PolicyLossMetrics, PolicyLossOutput};
 use crate::{
-    Behavior, Filter, Implementation, PolicyLossConfig, RatioLevel, Reduction, RolloutCorrection,
-    WeightLevel, WeightMode,
+    Behavior, Filter, Implementation, KlPenalty, PolicyLossConfig, RatioLevel, Reduction,
+    RolloutCorrection, WeightLevel, WeightMode,
 };
 
 /// What the fused kernels of a device cover.
@@ -58,11 +58,23 @@ pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyL
         ..objective
     };
     let device = batch.log_probs.device().without_autodiff();
+    let given = match (objective.weight, config.rollout_correction) {
+        (kernels::Weight::Given, Some(correction)) => Some(given_weights(correction, &batch)),
+        _ => None,
+    };
     let masked = batch.action_mask.is_some();
     // Constants leave autodiff here, so that no context can clash with that of `log_probs`.
     let old_log_probs = batch.old_log_probs.without_autodiff();
     let rollout_log_probs = match batch.rollout_log_probs {
         Some(rollout_log_probs) => rollout_log_probs.without_autodiff(),
+        None => old_log_probs.clone(),
+    };
+    let weights = match &given {
+        Some(given) => given.weights.clone(),
+        None => old_log_probs.clone(),
+    };
+    let ref_log_probs = match batch.ref_log_probs {
+        Some(ref_log_probs) => ref_log_probs.without_autodiff(),
         None => old_log_probs.clone(),
     };
     let action_mask = match batch.action_mask {
@@ -83,6 +95,8 @@ pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyL
             log_probs: log_probs.into_dispatch(),
             old_log_probs: old_log_probs.into_dispatch(),
             rollout_log_probs: rollout_log_probs.into_dispatch(),
+            weights: weights.into_dispatch(),
+            ref_log_probs: ref_log_probs.into_dispatch(),
             advantages: batch.advantages.without_autodiff().into_dispatch(),
             action_mask: action_mask.into_dispatch(),
         },
@@ -91,40 +105,51 @@ pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyL
         with_gradient,
     );
     let metrics = Tensor::<1>::from_dispatch(outputs.metrics).without_autodiff();
+    let metrics = PolicyLossMetrics::from_packed(metrics, groups(&objective));
     PolicyLossOutput {
         loss: Tensor::from_dispatch(outputs.loss),
-        metrics: PolicyLossMetrics::from_packed(metrics, groups(&objective)),
+        metrics: match given {
+            Some(given) => metrics.with_weight_fractions(given.truncated, given.zeroed),
+            None => metrics,
+        },
         implementation: Implementation::Fused,
     }
 }
 
 /// The configuration in the kernels' terms, or the first part that no kernel has.
 pub(crate) fn supports(config: &PolicyLossConfig) -> Result<kernels::Objective, &'static str> {
-    if config.off_policy_mask.is_some() {
-        return Err("off_policy_mask");
-    }
-    if config.kl_penalty.is_some() {
-        return Err("kl_penalty");
-    }
     if config.entropy_bonus.is_some() {
         return Err("entropy_bonus");
+    }
+    let surrogate = config.surrogate.kernel().ok_or("surrogate")?;
+    if matches!(surrogate, kernels::Surrogate::GeometricMean { .. }) {
+        // Its gradient would need the sum of the weights of a sequence.
+        if config.rollout_correction.is_some() {
+            return Err("rollout_correction of surrogate = geometric_mean");
+        }
+        if config.off_policy_mask.is_some() {
+            return Err("off_policy_mask of surrogate = geometric_mean");
+        }
     }
     Ok(kernels::Objective {
         ratio_level: match config.ratio.level {
             RatioLevel::Token => kernels::RatioLevel::Token,
             RatioLevel::Sequence => kernels::RatioLevel::Sequence,
-            RatioLevel::SequenceToken => return Err("ratio.level = sequence_token"),
-            RatioLevel::SequenceSum => return Err("ratio.level = sequence_sum"),
+            RatioLevel::SequenceToken => kernels::RatioLevel::SequenceToken,
+            RatioLevel::SequenceSum => kernels::RatioLevel::SequenceSum,
         },
         ratio_base: match config.ratio.against {
             Behavior::Old => kernels::RatioBase::Old,
             Behavior::Rollout => kernels::RatioBase::Rollout,
         },
-        surrogate: config.surrogate.kernel().ok_or("surrogate")?,
+        surrogate,
         weight: match config.rollout_correction {
             None => kernels::Weight::None,
-            Some(correction) => weight(correction)?,
+            // Any other is computed before, and handed over.
+            Some(correction) => weight(correction).unwrap_or(kernels::Weight::Given),
         },
+        off_policy: config.off_policy_mask.map(|mask| mask.delta),
+        penalty: config.kl_penalty.map(KlPenalty::kernel),
         reduction: match config.reduction {
             Reduction::TokenMean => kernels::Reduction::TokenMean,
             Reduction::SequenceMean => kernels::Reduction::SequenceMean,
@@ -138,8 +163,7 @@ pub(crate) fn supports(config: &PolicyLossConfig) -> Result<kernels::Objective, 
 
 /// The corrections that kernels have: a truncated or masked token weight, and a raw one with a
 /// filter of the geometric mean.
-fn weight(correction: RolloutCorrection) -> Result<kernels::Weight, &'static str> {
-    const NOT_COVERED: &str = "rollout_correction";
+fn weight(correction: RolloutCorrection) -> Option<kernels::Weight> {
     let RolloutCorrection {
         weight: Some(weight),
         normalize: false,
@@ -147,27 +171,55 @@ fn weight(correction: RolloutCorrection) -> Result<kernels::Weight, &'static str
         veto: None,
     } = correction
     else {
-        return Err(NOT_COVERED);
+        return None;
     };
     if weight.level != WeightLevel::Token {
-        return Err(NOT_COVERED);
+        return None;
     }
     let mut filters = filters.iter();
     match (weight.mode, filters.next(), filters.next()) {
         (WeightMode::Truncate(bounds), None, None) => {
             let kernels::Range { low, high } = bounds.range();
-            Ok(kernels::Weight::Truncate { low, high })
+            Some(kernels::Weight::Truncate { low, high })
         }
         (WeightMode::Mask(bounds), None, None) => {
             let kernels::Range { low, high } = bounds.range();
-            Ok(kernels::Weight::Mask { low, high })
+            Some(kernels::Weight::Mask { low, high })
         }
         (WeightMode::Raw(_), Some(filter), None)
             if *filter == Filter::sequence_mean_k1(filter.bounds) =>
         {
             let kernels::Range { low, high } = filter.bounds.range();
-            Ok(kernels::Weight::SequenceMask { low, high })
+            Some(kernels::Weight::SequenceMask { low, high })
         }
-        _ => Err(NOT_COVERED),
+        _ => None,
+    }
+}
+
+/// The weights of a correction that the kernels do not have, `[B, T]`, and the fractions of tokens
+/// whose weight was cut, and set to 0.
+struct GivenWeights {
+    weights: Tensor<2>,
+    truncated: Tensor<1>,
+    zeroed: Tensor<1>,
+}
+
+fn given_weights(correction: RolloutCorrection, batch: &CheckedBatch) -> GivenWeights {
+    let dtype = arithmetic(batch.log_probs.dtype());
+    let constant = |x: &Tensor<2>| x.clone().without_autodiff().cast(dtype);
+    let valid = valid_tokens(&batch.log_probs, batch.action_mask.clone(), dtype);
+    let old_log_probs = constant(&batch.old_log_probs);
+    // A correction is refused without it.
+    let rollout_log_probs = batch.rollout_log_probs.as_ref().map(constant);
+    let gap = old_log_probs.clone() - rollout_log_probs.unwrap_or(old_log_probs);
+    let weights = correction.weights(valid.select(gap), &valid);
+    let fraction = |condition: Option<Tensor<2, Bool>>| match condition {
+        Some(condition) => valid.fraction(condition),
+        None => valid.total.zeros_like(),
+    };
+    GivenWeights {
+        truncated: fraction(weights.truncated),
+        zeroed: fraction(weights.zeroed),
+        weights: weights.weight,
     }
 }

@@ -1,6 +1,7 @@
 //! The penalty for moving away from a reference policy.
 
 use burn::tensor::Tensor;
+use policy_loss_kernels as kernels;
 use serde::{Deserialize, Serialize};
 
 use crate::ConfigError;
@@ -99,6 +100,24 @@ impl KlPenalty {
                 // minus infinity where q is large.
                 value + (q - constant.clone()) * constant
             }
+        }
+    }
+
+    /// The penalty in the kernels' terms.
+    pub(crate) fn kernel(self) -> kernels::Penalty {
+        kernels::Penalty {
+            coefficient: self.coefficient,
+            estimator: match self.estimator {
+                KlEstimator::K1 => kernels::Estimator::K1,
+                KlEstimator::K2 => kernels::Estimator::K2,
+                KlEstimator::K3 => kernels::Estimator::K3,
+                KlEstimator::Abs => kernels::Estimator::Abs,
+            },
+            gradient: match self.gradient {
+                KlGradient::Estimator => kernels::PenaltyGradient::Estimator,
+                KlGradient::StraightThrough => kernels::PenaltyGradient::StraightThrough,
+                KlGradient::ImportanceCorrected => kernels::PenaltyGradient::ImportanceCorrected,
+            },
         }
     }
 

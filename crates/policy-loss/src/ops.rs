@@ -21,6 +21,11 @@ pub struct FusedInputs<B: Backend> {
     pub old_log_probs: FloatTensor<B>,
     /// `[B, T]`; `old_log_probs` where the objective does not read it.
     pub rollout_log_probs: FloatTensor<B>,
+    /// `[B, T]`, of the type of `log_probs`: the weights of `Weight::Given`; else
+    /// `old_log_probs`.
+    pub weights: FloatTensor<B>,
+    /// `[B, T]`; `old_log_probs` without a penalty.
+    pub ref_log_probs: FloatTensor<B>,
     /// `[B, T]` or `[B, 1]`.
     pub advantages: FloatTensor<B>,
     /// `[B, T]`; `[1, 1]` where every token is valid.
@@ -92,8 +97,8 @@ fn forward_metadata(
 pub(crate) fn groups(objective: &Objective) -> Groups {
     Groups {
         rollout_correction: objective.weight != policy_loss_kernels::Weight::None,
-        off_policy_mask: false,
-        kl_penalty: false,
+        off_policy_mask: objective.off_policy.is_some(),
+        kl_penalty: objective.penalty.is_some(),
         entropy_bonus: false,
     }
 }

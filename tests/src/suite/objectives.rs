@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use policy_loss::{
     BatchError, Clip, EntropyBonus, Implementation, KlPenalty, PolicyBatch, PolicyLossConfig,
-    RatioLevel, Surrogate, WeightLevel, WeightMode,
+    Surrogate,
 };
 
 use crate::busy::busy;
@@ -49,36 +49,16 @@ pub fn fused_coverage(runner: &Runner) {
     }
 }
 
-/// As the table in docs/OBJECTIVES.md.
+/// As the table in docs/OBJECTIVES.md: all but what needs sorting, the entropy bonus, and the
+/// geometric mean with weights.
 fn is_documented_as_fused(config: &PolicyLossConfig) -> bool {
-    let ratio = matches!(config.ratio.level, RatioLevel::Token | RatioLevel::Sequence);
-    let surrogate = matches!(
+    let sorts = matches!(
         config.surrogate,
-        Surrogate::Clip(_)
-            | Surrogate::Cispo(_)
-            | Surrogate::TruncatedImportance(_)
-            | Surrogate::Reinforce(_)
-            | Surrogate::Topr(_)
-            | Surrogate::Sapo(_)
-            | Surrogate::SquaredLogRatio(_)
+        Surrogate::ClipCov(_) | Surrogate::KlCov(_)
     );
-    let correction = config.rollout_correction.is_none_or(|correction| {
-        let Some(weight) = correction.weight else {
-            return false;
-        };
-        let filters = match weight.mode {
-            WeightMode::Raw(_) => 1,
-            _ => 0,
-        };
-        weight.level == WeightLevel::Token
-            && !correction.normalize
-            && correction.veto.is_none()
-            && correction.filters.iter().count() == filters
-    });
-    let bare = config.kl_penalty.is_none()
-        && config.entropy_bonus.is_none()
-        && config.off_policy_mask.is_none();
-    ratio && surrogate && correction && bare
+    let is_mean = matches!(config.surrogate, Surrogate::GeometricMean(_));
+    let weighs = config.rollout_correction.is_some() || config.off_policy_mask.is_some();
+    !sorts && config.entropy_bonus.is_none() && !(is_mean && weighs)
 }
 
 /// Loss, metrics, token losses and gradients of every objective, on a batch in which everything

@@ -4,6 +4,8 @@ use std::fmt;
 
 use half::{bf16, f16};
 
+use crate::{Objective, Weight};
+
 use super::element::Element;
 
 /// The inputs of the loss, as row-major slices of `sequences * tokens` elements.
@@ -21,6 +23,10 @@ pub struct Batch<'a, E> {
     pub old_log_probs: Floats<'a>,
     /// Log-probabilities reported by the sampler.
     pub rollout_log_probs: Option<Floats<'a>>,
+    /// The weights of [`Weight::Given`](crate::Weight::Given).
+    pub weights: Option<Floats<'a>>,
+    /// Log-probabilities of the reference policy, for a [`Penalty`](crate::Penalty).
+    pub ref_log_probs: Option<Floats<'a>>,
     /// Advantage estimates.
     pub advantages: Advantages<'a>,
     /// Which tokens are valid; absent: all.
@@ -83,6 +89,16 @@ impl Floats<'_> {
         }
     }
 
+    /// Whether an element is neither NaN nor infinite.
+    pub(super) fn is_finite(&self, index: usize) -> bool {
+        match self {
+            Self::F64(values) => values[index].is_finite(),
+            Self::F32(values) => values[index].is_finite(),
+            Self::F16(values) => values[index].is_finite(),
+            Self::Bf16(values) => values[index].is_finite(),
+        }
+    }
+
     /// Whether there is no element.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -102,8 +118,11 @@ pub enum BatchError {
         /// Length of the slice.
         got: usize,
     },
-    /// The objective reads `rollout_log_probs`, which the batch does not have.
-    MissingRollout,
+    /// The objective reads a slice that the batch does not have.
+    Missing {
+        /// Name of the slice.
+        name: &'static str,
+    },
     /// `sequences * tokens` does not fit a `usize`.
     TooLarge,
 }
@@ -119,8 +138,8 @@ impl fmt::Display for BatchError {
                 formatter,
                 "`{name}` has {got} elements, the batch's shape asks for {expected}"
             ),
-            Self::MissingRollout => {
-                formatter.write_str("`rollout_log_probs` is missing, and the objective needs it")
+            Self::Missing { name } => {
+                write!(formatter, "`{name}` is missing, and the objective needs it")
             }
             Self::TooLarge => formatter.write_str("`sequences * tokens` overflows"),
         }
@@ -133,7 +152,7 @@ impl<E: Element> Batch<'_, E> {
     /// Number of tokens in the batch, after checking every length against it.
     pub(super) fn check(
         &self,
-        needs_rollout: bool,
+        objective: &Objective,
         output: Option<usize>,
     ) -> Result<usize, BatchError> {
         let total = self
@@ -162,9 +181,22 @@ impl<E: Element> Batch<'_, E> {
         if let Some(mask) = self.mask {
             check("mask", total, mask.0.len())?;
         }
-        if needs_rollout {
-            let rollout = self.rollout_log_probs.ok_or(BatchError::MissingRollout)?;
-            check("rollout_log_probs", total, rollout.len())?;
+        let needed = [
+            (
+                "rollout_log_probs",
+                self.rollout_log_probs,
+                objective.uses_rollout(),
+            ),
+            ("weights", self.weights, objective.weight == Weight::Given),
+            (
+                "ref_log_probs",
+                self.ref_log_probs,
+                objective.penalty.is_some(),
+            ),
+        ];
+        for (name, slice, _) in needed.into_iter().filter(|(_, _, needed)| *needed) {
+            let slice = slice.ok_or(BatchError::Missing { name })?;
+            check(name, total, slice.len())?;
         }
         if let Some(length) = output {
             check("output", total, length)?;

@@ -5,13 +5,14 @@ use std::ops::Range;
 
 use pulp::Arch;
 
-use crate::{Objective, RatioBase, RatioLevel, Reduction, Summary, Weight};
+use crate::{Objective, RatioBase, RatioLevel, Reduction, Summary, Surrogate, Weight};
 
-use super::batch::{Batch, BatchError, Mask};
+use super::batch::{Batch, BatchError, Floats, Mask};
 use super::element::Element;
-use super::gather::{self, Place};
+use super::gather::{self, Difference, Place};
 use super::kernel::{Kernel, OutputKind};
 use super::partition::{self, Chunk};
+use super::penalty::PenaltyKernel;
 use super::real::Real;
 use super::row::Row;
 use super::stage::Scratch;
@@ -27,7 +28,7 @@ pub fn run<E: Element>(
     output: &mut [MaybeUninit<E>],
 ) -> Result<Summary, BatchError> {
     let output_length = (kind != OutputKind::Nothing).then_some(output.len());
-    let total = batch.check(objective.uses_rollout(), output_length)?;
+    let total = batch.check(objective, output_length)?;
     let counts = Counts::new(arch, batch, total);
     let count = objective
         .reduction
@@ -38,6 +39,7 @@ pub fn run<E: Element>(
         batch,
         total,
         kernel: E::Real::kernel(objective),
+        penalty: E::Real::penalty(objective),
         kind,
         scale: objective.scale.unwrap_or(1.0 / count),
         counts: &counts,
@@ -101,6 +103,7 @@ pub struct Evaluation<'a, E: Element> {
     /// Number of tokens, masked ones included.
     total: usize,
     pub kernel: Kernel<E::Real>,
+    pub penalty: Option<PenaltyKernel<E::Real>>,
     pub kind: OutputKind,
     /// The batch's part of the reduction's factor.
     scale: f64,
@@ -130,13 +133,26 @@ impl<E: Element> Evaluation<'_, E> {
 
     /// Whether something must be known of a whole row before its tokens are visited.
     fn needs_row_sums(&self) -> bool {
-        self.objective.ratio_level == RatioLevel::Sequence
-            || matches!(self.objective.weight, Weight::SequenceMask { .. })
+        let Objective {
+            ratio_level,
+            surrogate,
+            weight,
+            off_policy,
+            ..
+        } = self.objective;
+        let of_sequence = matches!(
+            surrogate,
+            Surrogate::SequenceWeight { .. } | Surrogate::GeometricMean { .. }
+        );
+        *ratio_level != RatioLevel::Token
+            || of_sequence
+            || matches!(weight, Weight::SequenceMask { .. })
+            || off_policy.is_some()
     }
 
     /// Whether the gradient is the same for all tokens of a row.
     pub fn shares_gradient(&self) -> bool {
-        self.kind == OutputKind::Gradient && self.objective.ratio_level == RatioLevel::Sequence
+        self.kind == OutputKind::Gradient && self.objective.ratio_level.shares_gradient()
     }
 
     fn totals(&self, output: &mut [MaybeUninit<E>]) -> Totals {
@@ -158,7 +174,7 @@ impl<E: Element> Evaluation<'_, E> {
                 self.gather(memory, &mut rows, chunk);
                 self.derive(&mut rows);
                 let mut totals = self.visit(memory, &mut rows, chunk, output);
-                self.finish(&rows, chunk, output);
+                self.finish(memory, &rows, chunk, output);
                 for row in &rows {
                     row.count_ratio(self.objective, &mut totals);
                 }
@@ -185,6 +201,8 @@ impl<E: Element> Evaluation<'_, E> {
                 let row = &mut rows[chunk.rows.start];
                 row.log_ratio += part.log_ratio;
                 row.log_weight += part.log_weight;
+                row.bounded_log_ratio += part.bounded_log_ratio;
+                row.advantage += part.advantage;
             }
         }
         self.derive(&mut rows);
@@ -199,14 +217,9 @@ impl<E: Element> Evaluation<'_, E> {
             rows[chunk.rows.start].unclipped_advantage += unclipped_advantage;
         }
         if self.shares_gradient() {
-            partition::each(
-                self.total,
-                tasks,
-                || (),
-                |(), (chunk, output)| {
-                    self.finish(&rows[chunk.rows.clone()], chunk, output);
-                },
-            );
+            partition::each(self.total, tasks, Memory::new, |memory, (chunk, output)| {
+                self.finish(memory, &rows[chunk.rows.clone()], chunk, output);
+            });
         }
         for row in &rows {
             row.count_ratio(self.objective, &mut totals);
@@ -226,33 +239,63 @@ impl<E: Element> Evaluation<'_, E> {
 
     fn derive(&self, rows: &mut [Row]) {
         for row in rows {
-            row.derive(self.objective, self.scale);
+            row.derive::<E::Real>(self.objective, self.scale);
         }
     }
 
     /// Sums over rows that the visit of their tokens needs.
     fn gather(&self, memory: &mut Memory<E::Real>, rows: &mut [Row], chunk: &Chunk) {
-        let batch = self.batch;
+        let (batch, objective) = (self.batch, self.objective);
         // `check` made sure of the rollout's presence where it is needed.
         let rollout = batch.rollout_log_probs.unwrap_or(batch.old_log_probs);
-        let mut add = |difference, field: fn(&mut Row) -> &mut f64| {
-            let place = Place {
-                rows: &mut *rows,
-                row_length: batch.tokens,
-                tokens: chunk.tokens.clone(),
-            };
-            let scratch = &mut memory.inputs;
-            gather::add_differences(self.arch, scratch, place, difference, batch.mask, field);
+        let scratch = &mut memory.inputs;
+        let tokens = chunk.tokens.clone();
+        let mut place = Place {
+            rows,
+            row_length: batch.tokens,
+            tokens,
         };
-        if self.objective.ratio_level == RatioLevel::Sequence {
-            let base = match self.objective.ratio_base {
-                RatioBase::Old => batch.old_log_probs,
-                RatioBase::Rollout => rollout,
-            };
-            add((E::floats(batch.log_probs), base), |row| &mut row.log_ratio);
+        let against_base = Difference {
+            minuend: E::floats(batch.log_probs),
+            subtrahend: self.base(),
+            bounded: false,
+            field: |row| &mut row.log_ratio,
+        };
+        let mut add = |difference: &Difference<'_>| {
+            gather::add_differences(self.arch, scratch, &mut place, difference, batch.mask);
+        };
+        if objective.ratio_level != RatioLevel::Token || objective.off_policy.is_some() {
+            add(&against_base);
         }
-        if matches!(self.objective.weight, Weight::SequenceMask { .. }) {
-            add((batch.old_log_probs, rollout), |row| &mut row.log_weight);
+        if matches!(objective.weight, Weight::SequenceMask { .. }) {
+            add(&Difference {
+                minuend: batch.old_log_probs,
+                subtrahend: rollout,
+                bounded: false,
+                field: |row| &mut row.log_weight,
+            });
+        }
+        match objective.surrogate {
+            Surrogate::SequenceWeight { .. } => add(&Difference {
+                bounded: true,
+                field: |row| &mut row.bounded_log_ratio,
+                ..against_base
+            }),
+            Surrogate::GeometricMean { .. } => {
+                gather::add_clipped(self.arch, scratch, &mut place, objective, batch);
+            }
+            _ => {}
+        }
+    }
+
+    /// What the ratio is taken against.
+    pub fn base(&self) -> Floats<'_> {
+        match self.objective.ratio_base {
+            RatioBase::Old => self.batch.old_log_probs,
+            RatioBase::Rollout => self
+                .batch
+                .rollout_log_probs
+                .unwrap_or(self.batch.old_log_probs),
         }
     }
 }
@@ -260,6 +303,11 @@ impl<E: Element> Evaluation<'_, E> {
 /// Makes the summary of the sums.
 fn summary(objective: &Objective, counts: &Counts, scale: f64, totals: &Totals) -> Summary {
     let valid = counts.tokens as f64;
+    // Without a weight, tokens that may be dropped pass a weight of 1.
+    let of_weights = |sum: f64| match objective.weight {
+        Weight::None => 0.0,
+        _ => sum,
+    };
     let changed = |matches: bool| if matches { totals.changed_weight } else { 0.0 };
     let (min_ratio, max_ratio) = match (counts.tokens, totals.min_ratio > totals.max_ratio) {
         (0, _) => (0.0, 0.0),
@@ -269,7 +317,7 @@ fn summary(objective: &Objective, counts: &Counts, scale: f64, totals: &Totals) 
     };
     Summary {
         // Subtracted from 0, not negated: no sum becomes -0.
-        loss: 0.0 - totals.surrogate * scale,
+        loss: (0.0 - totals.surrogate + totals.kl_loss) * scale,
         valid_tokens: valid,
         valid_sequences: counts.sequences as f64,
         clipped_above: totals.clipped_above,
@@ -278,18 +326,20 @@ fn summary(objective: &Objective, counts: &Counts, scale: f64, totals: &Totals) 
         negative_log_ratio: 0.0 - totals.log_ratio,
         squared_log_ratio: totals.squared_log_ratio,
         k3: totals.k3,
-        ratio: valid + totals.excess,
-        squared_ratio: valid + 2.0 * totals.excess + totals.squared_excess,
+        ratio: totals.ratio,
+        squared_ratio: totals.squared_ratio,
         min_ratio,
         max_ratio,
-        rollout_log_ratio: 0.0 - totals.log_weight,
-        weight: totals.weight,
-        squared_weight: totals.squared_weight,
+        rollout_log_ratio: of_weights(0.0 - totals.log_weight),
+        weight: of_weights(totals.weight),
+        squared_weight: of_weights(totals.squared_weight),
         truncated: changed(matches!(objective.weight, Weight::Truncate { .. })),
         zeroed: changed(matches!(
             objective.weight,
             Weight::Mask { .. } | Weight::SequenceMask { .. }
         )),
+        dropped: totals.dropped,
+        kl: totals.kl,
         non_finite: totals.non_finite,
     }
 }

@@ -4,11 +4,17 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::batch::{Floats, Mask};
+use crate::{LOG_RATIO_BOUND, Objective, RatioBase};
+
+use super::batch::{Batch, Floats, Mask};
+use super::element::Element;
+use super::kernel::Columns;
 use super::lanes::Lanes;
+use super::of_sequence::ClippedLogRatio;
 use super::real::Real;
 use super::row::Row;
 use super::stage::{BLOCK, Scratch};
+use super::visit::constants;
 
 /// Bytes counted side by side; a multiple of every vector's width.
 const COUNTED: usize = 64;
@@ -53,32 +59,128 @@ pub struct Place<'a> {
     pub tokens: Range<usize>,
 }
 
-/// Adds the sum of `minuend - subtrahend` over valid tokens to a field of each row.
+impl Place<'_> {
+    /// Calls `visit` for each block with its tokens, and with its pieces: a row, and the part of
+    /// the block that lies in it.
+    fn blocks(&mut self, mut visit: impl FnMut(Range<usize>, &mut dyn Iterator<Item = Piece<'_>>)) {
+        let (row_length, tokens) = (self.row_length, self.tokens.clone());
+        let first_row = tokens.start / row_length;
+        for start in tokens.clone().step_by(BLOCK) {
+            let end = tokens.end.min(start + BLOCK);
+            let rows = start / row_length - first_row..=(end - 1) / row_length - first_row;
+            let rows = &mut self.rows[rows];
+            let mut position = start;
+            let mut pieces = rows.iter_mut().map(|row| {
+                let row_end = end.min((position / row_length + 1) * row_length);
+                let range = position - start..row_end - start;
+                position = row_end;
+                (row, range)
+            });
+            visit(start..end, &mut pieces);
+        }
+    }
+}
+
+/// A row, and the part of a block that lies in it.
+type Piece<'a> = (&'a mut Row, Range<usize>);
+
+/// A difference that is summed up over the valid tokens of each row.
+pub struct Difference<'a> {
+    pub minuend: Floats<'a>,
+    pub subtrahend: Floats<'a>,
+    /// Whether it is moved into the bounds of a log-ratio first.
+    pub bounded: bool,
+    /// Where the sum is added.
+    pub field: fn(&mut Row) -> &mut f64,
+}
+
+/// Adds a difference up.
 pub fn add_differences<T: Real>(
     arch: Arch,
     scratch: &mut Scratch<T>,
-    place: Place<'_>,
-    difference: (Floats<'_>, Floats<'_>),
+    place: &mut Place<'_>,
+    difference: &Difference<'_>,
     mask: Option<Mask<'_>>,
-    field: fn(&mut Row) -> &mut f64,
 ) {
-    let first_row = place.tokens.start / place.row_length;
-    for start in place.tokens.clone().step_by(BLOCK) {
-        let end = place.tokens.end.min(start + BLOCK);
-        let (minuend, subtrahend, mask) =
-            scratch.stage_difference(arch, difference, mask, start..end);
-        let mut position = start;
-        while position < end {
-            let row = position / place.row_length;
-            let row_end = end.min((row + 1) * place.row_length);
-            let range = position - start..row_end - start;
-            *field(&mut place.rows[row - first_row]) += arch.dispatch(SumDifferences {
+    let terms = (difference.minuend, difference.subtrahend);
+    let bound = match difference.bounded {
+        true => LOG_RATIO_BOUND,
+        false => f64::INFINITY,
+    };
+    place.blocks(|tokens, pieces| {
+        let (minuend, subtrahend, mask) = scratch.stage_difference(arch, terms, mask, tokens);
+        for (row, range) in pieces {
+            *(difference.field)(row) += arch.dispatch(SumDifferences {
                 minuend: &minuend[range.clone()],
                 subtrahend: &subtrahend[range.clone()],
                 mask: &mask[range],
+                bound: T::from_f64(bound),
             });
-            position = row_end;
         }
+    });
+}
+
+/// Adds up the clipped log-ratios and the advantages of a geometric mean.
+pub fn add_clipped<E: Element>(
+    arch: Arch,
+    scratch: &mut Scratch<E::Real>,
+    place: &mut Place<'_>,
+    objective: &Objective,
+    batch: &Batch<'_, E>,
+) {
+    place.blocks(|tokens, pieces| {
+        let columns = scratch.stage(arch, batch, objective, tokens);
+        for (row, range) in pieces {
+            let columns = columns.slice(range);
+            let [log_ratio, advantage] = arch.dispatch(SumClipped { objective, columns });
+            row.bounded_log_ratio += log_ratio;
+            row.advantage += advantage;
+        }
+    });
+}
+
+struct SumClipped<'a, T> {
+    objective: &'a Objective,
+    columns: Columns<'a, T>,
+}
+
+impl<T: Real> WithSimd for SumClipped<'_, T> {
+    type Output = [f64; 2];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> [f64; 2] {
+        let lanes = T::lanes(simd);
+        let constants = constants(lanes, self.objective);
+        let base = match self.objective.ratio_base {
+            RatioBase::Old => self.columns.old_log_probs,
+            RatioBase::Rollout => self.columns.rollout_log_probs,
+        };
+        let (log_probs, log_probs_rest) = T::Lanes::<S>::split(self.columns.log_probs);
+        let (base, base_rest) = T::Lanes::<S>::split(base);
+        let (advantages, advantages_rest) = T::Lanes::<S>::split(self.columns.advantages);
+        let (mask, mask_rest) = T::Lanes::<S>::split(self.columns.mask);
+        // A piece is no longer than a block, which is short enough for f32.
+        let mut sums = [lanes.zero(); 2];
+        let mut add = |log_probs, base, advantage, mask| {
+            let valid = lanes.greater(mask, lanes.zero());
+            let log_ratio = lanes.keep(valid, lanes.sub(log_probs, base));
+            let advantage = lanes.keep(valid, advantage);
+            let clipped = ClippedLogRatio::new(lanes, &constants, log_ratio, advantage);
+            sums[0] = lanes.add(sums[0], clipped.value);
+            sums[1] = lanes.add(sums[1], advantage);
+        };
+        for (((&log_probs, &base), &advantage), &mask) in
+            log_probs.iter().zip(base).zip(advantages).zip(mask)
+        {
+            add(log_probs, base, advantage, mask);
+        }
+        add(
+            lanes.load_rest(log_probs_rest),
+            lanes.load_rest(base_rest),
+            lanes.load_rest(advantages_rest),
+            lanes.load_rest(mask_rest),
+        );
+        sums.map(|sum| lanes.sum(sum))
     }
 }
 
@@ -86,6 +188,8 @@ struct SumDifferences<'a, T> {
     minuend: &'a [T],
     subtrahend: &'a [T],
     mask: &'a [T],
+    /// The difference is moved into plus and minus this.
+    bound: T,
 }
 
 impl<T: Real> WithSimd for SumDifferences<'_, T> {
@@ -97,6 +201,7 @@ impl<T: Real> WithSimd for SumDifferences<'_, T> {
         const STRETCH: usize = 64;
 
         let lanes = T::lanes(simd);
+        let (low, high) = (lanes.splat(-self.bound), lanes.splat(self.bound));
         let (minuend, minuend_rest) = T::Lanes::<S>::split(self.minuend);
         let (subtrahend, subtrahend_rest) = T::Lanes::<S>::split(self.subtrahend);
         let (mask, mask_rest) = T::Lanes::<S>::split(self.mask);
@@ -106,6 +211,7 @@ impl<T: Real> WithSimd for SumDifferences<'_, T> {
             lanes.load_rest(subtrahend_rest),
         );
 
+        let difference = lanes.clamp(difference, low, high);
         let mut total = lanes.sum(lanes.keep(valid, difference));
         let stretches = minuend
             .chunks(STRETCH)
@@ -115,7 +221,7 @@ impl<T: Real> WithSimd for SumDifferences<'_, T> {
             let mut sum = lanes.zero();
             for ((&minuend, &subtrahend), &mask) in minuend.iter().zip(subtrahend).zip(mask) {
                 let valid = lanes.greater(mask, lanes.zero());
-                let difference = lanes.sub(minuend, subtrahend);
+                let difference = lanes.clamp(lanes.sub(minuend, subtrahend), low, high);
                 sum = lanes.add(sum, lanes.keep(valid, difference));
             }
             total += lanes.sum(sum);

@@ -6,9 +6,14 @@ use std::ops::Range;
 
 use pulp::Arch;
 
-use crate::{Objective, RatioBase, RatioLevel, Surrogate, Weighed, Weight as ObjectiveWeight};
+use crate::{
+    Distance, Objective, RatioBase, RatioLevel, Surrogate, Weighed, Weight as ObjectiveWeight,
+};
 
-use super::parts::{AgainstOld, AgainstRollout, OfSequence, Ratio, Unweighted, Weight, Weighted};
+use super::of_sequence::{GeometricMean, SequenceWeight};
+use super::parts::{
+    AgainstOld, AgainstRollout, OfSequence, OfSequenceAndToken, Ratio, Unweighted, Weight, Weighted,
+};
 use super::real::Real;
 use super::row::Row;
 use super::sums::Totals;
@@ -16,6 +21,7 @@ use super::surrogates::{
     BoundedBelow, Clipped, Gate, LogProbs, NegativeWeightedLogProbs, SingleClip, SquaredLogRatio,
     SurrogatePart, WeightedLogProbs,
 };
+use super::trust_region::{Kl, TotalVariation, TrustRegion};
 use super::visit::Visit;
 
 /// The inputs of a block, in the type of the arithmetic.
@@ -25,6 +31,8 @@ pub struct Columns<'a, T> {
     pub old_log_probs: &'a [T],
     /// `old_log_probs` where the objective has no use for it.
     pub rollout_log_probs: &'a [T],
+    /// `old_log_probs` where the objective brings its own.
+    pub weights: &'a [T],
     pub advantages: &'a [T],
     /// 1 or 0.
     pub mask: &'a [T],
@@ -37,6 +45,7 @@ impl<'a, T> Columns<'a, T> {
             log_probs: &self.log_probs[range.clone()],
             old_log_probs: &self.old_log_probs[range.clone()],
             rollout_log_probs: &self.rollout_log_probs[range.clone()],
+            weights: &self.weights[range.clone()],
             advantages: &self.advantages[range.clone()],
             mask: &self.mask[range],
         }
@@ -71,13 +80,19 @@ pub enum OutputKind {
 ///
 /// If the surrogate has no meaning with the ratio of a sequence.
 pub fn compose<T: Real>(objective: &Objective) -> Kernel<T> {
-    match (objective.ratio_level, objective.ratio_base) {
-        (RatioLevel::Token, RatioBase::Old) => of_tokens::<T, AgainstOld>(objective),
-        (RatioLevel::Token, RatioBase::Rollout) => of_tokens::<T, AgainstRollout>(objective),
-        (RatioLevel::Sequence, _) => match of_ratios::<T, OfSequence>(objective) {
-            Some(kernel) => kernel,
-            None => panic!("{:?} needs the ratio of the token", objective.surrogate),
-        },
+    let of_sequences = match objective.ratio_level {
+        RatioLevel::Token => {
+            return match objective.ratio_base {
+                RatioBase::Old => of_tokens::<T, AgainstOld>(objective),
+                RatioBase::Rollout => of_tokens::<T, AgainstRollout>(objective),
+            };
+        }
+        RatioLevel::Sequence | RatioLevel::SequenceSum => of_ratios::<T, OfSequence>(objective),
+        RatioLevel::SequenceToken => of_ratios::<T, OfSequenceAndToken>(objective),
+    };
+    match of_sequences {
+        Some(kernel) => kernel,
+        None => panic!("{:?} needs the ratio of the token", objective.surrogate),
     }
 }
 
@@ -92,6 +107,12 @@ fn of_tokens<T: Real, R: Ratio>(objective: &Objective) -> Kernel<T> {
             Weighed::Negative => with_weight::<T, R, NegativeWeightedLogProbs>(objective),
             Weighed::All => with_weight::<T, R, WeightedLogProbs>(objective),
         },
+        Surrogate::TrustRegion { distance, .. } => match distance {
+            Distance::TotalVariation => with_weight::<T, R, TrustRegion<TotalVariation>>(objective),
+            Distance::Kl => with_weight::<T, R, TrustRegion<Kl>>(objective),
+        },
+        Surrogate::SequenceWeight { .. } => with_weight::<T, R, SequenceWeight>(objective),
+        Surrogate::GeometricMean { .. } => with_weight::<T, R, GeometricMean>(objective),
         _ => with_weight::<T, R, SquaredLogRatio>(objective),
     }
 }
@@ -109,8 +130,8 @@ fn of_ratios<T: Real, R: Ratio>(objective: &Objective) -> Option<Kernel<T>> {
 }
 
 fn with_weight<T: Real, R: Ratio, S: SurrogatePart>(objective: &Objective) -> Kernel<T> {
-    match objective.weight {
-        ObjectiveWeight::None => visit::<T, R, Unweighted, S>,
+    match (objective.weight, objective.off_policy) {
+        (ObjectiveWeight::None, None) => visit::<T, R, Unweighted, S>,
         // The mask of a sequence is that of a token with bounds that its row chooses.
         _ => visit::<T, R, Weighted, S>,
     }

@@ -53,6 +53,10 @@ pub trait Lanes: Copy {
     fn greater(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     fn and(self, a: Self::Mask, b: Self::Mask) -> Self::Mask;
     fn or(self, a: Self::Mask, b: Self::Mask) -> Self::Mask;
+    fn equal(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
+    /// A function of each lane, one after the other.
+    fn map(self, vector: Self::Vector, function: impl Fn(Self::Real) -> Self::Real)
+    -> Self::Vector;
     fn select(self, mask: Self::Mask, yes: Self::Vector, no: Self::Vector) -> Self::Vector;
     /// The lowest bits of each lane, moved up to the exponent field.
     fn low_bits_as_exponent(self, vector: Self::Vector) -> Self::Vector;
@@ -118,7 +122,7 @@ macro_rules! implement_lanes {
         $lanes:ident, $real:ty, $vector:ident, $mask:ident,
         $split:ident, $split_mut:ident, $split_output:ident, $load:ident, $splat:ident,
         $add:ident, $sub:ident, $mul:ident, $div:ident, $mul_add:ident, $min:ident, $max:ident,
-        $less:ident, $greater:ident, $and:ident, $or:ident, $select:ident,
+        $less:ident, $greater:ident, $equal:ident, $and:ident, $or:ident, $select:ident,
         $to_bits:ident, $from_bits:ident, $mul_bits:ident, $splat_bits:ident,
         $sum:ident, $smallest:ident, $largest:ident
     ) => {
@@ -224,6 +228,22 @@ macro_rules! implement_lanes {
             }
 
             #[inline(always)]
+            fn equal(self, a: S::$vector, b: S::$vector) -> S::$mask {
+                self.0.$equal(a, b)
+            }
+
+            #[inline(always)]
+            fn map(self, vector: S::$vector, function: impl Fn($real) -> $real) -> S::$vector {
+                let mut vector = vector;
+                let lanes: &mut [$real] =
+                    bytemuck::cast_slice_mut(std::slice::from_mut(&mut vector));
+                for lane in lanes {
+                    *lane = function(*lane);
+                }
+                vector
+            }
+
+            #[inline(always)]
             fn select(self, mask: S::$mask, yes: S::$vector, no: S::$vector) -> S::$vector {
                 self.0.$select(mask, yes, no)
             }
@@ -274,6 +294,7 @@ implement_lanes!(
     max_f32s,
     less_than_f32s,
     greater_than_f32s,
+    equal_f32s,
     and_m32s,
     or_m32s,
     select_f32s,
@@ -305,6 +326,7 @@ implement_lanes!(
     max_f64s,
     less_than_f64s,
     greater_than_f64s,
+    equal_f64s,
     and_m64s,
     or_m64s,
     select_f64s,

@@ -14,15 +14,18 @@ mod batch;
 mod chunk;
 mod drive;
 mod element;
+mod estimates;
 mod exp;
 mod gather;
 mod half_bits;
 mod kernel;
 mod lanes;
 pub mod log_probs;
+mod of_sequence;
 mod output;
 mod partition;
 mod parts;
+mod penalty;
 mod real;
 mod row;
 mod scale;
@@ -32,6 +35,7 @@ mod surrogates;
 #[cfg(test)]
 mod tests;
 mod token;
+mod trust_region;
 mod visit;
 
 use std::mem::MaybeUninit;

@@ -30,8 +30,11 @@ pub struct AgainstOld;
 /// `exp(log_probs - rollout_log_probs)`.
 pub struct AgainstRollout;
 
-/// The ratio of the sequence.
+/// The ratio of the sequence, with a gradient that its tokens share.
 pub struct OfSequence;
+
+/// The ratio of the sequence, with the gradient of each token alone.
+pub struct OfSequenceAndToken;
 
 impl Ratio for AgainstOld {
     type Gradient = OwnGradient;
@@ -45,7 +48,8 @@ impl Ratio for AgainstOld {
         (log_ratio, against_old): (L::Vector, BoundedRatio<L>),
         sums: &mut LaneSums<L>,
     ) -> TokenRatio<L> {
-        token_ratio(lanes, inputs, log_ratio, against_old, sums)
+        let base = inputs.old_log_probs;
+        token_ratio(lanes, inputs.valid, (log_ratio, base), against_old, sums)
     }
 }
 
@@ -65,8 +69,15 @@ impl Ratio for AgainstRollout {
         let difference = lanes.sub(inputs.log_probs, inputs.rollout_log_probs);
         let log_ratio = lanes.keep(inputs.valid, difference);
         sums.rollout_difference = lanes.add(sums.rollout_difference, log_ratio);
-        let against_rollout = BoundedRatio::new(lanes, constants, log_ratio);
-        token_ratio(lanes, inputs, log_ratio, against_rollout, sums)
+        let against_rollout = BoundedRatio::new(lanes, &constants.log_ratio_bounds, log_ratio);
+        let base = inputs.rollout_log_probs;
+        token_ratio(
+            lanes,
+            inputs.valid,
+            (log_ratio, base),
+            against_rollout,
+            sums,
+        )
     }
 }
 
@@ -78,16 +89,38 @@ impl Ratio for OfSequence {
         lanes: L,
         _constants: &Constants<L>,
         row: &RowConstants<L>,
-        _inputs: &Inputs<L>,
+        inputs: &Inputs<L>,
         (log_ratio, _): (L::Vector, BoundedRatio<L>),
         _sums: &mut LaneSums<L>,
     ) -> TokenRatio<L> {
         TokenRatio {
             value: row.ratio,
             log_ratio,
+            base: inputs.old_log_probs,
             // The row counts its ratio once for all its tokens, and stops a gradient at the
             // bounds itself.
             saturated: lanes.never(),
+        }
+    }
+}
+
+impl Ratio for OfSequenceAndToken {
+    type Gradient = OwnGradient;
+
+    #[inline(always)]
+    fn ratio<L: Lanes>(
+        lanes: L,
+        _constants: &Constants<L>,
+        row: &RowConstants<L>,
+        inputs: &Inputs<L>,
+        (log_ratio, _): (L::Vector, BoundedRatio<L>),
+        _sums: &mut LaneSums<L>,
+    ) -> TokenRatio<L> {
+        TokenRatio {
+            value: row.ratio,
+            log_ratio,
+            base: inputs.old_log_probs,
+            saturated: lanes.greater(row.saturated, lanes.zero()),
         }
     }
 }
@@ -96,21 +129,22 @@ impl Ratio for OfSequence {
 #[inline(always)]
 fn token_ratio<L: Lanes>(
     lanes: L,
-    inputs: &Inputs<L>,
-    log_ratio: L::Vector,
+    valid: L::Mask,
+    (log_ratio, base): (L::Vector, L::Vector),
     bounded: BoundedRatio<L>,
     sums: &mut LaneSums<L>,
 ) -> TokenRatio<L> {
     let ratio = bounded.exponential.value(lanes);
-    let excess = lanes.sub(ratio, lanes.one());
-    sums.excess = lanes.add(sums.excess, excess);
-    sums.squared_excess = lanes.mul_add(excess, excess, sums.squared_excess);
+    let kept = lanes.keep(valid, ratio);
+    sums.ratio = lanes.add(sums.ratio, kept);
+    sums.squared_ratio = lanes.mul_add(kept, kept, sums.squared_ratio);
     let (min_ratio, max_ratio) = (sums.min_ratio, sums.max_ratio);
-    sums.min_ratio = lanes.select(inputs.valid, lanes.min(ratio, min_ratio), min_ratio);
-    sums.max_ratio = lanes.select(inputs.valid, lanes.max(ratio, max_ratio), max_ratio);
+    sums.min_ratio = lanes.select(valid, lanes.min(ratio, min_ratio), min_ratio);
+    sums.max_ratio = lanes.select(valid, lanes.max(ratio, max_ratio), max_ratio);
     TokenRatio {
         value: ratio,
         log_ratio,
+        base,
         saturated: bounded.saturated,
     }
 }
@@ -125,6 +159,7 @@ pub trait Weight: 'static {
         lanes: L,
         row: &RowConstants<L>,
         inputs: &Inputs<L>,
+        advantage: L::Vector,
         surrogate: Surrogate<L>,
         sums: &mut LaneSums<L>,
     ) -> Surrogate<L>;
@@ -133,7 +168,9 @@ pub trait Weight: 'static {
 /// 1.
 pub struct Unweighted;
 
-/// The weight, or what the row puts in its place beyond its bounds.
+/// The weight, or what the row puts in its place beyond its bounds; before it, 0 for a token that
+/// the row drops. An objective that drops tokens and has no weight passes `old_log_probs` for the
+/// rollout's, which makes it 1.
 pub struct Weighted;
 
 impl Weight for Unweighted {
@@ -144,6 +181,7 @@ impl Weight for Unweighted {
         _lanes: L,
         _row: &RowConstants<L>,
         _inputs: &Inputs<L>,
+        _advantage: L::Vector,
         surrogate: Surrogate<L>,
         _sums: &mut LaneSums<L>,
     ) -> Surrogate<L> {
@@ -157,10 +195,16 @@ impl Weight for Weighted {
         lanes: L,
         row: &RowConstants<L>,
         inputs: &Inputs<L>,
+        advantage: L::Vector,
         surrogate: Surrogate<L>,
         sums: &mut LaneSums<L>,
     ) -> Surrogate<L> {
+        let surrogate = kept(lanes, row, advantage, surrogate, sums);
+        let is_given = lanes.greater(row.weight_is_given, lanes.zero());
         let weight = rollout_weight(lanes, inputs, sums);
+        let weight = lanes.select(is_given, inputs.weights, weight);
+        let is_number = lanes.equal(weight, weight);
+        let weight = lanes.select(is_number, weight, row.weight_of_nan);
         let below = lanes.less(weight, row.weight_low);
         let above = lanes.greater(weight, row.weight_high);
         // Selected, not multiplied: infinity times 0 would be NaN.
@@ -168,6 +212,26 @@ impl Weight for Weighted {
         let weight = lanes.select(above, row.weight_above, weight);
         let changed = lanes.or(below, above);
         weighted(lanes, inputs, surrogate, (weight, changed), sums)
+    }
+}
+
+/// The surrogate, or the constant 0 where the row drops it.
+#[inline(always)]
+fn kept<L: Lanes>(
+    lanes: L,
+    row: &RowConstants<L>,
+    advantage: L::Vector,
+    surrogate: Surrogate<L>,
+    sums: &mut LaneSums<L>,
+) -> Surrogate<L> {
+    let negative = lanes.less(advantage, lanes.zero());
+    let dropped = lanes.and(negative, lanes.greater(row.drops_negative, lanes.zero()));
+    sums.dropped = lanes.count(dropped, sums.dropped);
+    Surrogate {
+        value: lanes.drop(dropped, surrogate.value),
+        slope: lanes.drop(dropped, surrogate.slope),
+        ratio_slope: lanes.drop(dropped, surrogate.ratio_slope),
+        constant: surrogate.constant,
     }
 }
 

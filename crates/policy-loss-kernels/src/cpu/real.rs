@@ -9,6 +9,7 @@ use crate::Objective;
 use super::batch::Floats;
 use super::kernel::{Kernel, compose};
 use super::lanes::{F32Lanes, F64Lanes, Lanes};
+use super::penalty::{self, PenaltyKernel};
 
 /// A type that arithmetic is done in.
 ///
@@ -45,6 +46,8 @@ pub trait Real:
     /// [`compose`] for this type: not generic, so that kernels are compiled in this crate
     /// and not once more in every crate that calls them.
     fn kernel(objective: &Objective) -> Kernel<Self>;
+    /// [`penalty::compose`] for this type, likewise.
+    fn penalty(objective: &Objective) -> Option<PenaltyKernel<Self>>;
     fn from_f64(value: f64) -> Self;
     fn from_f32(value: f32) -> Self;
     /// The values themselves, if they have this type already.
@@ -78,6 +81,10 @@ impl Real for f32 {
 
     fn kernel(objective: &Objective) -> Kernel<Self> {
         compose(objective)
+    }
+
+    fn penalty(objective: &Objective) -> Option<PenaltyKernel<Self>> {
+        penalty::compose(objective)
     }
 
     #[inline(always)]
@@ -134,6 +141,10 @@ impl Real for f64 {
 
     fn kernel(objective: &Objective) -> Kernel<Self> {
         compose(objective)
+    }
+
+    fn penalty(objective: &Objective) -> Option<PenaltyKernel<Self>> {
+        penalty::compose(objective)
     }
 
     #[inline(always)]

@@ -1,7 +1,8 @@
 //! What the tokens of a row share.
 
-use crate::{LOG_RATIO_BOUND, Objective, RatioLevel, Reduction, Weight};
+use crate::{LOG_RATIO_BOUND, Objective, RatioLevel, Reduction, Surrogate, Weight};
 
+use super::real::Real;
 use super::sums::Totals;
 
 /// A row of the batch: first what is gathered over its tokens, then what follows from it.
@@ -13,11 +14,21 @@ pub struct Row {
     pub log_ratio: f64,
     /// Sum of `old_log_probs - rollout_log_probs`, for the mask of a sequence.
     pub log_weight: f64,
+    /// Sum of the log-ratios as the surrogate bounds them.
+    pub bounded_log_ratio: f64,
+    /// Sum of `A`, for a surrogate that is one for the sequence.
+    pub advantage: f64,
     /// Sum of `A * weight` over tokens that are not clipped, for the gradient of a sequence.
     pub unclipped_advantage: f64,
 
     /// The ratio of the sequence.
     pub ratio: f64,
+    /// 1 where its logarithm reached a bound, else 0.
+    pub saturated: f64,
+    /// What the surrogate makes of the sequence.
+    pub surrogate: [f64; 2],
+    /// 1 where tokens with a negative advantage are dropped, else 0.
+    pub drops_negative: f64,
     /// Bounds of the weight.
     pub weight_low: f64,
     /// Bounds of the weight.
@@ -26,6 +37,8 @@ pub struct Row {
     pub weight_below: f64,
     /// What a weight above its bounds becomes.
     pub weight_above: f64,
+    /// What a weight that is not a number becomes before the bounds see it.
+    pub weight_of_nan: f64,
     /// The row's part of the reduction's factor: `1 / n_b`, or 1.
     pub loss_factor: f64,
     /// The whole factor of the reduction.
@@ -35,26 +48,50 @@ pub struct Row {
 impl Row {
     /// Derives the ratio, the weight's bounds and the factors from what was gathered.
     /// `scale` is the batch's part of the reduction's factor.
-    pub fn derive(&mut self, objective: &Objective, scale: f64) {
+    pub fn derive<T: Real>(&mut self, objective: &Objective, scale: f64) {
         let per_token = 1.0 / self.valid.max(1) as f64;
         let mean_log_ratio = self.log_ratio * per_token;
+        let log_ratio = match objective.ratio_level {
+            RatioLevel::SequenceSum => self.log_ratio,
+            _ => mean_log_ratio,
+        };
         // `clamp` keeps NaN.
-        self.ratio = mean_log_ratio
-            .clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
-            .exp();
+        self.ratio = log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp();
+        self.saturated = indicator(log_ratio.abs() > LOG_RATIO_BOUND);
+        self.surrogate = match objective.surrogate {
+            Surrogate::SequenceWeight { positive, negative } => {
+                [positive, negative].map(|gamma| gamma.weight(self.bounded_log_ratio))
+            }
+            Surrogate::GeometricMean { .. } => {
+                let ratio = (self.bounded_log_ratio * per_token).exp();
+                [ratio * (self.advantage * per_token), 0.0]
+            }
+            _ => [0.0; 2],
+        };
+        // Not where a NaN is, which must be seen.
+        let far = |delta: f64| mean_log_ratio < -delta;
+        self.drops_negative = indicator(objective.off_policy.is_some_and(far));
         (self.weight_low, self.weight_high) = match objective.weight {
-            Weight::None => (0.0, 0.0),
-            Weight::Truncate { low, high } | Weight::Mask { low, high } => (low, high),
+            Weight::None | Weight::Given => (f64::NEG_INFINITY, f64::INFINITY),
+            Weight::Truncate { low, high } => (low, high),
+            // No weight is below 0.
+            Weight::Mask { low, high } => (low.max(0.0), high),
             Weight::SequenceMask { low, high } => {
-                let geometric_mean = (self.log_weight * per_token).exp();
-                // Bounds that admit every weight or none; NaN is not rejected, so that it
-                // reaches the loss.
-                if geometric_mean < low || geometric_mean > high {
-                    (f64::INFINITY, f64::NEG_INFINITY)
-                } else {
+                // Rounded, so that a mean that meets a bound exactly in the type of the
+                // arithmetic is kept.
+                let geometric_mean = T::from_f64((self.log_weight * per_token).exp()).to_f64();
+                // Bounds that admit every weight or none.
+                if geometric_mean >= low && geometric_mean <= high {
                     (f64::NEG_INFINITY, f64::INFINITY)
+                } else {
+                    (f64::INFINITY, f64::NEG_INFINITY)
                 }
             }
+        };
+        // NaN lies in no range, and is rejected; elsewhere it reaches the loss.
+        self.weight_of_nan = match objective.weight {
+            Weight::Mask { .. } | Weight::SequenceMask { .. } => f64::NEG_INFINITY,
+            _ => f64::NAN,
         };
         (self.weight_below, self.weight_above) = match objective.weight {
             Weight::Truncate { low, high } => (low, high),
@@ -68,18 +105,21 @@ impl Row {
     }
 
     /// The gradient of every valid token of a sequence that shares one ratio.
-    pub fn shared_gradient(&self) -> f64 {
-        let per_token = 1.0 / self.valid.max(1) as f64;
-        if (self.log_ratio * per_token).abs() > LOG_RATIO_BOUND {
+    pub fn shared_gradient(&self, level: RatioLevel) -> f64 {
+        if self.saturated > 0.0 {
             return 0.0;
         }
+        let per_token = match level {
+            RatioLevel::SequenceSum => 1.0,
+            _ => 1.0 / self.valid.max(1) as f64,
+        };
         // Adding 0 turns -0 into 0.
         -self.ratio * self.unclipped_advantage * per_token * self.gradient_factor + 0.0
     }
 
     /// Whether an input that was gathered is not finite.
     pub fn is_finite(&self) -> bool {
-        (self.log_ratio + self.log_weight).is_finite()
+        (self.log_ratio + self.log_weight + self.bounded_log_ratio + self.advantage).is_finite()
     }
 
     /// Adds the ratio of a sequence, once for each of its tokens.
@@ -87,10 +127,13 @@ impl Row {
         if objective.ratio_level == RatioLevel::Token || self.valid == 0 {
             return;
         }
-        let excess = self.ratio - 1.0;
-        totals.excess += self.valid as f64 * excess;
-        totals.squared_excess += self.valid as f64 * excess * excess;
+        totals.ratio += self.valid as f64 * self.ratio;
+        totals.squared_ratio += self.valid as f64 * self.ratio * self.ratio;
         totals.min_ratio = totals.min_ratio.min(self.ratio);
         totals.max_ratio = totals.max_ratio.max(self.ratio);
     }
+}
+
+fn indicator(condition: bool) -> f64 {
+    f64::from(u8::from(condition))
 }

@@ -8,7 +8,9 @@ use pulp::{Arch, Simd, WithSimd};
 use super::batch::{Advantages, Batch, Floats, Mask};
 use super::element::{Element, Stored};
 use super::kernel::Columns;
+use super::penalty::PenaltyColumns;
 use super::real::Real;
+use crate::{Objective, Weight};
 
 /// Tokens in a block: what is staged of it stays in the first-level cache, and sums over it
 /// lose next to nothing in f32.
@@ -20,6 +22,8 @@ pub struct Scratch<T> {
     log_probs: Vec<T>,
     old_log_probs: Vec<T>,
     rollout_log_probs: Vec<T>,
+    weights: Vec<T>,
+    ref_log_probs: Vec<T>,
     advantages: Vec<T>,
     mask: Vec<T>,
     /// Whether `mask` holds nothing but 1.
@@ -32,6 +36,8 @@ impl<T: Real> Scratch<T> {
             log_probs: Vec::new(),
             old_log_probs: Vec::new(),
             rollout_log_probs: Vec::new(),
+            weights: Vec::new(),
+            ref_log_probs: Vec::new(),
             advantages: Vec::new(),
             mask: Vec::new(),
             mask_is_full: false,
@@ -43,7 +49,7 @@ impl<T: Real> Scratch<T> {
         &'a mut self,
         arch: Arch,
         batch: &Batch<'a, E>,
-        reads_rollout: bool,
+        objective: &Objective,
         range: Range<usize>,
     ) -> Columns<'a, T> {
         let log_probs = E::floats(batch.log_probs);
@@ -57,8 +63,14 @@ impl<T: Real> Scratch<T> {
             log_probs: widen(arch, log_probs, range.clone(), &mut self.log_probs),
             old_log_probs,
             rollout_log_probs: match batch.rollout_log_probs {
-                Some(rollout) if reads_rollout => {
+                Some(rollout) if objective.uses_rollout() => {
                     widen(arch, rollout, range.clone(), &mut self.rollout_log_probs)
+                }
+                _ => old_log_probs,
+            },
+            weights: match batch.weights {
+                Some(weights) if objective.weight == Weight::Given => {
+                    widen(arch, weights, range.clone(), &mut self.weights)
                 }
                 _ => old_log_probs,
             },
@@ -73,6 +85,32 @@ impl<T: Real> Scratch<T> {
                     &mut self.advantages,
                 ),
             },
+            mask: stage_mask(
+                arch,
+                batch.mask,
+                range,
+                &mut self.mask,
+                &mut self.mask_is_full,
+            ),
+        }
+    }
+
+    /// What a penalty reads: `log_probs`, `ref_log_probs`, what the ratio is taken against, and
+    /// the mask.
+    pub fn stage_penalty<'a, E: Element + Stored<Real = T>>(
+        &'a mut self,
+        arch: Arch,
+        batch: &Batch<'a, E>,
+        base: Floats<'a>,
+        range: Range<usize>,
+    ) -> PenaltyColumns<'a, T> {
+        let log_probs = E::floats(batch.log_probs);
+        // `check` made sure that it is there.
+        let ref_log_probs = batch.ref_log_probs.unwrap_or(log_probs);
+        PenaltyColumns {
+            log_probs: widen(arch, log_probs, range.clone(), &mut self.log_probs),
+            ref_log_probs: widen(arch, ref_log_probs, range.clone(), &mut self.ref_log_probs),
+            base: widen(arch, base, range.clone(), &mut self.old_log_probs),
             mask: stage_mask(
                 arch,
                 batch.mask,

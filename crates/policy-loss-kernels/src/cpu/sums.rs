@@ -18,9 +18,8 @@ pub struct LaneSums<L: Lanes> {
     pub log_ratio: L::Vector,
     pub squared_log_ratio: L::Vector,
     pub k3: L::Vector,
-    /// `ratio - 1`, because it is 0 where the mask is: nothing has to be selected.
-    pub excess: L::Vector,
-    pub squared_excess: L::Vector,
+    pub ratio: L::Vector,
+    pub squared_ratio: L::Vector,
     pub min_ratio: L::Vector,
     pub max_ratio: L::Vector,
     /// `old_log_probs - rollout_log_probs`.
@@ -31,6 +30,8 @@ pub struct LaneSums<L: Lanes> {
     pub changed_weight: L::Vector,
     /// `log_probs - rollout_log_probs` where the ratio is taken against it.
     pub rollout_difference: L::Vector,
+    /// Tokens that the row dropped.
+    pub dropped: L::Vector,
 }
 
 impl<L: Lanes> LaneSums<L> {
@@ -45,8 +46,8 @@ impl<L: Lanes> LaneSums<L> {
             log_ratio: zero,
             squared_log_ratio: zero,
             k3: zero,
-            excess: zero,
-            squared_excess: zero,
+            ratio: zero,
+            squared_ratio: zero,
             min_ratio: lanes.splat(super::real::Real::from_f64(f64::INFINITY)),
             max_ratio: lanes.splat(super::real::Real::from_f64(f64::NEG_INFINITY)),
             log_weight: zero,
@@ -54,6 +55,7 @@ impl<L: Lanes> LaneSums<L> {
             squared_weight: zero,
             changed_weight: zero,
             rollout_difference: zero,
+            dropped: zero,
         }
     }
 
@@ -68,8 +70,8 @@ impl<L: Lanes> LaneSums<L> {
         totals.log_ratio += lanes.sum(self.log_ratio);
         totals.squared_log_ratio += lanes.sum(self.squared_log_ratio);
         totals.k3 += lanes.sum(self.k3);
-        totals.excess += lanes.sum(self.excess);
-        totals.squared_excess += lanes.sum(self.squared_excess);
+        totals.ratio += lanes.sum(self.ratio);
+        totals.squared_ratio += lanes.sum(self.squared_ratio);
         totals.min_ratio = totals.min_ratio.min(lanes.smallest(self.min_ratio));
         totals.max_ratio = totals.max_ratio.max(lanes.largest(self.max_ratio));
         totals.log_weight += lanes.sum(self.log_weight);
@@ -77,6 +79,7 @@ impl<L: Lanes> LaneSums<L> {
         totals.squared_weight += lanes.sum(self.squared_weight);
         totals.changed_weight += lanes.sum(self.changed_weight);
         totals.rollout_difference += lanes.sum(self.rollout_difference);
+        totals.dropped += lanes.sum(self.dropped);
     }
 }
 
@@ -90,8 +93,8 @@ pub struct Totals {
     pub log_ratio: f64,
     pub squared_log_ratio: f64,
     pub k3: f64,
-    pub excess: f64,
-    pub squared_excess: f64,
+    pub ratio: f64,
+    pub squared_ratio: f64,
     pub min_ratio: f64,
     pub max_ratio: f64,
     pub log_weight: f64,
@@ -99,6 +102,11 @@ pub struct Totals {
     pub squared_weight: f64,
     pub changed_weight: f64,
     pub rollout_difference: f64,
+    pub dropped: f64,
+    /// The penalty, before its coefficient.
+    pub kl: f64,
+    /// The same with the row's factor.
+    pub kl_loss: f64,
     pub non_finite: f64,
 }
 
@@ -112,8 +120,8 @@ impl Default for Totals {
             log_ratio: 0.0,
             squared_log_ratio: 0.0,
             k3: 0.0,
-            excess: 0.0,
-            squared_excess: 0.0,
+            ratio: 0.0,
+            squared_ratio: 0.0,
             min_ratio: f64::INFINITY,
             max_ratio: f64::NEG_INFINITY,
             log_weight: 0.0,
@@ -121,6 +129,9 @@ impl Default for Totals {
             squared_weight: 0.0,
             changed_weight: 0.0,
             rollout_difference: 0.0,
+            dropped: 0.0,
+            kl: 0.0,
+            kl_loss: 0.0,
             non_finite: 0.0,
         }
     }
@@ -136,8 +147,8 @@ impl Totals {
         self.log_ratio += other.log_ratio;
         self.squared_log_ratio += other.squared_log_ratio;
         self.k3 += other.k3;
-        self.excess += other.excess;
-        self.squared_excess += other.squared_excess;
+        self.ratio += other.ratio;
+        self.squared_ratio += other.squared_ratio;
         self.min_ratio = self.min_ratio.min(other.min_ratio);
         self.max_ratio = self.max_ratio.max(other.max_ratio);
         self.log_weight += other.log_weight;
@@ -145,6 +156,9 @@ impl Totals {
         self.squared_weight += other.squared_weight;
         self.changed_weight += other.changed_weight;
         self.rollout_difference += other.rollout_difference;
+        self.dropped += other.dropped;
+        self.kl += other.kl;
+        self.kl_loss += other.kl_loss;
         self.non_finite += other.non_finite;
     }
 

@@ -7,7 +7,7 @@ use crate::Surrogate as Choice;
 use super::exp::exp;
 use super::lanes::Lanes;
 use super::sums::LaneSums;
-use super::token::{Constants, Inputs, Surrogate, TokenRatio};
+use super::token::{Constants, Inputs, RowConstants, Surrogate, TokenRatio};
 
 /// A surrogate. What it is given is 0 where the token is masked, but for `log_probs` and a ratio
 /// of 1.
@@ -15,6 +15,7 @@ pub trait SurrogatePart: 'static {
     fn of<L: Lanes>(
         lanes: L,
         constants: &Constants<L>,
+        row: &RowConstants<L>,
         inputs: &Inputs<L>,
         ratio: &TokenRatio<L>,
         advantage: L::Vector,
@@ -34,6 +35,11 @@ pub fn numbers(surrogate: &Choice) -> [f64; 4] {
         Choice::LogProbs { range, .. } => [range.low, range.high, 0.0, 0.0],
         Choice::Gate { positive, negative } => [positive, negative, 4.0 / positive, 4.0 / negative],
         Choice::SquaredLogRatio { coefficient } => [coefficient, 0.5 * coefficient, 0.0, 0.0],
+        Choice::TrustRegion {
+            low, high, most, ..
+        } => [-low, high, most, low],
+        Choice::SequenceWeight { .. } => [0.0; 4],
+        Choice::GeometricMean { low, high } => [-low, high, 0.0, 0.0],
     }
 }
 
@@ -94,6 +100,7 @@ impl<D: DualClip> SurrogatePart for Clipped<D> {
     fn of<L: Lanes>(
         lanes: L,
         constants: &Constants<L>,
+        _row: &RowConstants<L>,
         _inputs: &Inputs<L>,
         ratio: &TokenRatio<L>,
         advantage: L::Vector,
@@ -132,6 +139,7 @@ impl SurrogatePart for LogProbs {
     fn of<L: Lanes>(
         lanes: L,
         _constants: &Constants<L>,
+        _row: &RowConstants<L>,
         inputs: &Inputs<L>,
         _ratio: &TokenRatio<L>,
         advantage: L::Vector,
@@ -146,6 +154,7 @@ impl SurrogatePart for WeightedLogProbs {
     fn of<L: Lanes>(
         lanes: L,
         constants: &Constants<L>,
+        _row: &RowConstants<L>,
         inputs: &Inputs<L>,
         ratio: &TokenRatio<L>,
         advantage: L::Vector,
@@ -166,6 +175,7 @@ impl SurrogatePart for NegativeWeightedLogProbs {
     fn of<L: Lanes>(
         lanes: L,
         constants: &Constants<L>,
+        _row: &RowConstants<L>,
         inputs: &Inputs<L>,
         ratio: &TokenRatio<L>,
         advantage: L::Vector,
@@ -195,7 +205,7 @@ fn in_range<L: Lanes>(
 
 /// A surrogate that is proportional to `log_probs`.
 #[inline(always)]
-fn of_log_probs<L: Lanes>(lanes: L, inputs: &Inputs<L>, slope: L::Vector) -> Surrogate<L> {
+pub fn of_log_probs<L: Lanes>(lanes: L, inputs: &Inputs<L>, slope: L::Vector) -> Surrogate<L> {
     let log_probs = lanes.keep(inputs.valid, inputs.log_probs);
     Surrogate {
         value: lanes.mul(slope, log_probs),
@@ -213,6 +223,7 @@ impl SurrogatePart for Gate {
     fn of<L: Lanes>(
         lanes: L,
         constants: &Constants<L>,
+        _row: &RowConstants<L>,
         _inputs: &Inputs<L>,
         ratio: &TokenRatio<L>,
         advantage: L::Vector,
@@ -247,6 +258,7 @@ impl SurrogatePart for SquaredLogRatio {
     fn of<L: Lanes>(
         lanes: L,
         constants: &Constants<L>,
+        _row: &RowConstants<L>,
         inputs: &Inputs<L>,
         ratio: &TokenRatio<L>,
         advantage: L::Vector,

@@ -1,9 +1,12 @@
 //! The mathematics of one token, composed at compile time from the parts of an objective.
 
+use crate::LOG_RATIO_BOUND;
+
 use super::exp::Exponential;
 use super::lanes::Lanes;
 use super::output::Output;
 use super::parts::{Ratio, Weight};
+use super::real::Real;
 use super::sums::LaneSums;
 use super::surrogates::SurrogatePart;
 
@@ -14,6 +17,8 @@ pub struct Inputs<L: Lanes> {
     pub old_log_probs: L::Vector,
     /// Equal to `old_log_probs` where the objective has no use for it.
     pub rollout_log_probs: L::Vector,
+    /// Anything where the objective brings its own.
+    pub weights: L::Vector,
     pub advantage: L::Vector,
     pub valid: L::Mask,
 }
@@ -21,8 +26,8 @@ pub struct Inputs<L: Lanes> {
 /// The numbers of the objective.
 #[derive(Clone, Copy)]
 pub struct Constants<L: Lanes> {
-    pub log_ratio_bound: L::Vector,
-    pub negative_log_ratio_bound: L::Vector,
+    /// The bounds of a log-ratio, the lower one first.
+    pub log_ratio_bounds: [L::Vector; 2],
     /// Those of the surrogate; their meaning is its own.
     pub surrogate: [L::Vector; 4],
 }
@@ -32,9 +37,18 @@ pub struct Constants<L: Lanes> {
 pub struct RowConstants<L: Lanes> {
     /// The ratio of the sequence, where there is one.
     pub ratio: L::Vector,
+    /// Above 0 where its logarithm reached a bound.
+    pub saturated: L::Vector,
+    /// What the surrogate makes of the sequence; the meaning is its own.
+    pub surrogate: [L::Vector; 2],
+    /// Above 0 where tokens with a negative advantage are dropped.
+    pub drops_negative: L::Vector,
+    /// Above 0 where the batch brings the weights.
+    pub weight_is_given: L::Vector,
     /// Bounds of the weight.
     pub weight_low: L::Vector,
     pub weight_high: L::Vector,
+    pub weight_of_nan: L::Vector,
     /// What the weight becomes beyond them.
     pub weight_below: L::Vector,
     pub weight_above: L::Vector,
@@ -54,16 +68,22 @@ pub struct BoundedRatio<L: Lanes> {
 
 impl<L: Lanes> BoundedRatio<L> {
     #[inline(always)]
-    pub fn new(lanes: L, constants: &Constants<L>, log_ratio: L::Vector) -> Self {
-        let above = lanes.greater(log_ratio, constants.log_ratio_bound);
-        let below = lanes.less(log_ratio, constants.negative_log_ratio_bound);
-        let bounded = lanes.select(above, constants.log_ratio_bound, log_ratio);
-        let bounded = lanes.select(below, constants.negative_log_ratio_bound, bounded);
+    pub fn new(lanes: L, &[low, high]: &[L::Vector; 2], log_ratio: L::Vector) -> Self {
+        let above = lanes.greater(log_ratio, high);
+        let below = lanes.less(log_ratio, low);
+        let bounded = lanes.select(above, high, log_ratio);
+        let bounded = lanes.select(below, low, bounded);
         Self {
             exponential: Exponential::of_bounded(lanes, bounded),
             saturated: lanes.or(above, below),
         }
     }
+}
+
+/// The bounds of a log-ratio, the lower one first.
+#[inline(always)]
+pub fn log_ratio_bounds<L: Lanes>(lanes: L) -> [L::Vector; 2] {
+    [-LOG_RATIO_BOUND, LOG_RATIO_BOUND].map(|bound| lanes.splat(L::Real::from_f64(bound)))
 }
 
 /// The ratio of a token, or that of its sequence.
@@ -72,6 +92,8 @@ pub struct TokenRatio<L: Lanes> {
     pub value: L::Vector,
     /// Its logarithm for the token alone, not clamped.
     pub log_ratio: L::Vector,
+    /// What it is taken against; anything for the ratio of a sequence.
+    pub base: L::Vector,
     /// The logarithm reached a bound: no gradient passes.
     pub saturated: L::Mask,
 }
@@ -106,7 +128,7 @@ pub fn token<L: Lanes, R: Ratio, W: Weight, S: SurrogatePart, O: Output>(
 
     let difference = lanes.sub(inputs.log_probs, inputs.old_log_probs);
     let log_ratio = lanes.keep(valid, difference);
-    let against_old = BoundedRatio::new(lanes, constants, log_ratio);
+    let against_old = BoundedRatio::new(lanes, &constants.log_ratio_bounds, log_ratio);
     let k3 = against_old.exponential.minus_one_minus_x(lanes);
     sums.log_ratio = lanes.add(sums.log_ratio, log_ratio);
     sums.squared_log_ratio = lanes.mul_add(log_ratio, log_ratio, sums.squared_log_ratio);
@@ -120,8 +142,8 @@ pub fn token<L: Lanes, R: Ratio, W: Weight, S: SurrogatePart, O: Output>(
         (log_ratio, against_old),
         sums,
     );
-    let surrogate = S::of(lanes, constants, inputs, &ratio, advantage, sums);
-    let surrogate = W::apply(lanes, row, inputs, surrogate, sums);
+    let surrogate = S::of(lanes, constants, row, inputs, &ratio, advantage, sums);
+    let surrogate = W::apply(lanes, row, inputs, advantage, surrogate, sums);
     sums.surrogate = lanes.mul_add(surrogate.value, row.loss_factor, sums.surrogate);
     O::value(lanes, row, &surrogate)
 }

@@ -6,7 +6,7 @@ use std::slice::from_ref;
 
 use pulp::{Simd, WithSimd};
 
-use crate::{LOG_RATIO_BOUND, Objective};
+use crate::{Objective, Weight as ObjectiveWeight};
 
 use super::kernel::{Block, Columns};
 use super::lanes::Lanes;
@@ -16,7 +16,7 @@ use super::real::Real;
 use super::row::Row;
 use super::sums::{LaneSums, Totals};
 use super::surrogates::{SurrogatePart, numbers};
-use super::token::{Constants, Inputs, RowConstants, token};
+use super::token::{Constants, Inputs, RowConstants, log_ratio_bounds, token};
 
 /// A kernel's work, with the parts `(ratio, weight, surrogate, output)`.
 pub struct Visit<'a, T, P> {
@@ -34,8 +34,9 @@ impl<T: Real, R: Ratio, W: Weight, P: SurrogatePart, O: Output> WithSimd
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let lanes = T::lanes(simd);
-        let mut walk = Walk::<_, (R, W, P, O)> {
+        let mut walk = Walk::<'_, _, (R, W, P, O)> {
             lanes,
+            objective: self.objective,
             constants: constants(lanes, self.objective),
             sums: LaneSums::new(lanes),
             parts: PhantomData,
@@ -64,14 +65,15 @@ impl<T: Real, R: Ratio, W: Weight, P: SurrogatePart, O: Output> WithSimd
     }
 }
 
-struct Walk<L: Lanes, P> {
+struct Walk<'a, L: Lanes, P> {
     lanes: L,
+    objective: &'a Objective,
     constants: Constants<L>,
     sums: LaneSums<L>,
     parts: PhantomData<P>,
 }
 
-impl<L: Lanes, R: Ratio, W: Weight, P: SurrogatePart, O: Output> Walk<L, (R, W, P, O)> {
+impl<L: Lanes, R: Ratio, W: Weight, P: SurrogatePart, O: Output> Walk<'_, L, (R, W, P, O)> {
     /// The tokens of one row.
     #[inline(always)]
     fn segment(
@@ -81,7 +83,7 @@ impl<L: Lanes, R: Ratio, W: Weight, P: SurrogatePart, O: Output> Walk<L, (R, W, 
         output: &mut [MaybeUninit<L::Real>],
     ) {
         let lanes = self.lanes;
-        let constants = row_constants(lanes, row);
+        let constants = row_constants(lanes, self.objective, row);
         let (vectors, rest) = split::<L>(columns);
         let (output, output_rest) = L::split_output(output);
 
@@ -142,6 +144,7 @@ impl<L: Lanes, R: Ratio, W: Weight, P: SurrogatePart, O: Output> Walk<L, (R, W, 
                 } else {
                     old_log_probs
                 },
+                weights: columns.weights[index],
                 advantage: columns.advantages[index],
                 valid: lanes.greater(columns.mask[index], lanes.zero()),
             };
@@ -166,6 +169,7 @@ fn split<'a, L: Lanes>(
     let (log_probs, log_probs_rest) = L::split(columns.log_probs);
     let (old_log_probs, old_log_probs_rest) = L::split(columns.old_log_probs);
     let (rollout_log_probs, rollout_log_probs_rest) = L::split(columns.rollout_log_probs);
+    let (weights, weights_rest) = L::split(columns.weights);
     let (advantages, advantages_rest) = L::split(columns.advantages);
     let (mask, mask_rest) = L::split(columns.mask);
     (
@@ -173,6 +177,7 @@ fn split<'a, L: Lanes>(
             log_probs,
             old_log_probs,
             rollout_log_probs,
+            weights,
             advantages,
             mask,
         },
@@ -180,6 +185,7 @@ fn split<'a, L: Lanes>(
             log_probs: log_probs_rest,
             old_log_probs: old_log_probs_rest,
             rollout_log_probs: rollout_log_probs_rest,
+            weights: weights_rest,
             advantages: advantages_rest,
             mask: mask_rest,
         },
@@ -191,6 +197,7 @@ struct Loaded<L: Lanes> {
     log_probs: L::Vector,
     old_log_probs: L::Vector,
     rollout_log_probs: L::Vector,
+    weights: L::Vector,
     advantages: L::Vector,
     mask: L::Vector,
 }
@@ -202,6 +209,7 @@ impl<L: Lanes> Loaded<L> {
             log_probs: lanes.load_rest(columns.log_probs),
             old_log_probs: lanes.load_rest(columns.old_log_probs),
             rollout_log_probs: lanes.load_rest(columns.rollout_log_probs),
+            weights: lanes.load_rest(columns.weights),
             advantages: lanes.load_rest(columns.advantages),
             mask: lanes.load_rest(columns.mask),
         }
@@ -213,6 +221,7 @@ impl<L: Lanes> Loaded<L> {
             log_probs: from_ref(&self.log_probs),
             old_log_probs: from_ref(&self.old_log_probs),
             rollout_log_probs: from_ref(&self.rollout_log_probs),
+            weights: from_ref(&self.weights),
             advantages: from_ref(&self.advantages),
             mask: from_ref(&self.mask),
         }
@@ -220,24 +229,30 @@ impl<L: Lanes> Loaded<L> {
 }
 
 #[inline(always)]
-fn constants<L: Lanes>(lanes: L, objective: &Objective) -> Constants<L> {
+pub fn constants<L: Lanes>(lanes: L, objective: &Objective) -> Constants<L> {
     let real = L::Real::from_f64;
     Constants {
-        log_ratio_bound: lanes.splat(real(LOG_RATIO_BOUND)),
-        negative_log_ratio_bound: lanes.splat(real(-LOG_RATIO_BOUND)),
+        log_ratio_bounds: log_ratio_bounds(lanes),
         surrogate: numbers(&objective.surrogate).map(|number| lanes.splat(real(number))),
     }
 }
 
 #[inline(always)]
-fn row_constants<L: Lanes>(lanes: L, row: &Row) -> RowConstants<L> {
+fn row_constants<L: Lanes>(lanes: L, objective: &Objective, row: &Row) -> RowConstants<L> {
+    let splat = |number: f64| lanes.splat(L::Real::from_f64(number));
+    let weight_is_given = objective.weight == ObjectiveWeight::Given;
     RowConstants {
-        ratio: lanes.splat(L::Real::from_f64(row.ratio)),
-        weight_low: lanes.splat(L::Real::from_f64(row.weight_low)),
-        weight_high: lanes.splat(L::Real::from_f64(row.weight_high)),
-        weight_below: lanes.splat(L::Real::from_f64(row.weight_below)),
-        weight_above: lanes.splat(L::Real::from_f64(row.weight_above)),
-        loss_factor: lanes.splat(L::Real::from_f64(row.loss_factor)),
-        negative_gradient_factor: lanes.splat(L::Real::from_f64(-row.gradient_factor)),
+        ratio: splat(row.ratio),
+        saturated: splat(row.saturated),
+        surrogate: row.surrogate.map(splat),
+        drops_negative: splat(row.drops_negative),
+        weight_is_given: splat(f64::from(u8::from(weight_is_given))),
+        weight_low: splat(row.weight_low),
+        weight_high: splat(row.weight_high),
+        weight_of_nan: splat(row.weight_of_nan),
+        weight_below: splat(row.weight_below),
+        weight_above: splat(row.weight_above),
+        loss_factor: splat(row.loss_factor),
+        negative_gradient_factor: splat(-row.gradient_factor),
     }
 }

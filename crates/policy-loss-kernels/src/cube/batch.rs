@@ -61,6 +61,12 @@ pub struct Batch {
     pub old_log_probs: Buffer,
     /// Log-probabilities reported by the sampler.
     pub rollout_log_probs: Option<Buffer>,
+    /// The weights of [`Weight::Given`](crate::Weight::Given), of the
+    /// [arithmetic's](super::arithmetic) type.
+    pub weights: Option<Buffer>,
+    /// Log-probabilities of the reference policy, for a [`Penalty`](crate::Penalty), of the
+    /// arithmetic's type.
+    pub ref_log_probs: Option<Buffer>,
     /// Advantage estimates.
     pub advantages: Advantages,
     /// Which tokens are valid, as unsigned integers: 0 where a token is masked. Absent: all.
@@ -89,8 +95,7 @@ impl Advantages {
 pub struct Outputs {
     /// One element of the [arithmetic's](super::arithmetic) type.
     pub loss: Buffer,
-    /// [`metric_count`](super::metric_count) elements of the arithmetic's type, in the order of
-    /// [`Metric`](super::Metric).
+    /// Elements of the arithmetic's type, those of [`metrics`](super::metrics) in their order.
     pub metrics: Buffer,
     /// The gradient up to `factor`, of the type of `log_probs`: `sequences * tokens` elements,
     /// exactly 0 at masked tokens. One element without a meaning where none was asked for.

@@ -2,22 +2,38 @@
 
 use cubecl::prelude::*;
 
-use crate::{Objective, RatioBase, RatioLevel, Reduction, Surrogate, Weighed, Weight};
+use crate::{
+    Distance, Estimator, Objective, PenaltyGradient, RatioBase, RatioLevel, Reduction, Surrogate,
+    Weighed, Weight,
+};
 
+use super::metric::{Metric, packed};
 use super::sums::Slot;
 
 /// The choices of an objective and of a batch, without their numbers. What is not chosen leaves
 /// no trace in the compiled kernel.
 #[derive_cube_comptime]
 pub struct Blueprint {
-    /// One ratio per sequence instead of one per token.
+    /// The value of the ratio is that of the sequence instead of the token's.
     pub sequence_ratio: bool,
+    /// The ratio of a sequence is the product of its tokens' ratios, not their geometric mean.
+    pub product_ratio: bool,
+    /// The gradient of the ratio flows to all tokens of the sequence.
+    pub shares_gradient: bool,
     /// The ratio is taken against `rollout_log_probs` instead of `old_log_probs`.
     pub against_rollout: bool,
     /// What is made of the ratio and the advantage.
     pub surrogate: SurrogateKind,
     /// The constant that multiplies a token's loss.
     pub weight: WeightKind,
+    /// Tokens may be dropped with their sequence.
+    pub off_policy: bool,
+    /// What is added to a token's loss.
+    pub penalty: PenaltyKind,
+    /// The penalty has the gradient of k2.
+    pub straight_through: bool,
+    /// The penalty is multiplied by the ratio.
+    pub importance_corrected: bool,
     /// A sequence's losses are divided by the number of its tokens.
     pub sequence_mean: bool,
     /// What the sum is divided by.
@@ -42,6 +58,20 @@ pub enum SurrogateKind {
     WeightedLogProbs,
     Gate,
     SquaredLogRatio,
+    TotalVariationRegion,
+    KlRegion,
+    SequenceWeight,
+    GeometricMean,
+}
+
+/// The estimate of a [`Penalty`](crate::Penalty).
+#[derive_cube_comptime]
+pub enum PenaltyKind {
+    None,
+    K1,
+    K2,
+    K3,
+    Abs,
 }
 
 /// What a sum is divided by.
@@ -60,6 +90,7 @@ pub enum WeightKind {
     Truncate,
     Mask,
     SequenceMask,
+    Given,
 }
 
 impl SurrogateKind {
@@ -68,12 +99,20 @@ impl SurrogateKind {
     pub fn is_of_ratio(self) -> bool {
         matches!(self, Self::Clip | Self::DualClip | Self::Gate)
     }
+
+    /// Whether it takes something from the whole sequence beside the ratio.
+    pub fn is_of_sequence(self) -> bool {
+        matches!(self, Self::SequenceWeight | Self::GeometricMean)
+    }
 }
 
 impl Blueprint {
     pub fn new(objective: &Objective, masked: bool, with_gradient: bool, double: bool) -> Self {
+        let penalty_gradient = objective.penalty.map(|penalty| penalty.gradient);
         Self {
-            sequence_ratio: objective.ratio_level == RatioLevel::Sequence,
+            sequence_ratio: objective.ratio_level != RatioLevel::Token,
+            product_ratio: objective.ratio_level == RatioLevel::SequenceSum,
+            shares_gradient: objective.ratio_level.shares_gradient(),
             against_rollout: objective.ratio_base == RatioBase::Rollout,
             surrogate: match objective.surrogate {
                 Surrogate::Clip(clip) if clip.dual.is_some() => SurrogateKind::DualClip,
@@ -85,13 +124,30 @@ impl Blueprint {
                 },
                 Surrogate::Gate { .. } => SurrogateKind::Gate,
                 Surrogate::SquaredLogRatio { .. } => SurrogateKind::SquaredLogRatio,
+                Surrogate::TrustRegion { distance, .. } => match distance {
+                    Distance::TotalVariation => SurrogateKind::TotalVariationRegion,
+                    Distance::Kl => SurrogateKind::KlRegion,
+                },
+                Surrogate::SequenceWeight { .. } => SurrogateKind::SequenceWeight,
+                Surrogate::GeometricMean { .. } => SurrogateKind::GeometricMean,
             },
             weight: match objective.weight {
                 Weight::None => WeightKind::None,
                 Weight::Truncate { .. } => WeightKind::Truncate,
                 Weight::Mask { .. } => WeightKind::Mask,
                 Weight::SequenceMask { .. } => WeightKind::SequenceMask,
+                Weight::Given => WeightKind::Given,
             },
+            off_policy: objective.off_policy.is_some(),
+            penalty: match objective.penalty.map(|penalty| penalty.estimator) {
+                None => PenaltyKind::None,
+                Some(Estimator::K1) => PenaltyKind::K1,
+                Some(Estimator::K2) => PenaltyKind::K2,
+                Some(Estimator::K3) => PenaltyKind::K3,
+                Some(Estimator::Abs) => PenaltyKind::Abs,
+            },
+            straight_through: penalty_gradient == Some(PenaltyGradient::StraightThrough),
+            importance_corrected: penalty_gradient == Some(PenaltyGradient::ImportanceCorrected),
             sequence_mean: objective.reduction == Reduction::SequenceMean,
             denominator: match objective.reduction {
                 Reduction::TokenMean => Denominator::Tokens,
@@ -114,10 +170,28 @@ impl Blueprint {
         self.weight == WeightKind::SequenceMask
     }
 
+    /// Whether something is added to a token's loss.
+    pub fn penalized(&self) -> bool {
+        self.penalty != PenaltyKind::None
+    }
+
+    /// Whether the log-ratios of a sequence are added up before its tokens are visited.
+    pub fn adds_log_ratios(&self) -> bool {
+        self.sequence_ratio || self.off_policy
+    }
+
+    /// The packed metrics, in their order.
+    pub fn metrics(&self) -> Vec<Metric> {
+        packed(self.weighted(), self.off_policy, self.penalized())
+    }
+
     /// Whether a token needs to know something of its whole sequence first. If not, a sequence
     /// may be divided among cubes.
     pub fn by_rows(&self) -> bool {
-        self.sequence_ratio || self.sequence_mean || self.sequence_weight()
+        self.adds_log_ratios()
+            || self.sequence_mean
+            || self.sequence_weight()
+            || self.surrogate.is_of_sequence()
     }
 
     /// The sums that the objective needs, in the order in which cubes hand them over.
@@ -148,6 +222,12 @@ impl Blueprint {
                 Slot::SquaredWeight,
                 Slot::ChangedWeight,
             ]);
+        }
+        if self.off_policy {
+            slots.push(Slot::Dropped);
+        }
+        if self.penalized() {
+            slots.push(Slot::Kl);
         }
         slots
     }

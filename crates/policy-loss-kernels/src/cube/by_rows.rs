@@ -6,7 +6,9 @@ use cubecl::prelude::*;
 use super::blueprint::Blueprint;
 use super::columns::{Columns, Elements};
 use super::lanes::{Division, Lanes};
+use super::of_sequence::{addends, of_row};
 use super::parts::{bounded, within};
+use super::penalty::{TokenRatio, penalty};
 use super::sums::{Sums, end_of_stretch};
 use super::token::{Numbers, Row, token};
 
@@ -33,7 +35,16 @@ pub fn by_rows<E: Elements>(
         let end = select(sequence < sequences, start + vectors_per_row, start);
         let start = start + lanes.lane;
 
-        let statistics = gather::<E>(columns, start, end, vectors_per_row, &mut lanes, blueprint);
+        let statistics = gather::<E>(
+            columns,
+            numbers,
+            sequence,
+            start,
+            end,
+            vectors_per_row,
+            &mut lanes,
+            blueprint,
+        );
         let row = share(&statistics, numbers, blueprint);
         let speaks = sequence < sequences && lanes.lane == 0;
         if comptime!(blueprint.masked) {
@@ -60,7 +71,7 @@ pub fn by_rows<E: Elements>(
                     &mut stretch,
                     blueprint,
                 );
-                if comptime!(blueprint.with_gradient && !blueprint.sequence_ratio) {
+                if comptime!(blueprint.with_gradient && !blueprint.shares_gradient) {
                     gradient[index] = Vector::cast_from(own);
                 }
                 index += step;
@@ -69,12 +80,22 @@ pub fn by_rows<E: Elements>(
             sums.add(&stretch);
         }
 
-        if comptime!(blueprint.with_gradient && blueprint.sequence_ratio) {
-            // d ratio / d log_probs of a valid token is ratio / n_b, and 0 beyond the bounds.
+        if comptime!(blueprint.with_gradient && blueprint.shares_gradient) {
+            // d ratio / d log_probs of a valid token is ratio / n_b, or ratio for the product,
+            // and 0 beyond the bounds.
             let slope = lanes.sum(slope) * row.ratio_slope;
             let mut index = start;
             while index < end {
-                let slopes = Vector::<E::Real, E::Width>::new(slope);
+                let mut slopes = Vector::<E::Real, E::Width>::new(slope);
+                if comptime!(blueprint.penalized()) {
+                    // Its ratio is constant for the token: what flows through it is in `slope`.
+                    let ratio = TokenRatio::<E::Real, E::Width> {
+                        value: Vector::new(row.ratio),
+                        constant: Vector::new(true),
+                    };
+                    let penalty = penalty::<E>(columns, numbers, &row, index, &ratio, blueprint);
+                    slopes += penalty.slope * penalty.factor;
+                }
                 gradient[index] = Vector::cast_from(columns.valid(index).keep(slopes));
                 index += step;
             }
@@ -90,11 +111,16 @@ struct Statistics<A: Float> {
     valid_tokens: A,
     log_ratio: A,
     log_weight: A,
+    /// As the surrogate bounds them.
+    bounded_log_ratio: A,
+    advantage: A,
 }
 
 #[cube]
 fn gather<E: Elements>(
     columns: &Columns<E>,
+    numbers: &Numbers,
+    sequence: usize,
     start: usize,
     end: usize,
     vectors_per_row: usize,
@@ -104,21 +130,37 @@ fn gather<E: Elements>(
     let mut valid_tokens = E::Real::new(0.0);
     let mut log_ratio = E::Real::new(0.0);
     let mut log_weight = E::Real::new(0.0);
-    if comptime!(blueprint.masked || blueprint.sequence_ratio || blueprint.sequence_weight()) {
+    let mut bounded_log_ratio = E::Real::new(0.0);
+    let mut advantage = E::Real::new(0.0);
+    let sums = comptime!(
+        blueprint.adds_log_ratios()
+            || blueprint.sequence_weight()
+            || blueprint.surrogate.is_of_sequence()
+    );
+    if comptime!(blueprint.masked || sums) {
         let step = lanes.count();
         let mut index = start;
         while index < end {
             let stop = end_of_stretch(index, end, step);
             let mut stretch_of_log_ratio = E::Real::new(0.0);
             let mut stretch_of_log_weight = E::Real::new(0.0);
+            let mut stretch_of_bounded = E::Real::new(0.0);
+            let mut stretch_of_advantage = E::Real::new(0.0);
             while index < stop {
                 let valid = columns.valid(index);
                 if comptime!(blueprint.masked) {
                     valid_tokens += valid.total::<E::Real>();
                 }
-                if comptime!(blueprint.sequence_ratio) {
+                if comptime!(blueprint.adds_log_ratios()) {
                     let difference = columns.log_probs(index) - columns.base(index, blueprint);
                     stretch_of_log_ratio += valid.keep(difference).vector_sum();
+                }
+                if comptime!(blueprint.surrogate.is_of_sequence()) {
+                    let difference = columns.log_probs(index) - columns.base(index, blueprint);
+                    let advantages = valid.keep(columns.advantages(index, sequence));
+                    let addends = addends(numbers, valid.keep(difference), advantages, blueprint);
+                    stretch_of_bounded += addends.log_ratio.vector_sum();
+                    stretch_of_advantage += addends.advantage.vector_sum();
                 }
                 if comptime!(blueprint.sequence_weight()) {
                     let difference =
@@ -129,6 +171,8 @@ fn gather<E: Elements>(
             }
             log_ratio += stretch_of_log_ratio;
             log_weight += stretch_of_log_weight;
+            bounded_log_ratio += stretch_of_bounded;
+            advantage += stretch_of_advantage;
         }
     }
     if comptime!(blueprint.masked) {
@@ -136,8 +180,12 @@ fn gather<E: Elements>(
     } else {
         valid_tokens = E::Real::cast_from(vectors_per_row * E::Width::value());
     }
-    if comptime!(blueprint.sequence_ratio) {
+    if comptime!(blueprint.adds_log_ratios()) {
         log_ratio = lanes.sum(log_ratio);
+    }
+    if comptime!(blueprint.surrogate.is_of_sequence()) {
+        bounded_log_ratio = lanes.sum(bounded_log_ratio);
+        advantage = lanes.sum(advantage);
     }
     if comptime!(blueprint.sequence_weight()) {
         log_weight = lanes.sum(log_weight);
@@ -146,6 +194,8 @@ fn gather<E: Elements>(
         valid_tokens,
         log_ratio,
         log_weight,
+        bounded_log_ratio,
+        advantage,
     }
 }
 
@@ -163,10 +213,27 @@ fn share<A: Float>(
         row.factor = one / count;
     }
     if comptime!(blueprint.sequence_ratio) {
-        let mean = bounded(Vector::<A, Const<1>>::new(statistics.log_ratio / count));
-        let ratio = mean.log_ratio.exp().extract(0usize);
+        let mut divisor = count;
+        if comptime!(blueprint.product_ratio) {
+            divisor = one;
+        }
+        let log_ratio = bounded(Vector::<A, Const<1>>::new(statistics.log_ratio / divisor));
+        let ratio = log_ratio.log_ratio.exp().extract(0usize);
+        let saturated = log_ratio.beyond.extract(0usize);
         row.ratio = ratio;
-        row.ratio_slope = select(mean.beyond.extract(0usize), A::new(0.0), ratio / count);
+        row.saturated = saturated;
+        row.ratio_slope = select(saturated, A::new(0.0), ratio / divisor);
+    }
+    if comptime!(blueprint.off_policy) {
+        // Not where a NaN is, which must be seen.
+        let mean = statistics.log_ratio / count;
+        row.drops_negative = mean < numbers.least_log_ratio.get::<A>();
+    }
+    if comptime!(blueprint.surrogate.is_of_sequence()) {
+        let sum = statistics.bounded_log_ratio;
+        let of_row = of_row::<A>(numbers, sum, statistics.advantage, count, blueprint);
+        row.surrogate_first = of_row.first;
+        row.surrogate_second = of_row.second;
     }
     if comptime!(blueprint.sequence_weight()) {
         let mean = Vector::<A, Const<1>>::new(statistics.log_weight / count);

@@ -40,6 +40,10 @@ pub struct Columns<E: Elements> {
     old_log_probs: Column<E::OldLogProbs, E::Width>,
     /// Present where the objective reads it.
     rollout_log_probs: OptionalColumn<E::RolloutLogProbs, E::Width>,
+    /// Present where the objective asks for them.
+    weights: OptionalColumn<E::Real, E::Width>,
+    /// Present where the objective has a penalty.
+    ref_log_probs: OptionalColumn<E::Real, E::Width>,
     advantages: AdvantageColumn<E>,
     mask: OptionalColumn<E::Mask, E::Width>,
 }
@@ -75,6 +79,14 @@ impl<E: Elements> Columns<E> {
 
     pub fn rollout_log_probs(&self, index: usize) -> Vector<E::Real, E::Width> {
         Vector::cast_from(self.rollout_log_probs.as_ref().unwrap()[index])
+    }
+
+    pub fn weights(&self, index: usize) -> Vector<E::Real, E::Width> {
+        self.weights.as_ref().unwrap()[index]
+    }
+
+    pub fn ref_log_probs(&self, index: usize) -> Vector<E::Real, E::Width> {
+        self.ref_log_probs.as_ref().unwrap()[index]
     }
 
     /// What the ratio is taken against.

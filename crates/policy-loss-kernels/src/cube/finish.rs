@@ -79,37 +79,61 @@ fn write_metrics<A: Float>(
     // valid token, or all ratios are NaN, and their mean is.
     let none = smallest > largest;
 
-    set(metrics, Metric::ClipRatio, clipped_above + clipped_below);
-    set(metrics, Metric::PpoKl, kl);
-    set(metrics, Metric::ClippedAbove, clipped_above);
-    set(metrics, Metric::ClippedBelow, clipped_below);
     set(
         metrics,
+        blueprint,
+        Metric::ClipRatio,
+        clipped_above + clipped_below,
+    );
+    set(metrics, blueprint, Metric::PpoKl, kl);
+    set(metrics, blueprint, Metric::ClippedAbove, clipped_above);
+    set(metrics, blueprint, Metric::ClippedBelow, clipped_below);
+    set(
+        metrics,
+        blueprint,
         Metric::DualClipped,
         totals.get(Slot::DualClipped) / count,
     );
-    set(metrics, Metric::RatioMean, ratio_mean);
+    set(metrics, blueprint, Metric::RatioMean, ratio_mean);
     set(
         metrics,
+        blueprint,
         Metric::RatioMin,
         select(none, ratio_mean, smallest),
     );
-    set(metrics, Metric::RatioMax, select(none, ratio_mean, largest));
     set(
         metrics,
+        blueprint,
+        Metric::RatioMax,
+        select(none, ratio_mean, largest),
+    );
+    set(
+        metrics,
+        blueprint,
         Metric::RatioEffectiveSampleSize,
         effective_sample_size::<A>(ratio_mean, totals.get(Slot::SquaredRatio) / count),
     );
-    set(metrics, Metric::KlK1, kl);
+    set(metrics, blueprint, Metric::KlK1, kl);
     set(
         metrics,
+        blueprint,
         Metric::KlK2,
         totals.get(Slot::SquaredLogRatio) / count * A::new(0.5),
     );
-    set(metrics, Metric::KlK3, totals.get(Slot::K3) / count);
-    set(metrics, Metric::ValidTokens, tokens);
-    set(metrics, Metric::ValidSequences, sequences);
-    set(metrics, Metric::NonFinite, totals.get(Slot::NonFinite));
+    set(
+        metrics,
+        blueprint,
+        Metric::KlK3,
+        totals.get(Slot::K3) / count,
+    );
+    set(metrics, blueprint, Metric::ValidTokens, tokens);
+    set(metrics, blueprint, Metric::ValidSequences, sequences);
+    set(
+        metrics,
+        blueprint,
+        Metric::NonFinite,
+        totals.get(Slot::NonFinite),
+    );
 
     if comptime!(blueprint.weighted()) {
         let weight_mean = totals.get(Slot::Weight) / count;
@@ -119,23 +143,45 @@ fn write_metrics<A: Float>(
         let zeroed = if truncates { zero } else { changed };
         set(
             metrics,
+            blueprint,
             Metric::RolloutKl,
             zero - totals.get(Slot::LogWeight) / count,
         );
-        set(metrics, Metric::WeightMean, weight_mean);
+        set(metrics, blueprint, Metric::WeightMean, weight_mean);
         set(
             metrics,
+            blueprint,
             Metric::WeightEffectiveSampleSize,
             effective_sample_size::<A>(weight_mean, totals.get(Slot::SquaredWeight) / count),
         );
-        set(metrics, Metric::WeightTruncated, truncated);
-        set(metrics, Metric::WeightZeroed, zeroed);
+        set(metrics, blueprint, Metric::WeightTruncated, truncated);
+        set(metrics, blueprint, Metric::WeightZeroed, zeroed);
+    }
+    if comptime!(blueprint.off_policy) {
+        let dropped = totals.get(Slot::Dropped) / count;
+        set(metrics, blueprint, Metric::OffPolicyDropped, dropped);
+    }
+    if comptime!(blueprint.penalized()) {
+        let kl = totals.get(Slot::Kl) / count;
+        set(metrics, blueprint, Metric::Kl, kl);
     }
 }
 
 #[cube]
-fn set<A: Float>(metrics: &mut [A], #[comptime] metric: Metric, value: A) {
-    metrics[comptime!(metric as usize)] = value;
+fn set<A: Float>(
+    metrics: &mut [A],
+    #[comptime] blueprint: Blueprint,
+    #[comptime] metric: Metric,
+    value: A,
+) {
+    let place = comptime!({
+        let metrics = blueprint.metrics();
+        metrics
+            .iter()
+            .position(|other| *other == metric)
+            .unwrap_or(0)
+    });
+    metrics[place] = value;
 }
 
 #[cube]

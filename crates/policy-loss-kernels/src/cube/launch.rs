@@ -10,7 +10,6 @@ use super::blueprint::Blueprint;
 use super::columns::{AdvantageColumnArgs, ColumnsLaunch, Elements};
 use super::finish::{BatchSizeLaunch, finish};
 use super::geometry::{self, CUBE_SIZE, Geometry};
-use super::metric::metric_count;
 use super::token::NumbersLaunch;
 use super::visit::visit;
 use super::{Advantages, Batch, Buffer, Outputs};
@@ -19,8 +18,7 @@ use super::{Advantages, Batch, Buffer, Outputs};
 ///
 /// # Panics
 ///
-/// If a buffer is smaller than the batch's shape, if the objective reads `rollout_log_probs` and
-/// there are none, or if the batch has no token or 2³¹ of them.
+/// If a buffer is smaller than the batch's shape, if the objective reads one that is not there, or if the batch has no token or 2³¹ of them.
 #[must_use]
 pub fn forward(
     client: &Client,
@@ -78,7 +76,7 @@ pub fn forward(
         );
     }
 
-    let metrics = metric_count(blueprint.weighted());
+    let metrics = blueprint.metrics().len();
     let outputs = Outputs {
         loss: real(1),
         metrics: real(metrics),
@@ -178,14 +176,28 @@ fn types(batch: &Batch, arithmetic: ElemType) -> [ElemType; 6] {
 
 fn columns<E: Elements>(batch: &Batch, objective: &Objective) -> ColumnsLaunch<E> {
     let length = batch.sequences * batch.tokens;
-    let rollout_log_probs = objective.uses_rollout().then(|| {
-        let rollout_log_probs = batch.rollout_log_probs.as_ref();
-        rollout_log_probs.expect("the objective reads `rollout_log_probs`")
-    });
+    let needed = |name: &str, buffer: &Option<Buffer>, is_needed: bool| {
+        is_needed.then(|| match buffer {
+            Some(buffer) => buffer.argument(length),
+            None => panic!("the objective reads `{name}`"),
+        })
+    };
     ColumnsLaunch::new(
         batch.log_probs.argument(length),
         batch.old_log_probs.argument(length),
-        rollout_log_probs.map(|it| it.argument(length)).into(),
+        needed(
+            "rollout_log_probs",
+            &batch.rollout_log_probs,
+            objective.uses_rollout(),
+        )
+        .into(),
+        needed("weights", &batch.weights, objective.weight == Weight::Given).into(),
+        needed(
+            "ref_log_probs",
+            &batch.ref_log_probs,
+            objective.penalty.is_some(),
+        )
+        .into(),
         match &batch.advantages {
             Advantages::PerToken(it) => AdvantageColumnArgs::PerToken(it.argument(length)),
             Advantages::PerSequence(it) => {
@@ -199,13 +211,22 @@ fn columns<E: Elements>(batch: &Batch, objective: &Objective) -> ColumnsLaunch<E
 fn numbers(objective: &Objective, arithmetic: ElemType) -> NumbersLaunch {
     let scalar = |value: f64| InputScalar::new(value, arithmetic);
     let surrogate = match objective.surrogate {
-        Surrogate::Clip(Clip { low, high, dual }) => [1.0 - low, 1.0 + high, dual.unwrap_or(1.0)],
-        Surrogate::LogProbs { range, .. } => [finite(range.low), finite(range.high), 0.0],
-        Surrogate::Gate { positive, negative } => [positive, negative, 0.0],
-        Surrogate::SquaredLogRatio { coefficient } => [coefficient, 0.0, 0.0],
+        Surrogate::Clip(Clip { low, high, dual }) => {
+            [1.0 - low, 1.0 + high, dual.unwrap_or(1.0), 0.0]
+        }
+        Surrogate::LogProbs { range, .. } => [finite(range.low), finite(range.high), 0.0, 0.0],
+        Surrogate::Gate { positive, negative } => [positive, negative, 0.0, 0.0],
+        Surrogate::SquaredLogRatio { coefficient } => [coefficient, 0.0, 0.0, 0.0],
+        Surrogate::TrustRegion {
+            low, high, most, ..
+        } => [low, high, finite(most), 0.0],
+        Surrogate::SequenceWeight { positive, negative } => {
+            [positive.k, positive.lambda, negative.k, negative.lambda]
+        }
+        Surrogate::GeometricMean { low, high } => [low, high, 0.0, 0.0],
     };
     let (weight_low, weight_high) = match objective.weight {
-        Weight::None => (1.0, 1.0),
+        Weight::None | Weight::Given => (1.0, 1.0),
         Weight::Truncate { low, high }
         | Weight::Mask { low, high }
         | Weight::SequenceMask { low, high } => (finite(low), finite(high)),
@@ -214,8 +235,11 @@ fn numbers(objective: &Objective, arithmetic: ElemType) -> NumbersLaunch {
         scalar(surrogate[0]),
         scalar(surrogate[1]),
         scalar(surrogate[2]),
+        scalar(surrogate[3]),
         scalar(weight_low),
         scalar(weight_high),
+        scalar(objective.off_policy.map_or(0.0, |delta| -finite(delta))),
+        scalar(objective.penalty.map_or(0.0, |penalty| penalty.coefficient)),
     )
 }
 

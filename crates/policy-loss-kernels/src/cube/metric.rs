@@ -2,7 +2,9 @@
 
 use cubecl::prelude::*;
 
-/// A metric, and its place among the packed metrics. With `n` valid tokens,
+use crate::{Objective, Weight};
+
+/// A metric. With `n` valid tokens,
 /// `d = log_probs - old_log_probs`, the ratio `r` of the objective and its weights `w`.
 #[derive_cube_comptime]
 pub enum Metric {
@@ -47,13 +49,55 @@ pub enum Metric {
     WeightTruncated,
     /// Fraction of weights that were set to 0.
     WeightZeroed,
+    /// Fraction of tokens that [`Objective::off_policy`] dropped; absent without it.
+    OffPolicyDropped,
+    /// Mean of the estimate of the [`Penalty`](crate::Penalty), times the ratio where it is
+    /// multiplied by it; absent without one.
+    Kl,
 }
 
-/// The number of packed metrics, with or without those of the weights.
+/// The packed metrics of an objective, in their order.
 #[must_use]
-pub const fn metric_count(weighted: bool) -> usize {
-    match weighted {
-        true => Metric::WeightZeroed as usize + 1,
-        false => Metric::NonFinite as usize + 1,
+pub fn metrics(objective: &Objective) -> Vec<Metric> {
+    let weighted = objective.weight != Weight::None;
+    let drops = objective.off_policy.is_some();
+    packed(weighted, drops, objective.penalty.is_some())
+}
+
+/// The packed metrics of an objective with these parts.
+pub(super) fn packed(weighted: bool, drops: bool, penalized: bool) -> Vec<Metric> {
+    use Metric::*;
+    let mut metrics = vec![
+        ClipRatio,
+        PpoKl,
+        ClippedAbove,
+        ClippedBelow,
+        DualClipped,
+        RatioMean,
+        RatioMin,
+        RatioMax,
+        RatioEffectiveSampleSize,
+        KlK1,
+        KlK2,
+        KlK3,
+        ValidTokens,
+        ValidSequences,
+        NonFinite,
+    ];
+    if weighted {
+        metrics.extend([
+            RolloutKl,
+            WeightMean,
+            WeightEffectiveSampleSize,
+            WeightTruncated,
+            WeightZeroed,
+        ]);
     }
+    if drops {
+        metrics.push(OffPolicyDropped);
+    }
+    if penalized {
+        metrics.push(Kl);
+    }
+    metrics
 }

@@ -28,13 +28,16 @@ mod geometry;
 mod lanes;
 mod launch;
 mod metric;
+mod of_sequence;
 mod parts;
+mod penalty;
 mod sums;
 mod surrogates;
 mod token;
 mod totals;
+mod trust_region;
 mod visit;
 
 pub use batch::{Advantages, Batch, Buffer, Outputs};
 pub use launch::{arithmetic, backward, forward};
-pub use metric::{Metric, metric_count};
+pub use metric::{Metric, metrics};

@@ -29,6 +29,10 @@ pub enum Slot {
     SquaredWeight,
     /// Weights that were moved to a bound, or set to 0.
     ChangedWeight,
+    /// Tokens that were dropped with their sequence.
+    Dropped,
+    /// The penalty, before its coefficient.
+    Kl,
 }
 
 impl Slot {
@@ -43,6 +47,7 @@ impl Slot {
                 | Slot::ValidSequences
                 | Slot::DualClipped
                 | Slot::ChangedWeight
+                | Slot::Dropped
         )
     }
 }
@@ -74,6 +79,8 @@ pub struct Sums<A: Float> {
     pub weight: A,
     pub squared_weight: A,
     pub changed_weight: A,
+    pub dropped: A,
+    pub kl: A,
     /// Derivatives of token losses with respect to the ratio of their sequence. It stays within
     /// the sequence, and has no slot.
     pub slope: A,
@@ -102,6 +109,8 @@ impl<A: Float> Sums<A> {
             weight: zero,
             squared_weight: zero,
             changed_weight: zero,
+            dropped: zero,
+            kl: zero,
             slope: zero,
         }
     }
@@ -125,6 +134,8 @@ impl<A: Float> Sums<A> {
         self.weight += stretch.weight;
         self.squared_weight += stretch.squared_weight;
         self.changed_weight += stretch.changed_weight;
+        self.dropped += stretch.dropped;
+        self.kl += stretch.kl;
     }
 
     /// Counts one more sequence where `valid`.
@@ -163,6 +174,8 @@ impl<A: Float> Sums<A> {
             Slot::Weight => self.weight,
             Slot::SquaredWeight => self.squared_weight,
             Slot::ChangedWeight => self.changed_weight,
+            Slot::Dropped => self.dropped,
+            Slot::Kl => self.kl,
         }
     }
 }

@@ -4,14 +4,18 @@ use cubecl::prelude::*;
 
 use super::blueprint::{Blueprint, SurrogateKind};
 use super::columns::count;
+use super::of_sequence::{geometric_mean, sequence_weight};
 use super::parts::{clamped, within};
 use super::sums::Sums;
-use super::token::Numbers;
+use super::token::{Numbers, Row};
+use super::trust_region::trust_region;
 
 /// What a surrogate is made of. All of it is 0 at masked tokens, but for a ratio of 1.
 #[derive(CubeType, Clone, Copy)]
 pub struct Given<A: Float, N: Size> {
     pub log_probs: Vector<A, N>,
+    /// What the ratio of the token is taken against.
+    pub base_log_probs: Vector<A, N>,
     /// The logarithm of the token's own ratio, not clamped.
     pub log_ratio: Vector<A, N>,
     pub ratio: Vector<A, N>,
@@ -32,6 +36,7 @@ pub struct Surrogate<A: Float, N: Size> {
 #[cube]
 pub fn surrogate<A: Float, N: Size>(
     numbers: &Numbers,
+    row: &Row<A>,
     given: &Given<A, N>,
     sums: &mut Sums<A>,
     #[comptime] blueprint: Blueprint,
@@ -44,6 +49,9 @@ pub fn surrogate<A: Float, N: Size>(
         SurrogateKind::LogProbs => of_log_probs(given, given.advantage),
         SurrogateKind::NegativeWeightedLogProbs => negative_weighted(numbers, given, sums),
         SurrogateKind::WeightedLogProbs => weighted(numbers, given, sums),
+        SurrogateKind::SequenceWeight => sequence_weight(given, row),
+        SurrogateKind::GeometricMean => geometric_mean(numbers, given, row, sums),
+        _ => trust_region(numbers, given, sums, blueprint),
     }
 }
 
@@ -160,7 +168,10 @@ fn negative_weighted<A: Float, N: Size>(
 
 /// A surrogate that is proportional to `log_probs`.
 #[cube]
-fn of_log_probs<A: Float, N: Size>(given: &Given<A, N>, slope: Vector<A, N>) -> Surrogate<A, N> {
+pub fn of_log_probs<A: Float, N: Size>(
+    given: &Given<A, N>,
+    slope: Vector<A, N>,
+) -> Surrogate<A, N> {
     Surrogate::<A, N> {
         value: slope * given.log_probs,
         slope,

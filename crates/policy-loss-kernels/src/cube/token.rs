@@ -5,6 +5,7 @@ use cubecl::prelude::*;
 use super::blueprint::{Blueprint, WeightKind};
 use super::columns::{Columns, Elements, Valid, count};
 use super::parts::{Weighting, accept, bounded, expm1_minus_identity, mask, truncate};
+use super::penalty::{TokenRatio, penalty};
 use super::sums::{Slot, Sums, above_every_ratio, combine};
 use super::surrogates::{Given, surrogate};
 
@@ -15,8 +16,13 @@ pub struct Numbers {
     pub first: InputScalar,
     pub second: InputScalar,
     pub third: InputScalar,
+    pub fourth: InputScalar,
     pub weight_low: InputScalar,
     pub weight_high: InputScalar,
+    /// Sequences with a mean log-ratio below it lose their tokens with a negative advantage.
+    pub least_log_ratio: InputScalar,
+    /// The coefficient of the penalty.
+    pub penalty: InputScalar,
 }
 
 /// What the tokens of a sequence share. A field that the objective does not use is a constant.
@@ -26,6 +32,13 @@ pub struct Row<A: Float> {
     pub ratio: A,
     /// Its derivative with respect to the log-probability of a valid token.
     pub ratio_slope: A,
+    /// The logarithm of the ratio reached a bound.
+    pub saturated: bool,
+    /// Whether tokens with a negative advantage are dropped.
+    pub drops_negative: bool,
+    /// What the surrogate makes of the sequence.
+    pub surrogate_first: A,
+    pub surrogate_second: A,
     /// Whether the sequence's weights are kept.
     pub accepted: bool,
     /// The row's part of the reduction's factor: `1 / n_b` for a sequence mean, else 1.
@@ -39,6 +52,10 @@ impl<A: Float> Row<A> {
         Row::<A> {
             ratio: A::new(1.0),
             ratio_slope: A::new(0.0),
+            saturated: false,
+            drops_negative: false,
+            surrogate_first: A::new(0.0),
+            surrogate_second: A::new(0.0),
             accepted: true,
             factor: A::new(1.0),
         }
@@ -79,9 +96,12 @@ pub fn token<E: Elements>(
     let mut constant = against_old.beyond;
     let mut base_log_ratio = log_ratio;
     if comptime!(blueprint.sequence_ratio) {
-        // The row stops the gradient of a ratio beyond the bounds.
         ratio = Vector::new(row.ratio);
+        // Where the gradient is shared, the row stops it beyond the bounds.
         constant = Vector::new(false);
+        if comptime!(!blueprint.shares_gradient) {
+            constant = Vector::new(row.saturated);
+        }
     } else if comptime!(blueprint.against_rollout) {
         let against_rollout = valid.keep(log_probs - columns.rollout_log_probs(index));
         magnitude += against_rollout.abs();
@@ -98,8 +118,10 @@ pub fn token<E: Elements>(
 
     let surrogate = surrogate::<E::Real, E::Width>(
         numbers,
+        row,
         &Given::<E::Real, E::Width> {
             log_probs: valid.keep(log_probs),
+            base_log_probs: valid.keep(columns.base(index, blueprint)),
             log_ratio: base_log_ratio,
             ratio,
             constant,
@@ -111,28 +133,52 @@ pub fn token<E: Elements>(
 
     // Subtracted from 0, not negated, so that a masked token gets 0 and not -0.
     let mut slope = zero - surrogate.slope;
-    let mut surrogate = surrogate.value;
+    let mut surrogate = valid.keep(surrogate.value);
+    if comptime!(blueprint.off_policy) {
+        let negative = advantage.less_than(&zero);
+        let dropped = negative.vec_and(Vector::new(row.drops_negative));
+        sums.dropped += count::<E::Real, E::Width>(dropped);
+        surrogate = select_many(dropped, zero, surrogate);
+        slope = select_many(dropped, zero, slope);
+    }
     if comptime!(blueprint.weighted()) {
         let log_weight = valid.keep(old_log_probs - columns.rollout_log_probs(index));
         magnitude += log_weight.abs();
-        let weighting = weigh(log_weight.exp(), numbers, row, blueprint);
+        let mut rho = log_weight.exp();
+        if comptime!(blueprint.weight == WeightKind::Given) {
+            rho = valid.keep(columns.weights(index));
+        }
+        let weighting = weigh(rho, numbers, row, blueprint);
         add_weight(sums, &valid, log_weight, &weighting);
         surrogate *= weighting.weight;
         slope *= weighting.weight;
+    }
+    slope *= Vector::new(row.factor);
+    if comptime!(blueprint.shares_gradient) {
+        sums.slope += slope.vector_sum();
+    }
+    if comptime!(blueprint.surrogate.is_of_ratio()) {
+        slope *= ratio;
+    }
+    if comptime!(blueprint.penalized()) {
+        let token_ratio = TokenRatio::<E::Real, E::Width> {
+            value: ratio,
+            constant,
+        };
+        let penalty = penalty::<E>(columns, numbers, row, index, &token_ratio, blueprint);
+        magnitude += penalty.difference.abs();
+        sums.kl += penalty.value.vector_sum();
+        sums.loss += (penalty.value * penalty.factor).vector_sum();
+        slope += penalty.slope * penalty.factor;
+        if comptime!(blueprint.shares_gradient) {
+            sums.slope += (penalty.ratio_slope * penalty.factor).vector_sum();
+        }
     }
     sums.non_finite += count::<E::Real, E::Width>(magnitude.is_nan().or(magnitude.is_inf()));
     if comptime!(blueprint.masked) {
         sums.valid_tokens += valid.total::<E::Real>();
     }
     sums.loss -= surrogate.vector_sum() * row.factor;
-
-    slope *= Vector::new(row.factor);
-    if comptime!(blueprint.sequence_ratio) {
-        sums.slope += slope.vector_sum();
-    }
-    if comptime!(blueprint.surrogate.is_of_ratio()) {
-        slope *= ratio;
-    }
     slope
 }
 
@@ -148,6 +194,7 @@ fn weigh<A: Float, N: Size>(
     match blueprint.weight {
         WeightKind::Truncate => truncate(rho, low, high),
         WeightKind::Mask => mask(rho, low, high),
+        // Without a filter of sequences every one is accepted.
         _ => accept(rho, Vector::new(row.accepted)),
     }
 }

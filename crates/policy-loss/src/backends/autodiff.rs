@@ -49,6 +49,8 @@ impl<B: Backend + PolicyLossOps, C: CheckpointStrategy> PolicyLossOps for Autodi
             log_probs,
             old_log_probs: inputs.old_log_probs.into_primitive(),
             rollout_log_probs: inputs.rollout_log_probs.into_primitive(),
+            weights: inputs.weights.into_primitive(),
+            ref_log_probs: inputs.ref_log_probs.into_primitive(),
             advantages: inputs.advantages.into_primitive(),
             action_mask: inputs.action_mask,
         };

@@ -4,6 +4,7 @@ use burn::tensor::{DType, Element as BurnElement, TensorData};
 use policy_loss_kernels::cpu::{self, Batch, Element};
 use policy_loss_kernels::{Objective, Summary};
 
+use crate::groups::Groups;
 use crate::ops::groups;
 use crate::output::MetricValues;
 
@@ -36,10 +37,7 @@ pub(crate) fn forward<E: Element + BurnElement>(
     let dtype = E::dtype();
     Pass {
         loss: data(vec![summary.loss], dtype),
-        metrics: data(
-            metrics(&summary, groups(objective).rollout_correction),
-            dtype,
-        ),
+        metrics: data(metrics(&summary, groups(objective)), dtype),
         gradient,
         // The kernel has applied the factor of the reduction already.
         factor: data(vec![1.0], dtype),
@@ -53,14 +51,14 @@ fn data(values: Vec<f64>, dtype: DType) -> TensorData {
     TensorData::new(values, shape).convert_dtype(dtype)
 }
 
-fn metrics(summary: &Summary, weighted: bool) -> Vec<f64> {
+fn metrics(summary: &Summary, groups: Groups) -> Vec<f64> {
     let n = summary.valid_tokens.max(1.0);
     let effective_sample_size = |sum: f64, squares: f64| match squares {
         0.0 => 0.0,
         squares => sum * sum / (n * squares),
     };
     let ppo_kl = summary.negative_log_ratio / n;
-    let of_weights = |value: f64| weighted.then_some(value);
+    let of_weights = |value: f64| groups.rollout_correction.then_some(value);
     MetricValues {
         clip_ratio: (summary.clipped_above + summary.clipped_below) / n,
         ppo_kl,
@@ -85,8 +83,8 @@ fn metrics(summary: &Summary, weighted: bool) -> Vec<f64> {
         )),
         weight_truncated: of_weights(summary.truncated / n),
         weight_zeroed: of_weights(summary.zeroed / n),
-        off_policy_dropped: None,
-        kl: None,
+        off_policy_dropped: groups.off_policy_mask.then_some(summary.dropped / n),
+        kl: groups.kl_penalty.then_some(summary.kl / n),
         entropy: None,
     }
     .packed()

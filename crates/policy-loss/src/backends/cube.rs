@@ -6,10 +6,10 @@ use burn::backend::cubecl::dtype_to_storage_type;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeBackend;
-use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
-use policy_loss_kernels::Objective;
 use policy_loss_kernels::cube::{self, Advantages, Batch, Buffer};
+use policy_loss_kernels::{Objective, Weight};
 
 use crate::ops::{FusedInputs, FusedOutputs, PolicyLossOps, groups};
 use crate::output::metric_count;
@@ -34,6 +34,11 @@ impl PolicyLossOps for CubeBackend {
             rollout_log_probs: objective
                 .uses_rollout()
                 .then(|| buffer(inputs.rollout_log_probs)),
+            weights: (objective.weight == Weight::Given).then(|| buffer(inputs.weights)),
+            // The kernels read it in the type of the arithmetic.
+            ref_log_probs: objective
+                .penalty
+                .map(|_| buffer(cast(inputs.ref_log_probs, like.dtype))),
             advantages: match per_sequence {
                 true => Advantages::PerSequence(advantages),
                 false => Advantages::PerToken(advantages),

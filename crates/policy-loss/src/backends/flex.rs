@@ -24,6 +24,8 @@ impl PolicyLossOps for Flex {
         let log_probs = inputs.log_probs.to_contiguous();
         let old_log_probs = inputs.old_log_probs.to_contiguous();
         let rollout_log_probs = inputs.rollout_log_probs.to_contiguous();
+        let weights = inputs.weights.to_contiguous();
+        let ref_log_probs = inputs.ref_log_probs.to_contiguous();
         let advantages = inputs.advantages.to_contiguous();
         let action_mask = inputs.action_mask.to_contiguous();
 
@@ -35,6 +37,8 @@ impl PolicyLossOps for Flex {
                 log_probs: slice::<E>(&log_probs),
                 old_log_probs: floats(&old_log_probs),
                 rollout_log_probs: Some(floats(&rollout_log_probs)),
+                weights: Some(floats(&weights)),
+                ref_log_probs: Some(floats(&ref_log_probs)),
                 advantages: match per_sequence {
                     true => Advantages::PerSequence(floats(&advantages)),
                     false => Advantages::PerToken(floats(&advantages)),

@@ -36,6 +36,8 @@ impl PolicyLossOps for NdArray {
         let per_sequence = inputs.advantages.shape().dims::<2>()[1] != tokens;
         let old_log_probs = Values::of(&inputs.old_log_probs);
         let rollout_log_probs = Values::of(&inputs.rollout_log_probs);
+        let weights = Values::of(&inputs.weights);
+        let ref_log_probs = Values::of(&inputs.ref_log_probs);
         let advantages = Values::of(&inputs.advantages);
         let advantages = match per_sequence {
             true => Advantages::PerSequence(advantages.floats()),
@@ -56,6 +58,8 @@ impl PolicyLossOps for NdArray {
                         log_probs: $log_probs,
                         old_log_probs: old_log_probs.floats(),
                         rollout_log_probs: Some(rollout_log_probs.floats()),
+                        weights: Some(weights.floats()),
+                        ref_log_probs: Some(ref_log_probs.floats()),
                         advantages,
                         mask,
                     },

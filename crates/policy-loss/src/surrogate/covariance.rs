@@ -11,7 +11,12 @@ pub(super) fn covariance(tokens: &Tokens) -> Tensor<2> {
     let valid = tokens.valid;
     let centred = |x: Tensor<2>| {
         let mean = valid.mean(x.clone()).reshape([1, 1]).expand(shape);
-        x - mean
+        // Where all are the same, the rounding of their mean must not decide who is the largest.
+        let at_padding = |value: f32| x.clone().mask_fill(valid.padding.clone(), value);
+        let same = at_padding(f32::MIN)
+            .max()
+            .lower_equal(at_padding(f32::MAX).min());
+        (x - mean).mask_fill(same.reshape([1, 1]).expand(shape), 0)
     };
     let advantages = valid.select(tokens.advantages.clone().expand(shape));
     let log_probs = tokens.log_probs.clone().without_autodiff();
@@ -23,7 +28,7 @@ pub(super) fn covariance(tokens: &Tokens) -> Tensor<2> {
 pub(super) fn smallest(x: Tensor<2>, share: f64, tokens: &Tokens) -> Tensor<1> {
     let [batch, length] = x.dims();
     // A share that is a whole number of tokens must not lose one to a rounding.
-    let count = (tokens.valid.total.clone() * share + 1e-3).floor();
+    let count = (tokens.valid.total.clone() * (share * (1.0 + 1e-6))).floor();
     let index = (count.clamp_min(1) - 1.0).int();
     x.reshape([batch * length]).sort(0).gather(0, index)
 }

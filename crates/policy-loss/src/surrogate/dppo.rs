@@ -4,6 +4,8 @@ use burn::tensor::{Bool, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Surrogated, Tokens, WEIGHS_LOG_PROBS, weighted_log_probs};
+use policy_loss_kernels as kernels;
+
 use crate::ConfigError;
 use crate::config::positive;
 
@@ -109,6 +111,18 @@ impl Formula for Dppo {
             clipped: dropped,
             dual_clipped: None,
         }
+    }
+
+    fn kernel(&self) -> Option<kernels::Surrogate> {
+        Some(kernels::Surrogate::TrustRegion {
+            distance: match self.divergence {
+                Divergence::TotalVariation => kernels::Distance::TotalVariation,
+                Divergence::Kl => kernels::Distance::Kl,
+            },
+            low: self.low,
+            high: self.high,
+            most: self.max_ratio,
+        })
     }
 
     fn validate(&self) -> Result<(), ConfigError> {

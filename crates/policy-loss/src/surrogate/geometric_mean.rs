@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Surrogated, Tokens};
+use policy_loss_kernels as kernels;
+
 use crate::ConfigError;
 use crate::config::positive;
 use crate::ratio::LOG_RATIO_LIMIT;
@@ -64,6 +66,13 @@ impl Formula for GeometricMean {
             clipped: above.bool_or(below),
             dual_clipped: None,
         }
+    }
+
+    fn kernel(&self) -> Option<kernels::Surrogate> {
+        Some(kernels::Surrogate::GeometricMean {
+            low: self.low,
+            high: self.high,
+        })
     }
 
     fn validate(&self) -> Result<(), ConfigError> {

@@ -4,12 +4,11 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::{Formula, Surrogated, Tokens, weighted_log_probs};
+use policy_loss_kernels::{self as kernels, LEAST_LOG_RATIO};
+
 use crate::ConfigError;
 use crate::config::positive;
 use crate::ratio::LOG_RATIO_LIMIT;
-
-/// The logarithm of the smallest sequence ratio that is told from 0.
-const LEAST_LOG_RATIO: f64 = -18.420_680_743_952_367; // ln(1e-8)
 
 /// The surrogate of VESPO: a policy gradient whose weight is a smooth function of the ratio of the
 /// whole sequence, like the density of a gamma distribution:
@@ -72,6 +71,19 @@ impl Formula for Vespo {
             clipped: tokens.nowhere(),
             dual_clipped: None,
         }
+    }
+
+    fn kernel(&self) -> Option<kernels::Surrogate> {
+        Some(kernels::Surrogate::SequenceWeight {
+            positive: kernels::Gamma {
+                k: self.positive_k,
+                lambda: self.positive_lambda,
+            },
+            negative: kernels::Gamma {
+                k: self.negative_k,
+                lambda: self.negative_lambda,
+            },
+        })
     }
 
     fn validate(&self) -> Result<(), ConfigError> {

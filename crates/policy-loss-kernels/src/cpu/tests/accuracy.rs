@@ -24,6 +24,8 @@ fn sums_of_many_tokens_stay_exact() {
         log_probs: &log_probs,
         old_log_probs: old.as_slice().into(),
         rollout_log_probs: None,
+        weights: None,
+        ref_log_probs: None,
         advantages: Advantages::PerToken(advantages.as_slice().into()),
         mask: None,
     };

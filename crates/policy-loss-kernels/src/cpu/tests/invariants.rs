@@ -177,6 +177,8 @@ fn wrong_batches_are_refused() {
     );
     let without = super::Batch {
         rollout_log_probs: None,
+        weights: None,
+        ref_log_probs: None,
         ..batch
     };
     assert!(forward(&TOKEN, &without).is_ok());
@@ -186,7 +188,9 @@ fn wrong_batches_are_refused() {
     };
     assert_eq!(
         forward(&objective, &without),
-        Err(BatchError::MissingRollout)
+        Err(BatchError::Missing {
+            name: "rollout_log_probs"
+        })
     );
     let huge = super::Batch {
         sequences: usize::MAX,

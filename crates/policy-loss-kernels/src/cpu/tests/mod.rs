@@ -196,6 +196,8 @@ impl Data {
             log_probs,
             old_log_probs: self.old_log_probs.floats(),
             rollout_log_probs: Some(self.rollout_log_probs.floats()),
+            weights: None,
+            ref_log_probs: None,
             advantages: if self.per_sequence {
                 Advantages::PerSequence(advantages)
             } else {
@@ -254,6 +256,8 @@ const TOKEN: Objective = Objective {
     ratio_base: RatioBase::Old,
     surrogate: Surrogate::Clip(CLIP),
     weight: Weight::None,
+    off_policy: None,
+    penalty: None,
     reduction: Reduction::TokenMean,
     scale: None,
 };
@@ -278,6 +282,8 @@ fn objectives() -> Vec<Objective> {
                                 ratio_base,
                                 surrogate: Surrogate::Clip(Clip { dual, ..CLIP }),
                                 weight,
+                                off_policy: None,
+                                penalty: None,
                                 reduction,
                                 scale,
                             });

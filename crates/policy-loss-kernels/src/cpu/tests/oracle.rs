@@ -4,6 +4,8 @@ use crate::{Objective, RatioBase, RatioLevel, Reduction, Summary, Surrogate, Wei
 
 use super::Data;
 
+const ELSEWHERE: &str = "the matrix of the library tests the other objectives";
+
 /// What the contract says, and what the loop knows beyond it.
 pub struct Expected {
     pub summary: Summary,
@@ -81,13 +83,14 @@ pub fn expected(data: &Data, objective: &Objective) -> Expected {
             let d = match objective.ratio_level {
                 RatioLevel::Token => log_ratio(index),
                 RatioLevel::Sequence => mean_log_ratio,
+                _ => unreachable!("{ELSEWHERE}"),
             };
             decide(d.abs(), 20.0);
             let ratio = d.clamp(-20.0, 20.0).exp();
             let mut passes = d.abs() <= 20.0;
 
             let Surrogate::Clip(clip) = objective.surrogate else {
-                unreachable!("the matrix of the library tests the others");
+                unreachable!("{ELSEWHERE}");
             };
             let (low, high) = (1.0 - clip.low, 1.0 + clip.high);
             decide(ratio, low);
@@ -113,6 +116,7 @@ pub fn expected(data: &Data, objective: &Objective) -> Expected {
             let rho = (old[index] - rollout[index]).exp();
             let weight = match objective.weight {
                 Weight::None => 1.0,
+                Weight::Given => unreachable!("{ELSEWHERE}"),
                 Weight::Truncate { low, high } => {
                     decide(rho, low);
                     decide(rho, high);
@@ -150,6 +154,7 @@ pub fn expected(data: &Data, objective: &Objective) -> Expected {
                     shared += slope * factor / n_b as f64;
                     shared_size += (slope * factor / n_b as f64).abs();
                 }
+                _ => unreachable!("{ELSEWHERE}"),
             }
 
             let log_ratio_to_old = log_probs[index] - old[index];
