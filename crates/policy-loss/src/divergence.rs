@@ -2,11 +2,11 @@
 
 use burn::tensor::Tensor;
 
-use crate::ratio::LOG_RATIO_LIMIT;
+use crate::ratio::within_limit;
 
 /// A log-ratio within the range in which k3 does not overflow.
 pub(crate) fn k3_limit(x: Tensor<2>) -> Tensor<2> {
-    x.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    within_limit(x)
 }
 
 /// `expm1(x) - x`, accurate to a few roundings.

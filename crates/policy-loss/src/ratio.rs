@@ -3,11 +3,24 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::device::computes_on_host;
 use crate::valid::Valid;
 
 /// The log-ratio is clamped to plus and minus this before it is exponentiated: e^20 is 4.9e8, far
 /// outside any clip range, and far inside the range of f32.
 pub(crate) const LOG_RATIO_LIMIT: f64 = 20.0;
+
+/// A log-ratio within its limits; NaN stays.
+pub(crate) fn within_limit(log_ratio: Tensor<2>) -> Tensor<2> {
+    // The clamp of a graphics interface may turn a NaN into a bound, and hide it; where it does
+    // not, asking costs a pass.
+    let hides_nan = !computes_on_host(&log_ratio.device());
+    let clamped = log_ratio.clone().clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT);
+    match hides_nan {
+        true => clamped.mask_where(log_ratio.clone().is_nan(), log_ratio),
+        false => clamped,
+    }
+}
 
 /// The probability ratio `r`.
 ///
@@ -60,7 +73,7 @@ impl Ratio {
         log_probs: &Tensor<2>,
         valid: &Valid,
     ) -> Tensor<2> {
-        let exp = |log_ratio: Tensor<2>| log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp();
+        let exp = |log_ratio: Tensor<2>| within_limit(log_ratio).exp();
         match self.level {
             RatioLevel::Token => exp(log_ratio),
             RatioLevel::Sequence => exp(valid.mean_per_sequence(log_ratio)),

@@ -214,6 +214,7 @@ pub fn dtypes(runner: &Runner) {
     let refused_types = |backend: &str| match backend {
         "flex" => vec![],
         "ndarray" => vec![DType::F16, DType::BF16],
+        "cuda" => vec![],
         // f16 is up to the adapter.
         _ => vec![DType::F64, DType::BF16],
     };

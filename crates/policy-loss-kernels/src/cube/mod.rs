@@ -27,6 +27,7 @@ mod finish;
 mod geometry;
 mod lanes;
 mod launch;
+pub mod log_probs;
 mod metric;
 mod of_sequence;
 mod parts;

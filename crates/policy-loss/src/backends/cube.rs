@@ -77,7 +77,7 @@ impl PolicyLossOps for CubeBackend {
 }
 
 /// The memory of a tensor; copied only where it is not contiguous.
-fn buffer(tensor: CubeTensor) -> Buffer {
+pub(crate) fn buffer(tensor: CubeTensor) -> Buffer {
     let tensor = into_contiguous(tensor);
     Buffer {
         element: dtype_to_storage_type(tensor.dtype),
@@ -88,7 +88,12 @@ fn buffer(tensor: CubeTensor) -> Buffer {
 /// A tensor on the device of another.
 ///
 /// Loss, metrics and gradient are of the arithmetic's type, which is that of `log_probs` here.
-fn tensor(like: &CubeTensor, buffer: Buffer, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
+pub(crate) fn tensor(
+    like: &CubeTensor,
+    buffer: Buffer,
+    shape: impl Into<Shape>,
+    dtype: DType,
+) -> CubeTensor {
     CubeTensor::new_contiguous(
         like.client.clone(),
         like.device.clone(),

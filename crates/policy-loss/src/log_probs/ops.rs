@@ -4,6 +4,8 @@
 // Burn marks NdArray as deprecated, and the macro below names it.
 #![allow(deprecated)]
 
+#[cfg(all(feature = "fusion", feature = "cube"))]
+use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, backend_extension};
 
@@ -115,6 +117,28 @@ pub trait LogProbsOps: Backend {
         default::token_log_probs_backward::<Self>(logits, targets, statistics, upstream, settings)
     }
 
+    /// What is known of each row of logits, `[N, V]` of any float type.
+    #[fusion(meta = statistics_metadata)]
+    fn softmax_statistics(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        settings: Settings,
+    ) -> RowStatistics<Self> {
+        default::softmax_statistics::<Self>(logits, targets, settings)
+    }
+
+    /// The gradient of logits, in their type, for a gradient `upstream` of the values.
+    #[fusion(dtype = logits, shape = logits)]
+    fn softmax_gradient(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        #[extension_type] statistics: RowStatistics<Self>,
+        upstream: FloatTensor<Self>,
+        settings: Settings,
+    ) -> FloatTensor<Self> {
+        default::softmax_gradient::<Self>(logits, targets, statistics, upstream, settings)
+    }
+
     /// The logits of a chunk, with their statistics.
     #[fusion(default)]
     fn head_logits(
@@ -187,5 +211,20 @@ pub trait LogProbsOps: Backend {
         factor: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         default::scaled_gradient::<Self>(gradient, factor)
+    }
+}
+
+#[cfg(all(feature = "fusion", feature = "cube"))]
+fn statistics_metadata(
+    logits: &TensorSpec,
+    _targets: &TensorSpec,
+    settings: &Settings,
+) -> RowStatisticsMetadata {
+    let rows = logits.shape[0];
+    let arithmetic = crate::composed::arithmetic(logits.dtype);
+    let of = |count: usize| TensorSpec::new([count, rows].into(), arithmetic);
+    RowStatisticsMetadata {
+        values: of(1 + usize::from(settings.entropy)),
+        moments: of(2),
     }
 }

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 use policy_loss::{Entropy, Implementation, LinearHead, LogProbsConfig};
 
 use super::{
-    HeadCase, Layout, assert_linear, config, indices, leaf, linear, mask, tolerance, weighted,
+    HeadCase, Layout, assert_linear, config, indices, leaf, linear, mask, of_products, weighted,
 };
 use crate::compare::{Tolerance, assert_all_near};
 use crate::log_probs::oracle;
@@ -26,7 +26,7 @@ pub fn sizes(runner: &Runner) {
         let outcome = linear(runner, &case, config, Layout::Linear, DType::F32);
         // The gradient of a hidden state sums over the vocabulary, and a graphics interface's own
         // `log` and `exp` have an error of some 1e-5.
-        let loose = tolerance(DType::F32).at_least(match runner.is_slow() {
+        let loose = of_products(runner, DType::F32).at_least(match runner.is_slow() {
             true => 1e-4,
             false => 2e-5,
         });
@@ -201,7 +201,7 @@ pub fn garbage_without_a_gradient(runner: &Runner) {
     ] {
         let gradient = values(tensor.grad(&gradients).expect("tracked"));
         assert_all_near(
-            tolerance(DType::F32),
+            of_products(runner, DType::F32),
             &runner.to_string(),
             &gradient,
             expected,

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 use policy_loss::{Entropy, LinearHead};
 
 use super::{
-    HeadCase, Layout, assert_linear, config, indices, is_left_out, leaf, linear, tolerance,
+    HeadCase, Layout, assert_linear, config, indices, is_left_out, leaf, linear, of_products,
     weighted,
 };
 use crate::compare::assert_all_near;
@@ -30,7 +30,7 @@ pub fn values_and_gradients(runner: &Runner) {
                 let config = config(runner, &case, Entropy::Tracked).with_chunk_tokens(3);
                 let outcome = linear(runner, &case, config, layout, dtype);
                 let what = format!("{runner}, {dtype:?}, case {i}, {layout:?}");
-                assert_linear(&what, &case, &outcome, tolerance(dtype));
+                assert_linear(&what, &case, &outcome, of_products(runner, dtype));
                 assert_eq!(outcome.weight_gradient.is_some(), runner.is_tracked());
             }
         }
@@ -50,7 +50,7 @@ pub fn chunks(runner: &Runner) {
         let config = config.with_chunk_tokens(chunk);
         let outcome = linear(runner, &without, config, Layout::Linear, DType::F32);
         let what = format!("{runner}, chunks of {chunk}");
-        assert_linear(&what, &without, &outcome, tolerance(DType::F32));
+        assert_linear(&what, &without, &outcome, of_products(runner, DType::F32));
     }
     let config = config.with_memory_budget(1);
     let outcome = linear(runner, &without, config, Layout::Tied, DType::F32);
@@ -58,7 +58,7 @@ pub fn chunks(runner: &Runner) {
         "a budget of a byte",
         &without,
         &outcome,
-        tolerance(DType::F32),
+        of_products(runner, DType::F32),
     );
 }
 
@@ -105,7 +105,7 @@ pub fn frozen_parts(runner: &Runner) {
             let what = format!("{runner}, {tracked:?}: {name}");
             assert_eq!(gradient.is_some(), is_tracked, "{what}");
             if let Some(gradient) = gradient {
-                assert_all_near(tolerance(dtype), &what, &gradient, expected);
+                assert_all_near(of_products(runner, dtype), &what, &gradient, expected);
             }
         };
         let of = |tensor: &Tensor<2>, i: usize| match tracked[i] {
@@ -155,14 +155,19 @@ pub fn ranks_and_mixed_types(runner: &Runner) {
         assert_eq!(output.log_probs.dtype(), DType::F32);
         let what = format!("{runner}, a weight of {dtype:?}");
         let log_probs = values(output.log_probs.clone());
-        assert_all_near(tolerance(DType::F32), &what, &log_probs, &answer.log_probs);
+        assert_all_near(
+            of_products(runner, DType::F32),
+            &what,
+            &log_probs,
+            &answer.log_probs,
+        );
         if runner.is_tracked() {
             let gradients = weighted(runner, &case, &output).backward();
             let gradient = weight.grad(&gradients).expect("the weight is tracked");
             assert_eq!(gradient.dtype(), dtype);
             let gradient = values(hidden.grad(&gradients).expect("hidden is tracked"));
             assert_all_near(
-                tolerance(DType::F32),
+                of_products(runner, DType::F32),
                 &what,
                 &gradient,
                 &answer.hidden_gradient,

@@ -211,6 +211,16 @@ pub fn tolerance(dtype: DType) -> Tolerance {
     }
 }
 
+/// As [`tolerance`], of what matrix products have gone into: on CUDA Burn takes tensor cores for
+/// those of f32, which round their inputs to 11 bits (TF32).
+pub fn of_products(runner: &Runner, dtype: DType) -> Tolerance {
+    match (runner.backend, dtype) {
+        (_, DType::F64) => tolerance(dtype),
+        ("cuda", _) => Tolerance::of(2e-3),
+        _ => tolerance(dtype),
+    }
+}
+
 /// Whether this runner's device is so slow that parts run in one mode only.
 pub fn is_left_out(runner: &Runner) -> bool {
     runner.is_slow() && runner.mode == Mode::Plain

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 use policy_loss::device::Hardware;
 use policy_loss::{Entropy, LinearHead, LogProbsConfig};
 
-use super::{indices, leaf};
+use super::{indices, leaf, of_products};
 use crate::compare::{Tolerance, assert_all_near, assert_near};
 use crate::log_probs::real_head::RealHead;
 use crate::runner::{Runner, values};
@@ -13,6 +13,7 @@ use crate::runner::{Runner, values};
 /// `exp` have an error of some 1e-5 (llvmpipe's logarithm is a polynomial of degree 4).
 fn tolerance(runner: &Runner, dtype: DType) -> Tolerance {
     match dtype {
+        DType::F32 if runner.backend == "cuda" => of_products(runner, dtype),
         _ if runner.hardware != Hardware::Cpu => Tolerance::of(1e-4),
         DType::F64 => Tolerance::of(1e-10),
         _ => Tolerance {

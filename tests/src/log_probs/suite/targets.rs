@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor};
 use policy_loss::{BatchError, Entropy};
 
-use super::{HeadCase, Layout, config, indices, leaf, linear, mask, tolerance};
+use super::{HeadCase, Layout, config, indices, leaf, linear, mask, of_products};
 use crate::compare::assert_all_near;
 use crate::runner::{Runner, values};
 
@@ -28,7 +28,7 @@ pub fn are_nan(runner: &Runner) {
             match token {
                 2 => assert!(outcome.log_probs[token].is_nan(), "{what}"),
                 _ => assert_all_near(
-                    tolerance(DType::F32),
+                    of_products(runner, DType::F32),
                     &what,
                     &[outcome.log_probs[token]],
                     &[answer.log_probs[token]],
@@ -37,7 +37,12 @@ pub fn are_nan(runner: &Runner) {
         }
         // The entropy does not depend on the target.
         let entropies = outcome.entropies.expect("asked for");
-        assert_all_near(tolerance(DType::F32), &what, &entropies, &answer.entropies);
+        assert_all_near(
+            of_products(runner, DType::F32),
+            &what,
+            &entropies,
+            &answer.entropies,
+        );
     }
 }
 
@@ -68,7 +73,7 @@ pub fn without_a_gradient_are_ignored(runner: &Runner) {
     let mut expected = expected.answer().logits_gradient;
     expected[vocabulary..2 * vocabulary].fill(0.0);
     assert_all_near(
-        tolerance(DType::F32),
+        of_products(runner, DType::F32),
         &runner.to_string(),
         &gradient,
         &expected,

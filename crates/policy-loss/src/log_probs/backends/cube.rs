@@ -1,8 +1,64 @@
-//! Log-probs on every device that CubeCL has a runtime for, in Burn's own operations: the products
-//! are autotuned, and the softmax is fused where fusion is on.
+//! Log-probs on every device that CubeCL has a runtime for: the products are Burn's, which tunes
+//! them for the device; the softmax is a kernel for its statistics and one for its gradient.
 
+use burn::backend::TensorMetadata;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
+use policy_loss_kernels::cube::log_probs::{self as kernels, Logits, Statistics};
 
-use crate::log_probs::ops::LogProbsOps;
+use crate::backends::cube::{buffer, tensor};
+use crate::composed::arithmetic;
+use crate::log_probs::ops::{LogProbsOps, RowStatistics, Settings};
 
-impl LogProbsOps for CubeBackend {}
+impl LogProbsOps for CubeBackend {
+    fn softmax_statistics(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        settings: Settings,
+    ) -> RowStatistics<Self> {
+        let like = logits.clone();
+        let [rows, _] = logits.shape().dims();
+        let count = 1 + usize::from(settings.entropy);
+        let statistics = kernels::statistics(&like.client, &whole(logits, targets, settings));
+        let dtype = arithmetic(like.dtype);
+        RowStatistics {
+            values: tensor(&like, statistics.values, [count, rows], dtype),
+            moments: tensor(&like, statistics.moments, [2, rows], dtype),
+        }
+    }
+
+    fn softmax_gradient(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        statistics: RowStatistics<Self>,
+        upstream: FloatTensor<Self>,
+        settings: Settings,
+    ) -> FloatTensor<Self> {
+        let (client, device) = (logits.client.clone(), logits.device.clone());
+        let (shape, dtype) = (logits.shape(), logits.dtype);
+        let gradient = kernels::gradient(
+            &client,
+            whole(logits, targets, settings),
+            &Statistics {
+                values: buffer(statistics.values),
+                moments: buffer(statistics.moments),
+            },
+            &buffer(upstream),
+            settings.entropy_gradient,
+        );
+        CubeTensor::new_contiguous(client, device, shape, gradient.handle, dtype)
+    }
+}
+
+fn whole(logits: CubeTensor, targets: CubeTensor, settings: Settings) -> Logits {
+    let [rows, vocabulary] = logits.shape().dims();
+    Logits {
+        logits: buffer(logits),
+        targets: buffer(targets),
+        rows,
+        vocabulary,
+        scale: settings.scale,
+        entropy: settings.entropy,
+    }
+}

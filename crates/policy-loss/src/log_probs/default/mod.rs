@@ -7,13 +7,14 @@ use std::ops::Range;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{FloatDType, Shape, Slice};
+use burn::tensor::{Shape, Slice};
 
 use super::chunks;
 use super::ops::{
     HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
 };
-use softmax::{logits_gradient, statistics, widened};
+use softmax::idle;
+pub use softmax::{softmax_gradient, softmax_statistics};
 
 /// What the gradients of a chunk are made of.
 pub struct Chunk<B: Backend> {
@@ -32,7 +33,7 @@ pub fn token_log_probs<B: LogProbsOps>(
     let rows = chunks(tokens, settings.chunk_tokens).map(|range| {
         let logits = B::float_slice(logits.clone(), &[slice(&range)]);
         let targets = B::int_slice(targets.clone(), &[slice(&range)]);
-        statistics::<B>(widened::<B>(logits), targets, settings)
+        B::softmax_statistics(logits, targets, settings)
     });
     joined::<B>(rows.collect())
 }
@@ -45,19 +46,15 @@ pub fn token_log_probs_backward<B: LogProbsOps>(
     settings: Settings,
 ) -> FloatTensor<B> {
     let [tokens, _] = logits.shape().dims();
-    let dtype = FloatDType::from(logits.dtype());
     let gradients = chunks(tokens, settings.chunk_tokens).map(|range| {
         let chunk = |rows: &FloatTensor<B>| columns::<B>(rows, &range);
         let logits = B::float_slice(logits.clone(), &[slice(&range)]);
-        let logits = HeadLogits {
-            logits: widened::<B>(logits),
+        let statistics = RowStatistics {
             values: chunk(&statistics.values),
             moments: chunk(&statistics.moments),
         };
         let targets = B::int_slice(targets.clone(), &[slice(&range)]);
-        let upstream = chunk(&upstream);
-        let gradient = logits_gradient::<B>(logits, targets, upstream, settings).0;
-        B::float_cast(gradient, dtype)
+        B::softmax_gradient(logits, targets, statistics, chunk(&upstream), settings)
     });
     B::float_cat(gradients.collect(), 0)
 }
@@ -77,7 +74,8 @@ pub fn head_logits<B: LogProbsOps>(
         let bias = B::float_reshape(head.bias, Shape::from([1, vocabulary]));
         logits = B::float_add(logits, bias);
     }
-    let RowStatistics { values, moments } = statistics::<B>(logits.clone(), targets, settings);
+    let RowStatistics { values, moments } =
+        B::softmax_statistics(logits.clone(), targets, settings);
     HeadLogits {
         logits,
         values,
@@ -92,8 +90,13 @@ pub fn head_gradients<B: LogProbsOps>(
     wanted: Wanted,
 ) -> HeadGradients<B> {
     let shape = chunk.head.hidden.shape();
-    let (logits, idle) =
-        logits_gradient::<B>(chunk.logits, chunk.targets, chunk.upstream, settings);
+    let idle = idle::<B>(&chunk.upstream, settings);
+    let statistics = RowStatistics {
+        values: chunk.logits.values,
+        moments: chunk.logits.moments,
+    };
+    let logits = chunk.logits.logits;
+    let logits = B::softmax_gradient(logits, chunk.targets, statistics, chunk.upstream, settings);
     // Hidden states that no gradient reaches may hold anything, and 0 * NaN is NaN.
     let idle = B::bool_expand(idle, shape);
     let hidden = B::float_mask_fill(chunk.head.hidden, idle.clone(), 0.0.into());

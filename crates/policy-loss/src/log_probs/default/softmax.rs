@@ -2,23 +2,23 @@
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, Scalar, TensorMetadata, get_device_settings};
-use burn::tensor::{BoolDType, IndexingUpdateOp, Shape};
+use burn::tensor::{FloatDType, IndexingUpdateOp, Shape};
 
 use super::slice;
 use crate::composed::arithmetic;
-use crate::log_probs::ops::{HeadLogits, RowStatistics, Settings};
+use crate::log_probs::ops::{RowStatistics, Settings};
 
 /// Below it, `exp` is 0 in f32, and next to nothing in f64.
 const LOG_OF_NOTHING: f64 = -104.0;
 
 /// What is known of each row of logits.
-pub fn statistics<B: Backend>(
+pub fn softmax_statistics<B: Backend>(
     logits: FloatTensor<B>,
     targets: IntTensor<B>,
     settings: Settings,
 ) -> RowStatistics<B> {
     let [tokens, vocabulary] = logits.shape().dims();
-    let scaled = scaled::<B>(logits, settings);
+    let scaled = scaled::<B>(widened::<B>(logits), settings);
     let column = |indices| B::int_reshape(indices, Shape::from([tokens, 1]));
     let row = |column| B::float_reshape(column, Shape::from([1, tokens]));
 
@@ -46,40 +46,36 @@ pub fn statistics<B: Backend>(
     }
 }
 
-/// The gradient of a chunk's logits, `[N, V]`, and which rows no gradient reaches, `[N, 1]`.
-pub fn logits_gradient<B: Backend>(
-    chunk: HeadLogits<B>,
+/// The gradient of a chunk's logits, `[N, V]`.
+pub fn softmax_gradient<B: Backend>(
+    logits: FloatTensor<B>,
     targets: IntTensor<B>,
+    statistics: RowStatistics<B>,
     upstream: FloatTensor<B>,
     settings: Settings,
-) -> (FloatTensor<B>, BoolTensor<B>) {
-    let shape = chunk.logits.shape();
+) -> FloatTensor<B> {
+    let shape = logits.shape();
     let [tokens, vocabulary] = shape.dims();
-    let column = |rows: &FloatTensor<B>, index: usize| {
-        let row = B::float_slice(rows.clone(), &[slice(&(index..index + 1))]);
-        B::float_reshape(row, Shape::from([tokens, 1]))
-    };
+    let dtype = FloatDType::from(logits.dtype());
+    let idle = B::bool_expand(idle::<B>(&upstream, settings), shape.clone());
     let scale: Scalar = settings.scale.into();
-    let bools = bools::<B>(&upstream);
 
     let distance = B::float_sub(
-        scaled::<B>(chunk.logits, settings),
-        column(&chunk.moments, 0),
+        scaled::<B>(widened::<B>(logits), settings),
+        column::<B>(&statistics.moments, 0),
     );
-    let log_probability = B::float_sub(distance, column(&chunk.moments, 1));
-    let gradient = B::float_mul_scalar(column(&upstream, 0), scale);
-    let mut idle = B::float_equal_elem(gradient.clone(), 0.0.into(), bools);
+    let log_probability = B::float_sub(distance, column::<B>(&statistics.moments, 1));
+    let gradient = B::float_mul_scalar(column::<B>(&upstream, 0), scale);
     let probability = B::float_exp(log_probability.clone());
     let minus = match settings.entropy_gradient {
         true => {
-            let entropy_gradient = B::float_mul_scalar(column(&upstream, 1), scale);
-            let also = B::float_equal_elem(entropy_gradient.clone(), 0.0.into(), bools);
-            idle = B::bool_and(idle, also.clone());
+            let entropy_gradient = B::float_mul_scalar(column::<B>(&upstream, 1), scale);
+            let absent = is_zero::<B>(entropy_gradient.clone());
             let log_probability = B::float_clamp_min(log_probability, LOG_OF_NOTHING.into());
-            let inner = B::float_add(log_probability, column(&chunk.values, 1));
+            let inner = B::float_add(log_probability, column::<B>(&statistics.values, 1));
             let inner = B::float_mask_fill(
                 B::float_mul(inner, entropy_gradient),
-                B::bool_expand(also, shape.clone()),
+                B::bool_expand(absent, shape.clone()),
                 0.0.into(),
             );
             B::float_mul(probability, B::float_add(inner, gradient.clone()))
@@ -97,8 +93,28 @@ pub fn logits_gradient<B: Backend>(
         IndexingUpdateOp::Add,
     );
     let logits = B::float_mask_fill(logits, unknown, f64::NAN.into());
-    let logits = B::float_mask_fill(logits, B::bool_expand(idle.clone(), shape), 0.0.into());
-    (logits, idle)
+    B::float_cast(B::float_mask_fill(logits, idle, 0.0.into()), dtype)
+}
+
+/// The rows that no gradient reaches, `[N, 1]`.
+pub fn idle<B: Backend>(upstream: &FloatTensor<B>, settings: Settings) -> BoolTensor<B> {
+    let idle = is_zero::<B>(column::<B>(upstream, 0));
+    match settings.entropy_gradient {
+        true => B::bool_and(idle, is_zero::<B>(column::<B>(upstream, 1))),
+        false => idle,
+    }
+}
+
+fn is_zero<B: Backend>(tensor: FloatTensor<B>) -> BoolTensor<B> {
+    let bools = get_device_settings::<B>(&tensor.device()).bool_dtype;
+    B::float_equal_elem(tensor, 0.0.into(), bools)
+}
+
+/// A row of `[_, N]` as `[N, 1]`.
+fn column<B: Backend>(rows: &FloatTensor<B>, index: usize) -> FloatTensor<B> {
+    let [_, tokens] = rows.shape().dims();
+    let row = B::float_slice(rows.clone(), &[slice(&(index..index + 1))]);
+    B::float_reshape(row, Shape::from([tokens, 1]))
 }
 
 /// Targets that can be gathered, and which of them were not in the vocabulary.
@@ -111,10 +127,6 @@ fn known<B: Backend>(targets: IntTensor<B>, vocabulary: usize) -> (IntTensor<B>,
     (targets, unknown)
 }
 
-fn bools<B: Backend>(tensor: &FloatTensor<B>) -> BoolDType {
-    get_device_settings::<B>(&tensor.device()).bool_dtype
-}
-
 fn scaled<B: Backend>(logits: FloatTensor<B>, settings: Settings) -> FloatTensor<B> {
     match settings.scale == 1.0 {
         true => logits,
@@ -123,7 +135,7 @@ fn scaled<B: Backend>(logits: FloatTensor<B>, settings: Settings) -> FloatTensor
 }
 
 /// In the type of the arithmetic.
-pub fn widened<B: Backend>(logits: FloatTensor<B>) -> FloatTensor<B> {
+fn widened<B: Backend>(logits: FloatTensor<B>) -> FloatTensor<B> {
     let wide = arithmetic(logits.dtype());
     match logits.dtype() == wide {
         true => logits,

@@ -1,0 +1,325 @@
+//! Log-probs of logits: what is known of each row, and the gradient of the logits, each in one
+//! kernel. A row of logits is visited by one cube.
+
+use cubecl::prelude::*;
+
+use super::Buffer;
+use super::geometry;
+use super::parts::clamped;
+
+/// Units in a cube.
+const CUBE_SIZE: u32 = 256;
+
+/// Cubes in a launch: every device allows as many in one direction. Kernels loop over what is left.
+const MOST_CUBES: usize = 65_535;
+
+/// Below it, `exp` is 0 in f32, and next to nothing in f64.
+const LOG_OF_NOTHING: f64 = -104.0;
+
+/// Logits, `rows * vocabulary` of them, and a target for each row.
+#[derive(Clone, Debug)]
+pub struct Logits {
+    /// Of any float type.
+    pub logits: Buffer,
+    /// `rows` integers.
+    pub targets: Buffer,
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of logits in a row.
+    pub vocabulary: usize,
+    /// What logits are multiplied by first.
+    pub scale: f64,
+    /// Whether entropies are computed.
+    pub entropy: bool,
+}
+
+/// What is known of each row, of the [arithmetic's](super::arithmetic) type.
+#[derive(Clone, Debug)]
+pub struct Statistics {
+    /// The log-probs of the targets, then, if they are computed, the entropies. NaN where a target
+    /// is not in the vocabulary.
+    pub values: Buffer,
+    /// The largest scaled logits, then `log(sum(exp(z - largest)))`.
+    pub moments: Buffer,
+}
+
+/// What is known of each row.
+///
+/// # Panics
+///
+/// If a buffer is too short, or there is no logit.
+#[must_use]
+pub fn statistics(client: &Client, logits: &Logits) -> Statistics {
+    let arithmetic = super::arithmetic(logits.logits.element);
+    let rows = logits.rows;
+    let length = rows * logits.vocabulary;
+    let width = geometry::width(client, logits.logits.element.size(), logits.vocabulary);
+    let values = rows * (1 + usize::from(logits.entropy));
+    let outputs = Statistics {
+        values: Buffer::empty(client, values, arithmetic),
+        moments: Buffer::empty(client, 2 * rows, arithmetic),
+    };
+    // SAFETY: the kernel reads `rows` rows of `vocabulary / width` vectors and `rows` targets, and
+    // writes `rows` elements of each statistic; `argument` has checked that buffers are as long.
+    #[allow(unsafe_code)]
+    unsafe {
+        visit_rows::launch_unchecked(
+            client,
+            cubes(rows),
+            CubeDim::new_1d(CUBE_SIZE),
+            width,
+            logits.logits.argument(length),
+            logits.targets.argument(rows),
+            outputs.values.argument(values),
+            outputs.moments.argument(2 * rows),
+            rows,
+            logits.vocabulary / width,
+            InputScalar::new(logits.scale, arithmetic),
+            // A parameter, because WGSL has no way to write it.
+            InputScalar::new(f64::NAN, arithmetic),
+            logits.entropy,
+            [logits.logits.element, logits.targets.element, arithmetic],
+        );
+    }
+    outputs
+}
+
+/// The gradient of the logits, of their type, and in their memory if nothing else refers to it;
+/// given the gradient of the values, in their layout. A row without one gets exactly 0.
+///
+/// # Panics
+///
+/// If a buffer is too short, or there is no logit.
+#[must_use]
+pub fn gradient(
+    client: &Client,
+    logits: Logits,
+    statistics: &Statistics,
+    upstream: &Buffer,
+    entropy_gradient: bool,
+) -> Buffer {
+    let (rows, vocabulary) = (logits.rows, logits.vocabulary);
+    let arithmetic = super::arithmetic(logits.logits.element);
+    let element = logits.logits.element;
+    let length = rows * vocabulary;
+    let width = geometry::width(client, element.size(), vocabulary);
+    let values = rows * (1 + usize::from(logits.entropy));
+    let input = logits.logits.argument(length);
+    let in_place = logits.logits.handle.can_mut() && logits.logits.length() == length;
+    let (output, output_argument) = match in_place {
+        true => (logits.logits, BufferArg::alias(0, length)),
+        false => {
+            let output = Buffer::empty(client, length, element);
+            let argument = output.argument(length);
+            (output, argument)
+        }
+    };
+    // SAFETY: as above; the output has as many elements as the logits.
+    #[allow(unsafe_code)]
+    unsafe {
+        write_gradient::launch_unchecked(
+            client,
+            cubes(rows),
+            CubeDim::new_1d(CUBE_SIZE),
+            width,
+            input,
+            output_argument,
+            logits.targets.argument(rows),
+            statistics.values.argument(values),
+            statistics.moments.argument(2 * rows),
+            upstream.argument(values),
+            rows,
+            vocabulary / width,
+            InputScalar::new(logits.scale, arithmetic),
+            // A parameter, because WGSL has no way to write it.
+            InputScalar::new(f64::NAN, arithmetic),
+            entropy_gradient,
+            [element, logits.targets.element, arithmetic],
+        );
+    }
+    output
+}
+
+fn cubes(rows: usize) -> CubeCount {
+    CubeCount::Static(rows.clamp(1, MOST_CUBES) as u32, 1, 1)
+}
+
+#[cube(launch_unchecked)]
+fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
+    logits: &[Vector<L, N>],
+    targets: &[I],
+    values: &mut [A],
+    moments: &mut [A],
+    rows: usize,
+    vectors: usize,
+    scale: InputScalar,
+    not_a_number: InputScalar,
+    #[comptime] entropy: bool,
+    #[define(L, I, A)] _types: [ElemType; 3],
+) {
+    let step = comptime!(CUBE_SIZE as usize);
+    let scale = Vector::<A, N>::new(scale.get::<A>());
+    let mut shared = Shared::<[A]>::new_slice(step);
+    let mut row = CUBE_POS;
+    while row < rows {
+        let start = row * vectors;
+        // The smallest number, not an infinity, which WGSL has no way to write.
+        let mut largest = Vector::<A, N>::new(A::new(f32::MIN));
+        let mut index = UNIT_POS as usize;
+        while index < vectors {
+            let z = Vector::<A, N>::cast_from(logits[start + index]) * scale;
+            largest = select_many(z.greater_than(&largest), z, largest);
+            index += step;
+        }
+        let mut largest_lane = largest.extract(0usize);
+        #[unroll]
+        for lane in 1..N::value() {
+            let other = largest.extract(lane);
+            largest_lane = select(other > largest_lane, other, largest_lane);
+        }
+        let largest = fold::<A>(&mut shared, largest_lane, true);
+
+        let mut sum = Vector::<A, N>::new(A::new(0.0));
+        let mut weighted = Vector::<A, N>::new(A::new(0.0));
+        let mut index = UNIT_POS as usize;
+        while index < vectors {
+            let z = Vector::<A, N>::cast_from(logits[start + index]) * scale;
+            let distance = z - Vector::new(largest);
+            let exponential = distance.exp();
+            sum += exponential;
+            if comptime!(entropy) {
+                weighted += exponential * at_least_nothing(distance);
+            }
+            index += step;
+        }
+        let sum = fold::<A>(&mut shared, sum.vector_sum(), false);
+        let mut weighted_sum = A::new(0.0);
+        if comptime!(entropy) {
+            weighted_sum = fold::<A>(&mut shared, weighted.vector_sum(), false);
+        }
+        if UNIT_POS == 0 {
+            let log_sum = logarithm::<A>(sum);
+            let target = i32::cast_from(targets[row]);
+            let is_known = target >= 0 && target < (vectors * N::value()) as i32;
+            let place = select(is_known, target, 0) as usize;
+            let vector = Vector::<A, N>::cast_from(logits[start + place / N::value()]) * scale;
+            let mut z = vector.extract(0usize);
+            #[unroll]
+            for lane in 1..N::value() {
+                z = select(place % N::value() == lane, vector.extract(lane), z);
+            }
+            let log_prob = z - largest - log_sum;
+            values[row] = select(is_known, log_prob, not_a_number.get::<A>());
+            if comptime!(entropy) {
+                values[rows + row] = log_sum - weighted_sum / sum;
+            }
+            moments[row] = largest;
+            moments[rows + row] = log_sum;
+        }
+        row += CUBE_COUNT;
+    }
+}
+
+#[cube(launch_unchecked)]
+fn write_gradient<L: Float, I: Int, A: Float, N: Size>(
+    logits: &[Vector<L, N>],
+    output: &mut [Vector<L, N>],
+    targets: &[I],
+    values: &[A],
+    moments: &[A],
+    upstream: &[A],
+    rows: usize,
+    vectors: usize,
+    scale: InputScalar,
+    not_a_number: InputScalar,
+    #[comptime] entropy_gradient: bool,
+    #[define(L, I, A)] _types: [ElemType; 3],
+) {
+    let step = comptime!(CUBE_SIZE as usize);
+    let scale = scale.get::<A>();
+    let zero = A::new(0.0);
+    let mut row = CUBE_POS;
+    while row < rows {
+        let start = row * vectors;
+        let largest = moments[row];
+        let log_sum = moments[rows + row];
+        let gradient = upstream[row] * scale;
+        let mut of_entropy = zero;
+        let mut entropy = zero;
+        if comptime!(entropy_gradient) {
+            of_entropy = upstream[rows + row] * scale;
+            entropy = values[rows + row];
+        }
+        let is_idle = gradient == zero && of_entropy == zero;
+        let target = i32::cast_from(targets[row]);
+        let is_known = target >= 0 && target < (vectors * N::value()) as i32;
+        let place = select(is_known, target, 0) as usize;
+        // Every element of a row whose target is nowhere.
+        let nowhere = select(is_known, zero, not_a_number.get::<A>());
+
+        let mut index = UNIT_POS as usize;
+        while index < vectors {
+            let z = Vector::<A, N>::cast_from(logits[start + index]) * Vector::new(scale);
+            let log_prob = z - Vector::new(largest) - Vector::new(log_sum);
+            let mut factor = Vector::new(gradient);
+            if comptime!(entropy_gradient) {
+                let inner = at_least_nothing(log_prob) + Vector::new(entropy);
+                let inner = inner * Vector::new(of_entropy);
+                let absent = Vector::new(of_entropy == zero);
+                factor += select_many(absent, Vector::new(zero), inner);
+            }
+            let mut own = Vector::new(nowhere) - log_prob.exp() * factor;
+            #[unroll]
+            for lane in 0..N::value() {
+                let is_target = index * N::value() + lane == place;
+                let before = own.extract(lane);
+                own.insert(lane, select(is_target, before + gradient, before));
+            }
+            // Selected at the end: whatever the row holds, it has no part in anything.
+            let own = select_many(Vector::new(is_idle), Vector::new(zero), own);
+            output[start + index] = Vector::cast_from(own);
+            index += step;
+        }
+        row += CUBE_COUNT;
+    }
+}
+
+/// A logit of -inf has probability 0, and 0 * -inf would be NaN.
+#[cube]
+fn at_least_nothing<A: Float, N: Size>(x: Vector<A, N>) -> Vector<A, N> {
+    let least = A::new(comptime!(LOG_OF_NOTHING as f32));
+    clamped(x, least, A::new(f32::MAX))
+}
+
+#[cube]
+fn logarithm<A: Float>(x: A) -> A {
+    Vector::<A, Const<1>>::new(x).ln().extract(0usize)
+}
+
+/// The sum or the largest of a value over the units of a cube, for all of them, always in the same
+/// order.
+#[cube]
+fn fold<A: Float>(shared: &mut Shared<[A]>, value: A, #[comptime] largest: bool) -> A {
+    let size = comptime!(CUBE_SIZE as usize);
+    let unit = UNIT_POS as usize;
+    shared[unit] = value;
+    sync_cube();
+    #[unroll]
+    for step in 0..comptime!(CUBE_SIZE.ilog2()) {
+        let half = comptime!(size >> (step + 1));
+        if unit < half {
+            let left = shared[unit];
+            let right = shared[unit + half];
+            if comptime!(largest) {
+                shared[unit] = select(right > left, right, left);
+            } else {
+                shared[unit] = left + right;
+            }
+        }
+        sync_cube();
+    }
+    let total = shared[0];
+    // Before the next one overwrites it.
+    sync_cube();
+    total
+}
