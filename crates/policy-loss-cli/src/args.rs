@@ -8,6 +8,7 @@ use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use policy_loss::Preset;
 
 use crate::backends::Backend;
+use crate::requested::Objectives;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -134,13 +135,8 @@ pub struct CompareArguments {
     #[arg(value_name = "BATCH.safetensors")]
     pub batch: PathBuf,
 
-    /// An objective by name; may be repeated
-    #[arg(long, value_name = "NAME", value_parser = preset(), required_unless_present = "config")]
-    pub preset: Vec<Preset>,
-
-    /// An objective as a JSON file; may be repeated
-    #[arg(long, value_name = "FILE.json")]
-    pub config: Vec<PathBuf>,
+    #[command(flatten)]
+    pub objectives: Objectives,
 
     /// The backend to compute on
     #[arg(long, value_enum, default_value_t = Backend::Flex, value_name = "BACKEND")]
@@ -204,25 +200,25 @@ pub struct BenchArguments {
     #[arg(long, value_enum, default_value_t = Backend::Flex, value_name = "BACKEND")]
     pub device: Backend,
 
-    /// Sequences
-    #[arg(long, value_name = "B", default_value = "256")]
-    pub batch: NonZeroUsize,
+    /// For the loss: sequences [default: 256]
+    #[arg(long, value_name = "B")]
+    pub batch: Option<NonZeroUsize>,
 
     /// Tokens of a sequence [default: 4096], or all tokens for log-probs [default: 2048]
     #[arg(long, value_name = "T")]
     pub tokens: Option<NonZeroUsize>,
 
-    /// The objective by name
-    #[arg(long, value_name = "NAME", value_parser = preset(), default_value = "ppo")]
-    pub objective: Preset,
+    /// For the loss: the objective by name [default: ppo]
+    #[arg(long, value_name = "NAME", value_parser = preset())]
+    pub objective: Option<Preset>,
 
-    /// For log-probs: length of a hidden state
-    #[arg(long, value_name = "H", default_value = "576")]
-    pub hidden: NonZeroUsize,
+    /// For log-probs: length of a hidden state [default: 576]
+    #[arg(long, value_name = "H")]
+    pub hidden: Option<NonZeroUsize>,
 
-    /// For log-probs: size of the vocabulary
-    #[arg(long, value_name = "V", default_value = "49152")]
-    pub vocab: NonZeroUsize,
+    /// For log-probs: size of the vocabulary [default: 49152]
+    #[arg(long, value_name = "V")]
+    pub vocab: Option<NonZeroUsize>,
 
     /// For log-probs: bytes that a chunk's logits may take [default: 128 MiB]
     #[arg(long, value_name = "BYTES")]
@@ -246,6 +242,6 @@ pub struct ListArguments {
 }
 
 /// Lists the names in `--help`, and suggests the nearest one where a name is unknown.
-fn preset() -> impl TypedValueParser<Value = Preset> {
+pub fn preset() -> impl TypedValueParser<Value = Preset> {
     PossibleValuesParser::new(Preset::ALL.map(Preset::name)).try_map(|name| name.parse::<Preset>())
 }

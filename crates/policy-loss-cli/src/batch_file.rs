@@ -87,8 +87,7 @@ pub fn list(names: &[&str]) -> String {
     let mut text: Vec<_> = names
         .iter()
         .take(SHOWN)
-        // A name can hold anything, also what a terminal obeys.
-        .map(|name| name.escape_debug().to_string())
+        .map(|name| (*name).to_owned())
         .collect();
     if let Some(more @ 1..) = names.len().checked_sub(SHOWN) {
         text.push(format!("and {more} more"));

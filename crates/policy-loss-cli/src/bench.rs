@@ -47,6 +47,7 @@ struct Report {
 
 /// Measures and prints the report.
 pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
+    refuse_unread(arguments)?;
     let device = arguments
         .device
         .device()
@@ -61,9 +62,36 @@ pub fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     }
 }
 
+/// A number for the wrong subject would be measured by nobody.
+fn refuse_unread(arguments: &BenchArguments) -> Result<(), Failure> {
+    let (what, other) = match arguments.what {
+        Subject::Loss => ("loss", "log-probs"),
+        Subject::LogProbs => ("log-probs", "loss"),
+    };
+    let of_the_loss = [
+        ("--batch", arguments.batch.is_some()),
+        ("--objective", arguments.objective.is_some()),
+    ];
+    let of_log_probs = [
+        ("--hidden", arguments.hidden.is_some()),
+        ("--vocab", arguments.vocab.is_some()),
+        ("--memory-budget", arguments.memory_budget.is_some()),
+    ];
+    let unread: &[_] = match arguments.what {
+        Subject::Loss => &of_log_probs,
+        Subject::LogProbs => &of_the_loss,
+    };
+    match unread.iter().find(|(_, is_given)| *is_given) {
+        Some((flag, _)) => Err(Failure::Usage(format!(
+            "{flag} has no effect on --what {what}; leave it out, or write --what {other}"
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn measure(arguments: &BenchArguments, device: &Device) -> Result<Report, Failure> {
     let (batch, rounds) = (
-        arguments.batch.get(),
+        arguments.batch.map_or(256, NonZeroUsize::get),
         arguments.rounds.map_or(21, NonZeroUsize::get),
     );
     let tokens = arguments.tokens.map_or(4096, NonZeroUsize::get);
@@ -76,11 +104,12 @@ fn measure(arguments: &BenchArguments, device: &Device) -> Result<Report, Failur
         )));
     };
     let on_host = matches!(arguments.device, Backend::Flex | Backend::Ndarray);
+    let objective = arguments.objective.unwrap_or(Preset::Ppo);
     let inputs = Inputs::new(batch, tokens, device);
     let mut copy = Copy::new(count, on_host);
-    let composed = loss(arguments.objective, Implementation::Composed)?;
-    let fused = Some(loss(arguments.objective, Implementation::Fused)?)
-        .filter(|fused| inputs.is_accepted_by(fused));
+    let composed = loss(objective, Implementation::Composed)?;
+    let fused =
+        Some(loss(objective, Implementation::Fused)?).filter(|fused| inputs.is_accepted_by(fused));
 
     let mut times = Times::default();
     for round in 0..WARM_UP + rounds {
@@ -112,7 +141,7 @@ fn measure(arguments: &BenchArguments, device: &Device) -> Result<Report, Failur
     let copy_times = Quartiles::of(&mut times.copy);
     Ok(Report {
         device: arguments.device.name(),
-        objective: arguments.objective.name(),
+        objective: objective.name(),
         batch,
         tokens,
         rounds,

@@ -6,12 +6,17 @@ use serde::{Serialize, Serializer};
 
 use crate::args::CompareArguments;
 use crate::batch_file::{self, BatchFile};
-use crate::eval::explain;
+use crate::eval::{explain, non_finite};
 use crate::failure::Failure;
 use crate::objective::Objective;
-use crate::output;
+use crate::output::{self, printable};
 use crate::report::{Number, flush_left, plain};
 use crate::tensors::{DeviceBatch, HostBatch};
+
+/// What fits on a screen.
+const WIDTH: usize = 100;
+/// Between two columns.
+const GAP: usize = 2;
 
 /// Everything that there is to say about a comparison.
 #[derive(Serialize)]
@@ -25,6 +30,9 @@ struct Comparison {
 struct Entry {
     /// As it was asked for.
     name: String,
+    /// The head of its column.
+    #[serde(skip)]
+    short: String,
     /// What `--config` takes.
     config: PolicyLossConfig,
     implementation: String,
@@ -56,7 +64,7 @@ struct Computed {
 
 /// Evaluates a batch under every objective and prints them side by side.
 pub fn run(arguments: &CompareArguments) -> Result<(), Failure> {
-    let objectives = Objective::read_all(&arguments.preset, &arguments.config)?;
+    let objectives = Objective::read_all(&arguments.objectives.0)?;
     let bytes = batch_file::read(&arguments.batch)?;
     let file = BatchFile::parse(&arguments.batch, &bytes)?;
     let host = HostBatch::read(&file)?;
@@ -69,6 +77,7 @@ pub fn run(arguments: &CompareArguments) -> Result<(), Failure> {
         .into_iter()
         .map(|objective| compute(objective, &batch, &file))
         .collect::<Result<Vec<_>, Failure>>()?;
+    note_non_finite(&computed);
     let comparison = Comparison {
         device: arguments.device.name(),
         objectives: computed.iter().map(|one| entry(one, &computed)).collect(),
@@ -76,6 +85,14 @@ pub fn run(arguments: &CompareArguments) -> Result<(), Failure> {
     match arguments.json {
         true => output::json(&comparison),
         false => output::result(&comparison.table()),
+    }
+}
+
+/// Objectives read different tensors of a batch, so that one can be NaN where another is not.
+fn note_non_finite(computed: &[Computed]) {
+    for one in computed.iter().filter(|one| one.metrics.non_finite > 0.0) {
+        let what = non_finite(one.metrics.non_finite);
+        output::note(format!("{}: {what}", one.objective.origin));
     }
 }
 
@@ -89,7 +106,10 @@ fn compute(
         .forward(batch.batch.clone())
         .map_err(|error| explain(error, file, &objective))?;
     let failed = |error: &dyn std::fmt::Display| {
-        Failure::Other(format!("the device failed while it computed: {error}"))
+        let origin = &objective.origin;
+        Failure::Other(format!(
+            "{origin}: the device failed while it computed: {error}"
+        ))
     };
     let values = output.read().map_err(|error| failed(&error))?;
     let gradients = output.loss.backward();
@@ -109,6 +129,7 @@ fn compute(
 fn entry(one: &Computed, all: &[Computed]) -> Entry {
     Entry {
         name: one.objective.origin.to_string(),
+        short: printable(&one.objective.origin.short()),
         config: *one.objective.loss.config(),
         implementation: one.implementation.clone(),
         loss: Number(one.loss),
@@ -140,20 +161,50 @@ fn cosine(one: &[f64], other: &[f64]) -> f64 {
 }
 
 impl Comparison {
-    /// A column for each objective.
+    /// A column for each objective, in blocks of as many as stand side by side.
     fn table(&self) -> String {
+        let rows = self.rows();
+        let width = |column: &[String]| column.iter().map(|cell| cell.chars().count()).max();
+        let label_width = width(&rows.iter().map(|row| row[0].clone()).collect::<Vec<_>>());
+        let mut blocks: Vec<Vec<usize>> = Vec::new();
+        let mut free = 0;
+        for column in 1..=self.objectives.len() {
+            let cells: Vec<_> = rows.iter().map(|row| row[column].clone()).collect();
+            let needed = width(&cells).unwrap_or(0) + GAP;
+            match blocks.last_mut().filter(|_| needed <= free) {
+                Some(block) => block.push(column),
+                None => {
+                    blocks.push(vec![column]);
+                    free = WIDTH.saturating_sub(label_width.unwrap_or(0));
+                }
+            }
+            free = free.saturating_sub(needed);
+        }
+        let tables = blocks.into_iter().map(|block| {
+            let mut table = plain();
+            for row in &rows {
+                let columns = std::iter::once(&0).chain(&block);
+                table.add_row(columns.map(|column| &row[*column]));
+            }
+            flush_left(table)
+        });
+        tables.collect::<Vec<_>>().join("\n\n")
+    }
+
+    /// A label, and a cell for each objective.
+    fn rows(&self) -> Vec<Vec<String>> {
         let objectives = &self.objectives;
-        let mut table = plain();
+        let mut rows = Vec::new();
         let mut row = |name: &str, cell: &dyn Fn(&Entry) -> String| {
             let cells = objectives.iter().map(cell);
-            table.add_row(std::iter::once(name.to_owned()).chain(cells));
+            rows.push(std::iter::once(name.to_owned()).chain(cells).collect());
         };
-        row("", &|entry| entry.name.clone());
+        row("", &|entry| entry.short.clone());
         row("implementation", &|entry| entry.implementation.clone());
         row("loss", &|entry| number(entry.loss));
         row("gradient norm", &|entry| number(entry.gradient_norm));
         for (index, other) in objectives.iter().enumerate() {
-            row(&format!("cosine to {}", other.name), &|entry| {
+            row(&format!("cosine to {}", other.short), &|entry| {
                 number(entry.gradient_cosine[index])
             });
         }
@@ -164,7 +215,7 @@ impl Comparison {
                 });
             }
         }
-        flush_left(table)
+        rows
     }
 }
 

@@ -1,7 +1,7 @@
 //! `policy-loss eval`: the visible steps from a file to a report.
 
 use burn::tensor::TensorReadError;
-use policy_loss::{BatchError, GlobalTotals};
+use policy_loss::{BatchError, GlobalTotals, Reduction};
 
 use crate::args::{EvalArguments, TotalsArguments};
 use crate::batch_file::{self, BatchFile};
@@ -15,7 +15,10 @@ use crate::{gradient, output};
 pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
     let objective = Objective::read(&arguments.objective)?;
     if let Some(grad_out) = &arguments.grad_out {
-        gradient::refuse_overwriting(&arguments.batch, grad_out)?;
+        gradient::refuse_overwriting(grad_out, "the batch", &arguments.batch)?;
+        if let Some(config) = &arguments.objective.config {
+            gradient::refuse_overwriting(grad_out, "the --config", config)?;
+        }
     }
     let bytes = batch_file::read(&arguments.batch)?;
     let file = BatchFile::parse(&arguments.batch, &bytes)?;
@@ -32,6 +35,7 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
         log_probs,
     } = host.move_to(&file, &device)?;
     if let Some(totals) = totals(&arguments.totals) {
+        note_ignored(&totals, &objective);
         batch = batch.with_totals(totals);
     }
     // Without rollout log-probs there are none; whatever else is wrong, the loss will say.
@@ -51,10 +55,7 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
         gradient::write(grad_out, &output, &log_probs, dtype, &objective)?;
     }
     if values.metrics.non_finite > 0.0 {
-        output::note(format!(
-            "{} valid tokens hold a NaN or an infinite value",
-            values.metrics.non_finite
-        ));
+        output::note(non_finite(values.metrics.non_finite));
     }
     let report = Report {
         values,
@@ -83,6 +84,34 @@ fn totals(arguments: &TotalsArguments) -> Option<GlobalTotals> {
     (totals != GlobalTotals::default()).then_some(totals)
 }
 
+fn note_ignored(totals: &GlobalTotals, objective: &Objective) {
+    let reduction = objective.loss.config().reduction;
+    for field in totals.without_effect(reduction) {
+        let divides_by = match reduction {
+            Reduction::TokenMean => "the objective divides by tokens",
+            Reduction::TokenSum => "the objective takes a sum",
+            _ => "the objective divides by sequences",
+        };
+        let flag = flag(field);
+        output::note(format!("{flag} has no effect: {divides_by}"));
+    }
+}
+
+/// The argument that gives a total.
+fn flag(field: &'static str) -> &'static str {
+    match field {
+        "totals.tokens" => "--global-tokens",
+        "totals.sequences" => "--global-sequences",
+        "totals.world_size" => "--world-size",
+        other => other,
+    }
+}
+
+/// What there is to say where a loss or a metric may be NaN.
+pub fn non_finite(tokens: f64) -> String {
+    format!("{tokens} valid tokens hold a NaN or an infinite value")
+}
+
 /// Says a library's error in the terms of the command line.
 pub fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Failure {
     match error {
@@ -90,20 +119,11 @@ pub fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Fa
             field,
             value,
             accepted,
-        } => {
-            let (flag, reduction) = match field {
-                "totals.tokens" => ("--global-tokens", " (the objective takes a token mean)"),
-                "totals.sequences" => (
-                    "--global-sequences",
-                    " (the objective divides by sequences)",
-                ),
-                "totals.world_size" => ("--world-size", ""),
-                other => (other, ""),
-            };
-            Failure::BadInput(format!(
-                "{flag} is {value}{reduction}; accepted: {accepted}"
-            ))
-        }
+            reduction,
+        } => Failure::BadInput(format!(
+            "{} is {value}, with the reduction `{reduction}`; accepted: {accepted}",
+            flag(field)
+        )),
         BatchError::Missing {
             tensor, needed_by, ..
         } => {
@@ -111,7 +131,8 @@ pub fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Fa
                 Origin::OpenRlhf => "`enable_vllm_is_correction`",
                 _ => needed_by,
             };
-            file.missing(tensor, &format!(", but {needed_by} needs it"))
+            let missing = file.missing(tensor, &format!(", but {needed_by} needs it"));
+            objective.origin.bad(missing)
         }
         error @ (BatchError::NotFused { .. } | BatchError::PartNotFused { .. }) => {
             objective.origin.bad(error)

@@ -5,6 +5,9 @@ use std::process::ExitCode;
 /// A failure with a message that a person can act on.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// Arguments that have no meaning together.
+    #[error("{0}")]
+    Usage(String),
     /// The batch, the objective or the totals are wrong; mending the input helps.
     #[error("{0}")]
     BadInput(String),
@@ -17,10 +20,11 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The codes that `--help` lists; 2 belongs to the command line parser.
+    /// The codes that `--help` lists; the command line parser has 2 as well.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Other(_) => 1,
+            Self::Usage(_) => 2,
             Self::BadInput(_) => 3,
             Self::DeviceUnavailable(_) => 4,
         })

@@ -15,18 +15,29 @@ use crate::objective::Objective;
 /// The name of the tensor in the file.
 const GRAD_LOG_PROBS: &str = "grad_log_probs";
 
-/// A gradient file would overwrite its own batch, and a batch is what somebody took pains to dump.
-pub fn refuse_overwriting(batch: &Path, grad_out: &Path) -> Result<(), Failure> {
-    let same = match (batch.canonicalize(), grad_out.canonicalize()) {
-        (Ok(batch), Ok(grad_out)) => batch == grad_out,
-        _ => false,
-    };
-    match same {
+/// A gradient file would overwrite `input`, which somebody took pains to write.
+pub fn refuse_overwriting(grad_out: &Path, what: &str, input: &Path) -> Result<(), Failure> {
+    match is_same_file(grad_out, input) {
         true => Err(Failure::BadInput(format!(
-            "--grad-out {} would overwrite the batch; name another file",
+            "--grad-out {} would overwrite {what}; name another file",
             grad_out.display()
         ))),
         false => Ok(()),
+    }
+}
+
+/// Whether two paths lead to one file, by way of links too.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        identity(one).is_some_and(|one| identity(other) == Some(one))
+    }
+    #[cfg(not(unix))]
+    {
+        let place = |path: &Path| path.canonicalize().ok();
+        place(one).is_some_and(|one| place(other) == Some(one))
     }
 }
 

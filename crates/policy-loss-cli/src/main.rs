@@ -14,12 +14,14 @@ mod devices;
 mod eval;
 mod failure;
 mod gradient;
+mod json;
 mod mask;
 mod memory;
 mod objective;
 mod output;
 mod presets;
 mod report;
+mod requested;
 mod tensors;
 
 use std::process::ExitCode;

@@ -2,13 +2,14 @@
 
 use std::fmt::Display;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use policy_loss::{OpenRlhfPolicyLoss, PolicyLoss, PolicyLossConfig, Preset};
-use serde::de::DeserializeOwned;
 
 use crate::args::ObjectiveArguments;
 use crate::failure::Failure;
+use crate::json;
+use crate::requested::Requested;
 
 /// An objective that was checked.
 pub struct Objective {
@@ -43,6 +44,20 @@ impl Display for Origin {
 }
 
 impl Origin {
+    /// A name that stands at the head of a column; of a long path it is the end.
+    pub fn short(&self) -> String {
+        const LENGTH: usize = 24;
+        let path = match self {
+            Self::OpenRlhf => return "openrlhf".to_owned(),
+            Self::Preset(preset) | Self::Default(preset) => return preset.to_string(),
+            Self::Config(path) => path,
+        };
+        match path.char_indices().nth_back(LENGTH - 1) {
+            Some((start @ 1.., _)) => format!("...{}", &path[start..]),
+            _ => path.clone(),
+        }
+    }
+
     /// A failure that concerns the objective.
     pub fn bad(&self, what: impl Display) -> Failure {
         Failure::BadInput(format!("{self}: {what}"))
@@ -70,30 +85,27 @@ impl Objective {
         Ok(Self { loss, origin })
     }
 
-    /// Reads and checks several objectives: presets first, then files.
-    pub fn read_all(presets: &[Preset], configs: &[PathBuf]) -> Result<Vec<Self>, Failure> {
-        let presets = presets
-            .iter()
-            .map(|preset| Ok((preset.config(), Origin::Preset(*preset))));
-        let configs = configs.iter().map(|path| from_file(path));
-        presets
-            .chain(configs)
-            .map(|read| {
-                let (config, origin) = read?;
-                let loss = config.init().map_err(|error| origin.bad(error))?;
-                Ok(Self { loss, origin })
-            })
-            .collect()
+    /// Reads and checks several objectives.
+    pub fn read_all(requested: &[Requested]) -> Result<Vec<Self>, Failure> {
+        let read = |requested: &Requested| {
+            let (config, origin) = match requested {
+                Requested::Preset(preset) => (preset.config(), Origin::Preset(*preset)),
+                Requested::Config(path) => from_file(path)?,
+            };
+            let loss = config.init().map_err(|error| origin.bad(error))?;
+            Ok(Self { loss, origin })
+        };
+        requested.iter().map(read).collect()
     }
 
     /// The configuration on one line, in the form that `--config` takes.
     pub fn json(&self) -> String {
-        json(self.loss.config())
+        as_json(self.loss.config())
     }
 }
 
 /// A configuration on one line, in the form that `--config` takes.
-pub fn json(config: &PolicyLossConfig) -> String {
+pub fn as_json(config: &PolicyLossConfig) -> String {
     serde_json::to_string(config).unwrap_or_else(|_| format!("{config:?}"))
 }
 
@@ -105,25 +117,33 @@ fn from_openrlhf(text: &str) -> Result<PolicyLossConfig, Failure> {
              to read a file, write --openrlhf \"$(cat FILE)\""
         )));
     }
-    let arguments: OpenRlhfPolicyLoss = parse(text, &origin)?;
+    let arguments: OpenRlhfPolicyLoss = json::read(text).map_err(|error| origin.bad(error))?;
     PolicyLossConfig::try_from(arguments).map_err(|error| origin.bad(error))
 }
 
 fn from_file(path: &Path) -> Result<(PolicyLossConfig, Origin), Failure> {
     let origin = Origin::Config(path.display().to_string());
-    let text = fs::read_to_string(path).map_err(|error| origin.bad(error))?;
-    if !is_object(&text) {
+    let bytes = fs::read(path).map_err(|error| origin.bad(error))?;
+    let text = utf8(&bytes).map_err(|what| origin.bad(what))?;
+    if !is_object(text) {
         return Err(origin
             .bad("expected a JSON object, such as `policy-loss presets` shows for every preset"));
     }
-    Ok((parse(&text, &origin)?, origin))
+    let config = json::read(text).map_err(|error| origin.bad(error))?;
+    Ok((config, origin))
 }
 
-/// A struct can also be read from an array, field by field; nobody means that.
+/// Text without the mark that editors on Windows put in front of it.
+fn utf8(bytes: &[u8]) -> Result<&str, &'static str> {
+    match bytes {
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Err("is UTF-16; expected JSON in UTF-8"),
+        [0xEF, 0xBB, 0xBF, text @ ..] | text => {
+            str::from_utf8(text).map_err(|_| "is no text; expected JSON in UTF-8")
+        }
+    }
+}
+
+/// Whatever else is given, a file name or a batch above all, deserves a hint of its own.
 fn is_object(text: &str) -> bool {
     text.trim_start().starts_with('{')
-}
-
-fn parse<T: DeserializeOwned>(text: &str, origin: &Origin) -> Result<T, Failure> {
-    serde_json::from_str(text).map_err(|error| origin.bad(error))
 }

@@ -40,5 +40,22 @@ pub fn error(failure: &Failure) {
 
 fn to_stderr(kind: &str, text: &dyn Display) {
     // `eprintln!` panics when standard error is closed, and there is no one left to tell.
-    let _ = writeln!(stderr().lock(), "{kind}: {text}");
+    let _ = writeln!(stderr().lock(), "{kind}: {}", printable(&text.to_string()));
+}
+
+/// One line, in which nothing is left that a terminal would obey: names in files can hold anything.
+pub fn printable(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        // What is invisible, or turns the direction of writing, is no control character.
+        let is_hidden = matches!(
+            character,
+            '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}'
+        );
+        match character.is_control() || is_hidden {
+            true => line.extend(character.escape_default()),
+            false => line.push(character),
+        }
+    }
+    line
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::args::ListArguments;
 use crate::failure::Failure;
-use crate::objective::json;
+use crate::objective::as_json;
 use crate::output;
 use crate::report::{flush_left, plain};
 
@@ -49,7 +49,7 @@ fn table(presets: &Presets) -> String {
     let mut table = plain();
     for entry in &presets.presets {
         table.add_row([entry.name, &format!("{} ({})", entry.formula, entry.source)]);
-        table.add_row(["", &json(&entry.config)]);
+        table.add_row(["", &as_json(&entry.config)]);
     }
     flush_left(table)
 }

@@ -8,6 +8,7 @@ use policy_loss::{Implementation, PolicyLossValues, RolloutDiagnosticValues};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::objective::Objective;
+use crate::output::printable;
 
 /// The metrics that stand beside the loss; all others are under `metrics`.
 const HEADLINE: [&str; 3] = ["clip_ratio", "ppo_kl", "rollout_kl"];
@@ -41,7 +42,7 @@ impl Report<'_> {
     pub fn table(&self) -> String {
         let [batch_size, length] = self.shape;
         let mut table = plain();
-        table.add_row(["batch", &self.batch.display().to_string()]);
+        table.add_row(["batch", &printable(&self.batch.display().to_string())]);
         table.add_row([
             "",
             &format!(
@@ -49,7 +50,7 @@ impl Report<'_> {
                 self.tokens, self.sequences
             ),
         ]);
-        table.add_row(["objective", &self.objective.origin.to_string()]);
+        table.add_row(["objective", &printable(&self.objective.origin.to_string())]);
         table.add_row(["", &self.objective.json()]);
         table.add_row([
             "device",

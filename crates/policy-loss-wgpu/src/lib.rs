@@ -25,20 +25,37 @@ use policy_loss::device::{BackendUnavailable, DeviceReport, Hardware, dtypes};
 /// The name of the backend.
 pub const BACKEND: &str = "wgpu";
 
-/// Every adapter of this machine, the preferred one first. Empty where there is none.
+/// Every adapter of this machine, the one that [`device`] takes first. Empty where there is none.
 pub fn devices() -> Vec<DeviceReport> {
     // Drivers are foreign code: one that fails to start must not take the program down.
     let Ok(found) = catch_unwind(|| Device::enumerate(DeviceType::Wgpu)) else {
         return Vec::new();
     };
-    found
+    let mut adapters: Vec<_> = found
         .into_iter()
         .filter_map(|device| catch_unwind(|| report(device)).ok().flatten())
-        .collect()
+        .collect();
+    if adapters.len() > 1 {
+        let taken = catch_unwind(|| Device::wgpu(DeviceKind::DefaultDevice).identity());
+        let taken = taken.ok().flatten();
+        let is_taken = |adapter: &DeviceReport| {
+            taken.is_some() && catch_unwind(|| adapter.device.identity()).ok().flatten() == taken
+        };
+        first(&mut adapters, is_taken);
+    }
+    adapters
+}
+
+/// Moves what is looked for to the front; the others keep their order.
+fn first<T>(list: &mut [T], is_looked_for: impl Fn(&T) -> bool) {
+    if let Some(index) = list.iter().position(is_looked_for) {
+        list[..=index].rotate_right(1);
+    }
 }
 
 /// The default adapter, without autodiff: the fastest GPU, or a software renderer where that is
-/// all there is ([`devices`] says which).
+/// all there is. [`devices`] lists it first. The variable `CUBECL_WGPU_DEFAULT_DEVICE` of the
+/// environment names another one, such as `IntegratedGpu(0)` or `Cpu`.
 ///
 /// # Errors
 ///
@@ -69,4 +86,23 @@ fn report(device: Device) -> Option<DeviceReport> {
         dtypes: dtypes(&device),
         device,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first;
+
+    #[test]
+    fn what_is_taken_comes_first() {
+        for (taken, expected) in [
+            (0, [0, 1, 2]),
+            (1, [1, 0, 2]),
+            (2, [2, 0, 1]),
+            (3, [0, 1, 2]),
+        ] {
+            let mut list = [0, 1, 2];
+            first(&mut list, |one| *one == taken);
+            assert_eq!(list, expected);
+        }
+    }
 }

@@ -116,7 +116,7 @@ pub enum BatchError {
         vocabulary: usize,
     },
     /// The global totals do not fit the reduction, or are out of range.
-    #[error("`{field}` is {value}; accepted: {accepted}")]
+    #[error("`{field}` is {value}, with the reduction `{reduction}`; accepted: {accepted}")]
     Totals {
         /// The field of the totals.
         field: &'static str,
@@ -124,6 +124,8 @@ pub enum BatchError {
         value: String,
         /// The values that would be accepted.
         accepted: &'static str,
+        /// The reduction, as it is written in JSON.
+        reduction: &'static str,
     },
     /// A token of a packed row belongs to a sequence that there cannot be.
     #[error(

@@ -3,6 +3,9 @@
 use crate::reduction::Denominator;
 use crate::{BatchError, Reduction};
 
+const TOKENS: &str = "totals.tokens";
+const SEQUENCES: &str = "totals.sequences";
+
 /// The size of the *global* batch, of which this one is a shard or a micro-batch.
 ///
 /// A local mean of local means is wrong when shards hold different numbers of tokens:
@@ -53,12 +56,26 @@ impl GlobalTotals {
         self
     }
 
+    /// The fields that are given although `reduction` divides by something else, named as in
+    /// [`BatchError::Totals`]; they have no effect. `token_sum` divides by nothing.
+    pub fn without_effect(&self, reduction: Reduction) -> Vec<&'static str> {
+        let (tokens, sequences) = match reduction.denominator() {
+            Denominator::Tokens => (None, self.sequences),
+            Denominator::Sequences(_) => (self.tokens, None),
+            Denominator::One => (self.tokens, self.sequences),
+        };
+        let given = [(TOKENS, tokens), (SEQUENCES, sequences)].into_iter();
+        given
+            .filter_map(|(field, total)| total.map(|_| field))
+            .collect()
+    }
+
     /// What the sum is multiplied by instead of being divided by a local count.
     pub(crate) fn scale(&self, reduction: Reduction) -> Result<f64, BatchError> {
         let accepted = "an integer above 0";
         for (field, value) in [
-            ("totals.tokens", self.tokens),
-            ("totals.sequences", self.sequences),
+            (TOKENS, self.tokens),
+            (SEQUENCES, self.sequences),
             ("totals.world_size", self.world_size),
         ] {
             if value == Some(0) {
@@ -66,12 +83,13 @@ impl GlobalTotals {
                     field,
                     value: "0".into(),
                     accepted,
+                    reduction: name(reduction),
                 });
             }
         }
         let (field, total, length) = match reduction.denominator() {
-            Denominator::Tokens => ("totals.tokens", self.tokens, 1.0),
-            Denominator::Sequences(length) => ("totals.sequences", self.sequences, length),
+            Denominator::Tokens => (TOKENS, self.tokens, 1.0),
+            Denominator::Sequences(length) => (SEQUENCES, self.sequences, length),
             // Nothing is counted; the ranks' gradients are averaged all the same.
             Denominator::One => return Ok(self.world_size.unwrap_or(1) as f64),
         };
@@ -81,7 +99,53 @@ impl GlobalTotals {
                 field,
                 value: "missing, while other totals are given".into(),
                 accepted,
+                reduction: name(reduction),
             }),
         }
+    }
+}
+
+/// A reduction as it is written in JSON.
+fn name(reduction: Reduction) -> &'static str {
+    match reduction {
+        Reduction::TokenMean => "token_mean",
+        Reduction::SequenceMean => "sequence_mean",
+        Reduction::SequenceSumMean => "sequence_sum_mean",
+        Reduction::FixedLength { .. } => "fixed_length",
+        Reduction::TokenSum => "token_sum",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_total_that_nothing_divides_by_has_no_effect() {
+        let both = GlobalTotals::new().with_tokens(10).with_sequences(4);
+        for (reduction, expected) in [
+            (Reduction::TokenMean, vec![SEQUENCES]),
+            (Reduction::SequenceMean, vec![TOKENS]),
+            (Reduction::FixedLength { length: 5 }, vec![TOKENS]),
+            (Reduction::TokenSum, vec![TOKENS, SEQUENCES]),
+        ] {
+            assert_eq!(both.without_effect(reduction), expected);
+            let none = GlobalTotals::new().with_world_size(2);
+            assert!(none.without_effect(reduction).is_empty());
+        }
+    }
+
+    #[test]
+    fn the_reduction_that_needs_a_total_is_named() {
+        let error = GlobalTotals::new()
+            .with_tokens(10)
+            .scale(Reduction::FixedLength { length: 5 })
+            .expect_err("no sequences");
+        let message = error.to_string();
+        assert!(
+            message.contains("`totals.sequences` is missing"),
+            "{message}"
+        );
+        assert!(message.contains("`fixed_length`"), "{message}");
     }
 }

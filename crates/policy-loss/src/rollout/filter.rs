@@ -61,6 +61,29 @@ pub enum FilterEstimator {
     K3,
 }
 
+impl FilterLevel {
+    /// As it is written in JSON.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::SequenceSum => "sequence_sum",
+            Self::SequenceMean => "sequence_mean",
+            Self::SequenceMax => "sequence_max",
+        }
+    }
+}
+
+impl FilterEstimator {
+    /// As it is written in JSON.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::K1 => "k1",
+            Self::K2 => "k2",
+            Self::K3 => "k3",
+        }
+    }
+}
+
 const LEVELS: usize = 4;
 const ESTIMATORS: usize = 3;
 
@@ -170,9 +193,10 @@ impl<'de> Deserialize<'de> for Filters {
         for filter in Vec::<Filter>::deserialize(deserializer)? {
             if filters.of_each_kind[filter.index()].is_some() {
                 return Err(serde::de::Error::custom(format!(
-                    "`filters` hold {:?} of {:?} twice; accepted: one range for each, such as \
-                     the intersection of the two",
-                    filter.level, filter.estimator
+                    "two filters have the level \"{}\" and the estimator \"{}\"; accepted: one \
+                     range for each pair, such as the intersection of the two",
+                    filter.level.name(),
+                    filter.estimator.name()
                 )));
             }
             filters = filters.and(filter);
