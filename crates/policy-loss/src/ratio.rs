@@ -14,12 +14,15 @@ pub(crate) const LOG_RATIO_LIMIT: f64 = 20.0;
 pub(crate) fn within_limit(log_ratio: Tensor<2>) -> Tensor<2> {
     // The clamp of a graphics interface may turn a NaN into a bound, and hide it; where it does
     // not, asking costs a pass.
-    let hides_nan = !computes_on_host(&log_ratio.device());
     let clamped = log_ratio.clone().clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT);
-    match hides_nan {
-        true => clamped.mask_where(log_ratio.clone().is_nan(), log_ratio),
-        false => clamped,
+    if computes_on_host(&log_ratio.device()) {
+        return clamped;
     }
+    // Not `is_nan`, which drivers may take for false.
+    let constant = log_ratio.clone().without_autodiff();
+    let not_above = constant.clone().lower_equal_elem(f32::MAX);
+    let not_below = constant.greater_equal_elem(f32::MIN);
+    clamped.mask_where(not_above.bool_or(not_below).bool_not(), log_ratio)
 }
 
 /// The probability ratio `r`.
