@@ -14,6 +14,7 @@ pub mod framework_golden;
 pub mod framework_rollout;
 pub mod golden;
 pub mod log_probs;
+mod matrix;
 mod once;
 pub mod oracle;
 mod probe;
@@ -27,33 +28,6 @@ pub use coverage::{IMPLEMENTATIONS, implementations};
 pub use once::run_once;
 pub use probe::{Probe, REQUIRE};
 pub use runner::{Mode, Outcome, Runner, run, values};
-
-/// Calls a macro with every backend: the one line that a new backend needs.
-#[cfg(not(feature = "cuda"))]
-#[macro_export]
-macro_rules! for_each_backend {
-    ($callback:ident) => {
-        $callback! {
-            flex: policy_loss_flex,
-            ndarray: policy_loss_ndarray,
-            wgpu: policy_loss_wgpu,
-        }
-    };
-}
-
-/// Calls a macro with every backend: the one line that a new backend needs.
-#[cfg(feature = "cuda")]
-#[macro_export]
-macro_rules! for_each_backend {
-    ($callback:ident) => {
-        $callback! {
-            flex: policy_loss_flex,
-            ndarray: policy_loss_ndarray,
-            wgpu: policy_loss_wgpu,
-            cuda: policy_loss_cuda,
-        }
-    };
-}
 
 /// The code of the README is compiled and run like all documentation.
 #[cfg(doctest)]

@@ -1,11 +1,11 @@
 //! Advantage estimators and the KL in the reward on every backend, plain and under autodiff; and
 //! what needs no backend: configurations and controllers.
 
-use policy_loss_tests::{Mode, Probe, advantages, for_each_backend, run_once};
+use policy_loss_tests::{for_each_backend, matrix};
 
 macro_rules! parts {
     ($mode:ident) => {
-        tests! { $mode
+        policy_loss_tests::tests! { policy_loss_tests::run_once, policy_loss_tests::advantages, $mode;
             suite: agrees_with_the_oracle, masked_content_changes_nothing,
                 non_finite_values_are_seen, no_gradient_flows, accuracy;
             suite_golden: golden_values;
@@ -18,40 +18,15 @@ macro_rules! parts {
     };
 }
 
-macro_rules! tests {
-    ($mode:ident $($file:ident: $($part:ident),+;)+) => {
-        $(mod $file {
-            $(#[test]
-            fn $part() {
-                let part = crate::advantages::$file::$part;
-                crate::run_once(super::super::probe(), crate::Mode::$mode, part);
-            })+
-        })+
-    };
-}
+for_each_backend! { matrix {
+    mod plain {
+        parts!(Plain);
+    }
 
-macro_rules! matrix {
-    ($($backend:ident: $adapter:ident,)+) => {
-        $(mod $backend {
-            fn probe() -> &'static crate::Probe {
-                static PROBE: std::sync::OnceLock<crate::Probe> = std::sync::OnceLock::new();
-                PROBE.get_or_init(|| {
-                    crate::Probe::of($adapter::BACKEND, $adapter::device, $adapter::devices)
-                })
-            }
-
-            mod plain {
-                parts!(Plain);
-            }
-
-            mod autodiff {
-                parts!(Autodiff);
-            }
-        })+
-    };
-}
-
-for_each_backend!(matrix);
+    mod autodiff {
+        parts!(Autodiff);
+    }
+} }
 
 mod configurations {
     use policy_loss::{

@@ -1,12 +1,11 @@
 //! Log-probs of logits and of hidden states, on every backend, in every mode.
 
-use policy_loss_tests::log_probs::{run, suite};
-use policy_loss_tests::{Mode, Probe, for_each_backend};
+use policy_loss_tests::{for_each_backend, matrix};
 
 /// The parts that need values only; with autodiff they look at gradients, too.
 macro_rules! parts {
     ($mode:ident) => {
-        tests! { $mode
+        policy_loss_tests::tests! { policy_loss_tests::log_probs::run, policy_loss_tests::log_probs::suite, $mode;
             logits: values_and_gradients, shapes_and_chunks, half_types;
             linear: values_and_gradients, chunks, ranks_and_mixed_types;
             targets: are_nan, are_found;
@@ -20,53 +19,29 @@ macro_rules! parts {
 /// The parts that are about gradients.
 macro_rules! gradient_parts {
     ($mode:ident) => {
-        tests! { $mode
+        policy_loss_tests::tests! { policy_loss_tests::log_probs::run, policy_loss_tests::log_probs::suite, $mode;
             gradients: frozen_parts, gradient_is_the_slope, without_a_gradient_are_ignored,
                 garbage_without_a_gradient;
         }
     };
 }
 
-macro_rules! tests {
-    ($mode:ident $($file:ident: $($part:ident),+;)+) => {
-        $(mod $file {
-            $(#[test]
-            fn $part() {
-                crate::run(super::super::probe(), crate::Mode::$mode, crate::suite::$file::$part);
-            })+
-        })+
-    };
-}
+for_each_backend! { matrix {
+    mod plain {
+        parts!(Plain);
+    }
 
-macro_rules! matrix {
-    ($($backend:ident: $adapter:ident,)+) => {
-        $(mod $backend {
-            fn probe() -> &'static crate::Probe {
-                static PROBE: std::sync::OnceLock<crate::Probe> = std::sync::OnceLock::new();
-                PROBE.get_or_init(|| {
-                    crate::Probe::of($adapter::BACKEND, $adapter::device, $adapter::devices)
-                })
-            }
+    mod autodiff {
+        parts!(Autodiff);
+        gradient_parts!(Autodiff);
+        // Its products take seconds in a test build: once is enough.
+        policy_loss_tests::tests! { policy_loss_tests::log_probs::run, policy_loss_tests::log_probs::suite, Autodiff;
+            real: of_hidden_states, of_logits;
+        }
+    }
 
-            mod plain {
-                parts!(Plain);
-            }
-
-            mod autodiff {
-                parts!(Autodiff);
-                gradient_parts!(Autodiff);
-                // Its products take seconds in a test build: once is enough.
-                tests! { Autodiff
-                    real: of_hidden_states, of_logits;
-                }
-            }
-
-            mod checkpointed {
-                parts!(Checkpointed);
-                gradient_parts!(Checkpointed);
-            }
-        })+
-    };
-}
-
-for_each_backend!(matrix);
+    mod checkpointed {
+        parts!(Checkpointed);
+        gradient_parts!(Checkpointed);
+    }
+} }

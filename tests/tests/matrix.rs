@@ -1,11 +1,11 @@
 //! Every part of the suite, on every backend, in every mode.
 
-use policy_loss_tests::{Mode, Probe, for_each_backend, run, suite};
+use policy_loss_tests::{for_each_backend, matrix};
 
 /// The parts that need values only; with autodiff they look at gradients, too.
 macro_rules! parts {
     ($mode:ident) => {
-        tests! { $mode
+        policy_loss_tests::tests! { policy_loss_tests::run, policy_loss_tests::suite, $mode;
             golden: openrlhf_cases, framework_cases, rollout_corrections;
             objectives: every_objective, fused_coverage, on_policy, packed_sequences, missing_inputs,
                 rollout_diagnostics;
@@ -34,7 +34,7 @@ macro_rules! parts {
 /// The parts that are about gradients.
 macro_rules! gradient_parts {
     ($mode:ident) => {
-        tests! { $mode
+        policy_loss_tests::tests! { policy_loss_tests::run, policy_loss_tests::suite, $mode;
             gradients: constants_receive_none, contexts_may_differ, through_log_softmax,
                 combined_losses;
             slopes: gradient_is_the_slope;
@@ -42,42 +42,18 @@ macro_rules! gradient_parts {
     };
 }
 
-macro_rules! tests {
-    ($mode:ident $($file:ident: $($part:ident),+;)+) => {
-        $(mod $file {
-            $(#[test]
-            fn $part() {
-                crate::run(super::super::probe(), crate::Mode::$mode, crate::suite::$file::$part);
-            })+
-        })+
-    };
-}
+for_each_backend! { matrix {
+    mod plain {
+        parts!(Plain);
+    }
 
-macro_rules! matrix {
-    ($($backend:ident: $adapter:ident,)+) => {
-        $(mod $backend {
-            fn probe() -> &'static crate::Probe {
-                static PROBE: std::sync::OnceLock<crate::Probe> = std::sync::OnceLock::new();
-                PROBE.get_or_init(|| {
-                    crate::Probe::of($adapter::BACKEND, $adapter::device, $adapter::devices)
-                })
-            }
+    mod autodiff {
+        parts!(Autodiff);
+        gradient_parts!(Autodiff);
+    }
 
-            mod plain {
-                parts!(Plain);
-            }
-
-            mod autodiff {
-                parts!(Autodiff);
-                gradient_parts!(Autodiff);
-            }
-
-            mod checkpointed {
-                parts!(Checkpointed);
-                gradient_parts!(Checkpointed);
-            }
-        })+
-    };
-}
-
-for_each_backend!(matrix);
+    mod checkpointed {
+        parts!(Checkpointed);
+        gradient_parts!(Checkpointed);
+    }
+} }

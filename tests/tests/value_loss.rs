@@ -1,12 +1,12 @@
 //! The value loss on every backend, plain, under autodiff and under gradient checkpointing.
 
 use policy_loss::{ConfigError, Reduction, ValueLossConfig};
-use policy_loss_tests::{Mode, Probe, for_each_backend, run_once, value_loss};
+use policy_loss_tests::{for_each_backend, matrix};
 
 /// The parts that need values only; with autodiff they look at gradients, too.
 macro_rules! parts {
     ($mode:ident) => {
-        tests! { $mode
+        policy_loss_tests::tests! { policy_loss_tests::run_once, policy_loss_tests::value_loss, $mode;
             suite: agrees_with_the_oracle, masked_content_changes_nothing, nothing_valid,
                 shards_add_up, non_finite_values_are_seen, metrics_one_by_one, errors;
         }
@@ -16,53 +16,28 @@ macro_rules! parts {
 /// The parts that are about gradients.
 macro_rules! gradient_parts {
     ($mode:ident) => {
-        tests! { $mode
+        policy_loss_tests::tests! { policy_loss_tests::run_once, policy_loss_tests::value_loss, $mode;
             suite_gradients: gradient_is_the_slope, branches, roundings_do_not_clip,
                 constants_receive_none;
         }
     };
 }
 
-macro_rules! tests {
-    ($mode:ident $($file:ident: $($part:ident),+;)+) => {
-        $(mod $file {
-            $(#[test]
-            fn $part() {
-                let part = crate::value_loss::$file::$part;
-                crate::run_once(super::super::probe(), crate::Mode::$mode, part);
-            })+
-        })+
-    };
-}
+for_each_backend! { matrix {
+    mod plain {
+        parts!(Plain);
+    }
 
-macro_rules! matrix {
-    ($($backend:ident: $adapter:ident,)+) => {
-        $(mod $backend {
-            fn probe() -> &'static crate::Probe {
-                static PROBE: std::sync::OnceLock<crate::Probe> = std::sync::OnceLock::new();
-                PROBE.get_or_init(|| {
-                    crate::Probe::of($adapter::BACKEND, $adapter::device, $adapter::devices)
-                })
-            }
+    mod autodiff {
+        parts!(Autodiff);
+        gradient_parts!(Autodiff);
+    }
 
-            mod plain {
-                parts!(Plain);
-            }
-
-            mod autodiff {
-                parts!(Autodiff);
-                gradient_parts!(Autodiff);
-            }
-
-            mod checkpointed {
-                parts!(Checkpointed);
-                gradient_parts!(Checkpointed);
-            }
-        })+
-    };
-}
-
-for_each_backend!(matrix);
+    mod checkpointed {
+        parts!(Checkpointed);
+        gradient_parts!(Checkpointed);
+    }
+} }
 
 #[test]
 fn configurations_are_checked() {

@@ -119,7 +119,11 @@ fn non_finite_inputs_are_not_hidden() {
                     assert!(column != 1 || !summary.negative_log_ratio.is_finite());
                     // A weight that is not a number lies in no range: it is rejected, and the
                     // count above says so.
-                    let rejected = column == 2
+                    let weighs_only = match objective.ratio_base {
+                        RatioBase::Old => column == 2,
+                        RatioBase::Rollout => column == 1,
+                    };
+                    let rejected = weighs_only
                         && matches!(
                             objective.weight,
                             Weight::Mask { .. } | Weight::SequenceMask { .. }
