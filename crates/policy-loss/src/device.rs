@@ -87,18 +87,6 @@ pub fn computes(device: &Device, dtype: DType) -> bool {
     }
 }
 
-/// Whether a device is the processor of this machine.
-pub(crate) fn computes_on_host(device: &Device) -> bool {
-    let device = device.clone().without_autodiff();
-    match device.as_dispatch() {
-        #[cfg(feature = "flex")]
-        DispatchDevice::Flex(_) => true,
-        #[cfg(feature = "ndarray")]
-        DispatchDevice::NdArray(_) => true,
-        _ => false,
-    }
-}
-
 /// A short name for messages.
 pub(crate) fn describe(device: &Device) -> String {
     let debug = format!("{:?}", device.clone().without_autodiff());

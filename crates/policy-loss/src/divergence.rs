@@ -2,11 +2,11 @@
 
 use burn::tensor::Tensor;
 
-use crate::ratio::within_limit;
+use crate::ratio::LOG_RATIO_LIMIT;
 
 /// A log-ratio within the range in which k3 does not overflow.
 pub(crate) fn k3_limit(x: Tensor<2>) -> Tensor<2> {
-    within_limit(x)
+    x.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 }
 
 /// `expm1(x) - x`, accurate to a few roundings.

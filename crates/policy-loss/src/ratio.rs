@@ -3,27 +3,11 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::device::computes_on_host;
 use crate::valid::Valid;
 
 /// The log-ratio is clamped to plus and minus this before it is exponentiated: e^20 is 4.9e8, far
 /// outside any clip range, and far inside the range of f32.
 pub(crate) const LOG_RATIO_LIMIT: f64 = 20.0;
-
-/// A log-ratio within its limits; NaN stays.
-pub(crate) fn within_limit(log_ratio: Tensor<2>) -> Tensor<2> {
-    // The clamp of a graphics interface may turn a NaN into a bound, and hide it; where it does
-    // not, asking costs a pass.
-    let clamped = log_ratio.clone().clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT);
-    if computes_on_host(&log_ratio.device()) {
-        return clamped;
-    }
-    // Not `is_nan`, which drivers may take for false.
-    let constant = log_ratio.clone().without_autodiff();
-    let not_above = constant.clone().lower_equal_elem(f32::MAX);
-    let not_below = constant.greater_equal_elem(f32::MIN);
-    clamped.mask_where(not_above.bool_or(not_below).bool_not(), log_ratio)
-}
 
 /// The probability ratio `r`.
 ///
@@ -76,7 +60,7 @@ impl Ratio {
         log_probs: &Tensor<2>,
         valid: &Valid,
     ) -> Tensor<2> {
-        let exp = |log_ratio: Tensor<2>| within_limit(log_ratio).exp();
+        let exp = |log_ratio: Tensor<2>| log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp();
         match self.level {
             RatioLevel::Token => exp(log_ratio),
             RatioLevel::Sequence => exp(valid.mean_per_sequence(log_ratio)),
