@@ -24,8 +24,12 @@ pub mod cpu;
 #[cfg(feature = "cube")]
 pub mod cube;
 mod objective;
+mod penalty;
+mod summary;
 
 pub use objective::{
-    Clip, Distance, Estimator, Gamma, LEAST_LOG_RATIO, LOG_RATIO_BOUND, Objective, Penalty,
-    PenaltyGradient, Range, RatioBase, RatioLevel, Reduction, Summary, Surrogate, Weighed, Weight,
+    Clip, Distance, Gamma, LEAST_LOG_RATIO, LOG_RATIO_BOUND, Objective, Range, RatioBase,
+    RatioLevel, Reduction, Surrogate, Weighed, Weight,
 };
+pub use penalty::{Estimator, Penalty, PenaltyGradient};
+pub use summary::Summary;

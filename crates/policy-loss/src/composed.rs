@@ -6,10 +6,10 @@ use burn::tensor::{Bool, DType, Tensor};
 use crate::checked::CheckedBatch;
 use crate::groups::Groups;
 use crate::metrics::{self, Observed};
-use crate::output::{Implementation, PolicyLossOutput};
+use crate::output::PolicyLossOutput;
 use crate::surrogate::{Surrogated, Tokens};
 use crate::valid::Valid;
-use crate::{Behavior, PolicyLossConfig};
+use crate::{Behavior, Implementation, PolicyLossConfig};
 
 /// The loss with its metrics.
 pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyLossOutput {

@@ -98,6 +98,7 @@ mod fused;
 #[path = "not_fused.rs"]
 mod fused;
 mod groups;
+mod implementation;
 mod kl;
 mod kl_controller;
 mod kl_reward;
@@ -132,6 +133,7 @@ pub use config::PolicyLossConfig;
 pub use diagnostics::{RolloutDiagnosticValues, RolloutDiagnostics};
 pub use entropy::EntropyBonus;
 pub use error::{BatchError, ConfigError};
+pub use implementation::Implementation;
 pub use kl::{KlEstimator, KlGradient, KlPenalty};
 pub use kl_controller::{KlController, KlControllerConfig};
 pub use kl_reward::{KlReward, KlRewardBatch, KlRewardOutput};
@@ -140,9 +142,7 @@ pub use loss::PolicyLoss;
 pub use mask::{action_mask, action_mask_from_tensor};
 pub use off_policy_mask::OffPolicyMask;
 pub use openrlhf::OpenRlhfPolicyLoss;
-pub use output::{
-    Implementation, MetricValues, PolicyLossMetrics, PolicyLossOutput, PolicyLossValues,
-};
+pub use output::{MetricValues, PolicyLossMetrics, PolicyLossOutput, PolicyLossValues};
 pub use presets::Preset;
 pub use ratio::{Behavior, Ratio, RatioLevel};
 pub use reduction::Reduction;

@@ -1,34 +1,11 @@
 //! What comes out.
 
 use burn::tensor::{DType, Device, Tensor, TensorReadError};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::PolicyLossConfig;
 use crate::composed::arithmetic;
 use crate::groups::Groups;
-
-/// How a loss is computed; the results agree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Implementation {
-    /// Fused where the device has it for the objective, else composed.
-    #[default]
-    Auto,
-    /// Plain tensor operations, on every backend.
-    Composed,
-    /// One pass over the inputs that yields loss, metrics and gradient.
-    Fused,
-}
-
-impl std::fmt::Display for Implementation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Composed => "composed",
-            Self::Fused => "fused",
-        })
-    }
-}
+use crate::{Implementation, PolicyLossConfig};
 
 /// The loss of a batch, tracked, and its metrics, detached; all of them still on the device.
 ///

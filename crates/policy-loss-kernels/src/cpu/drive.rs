@@ -7,7 +7,8 @@ use pulp::Arch;
 
 use crate::{Objective, RatioBase, RatioLevel, Reduction, Summary, Surrogate, Weight};
 
-use super::batch::{Batch, BatchError, Floats, Mask};
+use super::batch::{Batch, BatchError, Floats};
+use super::counts::Counts;
 use super::element::Element;
 use super::gather::{self, Difference, Place};
 use super::kernel::{Kernel, OutputKind};
@@ -16,6 +17,7 @@ use super::penalty::PenaltyKernel;
 use super::real::Real;
 use super::row::Row;
 use super::stage::Scratch;
+use super::summary::summary;
 use super::sums::Totals;
 
 /// Evaluates a batch. `output` is empty for [`OutputKind::Nothing`] and is written in full
@@ -46,54 +48,6 @@ pub fn run<E: Element>(
     };
     let totals = evaluation.totals(output);
     Ok(summary(objective, &counts, evaluation.scale, &totals))
-}
-
-/// Valid tokens and sequences.
-struct Counts {
-    tokens: usize,
-    sequences: usize,
-    /// Valid tokens of each row; absent where all are valid.
-    by_row: Option<Vec<usize>>,
-}
-
-impl Counts {
-    fn new<E: Element>(arch: Arch, batch: &Batch<'_, E>, total: usize) -> Self {
-        let Some(Mask(mask)) = batch.mask else {
-            return Self {
-                tokens: total,
-                sequences: if batch.tokens == 0 {
-                    0
-                } else {
-                    batch.sequences
-                },
-                by_row: None,
-            };
-        };
-        let mut chunks = partition::by_row(batch.sequences, batch.tokens);
-        let counts = partition::each(
-            total,
-            &mut chunks,
-            || (),
-            |(), chunk| {
-                // A piece of a row is shorter than the row.
-                mask[chunk.tokens.clone()]
-                    .chunks(batch.tokens)
-                    .map(|row| gather::count(arch, row))
-                    .collect::<Vec<_>>()
-            },
-        );
-        let mut by_row = vec![0; batch.sequences];
-        for (chunk, counts) in chunks.iter().zip(counts) {
-            for (row, count) in by_row[chunk.rows.clone()].iter_mut().zip(counts) {
-                *row += count;
-            }
-        }
-        Self {
-            tokens: by_row.iter().sum(),
-            sequences: by_row.iter().filter(|&&count| count > 0).count(),
-            by_row: Some(by_row),
-        }
-    }
 }
 
 pub struct Evaluation<'a, E: Element> {
@@ -297,49 +251,5 @@ impl<E: Element> Evaluation<'_, E> {
                 .rollout_log_probs
                 .unwrap_or(self.batch.old_log_probs),
         }
-    }
-}
-
-/// Makes the summary of the sums.
-fn summary(objective: &Objective, counts: &Counts, scale: f64, totals: &Totals) -> Summary {
-    let valid = counts.tokens as f64;
-    // Without a weight, tokens that may be dropped pass a weight of 1.
-    let of_weights = |sum: f64| match objective.weight {
-        Weight::None => 0.0,
-        _ => sum,
-    };
-    let changed = |matches: bool| if matches { totals.changed_weight } else { 0.0 };
-    let (min_ratio, max_ratio) = match (counts.tokens, totals.min_ratio > totals.max_ratio) {
-        (0, _) => (0.0, 0.0),
-        // No ratio was a number.
-        (_, true) => (f64::NAN, f64::NAN),
-        (_, false) => (totals.min_ratio, totals.max_ratio),
-    };
-    Summary {
-        // Subtracted from 0, not negated: no sum becomes -0.
-        loss: (0.0 - totals.surrogate + totals.kl_loss) * scale,
-        valid_tokens: valid,
-        valid_sequences: counts.sequences as f64,
-        clipped_above: totals.clipped_above,
-        clipped_below: totals.clipped_below,
-        dual_clipped: totals.dual_clipped,
-        negative_log_ratio: 0.0 - totals.log_ratio,
-        squared_log_ratio: totals.squared_log_ratio,
-        k3: totals.k3,
-        ratio: totals.ratio,
-        squared_ratio: totals.squared_ratio,
-        min_ratio,
-        max_ratio,
-        rollout_log_ratio: of_weights(0.0 - totals.log_weight),
-        weight: of_weights(totals.weight),
-        squared_weight: of_weights(totals.squared_weight),
-        truncated: changed(matches!(objective.weight, Weight::Truncate { .. })),
-        zeroed: changed(matches!(
-            objective.weight,
-            Weight::Mask { .. } | Weight::SequenceMask { .. }
-        )),
-        dropped: totals.dropped,
-        kl: totals.kl,
-        non_finite: totals.non_finite,
     }
 }

@@ -12,6 +12,7 @@
 
 mod batch;
 mod chunk;
+mod counts;
 mod drive;
 mod element;
 mod estimates;
@@ -26,10 +27,13 @@ mod output;
 mod partition;
 mod parts;
 mod penalty;
+mod penalty_factor;
 mod real;
 mod row;
 mod scale;
+mod simd_lanes;
 mod stage;
+mod summary;
 mod sums;
 mod surrogates;
 #[cfg(test)]

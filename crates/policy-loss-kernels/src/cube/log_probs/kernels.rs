@@ -1,151 +1,17 @@
-//! Log-probs of logits: what is known of each row, and the gradient of the logits, each in one
-//! kernel. A row of logits is visited by one cube.
+//! The two kernels.
 
 use cubecl::prelude::*;
 
-use super::Buffer;
-use super::geometry;
-use super::parts::clamped;
+use crate::cube::parts::clamped;
 
 /// Units in a cube.
-const CUBE_SIZE: u32 = 256;
-
-/// Cubes in a launch: every device allows as many in one direction. Kernels loop over what is left.
-const MOST_CUBES: usize = 65_535;
+pub const CUBE_SIZE: u32 = 256;
 
 /// Below it, `exp` is 0 in f32, and next to nothing in f64.
 const LOG_OF_NOTHING: f64 = -104.0;
 
-/// Logits, `rows * vocabulary` of them, and a target for each row.
-#[derive(Clone, Debug)]
-pub struct Logits {
-    /// Of any float type.
-    pub logits: Buffer,
-    /// `rows` integers.
-    pub targets: Buffer,
-    /// Number of rows.
-    pub rows: usize,
-    /// Number of logits in a row.
-    pub vocabulary: usize,
-    /// What logits are multiplied by first.
-    pub scale: f64,
-    /// Whether entropies are computed.
-    pub entropy: bool,
-}
-
-/// What is known of each row, of the [arithmetic's](super::arithmetic) type.
-#[derive(Clone, Debug)]
-pub struct Statistics {
-    /// The log-probs of the targets, then, if they are computed, the entropies. NaN where a target
-    /// is not in the vocabulary.
-    pub values: Buffer,
-    /// The largest scaled logits, then `log(sum(exp(z - largest)))`.
-    pub moments: Buffer,
-}
-
-/// What is known of each row.
-///
-/// # Panics
-///
-/// If a buffer is too short, or there is no logit.
-#[must_use]
-pub fn statistics(client: &Client, logits: &Logits) -> Statistics {
-    let arithmetic = super::arithmetic(logits.logits.element);
-    let rows = logits.rows;
-    let length = rows * logits.vocabulary;
-    let width = geometry::width(client, logits.logits.element.size(), logits.vocabulary);
-    let values = rows * (1 + usize::from(logits.entropy));
-    let outputs = Statistics {
-        values: Buffer::empty(client, values, arithmetic),
-        moments: Buffer::empty(client, 2 * rows, arithmetic),
-    };
-    // SAFETY: the kernel reads `rows` rows of `vocabulary / width` vectors and `rows` targets, and
-    // writes `rows` elements of each statistic; `argument` has checked that buffers are as long.
-    #[allow(unsafe_code)]
-    unsafe {
-        visit_rows::launch_unchecked(
-            client,
-            cubes(rows),
-            CubeDim::new_1d(CUBE_SIZE),
-            width,
-            logits.logits.argument(length),
-            logits.targets.argument(rows),
-            outputs.values.argument(values),
-            outputs.moments.argument(2 * rows),
-            rows,
-            logits.vocabulary / width,
-            InputScalar::new(logits.scale, arithmetic),
-            // A parameter, because WGSL has no way to write it.
-            InputScalar::new(f64::NAN, arithmetic),
-            logits.entropy,
-            [logits.logits.element, logits.targets.element, arithmetic],
-        );
-    }
-    outputs
-}
-
-/// The gradient of the logits, of their type, and in their memory if nothing else refers to it;
-/// given the gradient of the values, in their layout. A row without one gets exactly 0.
-///
-/// # Panics
-///
-/// If a buffer is too short, or there is no logit.
-#[must_use]
-pub fn gradient(
-    client: &Client,
-    logits: Logits,
-    statistics: &Statistics,
-    upstream: &Buffer,
-    entropy_gradient: bool,
-) -> Buffer {
-    let (rows, vocabulary) = (logits.rows, logits.vocabulary);
-    let arithmetic = super::arithmetic(logits.logits.element);
-    let element = logits.logits.element;
-    let length = rows * vocabulary;
-    let width = geometry::width(client, element.size(), vocabulary);
-    let values = rows * (1 + usize::from(logits.entropy));
-    let input = logits.logits.argument(length);
-    let in_place = logits.logits.handle.can_mut() && logits.logits.length() == length;
-    let (output, output_argument) = match in_place {
-        true => (logits.logits, BufferArg::alias(0, length)),
-        false => {
-            let output = Buffer::empty(client, length, element);
-            let argument = output.argument(length);
-            (output, argument)
-        }
-    };
-    // SAFETY: as above; the output has as many elements as the logits.
-    #[allow(unsafe_code)]
-    unsafe {
-        write_gradient::launch_unchecked(
-            client,
-            cubes(rows),
-            CubeDim::new_1d(CUBE_SIZE),
-            width,
-            input,
-            output_argument,
-            logits.targets.argument(rows),
-            statistics.values.argument(values),
-            statistics.moments.argument(2 * rows),
-            upstream.argument(values),
-            rows,
-            vocabulary / width,
-            InputScalar::new(logits.scale, arithmetic),
-            // A parameter, because WGSL has no way to write it.
-            InputScalar::new(f64::NAN, arithmetic),
-            entropy_gradient,
-            [element, logits.targets.element, arithmetic],
-        );
-    }
-    output
-}
-
-fn cubes(rows: usize) -> CubeCount {
-    CubeCount::Static(rows.clamp(1, MOST_CUBES) as u32, 1, 1)
-}
-
 #[cube(launch_unchecked)]
-fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
+pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
     logits: &[Vector<L, N>],
     targets: &[I],
     values: &mut [A],
@@ -221,7 +87,7 @@ fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
 }
 
 #[cube(launch_unchecked)]
-fn write_gradient<L: Float, I: Int, A: Float, N: Size>(
+pub fn write_gradient<L: Float, I: Int, A: Float, N: Size>(
     logits: &[Vector<L, N>],
     output: &mut [Vector<L, N>],
     targets: &[I],
