@@ -87,7 +87,7 @@ impl Backend {
             backend: feature,
             missing: "this program was built without it".into(),
             remedy: format!(
-                "add it with `cargo install policy-loss-cli --features {feature}`, or in a \
+                "add it with `cargo install --path crates/policy-loss-cli --features {feature}`, or in a \
                  checkout with `cargo run -p policy-loss-cli --features {feature} -- ...`"
             ),
         }

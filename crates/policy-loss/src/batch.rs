@@ -24,6 +24,8 @@ use crate::GlobalTotals;
 #[derive(Debug, Clone)]
 pub struct PolicyBatch {
     pub(crate) log_probs: Tensor<2>,
+    /// False where `log_probs` are a stand-in of their shape.
+    pub(crate) has_log_probs: bool,
     pub(crate) old_log_probs: Option<Tensor<2>>,
     pub(crate) advantages: Advantages,
     pub(crate) action_mask: Option<Tensor<2, Bool>>,
@@ -74,6 +76,7 @@ impl PolicyBatch {
     pub fn on_policy(log_probs: Tensor<2>, advantages: impl Into<Advantages>) -> Self {
         Self {
             log_probs,
+            has_log_probs: true,
             old_log_probs: None,
             advantages: advantages.into(),
             action_mask: None,
@@ -86,14 +89,13 @@ impl PolicyBatch {
     }
 
     /// A batch whose log-probs are computed together with the loss, by
-    /// [`PolicyLoss::forward_linear`](crate::PolicyLoss::forward_linear). Until then they are NaN.
+    /// [`PolicyLoss::forward_linear`](crate::PolicyLoss::forward_linear). Any other method refuses it.
     pub fn without_log_probs(old_log_probs: Tensor<2>, advantages: impl Into<Advantages>) -> Self {
-        // Nothing else is certain to show itself where the batch goes to the wrong method.
-        let log_probs = old_log_probs
-            .zeros_like()
-            .without_autodiff()
-            .add_scalar(f64::NAN);
-        Self::new(log_probs, old_log_probs, advantages)
+        let stand_in = old_log_probs.clone().without_autodiff();
+        Self {
+            has_log_probs: false,
+            ..Self::new(stand_in, old_log_probs, advantages)
+        }
     }
 
     /// Sets which tokens the policy generated. Trainers that hold a float or integer mask turn it

@@ -9,6 +9,13 @@ use crate::{Advantages, BatchError, Behavior, PolicyBatch, PolicyLossConfig};
 impl PolicyBatch {
     /// Every check, none of which touches the device's queue.
     pub(crate) fn check(self, config: &PolicyLossConfig) -> Result<CheckedBatch, BatchError> {
+        if !self.has_log_probs {
+            return Err(BatchError::Missing {
+                tensor: "log_probs",
+                needed_by: "every method but `PolicyLoss::forward_linear`, which computes them,",
+                add_with: "PolicyBatch::new",
+            });
+        }
         let shape = self.log_probs.dims();
         let device = self.log_probs.device();
         let floats = [

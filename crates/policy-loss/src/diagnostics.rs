@@ -104,6 +104,8 @@ impl PolicyBatch {
             .with_rollout_correction(RolloutCorrection::weigh(RolloutWeight::raw()));
         let mut batch = self.clone();
         batch.totals = None;
+        // They are not read.
+        batch.has_log_probs = true;
         let batch = batch.check(&reads_rollout)?;
         let dtype = arithmetic(batch.log_probs.dtype());
         let constant = |x: Tensor<2>| x.without_autodiff().cast(dtype);

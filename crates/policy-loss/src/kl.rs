@@ -20,6 +20,9 @@ use crate::divergence::{expm1_minus_identity, k3_limit};
 /// abs  kl = |q|
 /// ```
 ///
+/// The reference has to be frozen: a copy of the policy from before the training, taken with
+/// `policy.valid()`, whose parameters no gradient reaches.
+///
 /// A rollout correction does not weigh it. Needs [`ref_log_probs`](crate::PolicyBatch).
 /// Estimators: [Schulman 2020](http://joschu.net/blog/kl-approx.html); in the loss since GRPO
 /// ([arXiv 2402.03300](https://arxiv.org/abs/2402.03300)).

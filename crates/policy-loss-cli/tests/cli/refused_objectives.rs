@@ -258,7 +258,7 @@ fn devices() {
         if compiled_in {
             continue;
         }
-        let install = format!("cargo install policy-loss-cli --features {backend}");
+        let install = format!("cargo install --path crates/policy-loss-cli --features {backend}");
         let run = format!("cargo run -p policy-loss-cli --features {backend}");
         let telling = ["was built without it", install.as_str(), run.as_str()];
         batch.refuses(&["--device", backend], 4, &telling);

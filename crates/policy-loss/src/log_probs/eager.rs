@@ -113,6 +113,7 @@ fn with_log_probs(
 ) -> Result<PolicyLossOutput, BatchError> {
     loss.forward(PolicyBatch {
         log_probs,
+        has_log_probs: true,
         ..batch.clone()
     })
 }

@@ -65,6 +65,7 @@ impl PolicyLoss {
     ) -> Result<PolicyLossOutput, BatchError> {
         // Found before any product. Entropies are made on the way, too.
         let mut checked = batch.clone();
+        checked.has_log_probs = true;
         if self.config().entropy_bonus.is_some() {
             checked.entropies = Some(checked.log_probs.clone());
         }
@@ -108,6 +109,7 @@ fn recomputed(
     let log_probs = TokenLogProbs { config }.forward_linear(hidden, head, targets, mask)?;
     loss.forward(PolicyBatch {
         log_probs: log_probs.log_probs,
+        has_log_probs: true,
         entropies: log_probs.entropies,
         ..batch
     })

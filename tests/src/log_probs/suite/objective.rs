@@ -209,18 +209,18 @@ pub fn nothing_valid(runner: &Runner) {
     }
 }
 
-/// A batch without log-probs, given to the method that needs them, cannot pass unnoticed.
+/// A batch without log-probs, given to a method that needs them, is refused.
 pub fn without_log_probs_is_seen(runner: &Runner) {
     let setup = Setup::new();
     let batch = setup.batch(runner, None, DType::F32);
     let loss = PolicyLossConfig::new().init().expect("valid");
-    let output = loss.forward(batch).expect("the shapes fit");
-    let read = output.read().expect("can be read");
-    // Drivers of graphics interfaces may make a bound of a NaN that is clamped; the mean log-ratio
-    // is not clamped.
-    let is_seen = read.loss.is_nan() || read.metrics.ppo_kl.is_nan();
-    assert!(
-        is_seen && read.metrics.non_finite > 0.0,
-        "{runner}: {read:?}"
-    );
+    for error in [
+        loss.forward(batch.clone()).err(),
+        loss.forward_no_reduction(batch).err(),
+    ] {
+        let message = error.expect("there are no log-probs").to_string();
+        for name in ["log_probs", "forward_linear", "PolicyBatch::new"] {
+            assert!(message.contains(name), "{runner}: {message}");
+        }
+    }
 }
