@@ -209,8 +209,12 @@ pub struct BenchArguments {
     pub tokens: Option<NonZeroUsize>,
 
     /// For the loss: the objective by name [default: ppo]
-    #[arg(long, value_name = "NAME", value_parser = preset())]
+    #[arg(long, value_name = "NAME", value_parser = preset(), conflicts_with = "config")]
     pub objective: Option<Preset>,
+
+    /// For the loss: the objective as a JSON file
+    #[arg(long, value_name = "FILE.json")]
+    pub config: Option<PathBuf>,
 
     /// For log-probs: length of a hidden state [default: 576]
     #[arg(long, value_name = "H")]

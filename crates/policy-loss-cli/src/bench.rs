@@ -9,13 +9,14 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use policy_loss::{Implementation, PolicyLoss, Preset};
+use policy_loss::{Implementation, PolicyLoss};
 use serde::Serialize;
 
-use crate::args::{BenchArguments, Subject};
+use crate::args::{BenchArguments, ObjectiveArguments, Subject};
 use crate::backends::Backend;
 use crate::failure::Failure;
 use crate::memory::peak_extra_bytes;
+use crate::objective::Objective;
 use crate::output;
 use crate::report::{flush_left, plain};
 use copy::Copy;
@@ -28,7 +29,8 @@ const WARM_UP: usize = 3;
 #[derive(Debug, Serialize)]
 struct Report {
     device: &'static str,
-    objective: &'static str,
+    /// The name of a preset, or that of a file.
+    objective: String,
     batch: usize,
     tokens: usize,
     rounds: usize,
@@ -71,6 +73,7 @@ fn refuse_unread(arguments: &BenchArguments) -> Result<(), Failure> {
     let of_the_loss = [
         ("--batch", arguments.batch.is_some()),
         ("--objective", arguments.objective.is_some()),
+        ("--config", arguments.config.is_some()),
     ];
     let of_log_probs = [
         ("--hidden", arguments.hidden.is_some()),
@@ -104,12 +107,16 @@ fn measure(arguments: &BenchArguments, device: &Device) -> Result<Report, Failur
         )));
     };
     let on_host = matches!(arguments.device, Backend::Flex | Backend::Ndarray);
-    let objective = arguments.objective.unwrap_or(Preset::Ppo);
+    let objective = Objective::read(&ObjectiveArguments {
+        openrlhf: None,
+        config: arguments.config.clone(),
+        preset: arguments.objective,
+    })?;
     let inputs = Inputs::new(batch, tokens, device);
     let mut copy = Copy::new(count, on_host);
-    let composed = loss(objective, Implementation::Composed)?;
+    let composed = loss(&objective, Implementation::Composed)?;
     let fused =
-        Some(loss(objective, Implementation::Fused)?).filter(|fused| inputs.is_accepted_by(fused));
+        Some(loss(&objective, Implementation::Fused)?).filter(|fused| inputs.is_accepted_by(fused));
 
     let mut times = Times::default();
     for round in 0..WARM_UP + rounds {
@@ -141,7 +148,7 @@ fn measure(arguments: &BenchArguments, device: &Device) -> Result<Report, Failur
     let copy_times = Quartiles::of(&mut times.copy);
     Ok(Report {
         device: arguments.device.name(),
-        objective: objective.name(),
+        objective: objective.origin.short(),
         batch,
         tokens,
         rounds,
@@ -181,11 +188,12 @@ impl Quartiles {
     }
 }
 
-fn loss(objective: Preset, implementation: Implementation) -> Result<PolicyLoss, Failure> {
-    let config = objective.config().with_implementation(implementation);
+fn loss(objective: &Objective, implementation: Implementation) -> Result<PolicyLoss, Failure> {
+    let config = objective.loss.config().clone();
     config
+        .with_implementation(implementation)
         .init()
-        .map_err(|error| Failure::BadInput(error.to_string()))
+        .map_err(|error| objective.origin.bad(error))
 }
 
 /// What `work` returns lives until the device is done: a lazy backend computes nothing for a
@@ -209,7 +217,7 @@ impl Report {
     fn table(&self) -> String {
         let mut table = plain();
         table.add_row(["device".into(), self.device.to_owned()]);
-        table.add_row(["objective".into(), self.objective.to_owned()]);
+        table.add_row(["objective".into(), self.objective.clone()]);
         table.add_row([
             "batch".into(),
             format!("{} x {}, {} rounds", self.batch, self.tokens, self.rounds),

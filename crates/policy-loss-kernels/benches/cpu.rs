@@ -11,7 +11,10 @@ use policy_loss_kernels::cpu::{
     Advantages, Batch, Element, Floats, Mask, forward, forward_with_gradient,
     forward_with_gradient_into, scale_in_place,
 };
-use policy_loss_kernels::{Clip, Objective, RatioBase, RatioLevel, Reduction, Surrogate, Weight};
+use policy_loss_kernels::{
+    Clip, Correction, FilterEstimator, FilterLevel, Objective, Range, RatioBase, RatioLevel,
+    Reduction, Surrogate, WeightMode,
+};
 use rayon::prelude::*;
 
 const SHAPES: [(usize, usize); 3] = [(64, 1024), (256, 4096), (1, 1 << 20)];
@@ -88,7 +91,7 @@ const TOKEN: Objective = Objective {
         high: 0.2,
         dual: None,
     }),
-    weight: Weight::None,
+    correction: None,
     off_policy: None,
     penalty: None,
     reduction: Reduction::TokenMean,
@@ -171,22 +174,37 @@ fn token_dual_clip(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
     );
 }
 
+const RANGE: Range = Range {
+    low: 0.5,
+    high: 2.0,
+};
+
+fn corrected(bencher: Bencher<'_, '_>, shape: (usize, usize), correction: Correction) {
+    let objective = Objective {
+        correction: Some(correction),
+        ..TOKEN
+    };
+    gradient(bencher, shape, objective, &f32s(shape));
+}
+
 #[divan::bench(args = SHAPES)]
 fn token_truncated_weight(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let weight = Weight::Truncate {
-        low: 0.5,
-        high: 2.0,
-    };
-    gradient(bencher, shape, Objective { weight, ..TOKEN }, &f32s(shape));
+    let mode = WeightMode::Truncate(RANGE);
+    corrected(bencher, shape, Correction::of_tokens(mode));
 }
 
 #[divan::bench(args = SHAPES)]
 fn token_sequence_masked_weight(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let weight = Weight::SequenceMask {
-        low: 0.5,
-        high: 2.0,
-    };
-    gradient(bencher, shape, Objective { weight, ..TOKEN }, &f32s(shape));
+    let raw = Correction::of_tokens(WeightMode::Raw);
+    let (level, estimator) = (FilterLevel::SequenceMean, FilterEstimator::K1);
+    corrected(bencher, shape, raw.with_filter(level, estimator, RANGE));
+}
+
+#[divan::bench(args = SHAPES)]
+fn token_filtered_weight(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
+    let raw = Correction::of_tokens(WeightMode::Raw);
+    let (level, estimator) = (FilterLevel::Token, FilterEstimator::K3);
+    corrected(bencher, shape, raw.with_filter(level, estimator, RANGE));
 }
 
 #[divan::bench(args = SHAPES)]

@@ -19,6 +19,7 @@
 //! - `cube`: kernels for every device that CubeCL has a runtime for.
 #![cfg_attr(not(feature = "cpu"), allow(rustdoc::broken_intra_doc_links))]
 
+mod correction;
 #[cfg(feature = "cpu")]
 pub mod cpu;
 #[cfg(feature = "cube")]
@@ -27,9 +28,12 @@ mod objective;
 mod penalty;
 mod summary;
 
+pub use correction::{
+    Correction, FilterEstimator, FilterLevel, Filters, Weight, WeightLevel, WeightMode,
+};
 pub use objective::{
     Clip, Distance, Gamma, LEAST_LOG_RATIO, LOG_RATIO_BOUND, Objective, Range, RatioBase,
-    RatioLevel, Reduction, Surrogate, Weighed, Weight,
+    RatioLevel, Reduction, Surrogate, Weighed,
 };
 pub use penalty::{Estimator, Penalty, PenaltyGradient};
 pub use summary::Summary;

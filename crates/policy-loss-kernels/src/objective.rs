@@ -1,6 +1,6 @@
 //! What to compute: shared by all kernels.
 
-use crate::Penalty;
+use crate::{Correction, Penalty};
 
 /// Log-ratios are clamped to `[-20, 20]` before they are exponentiated.
 pub const LOG_RATIO_BOUND: f64 = 20.0;
@@ -18,8 +18,8 @@ pub struct Objective {
     pub ratio_base: RatioBase,
     /// What is made of the ratio and the advantage.
     pub surrogate: Surrogate,
-    /// The constant that multiplies a token's surrogate.
-    pub weight: Weight,
+    /// The constant that multiplies a token's surrogate; without one it is 1.
+    pub correction: Option<Correction>,
     /// Tokens with `A < 0` have the surrogate 0, a constant, where their sequence's
     /// `mean over valid tokens of (base - log_probs)` is above this.
     pub off_policy: Option<f64>,
@@ -114,7 +114,7 @@ pub enum Surrogate {
     },
     /// `exp(mean of c) * mean of A` over the valid tokens of the sequence, where `c` is the
     /// logarithm of the token's ratio, at most `high` where `A > 0`, at least `-low` where
-    /// `A < 0`, and 0 where `A = 0`. The ratio is that of the token; not with a weight.
+    /// `A < 0`, and 0 where `A = 0`. The ratio is that of the token.
     GeometricMean {
         /// Distance of the lower bound of the logarithm from 0.
         low: f64,
@@ -182,38 +182,6 @@ pub struct Clip {
     pub dual: Option<f64>,
 }
 
-/// The weight of a token's loss, from `rho = exp(old_log_probs - rollout_log_probs)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Weight {
-    /// 1; `rollout_log_probs` is not read for it.
-    None,
-    /// `clamp(rho, low, high)`.
-    Truncate {
-        /// Smallest weight.
-        low: f64,
-        /// Largest weight.
-        high: f64,
-    },
-    /// `rho` where `low <= rho <= high`, else 0.
-    Mask {
-        /// Smallest weight that is kept.
-        low: f64,
-        /// Largest weight that is kept.
-        high: f64,
-    },
-    /// `rho` for every token of a sequence whose
-    /// `exp(mean over valid tokens of (old_log_probs - rollout_log_probs))` lies in
-    /// `[low, high]`, else 0.
-    SequenceMask {
-        /// Smallest geometric mean that is kept.
-        low: f64,
-        /// Largest geometric mean that is kept.
-        high: f64,
-    },
-    /// As the batch says, token by token.
-    Given,
-}
-
 /// How token losses become one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
@@ -248,6 +216,6 @@ impl Objective {
     /// Whether `rollout_log_probs` takes part.
     #[must_use]
     pub fn uses_rollout(&self) -> bool {
-        self.ratio_base == RatioBase::Rollout || self.weight != Weight::None
+        self.ratio_base == RatioBase::Rollout || self.correction.is_some()
     }
 }

@@ -1,7 +1,7 @@
 //! What comes back: shared by all kernels.
 
 #[cfg(doc)]
-use crate::{Objective, Penalty, Weight};
+use crate::{Objective, Penalty};
 
 /// The loss and the sums that its metrics are made of, over the valid tokens of a batch.
 ///
@@ -35,15 +35,15 @@ pub struct Summary {
     pub min_ratio: f64,
     /// Largest ratio; unspecified if one is NaN.
     pub max_ratio: f64,
-    /// Sum of `rollout_log_probs - old_log_probs`; 0 with [`Weight::None`].
+    /// Sum of `rollout_log_probs - old_log_probs`; 0 without a correction.
     pub rollout_log_ratio: f64,
-    /// Sum of the weights; 0 with [`Weight::None`].
+    /// Sum of the weights; 0 without a correction.
     pub weight: f64,
-    /// Sum of the weights' squares; 0 with [`Weight::None`].
+    /// Sum of the weights' squares; 0 without a correction.
     pub squared_weight: f64,
-    /// Tokens whose weight [`Weight::Truncate`] moved to a bound.
+    /// Tokens whose weight was moved to a bound.
     pub truncated: f64,
-    /// Tokens whose weight [`Weight::Mask`] or [`Weight::SequenceMask`] set to 0.
+    /// Tokens whose weight was set to 0.
     pub zeroed: f64,
     /// Tokens that [`Objective::off_policy`] dropped.
     pub dropped: f64,

@@ -187,7 +187,11 @@ impl<E: Element> Batch<'_, E> {
                 self.rollout_log_probs,
                 objective.uses_rollout(),
             ),
-            ("weights", self.weights, objective.weight == Weight::Given),
+            (
+                "weights",
+                self.weights,
+                objective.correction.map(|it| it.weight) == Some(Weight::Given),
+            ),
             (
                 "ref_log_probs",
                 self.ref_log_probs,

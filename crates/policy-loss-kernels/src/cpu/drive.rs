@@ -5,12 +5,14 @@ use std::ops::Range;
 
 use pulp::Arch;
 
-use crate::{Objective, RatioBase, RatioLevel, Reduction, Summary, Surrogate, Weight};
+use crate::{FilterEstimator, Objective, RatioBase, RatioLevel, Reduction, Summary, Surrogate};
 
 use super::batch::{Batch, BatchError, Floats};
 use super::counts::Counts;
 use super::element::Element;
+use super::gaps::add_gaps;
 use super::gather::{self, Difference, Place};
+use super::kept_weight::add_kept_weights;
 use super::kernel::{Kernel, OutputKind};
 use super::partition::{self, Chunk};
 use super::penalty::PenaltyKernel;
@@ -90,7 +92,7 @@ impl<E: Element> Evaluation<'_, E> {
         let Objective {
             ratio_level,
             surrogate,
-            weight,
+            correction,
             off_policy,
             ..
         } = self.objective;
@@ -100,8 +102,20 @@ impl<E: Element> Evaluation<'_, E> {
         );
         *ratio_level != RatioLevel::Token
             || of_sequence
-            || matches!(weight, Weight::SequenceMask { .. })
+            || correction.is_some_and(|correction| correction.is_of_sequence())
             || off_policy.is_some()
+    }
+
+    /// Whether the weights of a row are added up before its tokens are visited.
+    fn needs_kept_weights(&self) -> bool {
+        let Objective {
+            surrogate,
+            correction,
+            off_policy,
+            ..
+        } = self.objective;
+        let is_one_for_the_row = matches!(surrogate, Surrogate::GeometricMean { .. });
+        is_one_for_the_row && (correction.is_some() || off_policy.is_some())
     }
 
     /// Whether the gradient is the same for all tokens of a row.
@@ -127,6 +141,10 @@ impl<E: Element> Evaluation<'_, E> {
                 let mut rows = self.new_rows(chunk.rows.clone());
                 self.gather(memory, &mut rows, chunk);
                 self.derive(&mut rows);
+                if self.needs_kept_weights() {
+                    self.add_kept_weights(memory, &mut rows, chunk);
+                    rows.iter_mut().for_each(Row::derive_weighted_slope);
+                }
                 let mut totals = self.visit(memory, &mut rows, chunk, output);
                 self.finish(memory, &rows, chunk, output);
                 for row in &rows {
@@ -154,12 +172,23 @@ impl<E: Element> Evaluation<'_, E> {
             for ((chunk, _), part) in tasks.iter().zip(parts) {
                 let row = &mut rows[chunk.rows.start];
                 row.log_ratio += part.log_ratio;
-                row.log_weight += part.log_weight;
+                row.gaps.add(&part.gaps);
                 row.bounded_log_ratio += part.bounded_log_ratio;
                 row.advantage += part.advantage;
             }
         }
         self.derive(&mut rows);
+        if self.needs_kept_weights() {
+            let parts = partition::each(self.total, tasks, Memory::new, |memory, (chunk, _)| {
+                let mut row = [rows[chunk.rows.start]];
+                self.add_kept_weights(memory, &mut row, chunk);
+                row[0].kept_weight
+            });
+            for ((chunk, _), part) in tasks.iter().zip(parts) {
+                rows[chunk.rows.start].kept_weight += part;
+            }
+            rows.iter_mut().for_each(Row::derive_weighted_slope);
+        }
         let parts = partition::each(self.total, tasks, Memory::new, |memory, (chunk, output)| {
             let mut row = [rows[chunk.rows.start]];
             let totals = self.visit(memory, &mut row, chunk, output);
@@ -203,12 +232,7 @@ impl<E: Element> Evaluation<'_, E> {
         // `check` made sure of the rollout's presence where it is needed.
         let rollout = batch.rollout_log_probs.unwrap_or(batch.old_log_probs);
         let scratch = &mut memory.inputs;
-        let tokens = chunk.tokens.clone();
-        let mut place = Place {
-            rows,
-            row_length: batch.tokens,
-            tokens,
-        };
+        let mut place = self.place(rows, chunk);
         let against_base = Difference {
             minuend: E::floats(batch.log_probs),
             subtrahend: self.base(),
@@ -221,14 +245,6 @@ impl<E: Element> Evaluation<'_, E> {
         if objective.ratio_level != RatioLevel::Token || objective.off_policy.is_some() {
             add(&against_base);
         }
-        if matches!(objective.weight, Weight::SequenceMask { .. }) {
-            add(&Difference {
-                minuend: batch.old_log_probs,
-                subtrahend: rollout,
-                bounded: false,
-                field: |row| &mut row.log_weight,
-            });
-        }
         match objective.surrogate {
             Surrogate::SequenceWeight { .. } => add(&Difference {
                 bounded: true,
@@ -239,6 +255,27 @@ impl<E: Element> Evaluation<'_, E> {
                 gather::add_clipped(self.arch, scratch, &mut place, objective, batch);
             }
             _ => {}
+        }
+        if let Some(correction) = objective.correction.filter(|it| it.is_of_sequence()) {
+            let mut filters = correction.filters.iter();
+            let with_k3 = filters.any(|(_, estimator, _)| estimator == FilterEstimator::K3);
+            let terms = (batch.old_log_probs, rollout);
+            add_gaps(self.arch, scratch, &mut place, terms, batch.mask, with_k3);
+        }
+    }
+
+    /// Adds up the weights of rows that have been derived.
+    fn add_kept_weights(&self, memory: &mut Memory<E::Real>, rows: &mut [Row], chunk: &Chunk) {
+        let mut place = self.place(rows, chunk);
+        let scratch = &mut memory.inputs;
+        add_kept_weights(self.arch, scratch, &mut place, self.objective, self.batch);
+    }
+
+    fn place<'r>(&self, rows: &'r mut [Row], chunk: &Chunk) -> Place<'r> {
+        Place {
+            rows,
+            row_length: self.batch.tokens,
+            tokens: chunk.tokens.clone(),
         }
     }
 

@@ -62,7 +62,10 @@ pub struct Place<'a> {
 impl Place<'_> {
     /// Calls `visit` for each block with its tokens, and with its pieces: a row, and the part of
     /// the block that lies in it.
-    fn blocks(&mut self, mut visit: impl FnMut(Range<usize>, &mut dyn Iterator<Item = Piece<'_>>)) {
+    pub fn blocks(
+        &mut self,
+        mut visit: impl FnMut(Range<usize>, &mut dyn Iterator<Item = Piece<'_>>),
+    ) {
         let (row_length, tokens) = (self.row_length, self.tokens.clone());
         let first_row = tokens.start / row_length;
         for start in tokens.clone().step_by(BLOCK) {

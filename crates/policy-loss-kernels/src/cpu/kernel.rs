@@ -6,14 +6,11 @@ use std::ops::Range;
 
 use pulp::Arch;
 
-use crate::{
-    Distance, Objective, RatioBase, RatioLevel, Surrogate, Weighed, Weight as ObjectiveWeight,
-};
+use crate::{Distance, Objective, RatioBase, RatioLevel, Surrogate, Weighed};
 
 use super::of_sequence::{GeometricMean, SequenceWeight};
-use super::parts::{
-    AgainstOld, AgainstRollout, OfSequence, OfSequenceAndToken, Ratio, Unweighted, Weight, Weighted,
-};
+use super::output::{GradientOfRow, Output};
+use super::parts::{AgainstOld, AgainstRollout, OfSequence, OfSequenceAndToken, Ratio};
 use super::real::Real;
 use super::row::Row;
 use super::sums::Totals;
@@ -23,6 +20,7 @@ use super::surrogates::{
 };
 use super::trust_region::{Kl, TotalVariation, TrustRegion};
 use super::visit::Visit;
+use super::weight::{Unweighted, Weight, Weighted};
 
 /// The inputs of a block, in the type of the arithmetic.
 #[derive(Clone, Copy)]
@@ -112,7 +110,9 @@ fn of_tokens<T: Real, R: Ratio>(objective: &Objective) -> Kernel<T> {
             Distance::Kl => with_weight::<T, R, TrustRegion<Kl>>(objective),
         },
         Surrogate::SequenceWeight { .. } => with_weight::<T, R, SequenceWeight>(objective),
-        Surrogate::GeometricMean { .. } => with_weight::<T, R, GeometricMean>(objective),
+        Surrogate::GeometricMean { .. } => {
+            with_weight_and_output::<T, R, GeometricMean, GradientOfRow>(objective)
+        }
         _ => with_weight::<T, R, SquaredLogRatio>(objective),
     }
 }
@@ -130,14 +130,19 @@ fn of_ratios<T: Real, R: Ratio>(objective: &Objective) -> Option<Kernel<T>> {
 }
 
 fn with_weight<T: Real, R: Ratio, S: SurrogatePart>(objective: &Objective) -> Kernel<T> {
-    match (objective.weight, objective.off_policy) {
-        (ObjectiveWeight::None, None) => visit::<T, R, Unweighted, S>,
-        // The mask of a sequence is that of a token with bounds that its row chooses.
-        _ => visit::<T, R, Weighted, S>,
+    with_weight_and_output::<T, R, S, R::Gradient>(objective)
+}
+
+fn with_weight_and_output<T: Real, R: Ratio, S: SurrogatePart, O: Output>(
+    objective: &Objective,
+) -> Kernel<T> {
+    match (objective.correction, objective.off_policy) {
+        (None, None) => visit::<T, R, Unweighted, S, O>,
+        _ => visit::<T, R, Weighted, S, O>,
     }
 }
 
-fn visit<T: Real, R: Ratio, W: Weight, S: SurrogatePart>(
+fn visit<T: Real, R: Ratio, W: Weight, S: SurrogatePart, O: Output>(
     arch: Arch,
     objective: &Objective,
     block: Block<'_, T>,
@@ -147,6 +152,6 @@ fn visit<T: Real, R: Ratio, W: Weight, S: SurrogatePart>(
         objective,
         block,
         totals,
-        parts: PhantomData::<(R, W, S, R::Gradient)>,
+        parts: PhantomData::<(R, W, S, O)>,
     });
 }

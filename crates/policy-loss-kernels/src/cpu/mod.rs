@@ -17,8 +17,10 @@ mod drive;
 mod element;
 mod estimates;
 mod exp;
+mod gaps;
 mod gather;
 mod half_bits;
+mod kept_weight;
 mod kernel;
 mod lanes;
 pub mod log_probs;
@@ -41,6 +43,7 @@ mod tests;
 mod token;
 mod trust_region;
 mod visit;
+mod weight;
 
 use std::mem::MaybeUninit;
 

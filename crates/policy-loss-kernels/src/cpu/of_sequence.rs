@@ -43,11 +43,10 @@ impl SurrogatePart for GeometricMean {
         let clipped = ClippedLogRatio::new(lanes, constants, ratio.log_ratio, advantage);
         sums.clipped = lanes.count(lanes.or(clipped.above, clipped.below), sums.clipped);
         sums.clipped_above = lanes.count(clipped.above, sums.clipped_above);
-        // Of the mean over n_b tokens, a token's part is 1 / n_b, and n_b tokens have the value.
-        let value = lanes.keep(inputs.valid, row.surrogate[0]);
         Surrogate {
-            value,
-            slope: value,
+            value: lanes.keep(inputs.valid, row.surrogate[0]),
+            // The row has it: see `GradientOfRow`.
+            slope: lanes.zero(),
             ratio_slope: lanes.zero(),
             constant: lanes.or(clipped.constant, ratio.saturated),
         }

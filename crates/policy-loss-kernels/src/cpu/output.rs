@@ -22,6 +22,9 @@ pub struct OwnGradient;
 /// the ratio, times the weight.
 pub struct SharedGradient;
 
+/// The gradient of a token whose slope is that of its row, weights included.
+pub struct GradientOfRow;
+
 impl Output for OwnGradient {
     const IS_WRITTEN: bool = true;
 
@@ -29,6 +32,16 @@ impl Output for OwnGradient {
     fn value<L: Lanes>(lanes: L, row: &RowConstants<L>, surrogate: &Surrogate<L>) -> L::Vector {
         let slope = lanes.drop(surrogate.constant, surrogate.slope);
         // Adding 0 turns the -0 of a token without a gradient into 0.
+        lanes.mul_add(slope, row.negative_gradient_factor, lanes.zero())
+    }
+}
+
+impl Output for GradientOfRow {
+    const IS_WRITTEN: bool = true;
+
+    #[inline(always)]
+    fn value<L: Lanes>(lanes: L, row: &RowConstants<L>, surrogate: &Surrogate<L>) -> L::Vector {
+        let slope = lanes.drop(surrogate.constant, row.surrogate[1]);
         lanes.mul_add(slope, row.negative_gradient_factor, lanes.zero())
     }
 }

@@ -1,7 +1,8 @@
 //! What the tokens of a row share.
 
-use crate::{LOG_RATIO_BOUND, Objective, RatioLevel, Reduction, Surrogate, Weight};
+use crate::{LOG_RATIO_BOUND, Objective, RatioLevel, Reduction, Surrogate};
 
+use super::gaps::{Gaps, RowWeight};
 use super::real::Real;
 use super::sums::Totals;
 
@@ -12,12 +13,14 @@ pub struct Row {
     pub valid: usize,
     /// Sum of `log_probs - base`, for the ratio of a sequence.
     pub log_ratio: f64,
-    /// Sum of `old_log_probs - rollout_log_probs`, for the mask of a sequence.
-    pub log_weight: f64,
+    /// Sums of `old_log_probs - rollout_log_probs`, for the weight of a sequence.
+    pub gaps: Gaps,
     /// Sum of the log-ratios as the surrogate bounds them.
     pub bounded_log_ratio: f64,
     /// Sum of `A`, for a surrogate that is one for the sequence.
     pub advantage: f64,
+    /// Sum of the weights of tokens that are not dropped, for the same.
+    pub kept_weight: f64,
     /// Sum of `A * weight` over tokens that are not clipped, for the gradient of a sequence.
     pub unclipped_advantage: f64,
 
@@ -29,16 +32,8 @@ pub struct Row {
     pub surrogate: [f64; 2],
     /// 1 where tokens with a negative advantage are dropped, else 0.
     pub drops_negative: f64,
-    /// Bounds of the weight.
-    pub weight_low: f64,
-    /// Bounds of the weight.
-    pub weight_high: f64,
-    /// What a weight below its bounds becomes.
-    pub weight_below: f64,
-    /// What a weight above its bounds becomes.
-    pub weight_above: f64,
-    /// What a weight that is not a number becomes before the bounds see it.
-    pub weight_of_nan: f64,
+    /// The weights of its tokens.
+    pub weight: RowWeight,
     /// The row's part of the reduction's factor: `1 / n_b`, or 1.
     pub loss_factor: f64,
     /// The whole factor of the reduction.
@@ -46,7 +41,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Derives the ratio, the weight's bounds and the factors from what was gathered.
+    /// Derives the ratio, the weight and the factors from what was gathered.
     /// `scale` is the batch's part of the reduction's factor.
     pub fn derive<T: Real>(&mut self, objective: &Objective, scale: f64) {
         let per_token = 1.0 / self.valid.max(1) as f64;
@@ -64,44 +59,29 @@ impl Row {
             }
             Surrogate::GeometricMean { .. } => {
                 let ratio = (self.bounded_log_ratio * per_token).exp();
-                [ratio * (self.advantage * per_token), 0.0]
+                let value = ratio * (self.advantage * per_token);
+                // Of the mean over n_b tokens, a token's part is 1 / n_b, and n_b tokens have
+                // the value.
+                [value, value]
             }
             _ => [0.0; 2],
         };
         // Not where a NaN is, which must be seen.
         let far = |delta: f64| mean_log_ratio < -delta;
         self.drops_negative = indicator(objective.off_policy.is_some_and(far));
-        (self.weight_low, self.weight_high) = match objective.weight {
-            Weight::None | Weight::Given => (f64::NEG_INFINITY, f64::INFINITY),
-            Weight::Truncate { low, high } => (low, high),
-            // No weight is below 0.
-            Weight::Mask { low, high } => (low.max(0.0), high),
-            Weight::SequenceMask { low, high } => {
-                // Rounded, so that a mean that meets a bound exactly in the type of the
-                // arithmetic is kept.
-                let geometric_mean = T::from_f64((self.log_weight * per_token).exp()).to_f64();
-                // Bounds that admit every weight or none.
-                if geometric_mean >= low && geometric_mean <= high {
-                    (f64::NEG_INFINITY, f64::INFINITY)
-                } else {
-                    (f64::INFINITY, f64::NEG_INFINITY)
-                }
-            }
-        };
-        // NaN lies in no range, and is rejected; elsewhere it reaches the loss.
-        self.weight_of_nan = match objective.weight {
-            Weight::Mask { .. } | Weight::SequenceMask { .. } => f64::NEG_INFINITY,
-            _ => f64::NAN,
-        };
-        (self.weight_below, self.weight_above) = match objective.weight {
-            Weight::Truncate { low, high } => (low, high),
-            _ => (0.0, 0.0),
-        };
+        let correction = objective.correction.as_ref();
+        self.weight = RowWeight::new::<T>(correction, &self.gaps, self.valid);
         self.loss_factor = match objective.reduction {
             Reduction::SequenceMean => per_token,
             _ => 1.0,
         };
         self.gradient_factor = self.loss_factor * scale;
+    }
+
+    /// What follows from the sum of its weights, for a surrogate that is one for the sequence.
+    pub fn derive_weighted_slope(&mut self) {
+        let [value, slope] = &mut self.surrogate;
+        *slope = *value * (self.kept_weight / self.valid.max(1) as f64);
     }
 
     /// The gradient of every valid token of a sequence that shares one ratio.
@@ -119,7 +99,7 @@ impl Row {
 
     /// Whether an input that was gathered is not finite.
     pub fn is_finite(&self) -> bool {
-        (self.log_ratio + self.log_weight + self.bounded_log_ratio + self.advantage).is_finite()
+        (self.log_ratio + self.gaps.sum + self.bounded_log_ratio + self.advantage).is_finite()
     }
 
     /// Adds the ratio of a sequence, once for each of its tokens.

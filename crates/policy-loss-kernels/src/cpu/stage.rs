@@ -69,7 +69,9 @@ impl<T: Real> Scratch<T> {
                 _ => old_log_probs,
             },
             weights: match batch.weights {
-                Some(weights) if objective.weight == Weight::Given => {
+                Some(weights)
+                    if objective.correction.map(|it| it.weight) == Some(Weight::Given) =>
+                {
                     widen(arch, weights, range.clone(), &mut self.weights)
                 }
                 _ => old_log_probs,

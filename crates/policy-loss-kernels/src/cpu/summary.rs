@@ -1,6 +1,6 @@
 //! From the totals of a batch to its summary.
 
-use crate::{Objective, Summary, Weight};
+use crate::{Objective, Summary};
 
 use super::counts::Counts;
 use super::sums::Totals;
@@ -8,12 +8,11 @@ use super::sums::Totals;
 /// Makes the summary of the sums.
 pub fn summary(objective: &Objective, counts: &Counts, scale: f64, totals: &Totals) -> Summary {
     let valid = counts.tokens as f64;
-    // Without a weight, tokens that may be dropped pass a weight of 1.
-    let of_weights = |sum: f64| match objective.weight {
-        Weight::None => 0.0,
-        _ => sum,
+    // Without a correction, tokens that may be dropped pass a weight of 1.
+    let of_weights = |sum: f64| match objective.correction {
+        None => 0.0,
+        Some(_) => sum,
     };
-    let changed = |matches: bool| if matches { totals.changed_weight } else { 0.0 };
     let (min_ratio, max_ratio) = match (counts.tokens, totals.min_ratio > totals.max_ratio) {
         (0, _) => (0.0, 0.0),
         // No ratio was a number.
@@ -38,11 +37,8 @@ pub fn summary(objective: &Objective, counts: &Counts, scale: f64, totals: &Tota
         rollout_log_ratio: of_weights(0.0 - totals.log_weight),
         weight: of_weights(totals.weight),
         squared_weight: of_weights(totals.squared_weight),
-        truncated: changed(matches!(objective.weight, Weight::Truncate { .. })),
-        zeroed: changed(matches!(
-            objective.weight,
-            Weight::Mask { .. } | Weight::SequenceMask { .. }
-        )),
+        truncated: of_weights(totals.truncated_weight),
+        zeroed: of_weights(totals.zeroed_weight),
         dropped: totals.dropped,
         kl: totals.kl,
         non_finite: totals.non_finite,

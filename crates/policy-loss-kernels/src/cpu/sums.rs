@@ -26,8 +26,10 @@ pub struct LaneSums<L: Lanes> {
     pub log_weight: L::Vector,
     pub weight: L::Vector,
     pub squared_weight: L::Vector,
-    /// Weights that were moved to a bound, or set to 0.
-    pub changed_weight: L::Vector,
+    /// Weights that were moved to a bound.
+    pub truncated_weight: L::Vector,
+    /// Weights that were set to 0.
+    pub zeroed_weight: L::Vector,
     /// `log_probs - rollout_log_probs` where the ratio is taken against it.
     pub rollout_difference: L::Vector,
     /// Tokens that the row dropped.
@@ -53,7 +55,8 @@ impl<L: Lanes> LaneSums<L> {
             log_weight: zero,
             weight: zero,
             squared_weight: zero,
-            changed_weight: zero,
+            truncated_weight: zero,
+            zeroed_weight: zero,
             rollout_difference: zero,
             dropped: zero,
         }
@@ -77,7 +80,8 @@ impl<L: Lanes> LaneSums<L> {
         totals.log_weight += lanes.sum(self.log_weight);
         totals.weight += lanes.sum(self.weight);
         totals.squared_weight += lanes.sum(self.squared_weight);
-        totals.changed_weight += lanes.sum(self.changed_weight);
+        totals.truncated_weight += lanes.sum(self.truncated_weight);
+        totals.zeroed_weight += lanes.sum(self.zeroed_weight);
         totals.rollout_difference += lanes.sum(self.rollout_difference);
         totals.dropped += lanes.sum(self.dropped);
     }
@@ -100,7 +104,8 @@ pub struct Totals {
     pub log_weight: f64,
     pub weight: f64,
     pub squared_weight: f64,
-    pub changed_weight: f64,
+    pub truncated_weight: f64,
+    pub zeroed_weight: f64,
     pub rollout_difference: f64,
     pub dropped: f64,
     /// The penalty, before its coefficient.
@@ -127,7 +132,8 @@ impl Default for Totals {
             log_weight: 0.0,
             weight: 0.0,
             squared_weight: 0.0,
-            changed_weight: 0.0,
+            truncated_weight: 0.0,
+            zeroed_weight: 0.0,
             rollout_difference: 0.0,
             dropped: 0.0,
             kl: 0.0,
@@ -154,7 +160,8 @@ impl Totals {
         self.log_weight += other.log_weight;
         self.weight += other.weight;
         self.squared_weight += other.squared_weight;
-        self.changed_weight += other.changed_weight;
+        self.truncated_weight += other.truncated_weight;
+        self.zeroed_weight += other.zeroed_weight;
         self.rollout_difference += other.rollout_difference;
         self.dropped += other.dropped;
         self.kl += other.kl;

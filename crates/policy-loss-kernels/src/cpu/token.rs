@@ -5,10 +5,11 @@ use crate::LOG_RATIO_BOUND;
 use super::exp::Exponential;
 use super::lanes::Lanes;
 use super::output::Output;
-use super::parts::{Ratio, Weight};
+use super::parts::Ratio;
 use super::real::Real;
 use super::sums::LaneSums;
 use super::surrogates::SurrogatePart;
+use super::weight::{RowWeightConstants, Weight, WeightConstants};
 
 /// What is read for a token.
 #[derive(Clone, Copy)]
@@ -30,6 +31,7 @@ pub struct Constants<L: Lanes> {
     pub log_ratio_bounds: [L::Vector; 2],
     /// Those of the surrogate; their meaning is its own.
     pub surrogate: [L::Vector; 4],
+    pub weight: WeightConstants<L>,
 }
 
 /// The numbers that the tokens of a row share.
@@ -43,15 +45,7 @@ pub struct RowConstants<L: Lanes> {
     pub surrogate: [L::Vector; 2],
     /// Above 0 where tokens with a negative advantage are dropped.
     pub drops_negative: L::Vector,
-    /// Above 0 where the batch brings the weights.
-    pub weight_is_given: L::Vector,
-    /// Bounds of the weight.
-    pub weight_low: L::Vector,
-    pub weight_high: L::Vector,
-    pub weight_of_nan: L::Vector,
-    /// What the weight becomes beyond them.
-    pub weight_below: L::Vector,
-    pub weight_above: L::Vector,
+    pub weight: RowWeightConstants<L>,
     /// The row's part of the reduction's factor: `1 / n_b`, or 1.
     pub loss_factor: L::Vector,
     /// Minus the whole factor of the reduction.
@@ -143,7 +137,7 @@ pub fn token<L: Lanes, R: Ratio, W: Weight, S: SurrogatePart, O: Output>(
         sums,
     );
     let surrogate = S::of(lanes, constants, row, inputs, &ratio, advantage, sums);
-    let surrogate = W::apply(lanes, row, inputs, advantage, surrogate, sums);
+    let surrogate = W::apply(lanes, constants, row, inputs, advantage, surrogate, sums);
     sums.surrogate = lanes.mul_add(surrogate.value, row.loss_factor, sums.surrogate);
     O::value(lanes, row, &surrogate)
 }

@@ -6,17 +6,18 @@ use std::slice::from_ref;
 
 use pulp::{Simd, WithSimd};
 
-use crate::{Objective, Weight as ObjectiveWeight};
+use crate::Objective;
 
 use super::kernel::{Block, Columns};
 use super::lanes::Lanes;
 use super::output::Output;
-use super::parts::{Ratio, Weight};
+use super::parts::Ratio;
 use super::real::Real;
 use super::row::Row;
 use super::sums::{LaneSums, Totals};
 use super::surrogates::{SurrogatePart, numbers};
 use super::token::{Constants, Inputs, RowConstants, log_ratio_bounds, token};
+use super::weight::{RowWeightConstants, Weight, WeightConstants};
 
 /// A kernel's work, with the parts `(ratio, weight, surrogate, output)`.
 pub struct Visit<'a, T, P> {
@@ -34,9 +35,8 @@ impl<T: Real, R: Ratio, W: Weight, P: SurrogatePart, O: Output> WithSimd
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let lanes = T::lanes(simd);
-        let mut walk = Walk::<'_, _, (R, W, P, O)> {
+        let mut walk = Walk::<_, (R, W, P, O)> {
             lanes,
-            objective: self.objective,
             constants: constants(lanes, self.objective),
             sums: LaneSums::new(lanes),
             parts: PhantomData,
@@ -65,15 +65,14 @@ impl<T: Real, R: Ratio, W: Weight, P: SurrogatePart, O: Output> WithSimd
     }
 }
 
-struct Walk<'a, L: Lanes, P> {
+struct Walk<L: Lanes, P> {
     lanes: L,
-    objective: &'a Objective,
     constants: Constants<L>,
     sums: LaneSums<L>,
     parts: PhantomData<P>,
 }
 
-impl<L: Lanes, R: Ratio, W: Weight, P: SurrogatePart, O: Output> Walk<'_, L, (R, W, P, O)> {
+impl<L: Lanes, R: Ratio, W: Weight, P: SurrogatePart, O: Output> Walk<L, (R, W, P, O)> {
     /// The tokens of one row.
     #[inline(always)]
     fn segment(
@@ -83,7 +82,7 @@ impl<L: Lanes, R: Ratio, W: Weight, P: SurrogatePart, O: Output> Walk<'_, L, (R,
         output: &mut [MaybeUninit<L::Real>],
     ) {
         let lanes = self.lanes;
-        let constants = row_constants(lanes, self.objective, row);
+        let constants = row_constants(lanes, row);
         let (vectors, rest) = split::<L>(columns);
         let (output, output_rest) = L::split_output(output);
 
@@ -163,7 +162,7 @@ impl<L: Lanes, R: Ratio, W: Weight, P: SurrogatePart, O: Output> Walk<'_, L, (R,
 
 /// Whole vectors, and the tokens that do not fill one.
 #[inline(always)]
-fn split<'a, L: Lanes>(
+pub fn split<'a, L: Lanes>(
     columns: Columns<'a, L::Real>,
 ) -> (Columns<'a, L::Vector>, Columns<'a, L::Real>) {
     let (log_probs, log_probs_rest) = L::split(columns.log_probs);
@@ -193,7 +192,7 @@ fn split<'a, L: Lanes>(
 }
 
 /// One vector of each column.
-struct Loaded<L: Lanes> {
+pub struct Loaded<L: Lanes> {
     log_probs: L::Vector,
     old_log_probs: L::Vector,
     rollout_log_probs: L::Vector,
@@ -204,7 +203,7 @@ struct Loaded<L: Lanes> {
 
 impl<L: Lanes> Loaded<L> {
     #[inline(always)]
-    fn new(lanes: L, columns: Columns<'_, L::Real>) -> Self {
+    pub fn new(lanes: L, columns: Columns<'_, L::Real>) -> Self {
         Self {
             log_probs: lanes.load_rest(columns.log_probs),
             old_log_probs: lanes.load_rest(columns.old_log_probs),
@@ -216,7 +215,7 @@ impl<L: Lanes> Loaded<L> {
     }
 
     #[inline(always)]
-    fn columns(&self) -> Columns<'_, L::Vector> {
+    pub fn columns(&self) -> Columns<'_, L::Vector> {
         Columns {
             log_probs: from_ref(&self.log_probs),
             old_log_probs: from_ref(&self.old_log_probs),
@@ -234,24 +233,19 @@ pub fn constants<L: Lanes>(lanes: L, objective: &Objective) -> Constants<L> {
     Constants {
         log_ratio_bounds: log_ratio_bounds(lanes),
         surrogate: numbers(&objective.surrogate).map(|number| lanes.splat(real(number))),
+        weight: WeightConstants::new(lanes, objective),
     }
 }
 
 #[inline(always)]
-fn row_constants<L: Lanes>(lanes: L, objective: &Objective, row: &Row) -> RowConstants<L> {
+pub fn row_constants<L: Lanes>(lanes: L, row: &Row) -> RowConstants<L> {
     let splat = |number: f64| lanes.splat(L::Real::from_f64(number));
-    let weight_is_given = objective.weight == ObjectiveWeight::Given;
     RowConstants {
         ratio: splat(row.ratio),
         saturated: splat(row.saturated),
         surrogate: row.surrogate.map(splat),
         drops_negative: splat(row.drops_negative),
-        weight_is_given: splat(f64::from(u8::from(weight_is_given))),
-        weight_low: splat(row.weight_low),
-        weight_high: splat(row.weight_high),
-        weight_of_nan: splat(row.weight_of_nan),
-        weight_below: splat(row.weight_below),
-        weight_above: splat(row.weight_above),
+        weight: RowWeightConstants::new(lanes, &row.weight),
         loss_factor: splat(row.loss_factor),
         negative_gradient_factor: splat(-row.gradient_factor),
     }

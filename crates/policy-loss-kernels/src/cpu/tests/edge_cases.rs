@@ -3,9 +3,12 @@
 use pulp::Arch;
 
 use crate::cpu::kernel::OutputKind;
-use crate::{Clip, Objective, RatioBase, RatioLevel, Reduction, Summary, Surrogate, Weight};
+use crate::{
+    Clip, Correction, Objective, Range, RatioBase, RatioLevel, Reduction, Summary, Surrogate,
+    WeightMode,
+};
 
-use super::{Data, TOKEN, levels};
+use super::{Data, TOKEN, levels, sequence_mask};
 
 const SYMMETRIC: Objective = Objective {
     surrogate: Surrogate::Clip(Clip {
@@ -115,7 +118,7 @@ fn non_finite_inputs_are_not_hidden() {
                     // Against the rollout and without a weight, the old policy is only measured.
                     let enters_loss = column != 1
                         || objective.ratio_base == RatioBase::Old
-                        || objective.weight != Weight::None;
+                        || objective.correction.is_some();
                     assert!(column != 1 || !summary.negative_log_ratio.is_finite());
                     // A weight that is not a number lies in no range: it is rejected, and the
                     // count above says so.
@@ -124,10 +127,10 @@ fn non_finite_inputs_are_not_hidden() {
                         RatioBase::Rollout => column == 1,
                     };
                     let rejected = weighs_only
-                        && matches!(
-                            objective.weight,
-                            Weight::Mask { .. } | Weight::SequenceMask { .. }
-                        );
+                        && objective.correction.is_some_and(|correction| {
+                            let rejects = correction.filters.iter().next().is_some();
+                            rejects || matches!(correction.mode(), WeightMode::Mask(_))
+                        });
                     if used && enters_loss && !rejected && value.is_nan() {
                         assert!(summary.loss.is_nan(), "{context}");
                     }
@@ -181,17 +184,20 @@ fn sequence_ratio() {
 
 #[test]
 fn rollout_weights() {
-    let (low, high) = (0.5, 5.0);
-    let weights = [
-        Weight::Truncate { low, high },
-        Weight::Mask { low, high },
-        Weight::SequenceMask { low, high },
+    let range = Range {
+        low: 0.5,
+        high: 5.0,
+    };
+    let corrections = [
+        Correction::of_tokens(WeightMode::Truncate(range)),
+        Correction::of_tokens(WeightMode::Mask(range)),
+        sequence_mask(range),
     ];
-    let run = |weight, difference: f64| {
+    let run = |correction, difference: f64| {
         let old = [difference, 0.0, 0.0];
         let data = Data::row(&old, &old, &[0.0; 3], &[1.0; 3]);
         let objective = Objective {
-            weight,
+            correction: Some(correction),
             ..SYMMETRIC
         };
         let summaries = levels()
@@ -206,8 +212,8 @@ fn rollout_weights() {
         (1000.0, [5.0, 0.0, -2.0]),
         (5.0_f64.ln(), [5.0, 5.0, 5.0]),
     ] {
-        for (weight, expected) in weights.into_iter().zip(expected) {
-            for summary in run(weight, difference) {
+        for (correction, expected) in corrections.into_iter().zip(expected) {
+            for summary in run(correction, difference) {
                 near(-3.0 * summary.loss - 2.0, expected);
                 assert!(summary.weight.is_finite());
                 assert_eq!(summary.non_finite, 0.0);
@@ -215,21 +221,13 @@ fn rollout_weights() {
         }
     }
     // Exactly at a bound: kept.
-    let summary = &run(
-        Weight::Mask {
-            low: 1.0,
-            high: 1.0,
-        },
-        0.0,
-    )[0];
+    let one = Range {
+        low: 1.0,
+        high: 1.0,
+    };
+    let summary = &run(Correction::of_tokens(WeightMode::Mask(one)), 0.0)[0];
     assert_eq!((summary.zeroed, summary.weight), (0.0, 3.0));
-    let summary = &run(
-        Weight::SequenceMask {
-            low: 1.0,
-            high: 1.0,
-        },
-        0.0,
-    )[0];
+    let summary = &run(sequence_mask(one), 0.0)[0];
     assert_eq!((summary.zeroed, summary.weight), (0.0, 3.0));
 }
 

@@ -1,6 +1,9 @@
 //! A loop that reads like the contract, and shares no code with the kernels.
 
-use crate::{Objective, RatioBase, RatioLevel, Reduction, Summary, Surrogate, Weight};
+use crate::{
+    Correction, FilterEstimator, FilterLevel, Objective, Range, RatioBase, RatioLevel, Reduction,
+    Summary, Surrogate, Weight, WeightLevel, WeightMode,
+};
 
 use super::Data;
 
@@ -74,7 +77,12 @@ pub fn expected(data: &Data, objective: &Objective) -> Expected {
             RatioBase::Rollout => log_probs[index] - rollout[index],
         };
         let mean_log_ratio = mean(&log_ratio);
-        let geometric_mean = mean(&|index| old[index] - rollout[index]).exp();
+        let gaps: Vec<f64> = (0..tokens)
+            .filter(|&token| valid(row, token))
+            .map(|token| old[row * tokens + token] - rollout[row * tokens + token])
+            .collect();
+
+        let of_sequence = OfSequence::new(objective.correction.as_ref(), &gaps, &mut decide);
 
         let (mut shared, mut shared_size) = (0.0, 0.0);
         for token in (0..tokens).filter(|&token| valid(row, token)) {
@@ -113,29 +121,13 @@ pub fn expected(data: &Data, objective: &Objective) -> Expected {
                 }
             }
 
-            let rho = (old[index] - rollout[index]).exp();
-            let weight = match objective.weight {
-                Weight::None => 1.0,
-                Weight::Given => unreachable!("{ELSEWHERE}"),
-                Weight::Truncate { low, high } => {
-                    decide(rho, low);
-                    decide(rho, high);
-                    summary.truncated += f64::from(u8::from(rho < low || rho > high));
-                    rho.clamp(low, high)
-                }
-                Weight::Mask { low, high } | Weight::SequenceMask { low, high } => {
-                    let decisive = match objective.weight {
-                        Weight::Mask { .. } => rho,
-                        _ => geometric_mean,
-                    };
-                    decide(decisive, low);
-                    decide(decisive, high);
-                    let rejected = decisive < low || decisive > high;
-                    summary.zeroed += f64::from(u8::from(rejected));
-                    if rejected { 0.0 } else { rho }
-                }
-            };
-            if objective.weight != Weight::None {
+            let mut weight = 1.0;
+            if let Some(correction) = &objective.correction {
+                let gap = old[index] - rollout[index];
+                let weighed = weigh(correction, &of_sequence, gap, &mut decide);
+                weight = weighed.weight;
+                summary.truncated += f64::from(u8::from(weighed.truncated));
+                summary.zeroed += f64::from(u8::from(weighed.zeroed));
                 summary.rollout_log_ratio += rollout[index] - old[index];
                 summary.weight += weight;
                 summary.squared_weight += weight * weight;
@@ -184,4 +176,122 @@ pub fn expected(data: &Data, objective: &Objective) -> Expected {
         gradient_sizes,
         margin,
     }
+}
+
+struct Weighed {
+    weight: f64,
+    truncated: bool,
+    zeroed: bool,
+}
+
+/// What the gaps of a sequence say.
+struct OfSequence {
+    sum: f64,
+    mean: f64,
+    zeroed: bool,
+}
+
+impl OfSequence {
+    fn new(
+        correction: Option<&Correction>,
+        gaps: &[f64],
+        decide: &mut dyn FnMut(f64, f64),
+    ) -> Self {
+        let sum = gaps.iter().sum::<f64>();
+        let mut zeroed = false;
+        for (level, estimator, range) in correction.iter().flat_map(|it| it.filters.iter()) {
+            let estimates = gaps.iter().map(|&gap| estimate(estimator, gap));
+            let statistic = match level {
+                FilterLevel::Token => continue,
+                FilterLevel::SequenceSum => estimates.sum(),
+                FilterLevel::SequenceMean => estimates.sum::<f64>() / gaps.len() as f64,
+                FilterLevel::SequenceMax => estimates.fold(f64::NEG_INFINITY, f64::max),
+            };
+            zeroed |= is_outside(estimator, statistic, range, decide);
+        }
+        if let Some(floor) = correction.and_then(|correction| correction.veto) {
+            for gap in gaps {
+                decide(gap.exp(), floor);
+                zeroed |= gap.exp() < floor;
+            }
+        }
+        Self {
+            sum,
+            mean: sum / gaps.len() as f64,
+            zeroed,
+        }
+    }
+}
+
+fn estimate(estimator: FilterEstimator, gap: f64) -> f64 {
+    let bounded = gap.clamp(-20.0, 20.0);
+    match estimator {
+        FilterEstimator::K1 => gap,
+        FilterEstimator::K2 => gap * gap / 2.0,
+        FilterEstimator::K3 => bounded.exp_m1() - bounded,
+    }
+}
+
+fn is_outside(
+    estimator: FilterEstimator,
+    statistic: f64,
+    range: Range,
+    decide: &mut dyn FnMut(f64, f64),
+) -> bool {
+    let statistic = match estimator {
+        FilterEstimator::K1 => statistic.exp(),
+        _ => statistic,
+    };
+    decide(statistic, range.low);
+    decide(statistic, range.high);
+    statistic < range.low || statistic > range.high
+}
+
+/// The weight of the token with this gap.
+fn weigh(
+    correction: &Correction,
+    sequence: &OfSequence,
+    gap: f64,
+    decide: &mut dyn FnMut(f64, f64),
+) -> Weighed {
+    let mut weighed = Weighed {
+        weight: 1.0,
+        truncated: false,
+        zeroed: false,
+    };
+    match correction.weight {
+        Weight::One => {}
+        Weight::Given => unreachable!("{ELSEWHERE}"),
+        Weight::Ratio { level, mode } => {
+            let rho = match level {
+                WeightLevel::Token => gap,
+                WeightLevel::Sequence => sequence.sum.clamp(-20.0, 20.0),
+                WeightLevel::Geometric => sequence.mean.clamp(-20.0, 20.0),
+            }
+            .exp();
+            weighed.weight = rho;
+            if let WeightMode::Truncate(range) | WeightMode::Mask(range) = mode {
+                decide(rho, range.low);
+                decide(rho, range.high);
+                let outside = rho < range.low || rho > range.high;
+                match mode {
+                    WeightMode::Mask(_) => weighed.zeroed = outside,
+                    _ => {
+                        weighed.truncated = outside;
+                        weighed.weight = rho.clamp(range.low, range.high);
+                    }
+                }
+            }
+        }
+    }
+    weighed.zeroed |= sequence.zeroed;
+    for (level, estimator, range) in correction.filters.iter() {
+        if level == FilterLevel::Token {
+            weighed.zeroed |= is_outside(estimator, estimate(estimator, gap), range, decide);
+        }
+    }
+    if weighed.zeroed {
+        weighed.weight = 0.0;
+    }
+    weighed
 }
