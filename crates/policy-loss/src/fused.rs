@@ -9,8 +9,7 @@ use crate::composed::{self, arithmetic, valid_tokens};
 use crate::ops::{FusedInputs, PolicyLossOps, groups};
 use crate::output::{PolicyLossMetrics, PolicyLossOutput};
 use crate::{
-    Behavior, Filter, Implementation, KlPenalty, PolicyLossConfig, RatioLevel, Reduction,
-    RolloutCorrection, WeightLevel, WeightMode,
+    Behavior, Implementation, KlPenalty, PolicyLossConfig, RatioLevel, Reduction, RolloutCorrection,
 };
 
 /// What the fused kernels of a device cover.
@@ -58,10 +57,10 @@ pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyL
         ..objective
     };
     let device = batch.log_probs.device().without_autodiff();
-    let given = match (objective.weight, config.rollout_correction) {
-        (kernels::Weight::Given, Some(correction)) => Some(given_weights(correction, &batch)),
-        _ => None,
-    };
+    let given = config
+        .rollout_correction
+        .filter(|correction| correction.kernel().weight == kernels::Weight::Given)
+        .map(|correction| given_weights(correction, &batch));
     let masked = batch.action_mask.is_some();
     // Constants leave autodiff here, so that no context can clash with that of `log_probs`.
     let old_log_probs = batch.old_log_probs.without_autodiff();
@@ -122,15 +121,6 @@ pub(crate) fn supports(config: &PolicyLossConfig) -> Result<kernels::Objective, 
         return Err("entropy_bonus");
     }
     let surrogate = config.surrogate.kernel().ok_or("surrogate")?;
-    if matches!(surrogate, kernels::Surrogate::GeometricMean { .. }) {
-        // Its gradient would need the sum of the weights of a sequence.
-        if config.rollout_correction.is_some() {
-            return Err("rollout_correction of surrogate = geometric_mean");
-        }
-        if config.off_policy_mask.is_some() {
-            return Err("off_policy_mask of surrogate = geometric_mean");
-        }
-    }
     Ok(kernels::Objective {
         ratio_level: match config.ratio.level {
             RatioLevel::Token => kernels::RatioLevel::Token,
@@ -143,11 +133,9 @@ pub(crate) fn supports(config: &PolicyLossConfig) -> Result<kernels::Objective, 
             Behavior::Rollout => kernels::RatioBase::Rollout,
         },
         surrogate,
-        weight: match config.rollout_correction {
-            None => kernels::Weight::None,
-            // Any other is computed before, and handed over.
-            Some(correction) => weight(correction).unwrap_or(kernels::Weight::Given),
-        },
+        correction: config
+            .rollout_correction
+            .map(|correction| correction.kernel()),
         off_policy: config.off_policy_mask.map(|mask| mask.delta),
         penalty: config.kl_penalty.map(KlPenalty::kernel),
         reduction: match config.reduction {
@@ -161,42 +149,7 @@ pub(crate) fn supports(config: &PolicyLossConfig) -> Result<kernels::Objective, 
     })
 }
 
-/// The corrections that kernels have: a truncated or masked token weight, and a raw one with a
-/// filter of the geometric mean.
-fn weight(correction: RolloutCorrection) -> Option<kernels::Weight> {
-    let RolloutCorrection {
-        weight: Some(weight),
-        normalize: false,
-        filters,
-        veto: None,
-    } = correction
-    else {
-        return None;
-    };
-    if weight.level != WeightLevel::Token {
-        return None;
-    }
-    let mut filters = filters.iter();
-    match (weight.mode, filters.next(), filters.next()) {
-        (WeightMode::Truncate(bounds), None, None) => {
-            let kernels::Range { low, high } = bounds.range();
-            Some(kernels::Weight::Truncate { low, high })
-        }
-        (WeightMode::Mask(bounds), None, None) => {
-            let kernels::Range { low, high } = bounds.range();
-            Some(kernels::Weight::Mask { low, high })
-        }
-        (WeightMode::Raw(_), Some(filter), None)
-            if *filter == Filter::sequence_mean_k1(filter.bounds) =>
-        {
-            let kernels::Range { low, high } = filter.bounds.range();
-            Some(kernels::Weight::SequenceMask { low, high })
-        }
-        _ => None,
-    }
-}
-
-/// The weights of a correction that the kernels do not have, `[B, T]`, and the fractions of tokens
+/// The weights of a normalized correction, `[B, T]`, and the fractions of tokens
 /// whose weight was cut, and set to 0.
 struct GivenWeights {
     weights: Tensor<2>,

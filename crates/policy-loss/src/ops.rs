@@ -96,7 +96,7 @@ fn forward_metadata(
 /// Which metrics the kernels yield for an objective.
 pub(crate) fn groups(objective: &Objective) -> Groups {
     Groups {
-        rollout_correction: objective.weight != policy_loss_kernels::Weight::None,
+        rollout_correction: objective.correction.is_some(),
         off_policy_mask: objective.off_policy.is_some(),
         kl_penalty: objective.penalty.is_some(),
         entropy_bonus: false,

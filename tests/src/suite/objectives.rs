@@ -49,16 +49,13 @@ pub fn fused_coverage(runner: &Runner) {
     }
 }
 
-/// As the table in docs/OBJECTIVES.md: all but what needs sorting, the entropy bonus, and the
-/// geometric mean with weights.
+/// As the table in docs/OBJECTIVES.md: all but what needs sorting, and the entropy bonus.
 fn is_documented_as_fused(config: &PolicyLossConfig) -> bool {
     let sorts = matches!(
         config.surrogate,
         Surrogate::ClipCov(_) | Surrogate::KlCov(_)
     );
-    let is_mean = matches!(config.surrogate, Surrogate::GeometricMean(_));
-    let weighs = config.rollout_correction.is_some() || config.off_policy_mask.is_some();
-    !sorts && config.entropy_bonus.is_none() && !(is_mean && weighs)
+    !sorts && config.entropy_bonus.is_none()
 }
 
 /// Loss, metrics, token losses and gradients of every objective, on a batch in which everything

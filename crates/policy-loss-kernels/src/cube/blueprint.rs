@@ -3,8 +3,8 @@
 use cubecl::prelude::*;
 
 use crate::{
-    Distance, Estimator, Objective, PenaltyGradient, RatioBase, RatioLevel, Reduction, Surrogate,
-    Weighed, Weight,
+    Correction, Distance, Estimator, FilterEstimator, FilterLevel, Objective, PenaltyGradient,
+    RatioBase, RatioLevel, Reduction, Surrogate, Weighed, Weight, WeightLevel, WeightMode,
 };
 
 use super::metric::{Metric, packed};
@@ -26,6 +26,12 @@ pub struct Blueprint {
     pub surrogate: SurrogateKind,
     /// The constant that multiplies a token's loss.
     pub weight: WeightKind,
+    /// What becomes of it.
+    pub mode: ModeKind,
+    /// The filters of a correction: for each level and estimate, in this order, one bit.
+    pub filter_bits: u32,
+    /// A sequence is rejected for a token.
+    pub vetoes: bool,
     /// Tokens may be dropped with their sequence.
     pub off_policy: bool,
     /// What is added to a token's loss.
@@ -86,11 +92,21 @@ pub enum Denominator {
 /// A [`Weight`] without its bounds.
 #[derive_cube_comptime]
 pub enum WeightKind {
+    /// There is no correction.
     None,
+    One,
+    Token,
+    Sequence,
+    Geometric,
+    Given,
+}
+
+/// A [`WeightMode`] without its bounds.
+#[derive_cube_comptime]
+pub enum ModeKind {
+    Raw,
     Truncate,
     Mask,
-    SequenceMask,
-    Given,
 }
 
 impl SurrogateKind {
@@ -131,13 +147,30 @@ impl Blueprint {
                 Surrogate::SequenceWeight { .. } => SurrogateKind::SequenceWeight,
                 Surrogate::GeometricMean { .. } => SurrogateKind::GeometricMean,
             },
-            weight: match objective.weight {
-                Weight::None => WeightKind::None,
-                Weight::Truncate { .. } => WeightKind::Truncate,
-                Weight::Mask { .. } => WeightKind::Mask,
-                Weight::SequenceMask { .. } => WeightKind::SequenceMask,
-                Weight::Given => WeightKind::Given,
+            weight: match objective.correction {
+                None => WeightKind::None,
+                Some(correction) => match (correction.weight, correction.level()) {
+                    (Weight::Given, _) => WeightKind::Given,
+                    (_, None) => WeightKind::One,
+                    (_, Some(WeightLevel::Token)) => WeightKind::Token,
+                    (_, Some(WeightLevel::Sequence)) => WeightKind::Sequence,
+                    (_, Some(WeightLevel::Geometric)) => WeightKind::Geometric,
+                },
             },
+            mode: match objective.correction.as_ref().map(Correction::mode) {
+                None | Some(WeightMode::Raw) => ModeKind::Raw,
+                Some(WeightMode::Truncate(_)) => ModeKind::Truncate,
+                Some(WeightMode::Mask(_)) => ModeKind::Mask,
+            },
+            filter_bits: objective.correction.map_or(0, |correction| {
+                let filters = correction.filters.iter();
+                filters.fold(0, |bits, (level, estimator, _)| {
+                    bits | bit(level, estimator)
+                })
+            }),
+            vetoes: objective
+                .correction
+                .is_some_and(|correction| correction.veto.is_some()),
             off_policy: objective.off_policy.is_some(),
             penalty: match objective.penalty.map(|penalty| penalty.estimator) {
                 None => PenaltyKind::None,
@@ -165,9 +198,49 @@ impl Blueprint {
         self.weight != WeightKind::None
     }
 
+    /// The filters of the correction, by level and then by estimate.
+    pub fn filters(&self) -> Vec<(FilterLevel, FilterEstimator)> {
+        let mut filters = Vec::new();
+        for level in FilterLevel::ALL {
+            for estimator in FilterEstimator::ALL {
+                if self.filter_bits & bit(level, estimator) != 0 {
+                    filters.push((level, estimator));
+                }
+            }
+        }
+        filters
+    }
+
     /// Whether a weight depends on its whole sequence.
-    pub fn sequence_weight(&self) -> bool {
-        self.weight == WeightKind::SequenceMask
+    pub fn gathers_gaps(&self) -> bool {
+        let of_sequence = matches!(self.weight, WeightKind::Sequence | WeightKind::Geometric);
+        let mut filters = self.filters().into_iter();
+        of_sequence || self.vetoes || filters.any(|(level, _)| level != FilterLevel::Token)
+    }
+
+    /// Whether this estimate of the gaps is added up over a sequence.
+    pub fn adds_gaps(&self, estimator: FilterEstimator) -> bool {
+        let mut filters = self.filters().into_iter();
+        filters.any(|(level, other)| {
+            other == estimator
+                && matches!(level, FilterLevel::SequenceSum | FilterLevel::SequenceMean)
+        })
+    }
+
+    /// Whether the smallest and the largest gap of a sequence decide.
+    pub fn compares_gaps(&self) -> bool {
+        let mut filters = self.filters().into_iter();
+        self.vetoes || filters.any(|(level, _)| level == FilterLevel::SequenceMax)
+    }
+
+    /// Whether the slope of a token's surrogate is that of its row, weights included.
+    pub fn slope_is_of_row(&self) -> bool {
+        self.surrogate == SurrogateKind::GeometricMean
+    }
+
+    /// Whether the weights of a sequence are added up before its tokens are visited.
+    pub fn adds_weights(&self) -> bool {
+        self.slope_is_of_row() && (self.weighted() || self.off_policy)
     }
 
     /// Whether something is added to a token's loss.
@@ -190,7 +263,7 @@ impl Blueprint {
     pub fn by_rows(&self) -> bool {
         self.adds_log_ratios()
             || self.sequence_mean
-            || self.sequence_weight()
+            || self.gathers_gaps()
             || self.surrogate.is_of_sequence()
     }
 
@@ -216,12 +289,13 @@ impl Blueprint {
             slots.push(Slot::DualClipped);
         }
         if self.weighted() {
-            slots.extend([
-                Slot::LogWeight,
-                Slot::Weight,
-                Slot::SquaredWeight,
-                Slot::ChangedWeight,
-            ]);
+            slots.extend([Slot::LogWeight, Slot::Weight, Slot::SquaredWeight]);
+        }
+        if self.mode == ModeKind::Truncate {
+            slots.push(Slot::TruncatedWeight);
+        }
+        if self.mode == ModeKind::Mask || self.filter_bits != 0 || self.vetoes {
+            slots.push(Slot::ZeroedWeight);
         }
         if self.off_policy {
             slots.push(Slot::Dropped);
@@ -238,4 +312,9 @@ impl Blueprint {
         slots.retain(|slot| slot.is_count() == counts);
         slots
     }
+}
+
+/// The place of a filter among the bits of a blueprint.
+fn bit(level: FilterLevel, estimator: FilterEstimator) -> u32 {
+    1 << (level as u32 * FilterEstimator::ALL.len() as u32 + estimator as u32)
 }

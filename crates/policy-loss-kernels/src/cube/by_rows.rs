@@ -5,12 +5,12 @@ use cubecl::prelude::*;
 
 use super::blueprint::Blueprint;
 use super::columns::{Columns, Elements};
+use super::correction::weighting;
+use super::gather::{gather, share};
 use super::lanes::{Division, Lanes};
-use super::of_sequence::{addends, of_row};
-use super::parts::{bounded, within};
 use super::penalty::{TokenRatio, penalty};
 use super::sums::{Sums, end_of_stretch};
-use super::token::{Numbers, Row, token};
+use super::token::{Numbers, Row, dropped, token};
 
 #[cube]
 pub fn by_rows<E: Elements>(
@@ -45,7 +45,13 @@ pub fn by_rows<E: Elements>(
             &mut lanes,
             blueprint,
         );
-        let row = share(&statistics, numbers, blueprint);
+        let mut row = share(&statistics, numbers, blueprint);
+        if comptime!(blueprint.adds_weights()) {
+            let own = kept_weight::<E>(
+                columns, numbers, &row, sequence, start, end, step, blueprint,
+            );
+            row.surrogate_second *= lanes.sum(own) / statistics.count();
+        }
         let speaks = sequence < sequences && lanes.lane == 0;
         if comptime!(blueprint.masked) {
             let valid = statistics.valid_tokens > E::Real::new(0.0);
@@ -104,142 +110,38 @@ pub fn by_rows<E: Elements>(
     }
 }
 
-/// Sums over a sequence that the visit of its tokens needs. A sum that the objective does not
-/// use stays 0.
-#[derive(CubeType, Clone, Copy)]
-struct Statistics<A: Float> {
-    valid_tokens: A,
-    log_ratio: A,
-    log_weight: A,
-    /// As the surrogate bounds them.
-    bounded_log_ratio: A,
-    advantage: A,
-}
-
+/// The sum of the weights of a unit's tokens that are not dropped.
 #[cube]
-fn gather<E: Elements>(
+fn kept_weight<E: Elements>(
     columns: &Columns<E>,
     numbers: &Numbers,
+    row: &Row<E::Real>,
     sequence: usize,
     start: usize,
     end: usize,
-    vectors_per_row: usize,
-    lanes: &mut Lanes<E::Real>,
+    #[comptime] step: usize,
     #[comptime] blueprint: Blueprint,
-) -> Statistics<E::Real> {
-    let mut valid_tokens = E::Real::new(0.0);
-    let mut log_ratio = E::Real::new(0.0);
-    let mut log_weight = E::Real::new(0.0);
-    let mut bounded_log_ratio = E::Real::new(0.0);
-    let mut advantage = E::Real::new(0.0);
-    let sums = comptime!(
-        blueprint.adds_log_ratios()
-            || blueprint.sequence_weight()
-            || blueprint.surrogate.is_of_sequence()
-    );
-    if comptime!(blueprint.masked || sums) {
-        let step = lanes.count();
-        let mut index = start;
-        while index < end {
-            let stop = end_of_stretch(index, end, step);
-            let mut stretch_of_log_ratio = E::Real::new(0.0);
-            let mut stretch_of_log_weight = E::Real::new(0.0);
-            let mut stretch_of_bounded = E::Real::new(0.0);
-            let mut stretch_of_advantage = E::Real::new(0.0);
-            while index < stop {
-                let valid = columns.valid(index);
-                if comptime!(blueprint.masked) {
-                    valid_tokens += valid.total::<E::Real>();
-                }
-                if comptime!(blueprint.adds_log_ratios()) {
-                    let difference = columns.log_probs(index) - columns.base(index, blueprint);
-                    stretch_of_log_ratio += valid.keep(difference).vector_sum();
-                }
-                if comptime!(blueprint.surrogate.is_of_sequence()) {
-                    let difference = columns.log_probs(index) - columns.base(index, blueprint);
-                    let advantages = valid.keep(columns.advantages(index, sequence));
-                    let addends = addends(numbers, valid.keep(difference), advantages, blueprint);
-                    stretch_of_bounded += addends.log_ratio.vector_sum();
-                    stretch_of_advantage += addends.advantage.vector_sum();
-                }
-                if comptime!(blueprint.sequence_weight()) {
-                    let difference =
-                        columns.old_log_probs(index) - columns.rollout_log_probs(index);
-                    stretch_of_log_weight += valid.keep(difference).vector_sum();
-                }
-                index += step;
+) -> E::Real {
+    let zero = Vector::new(E::Real::new(0.0));
+    let mut sum = E::Real::new(0.0);
+    let mut index = start;
+    while index < end {
+        let stop = end_of_stretch(index, end, step);
+        let mut stretch = E::Real::new(0.0);
+        while index < stop {
+            let valid = columns.valid(index);
+            let mut weight = Vector::new(E::Real::new(1.0));
+            if comptime!(blueprint.weighted()) {
+                weight = weighting::<E>(columns, numbers, row, index, blueprint).weight;
             }
-            log_ratio += stretch_of_log_ratio;
-            log_weight += stretch_of_log_weight;
-            bounded_log_ratio += stretch_of_bounded;
-            advantage += stretch_of_advantage;
+            if comptime!(blueprint.off_policy) {
+                let advantage = valid.keep(columns.advantages(index, sequence));
+                weight = select_many(dropped(row, advantage), zero, weight);
+            }
+            stretch += valid.keep(weight).vector_sum();
+            index += step;
         }
+        sum += stretch;
     }
-    if comptime!(blueprint.masked) {
-        valid_tokens = lanes.sum(valid_tokens);
-    } else {
-        valid_tokens = E::Real::cast_from(vectors_per_row * E::Width::value());
-    }
-    if comptime!(blueprint.adds_log_ratios()) {
-        log_ratio = lanes.sum(log_ratio);
-    }
-    if comptime!(blueprint.surrogate.is_of_sequence()) {
-        bounded_log_ratio = lanes.sum(bounded_log_ratio);
-        advantage = lanes.sum(advantage);
-    }
-    if comptime!(blueprint.sequence_weight()) {
-        log_weight = lanes.sum(log_weight);
-    }
-    Statistics::<E::Real> {
-        valid_tokens,
-        log_ratio,
-        log_weight,
-        bounded_log_ratio,
-        advantage,
-    }
-}
-
-/// What the tokens of a sequence share.
-#[cube]
-fn share<A: Float>(
-    statistics: &Statistics<A>,
-    numbers: &Numbers,
-    #[comptime] blueprint: Blueprint,
-) -> Row<A> {
-    let one = A::new(1.0);
-    let count = select(statistics.valid_tokens > one, statistics.valid_tokens, one);
-    let mut row = Row::<A>::unused();
-    if comptime!(blueprint.sequence_mean) {
-        row.factor = one / count;
-    }
-    if comptime!(blueprint.sequence_ratio) {
-        let mut divisor = count;
-        if comptime!(blueprint.product_ratio) {
-            divisor = one;
-        }
-        let log_ratio = bounded(Vector::<A, Const<1>>::new(statistics.log_ratio / divisor));
-        let ratio = log_ratio.log_ratio.exp().extract(0usize);
-        let saturated = log_ratio.beyond.extract(0usize);
-        row.ratio = ratio;
-        row.saturated = saturated;
-        row.ratio_slope = select(saturated, A::new(0.0), ratio / divisor);
-    }
-    if comptime!(blueprint.off_policy) {
-        // Not where a NaN is, which must be seen.
-        let mean = statistics.log_ratio / count;
-        row.drops_negative = mean < numbers.least_log_ratio.get::<A>();
-    }
-    if comptime!(blueprint.surrogate.is_of_sequence()) {
-        let sum = statistics.bounded_log_ratio;
-        let of_row = of_row::<A>(numbers, sum, statistics.advantage, count, blueprint);
-        row.surrogate_first = of_row.first;
-        row.surrogate_second = of_row.second;
-    }
-    if comptime!(blueprint.sequence_weight()) {
-        let mean = Vector::<A, Const<1>>::new(statistics.log_weight / count);
-        let low = numbers.weight_low.get::<A>();
-        let high = numbers.weight_high.get::<A>();
-        row.accepted = within(mean.exp(), low, high).extract(0usize);
-    }
-    row
+    sum
 }

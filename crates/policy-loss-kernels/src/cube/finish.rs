@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::blueprint::{Blueprint, Denominator, WeightKind};
+use super::blueprint::{Blueprint, Denominator};
 use super::metric::Metric;
 use super::sums::Slot;
 use super::totals::Totals;
@@ -137,10 +137,8 @@ fn write_metrics<A: Float>(
 
     if comptime!(blueprint.weighted()) {
         let weight_mean = totals.get(Slot::Weight) / count;
-        let changed = totals.get(Slot::ChangedWeight) / count;
-        let truncates = comptime!(blueprint.weight == WeightKind::Truncate);
-        let truncated = if truncates { changed } else { zero };
-        let zeroed = if truncates { zero } else { changed };
+        let truncated = totals.get(Slot::TruncatedWeight) / count;
+        let zeroed = totals.get(Slot::ZeroedWeight) / count;
         set(
             metrics,
             blueprint,

@@ -50,6 +50,11 @@ impl<A: Float> Lanes<A> {
     /// The sum over the lanes of each row, for all of them, always in the same order. All units
     /// of the cube have to take part.
     pub fn sum(&mut self, value: A) -> A {
+        self.fold(Fold::Sum, value)
+    }
+
+    /// As [`sum`](Self::sum), of another kind.
+    pub fn fold(&mut self, #[comptime] kind: Fold, value: A) -> A {
         let lanes = comptime!(self.count);
         if comptime!(lanes == 1) {
             value
@@ -61,15 +66,34 @@ impl<A: Float> Lanes<A> {
             for step in 0..comptime!(lanes.ilog2()) {
                 let half = comptime!((lanes >> (step + 1)) as usize);
                 if self.lane < half {
+                    let own = self.shared[unit];
                     let other = self.shared[unit + half];
-                    self.shared[unit] += other;
+                    self.shared[unit] = fold::<A>(kind, own, other);
                 }
                 sync_cube();
             }
             let total = self.shared[unit - self.lane];
-            // Before the next sum overwrites it.
+            // Before the next one overwrites it.
             sync_cube();
             total
         }
+    }
+}
+
+/// What becomes of two numbers.
+#[derive_cube_comptime]
+pub enum Fold {
+    Sum,
+    Smallest,
+    Largest,
+}
+
+/// One number of two. Comparisons with NaN are false, so that NaN is left out of the extremes.
+#[cube]
+pub fn fold<A: Float>(#[comptime] kind: Fold, left: A, right: A) -> A {
+    match kind {
+        Fold::Sum => left + right,
+        Fold::Smallest => select(right < left, right, left),
+        Fold::Largest => select(right > left, right, left),
     }
 }

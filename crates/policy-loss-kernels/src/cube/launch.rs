@@ -3,7 +3,7 @@
 use cubecl::ir::{FloatKind, UIntKind};
 use cubecl::prelude::*;
 
-use crate::{Clip, Objective, Reduction, Surrogate, Weight};
+use crate::{Clip, Correction, Objective, Range, Reduction, Surrogate, Weight, WeightMode};
 
 use super::backward::scale;
 use super::blueprint::Blueprint;
@@ -191,7 +191,12 @@ fn columns<E: Elements>(batch: &Batch, objective: &Objective) -> ColumnsLaunch<E
             objective.uses_rollout(),
         )
         .into(),
-        needed("weights", &batch.weights, objective.weight == Weight::Given).into(),
+        needed(
+            "weights",
+            &batch.weights,
+            objective.correction.map(|it| it.weight) == Some(Weight::Given),
+        )
+        .into(),
         needed(
             "ref_log_probs",
             &batch.ref_log_probs,
@@ -225,12 +230,17 @@ fn numbers(objective: &Objective, arithmetic: ElemType) -> NumbersLaunch {
         }
         Surrogate::GeometricMean { low, high } => [low, high, 0.0, 0.0],
     };
-    let (weight_low, weight_high) = match objective.weight {
-        Weight::None | Weight::Given => (1.0, 1.0),
-        Weight::Truncate { low, high }
-        | Weight::Mask { low, high }
-        | Weight::SequenceMask { low, high } => (finite(low), finite(high)),
+    let correction = objective.correction.as_ref();
+    let (weight_low, weight_high) = match correction.map(Correction::mode) {
+        None | Some(WeightMode::Raw) => (1.0, 1.0),
+        Some(WeightMode::Truncate(range) | WeightMode::Mask(range)) => {
+            (finite(range.low), finite(range.high))
+        }
     };
+    let filters = correction.map(|correction| &correction.filters);
+    let bounds = filters.iter().flat_map(|filters| filters.iter());
+    let bounds = bounds.flat_map(|(.., Range { low, high })| [low, high]);
+    let veto = correction.and_then(|correction| correction.veto);
     NumbersLaunch::new(
         scalar(surrogate[0]),
         scalar(surrogate[1]),
@@ -238,6 +248,8 @@ fn numbers(objective: &Objective, arithmetic: ElemType) -> NumbersLaunch {
         scalar(surrogate[3]),
         scalar(weight_low),
         scalar(weight_high),
+        bounds.map(|bound| scalar(finite(bound))).collect(),
+        scalar(veto.map_or(0.0, |floor| finite(floor.ln()))),
         scalar(objective.off_policy.map_or(0.0, |delta| -finite(delta))),
         scalar(objective.penalty.map_or(0.0, |penalty| penalty.coefficient)),
     )

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use crate::{Objective, Weight};
+use crate::Objective;
 
 /// A metric. With `n` valid tokens,
 /// `d = log_probs - old_log_probs`, the ratio `r` of the objective and its weights `w`.
@@ -59,7 +59,7 @@ pub enum Metric {
 /// The packed metrics of an objective, in their order.
 #[must_use]
 pub fn metrics(objective: &Objective) -> Vec<Metric> {
-    let weighted = objective.weight != Weight::None;
+    let weighted = objective.correction.is_some();
     let drops = objective.off_policy.is_some();
     packed(weighted, drops, objective.penalty.is_some())
 }

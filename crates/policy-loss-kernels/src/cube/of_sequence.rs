@@ -34,7 +34,8 @@ pub fn addends<A: Float, N: Size>(
     }
 }
 
-/// What a surrogate makes of its row: the weights for the signs of the advantage, or the value.
+/// What a surrogate makes of its row: the weights for the signs of the advantage, or the value and
+/// the slope.
 #[derive(CubeType, Clone, Copy)]
 pub struct OfRow<A: Float> {
     pub first: A,
@@ -51,9 +52,11 @@ pub fn of_row<A: Float>(
 ) -> OfRow<A> {
     if comptime!(blueprint.surrogate == SurrogateKind::GeometricMean) {
         let ratio = (log_ratio / valid_tokens).exp();
+        let value = ratio * (advantage / valid_tokens);
+        // Of the mean over n_b tokens, a token's part is 1 / n_b, and n_b tokens have the value.
         OfRow::<A> {
-            first: ratio * (advantage / valid_tokens),
-            second: A::new(0.0),
+            first: value,
+            second: value,
         }
     } else {
         let sum = Vector::<A, Const<1>>::new(log_ratio);
@@ -103,11 +106,13 @@ pub fn geometric_mean<A: Float, N: Size>(
     sums.clipped_above += count::<A, N>(clipped.above);
     sums.clipped_below += count::<A, N>(clipped.below);
     let constant = clipped.constant.or(given.constant);
-    // Of the mean over n_b tokens, a token's part is 1 / n_b, and n_b tokens have the value.
-    let value = Vector::new(row.surrogate_first);
     Surrogate::<A, N> {
-        value,
-        slope: select_many(constant, Vector::new(A::new(0.0)), value),
+        value: Vector::new(row.surrogate_first),
+        slope: select_many(
+            constant,
+            Vector::new(A::new(0.0)),
+            Vector::new(row.surrogate_second),
+        ),
     }
 }
 

@@ -48,38 +48,6 @@ pub fn expm1_minus_identity<A: Float, N: Size>(
     select_many(x.abs().less_than(&limit), series, exponential - one - x)
 }
 
-/// The constant that multiplies a token's loss.
-#[derive(CubeType, Clone, Copy)]
-pub struct Weighting<A: Float, N: Size> {
-    pub weight: Vector<A, N>,
-    /// The weight was moved to a bound, or set to 0.
-    pub changed: Vector<bool, N>,
-}
-
-/// `clamp(rho, low, high)`.
-#[cube]
-pub fn truncate<A: Float, N: Size>(rho: Vector<A, N>, low: A, high: A) -> Weighting<A, N> {
-    Weighting::<A, N> {
-        weight: clamped(rho, low, high),
-        changed: !within(rho, low, high),
-    }
-}
-
-/// `rho` where `low <= rho <= high`, else 0: selected, because infinity times 0 is NaN.
-#[cube]
-pub fn mask<A: Float, N: Size>(rho: Vector<A, N>, low: A, high: A) -> Weighting<A, N> {
-    accept(rho, within(rho, low, high))
-}
-
-/// `rho` where `accepted`, else 0.
-#[cube]
-pub fn accept<A: Float, N: Size>(rho: Vector<A, N>, accepted: Vector<bool, N>) -> Weighting<A, N> {
-    Weighting::<A, N> {
-        weight: select_many(accepted, rho, Vector::new(A::new(0.0))),
-        changed: !accepted,
-    }
-}
-
 /// `low <= x <= high`; NaN lies in no range.
 #[cube]
 pub fn within<A: Float, N: Size>(x: Vector<A, N>, low: A, high: A) -> Vector<bool, N> {

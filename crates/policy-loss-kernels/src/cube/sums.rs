@@ -27,8 +27,10 @@ pub enum Slot {
     LogWeight,
     Weight,
     SquaredWeight,
-    /// Weights that were moved to a bound, or set to 0.
-    ChangedWeight,
+    /// Weights that were moved to a bound.
+    TruncatedWeight,
+    /// Weights that were set to 0.
+    ZeroedWeight,
     /// Tokens that were dropped with their sequence.
     Dropped,
     /// The penalty, before its coefficient.
@@ -46,7 +48,8 @@ impl Slot {
                 | Slot::ValidTokens
                 | Slot::ValidSequences
                 | Slot::DualClipped
-                | Slot::ChangedWeight
+                | Slot::TruncatedWeight
+                | Slot::ZeroedWeight
                 | Slot::Dropped
         )
     }
@@ -78,7 +81,8 @@ pub struct Sums<A: Float> {
     pub log_weight: A,
     pub weight: A,
     pub squared_weight: A,
-    pub changed_weight: A,
+    pub truncated_weight: A,
+    pub zeroed_weight: A,
     pub dropped: A,
     pub kl: A,
     /// Derivatives of token losses with respect to the ratio of their sequence. It stays within
@@ -108,7 +112,8 @@ impl<A: Float> Sums<A> {
             log_weight: zero,
             weight: zero,
             squared_weight: zero,
-            changed_weight: zero,
+            truncated_weight: zero,
+            zeroed_weight: zero,
             dropped: zero,
             kl: zero,
             slope: zero,
@@ -133,7 +138,8 @@ impl<A: Float> Sums<A> {
         self.log_weight += stretch.log_weight;
         self.weight += stretch.weight;
         self.squared_weight += stretch.squared_weight;
-        self.changed_weight += stretch.changed_weight;
+        self.truncated_weight += stretch.truncated_weight;
+        self.zeroed_weight += stretch.zeroed_weight;
         self.dropped += stretch.dropped;
         self.kl += stretch.kl;
     }
@@ -173,7 +179,8 @@ impl<A: Float> Sums<A> {
             Slot::LogWeight => self.log_weight,
             Slot::Weight => self.weight,
             Slot::SquaredWeight => self.squared_weight,
-            Slot::ChangedWeight => self.changed_weight,
+            Slot::TruncatedWeight => self.truncated_weight,
+            Slot::ZeroedWeight => self.zeroed_weight,
             Slot::Dropped => self.dropped,
             Slot::Kl => self.kl,
         }

@@ -2,9 +2,10 @@
 
 use cubecl::prelude::*;
 
-use super::blueprint::{Blueprint, WeightKind};
+use super::blueprint::Blueprint;
 use super::columns::{Columns, Elements, Valid, count};
-use super::parts::{Weighting, accept, bounded, expm1_minus_identity, mask, truncate};
+use super::correction::{add_weights, weighting};
+use super::parts::{bounded, expm1_minus_identity};
 use super::penalty::{TokenRatio, penalty};
 use super::sums::{Slot, Sums, above_every_ratio, combine};
 use super::surrogates::{Given, surrogate};
@@ -19,6 +20,10 @@ pub struct Numbers {
     pub fourth: InputScalar,
     pub weight_low: InputScalar,
     pub weight_high: InputScalar,
+    /// The ranges of the filters, the lower bound of each first.
+    pub filters: Sequence<InputScalar>,
+    /// Sequences that hold a token with a gap below it are rejected.
+    pub veto: InputScalar,
     /// Sequences with a mean log-ratio below it lose their tokens with a negative advantage.
     pub least_log_ratio: InputScalar,
     /// The coefficient of the penalty.
@@ -39,8 +44,10 @@ pub struct Row<A: Float> {
     /// What the surrogate makes of the sequence.
     pub surrogate_first: A,
     pub surrogate_second: A,
-    /// Whether the sequence's weights are kept.
-    pub accepted: bool,
+    /// The weight of the sequence, where it has one.
+    pub weight: A,
+    /// Whether all of its weights are 0.
+    pub rejected: bool,
     /// The row's part of the reduction's factor: `1 / n_b` for a sequence mean, else 1.
     pub factor: A,
 }
@@ -56,7 +63,8 @@ impl<A: Float> Row<A> {
             drops_negative: false,
             surrogate_first: A::new(0.0),
             surrogate_second: A::new(0.0),
-            accepted: true,
+            weight: A::new(1.0),
+            rejected: false,
             factor: A::new(1.0),
         }
     }
@@ -135,23 +143,21 @@ pub fn token<E: Elements>(
     let mut slope = zero - surrogate.slope;
     let mut surrogate = valid.keep(surrogate.value);
     if comptime!(blueprint.off_policy) {
-        let negative = advantage.less_than(&zero);
-        let dropped = negative.vec_and(Vector::new(row.drops_negative));
+        let dropped = dropped(row, advantage);
         sums.dropped += count::<E::Real, E::Width>(dropped);
         surrogate = select_many(dropped, zero, surrogate);
-        slope = select_many(dropped, zero, slope);
+        if comptime!(!blueprint.slope_is_of_row()) {
+            slope = select_many(dropped, zero, slope);
+        }
     }
     if comptime!(blueprint.weighted()) {
-        let log_weight = valid.keep(old_log_probs - columns.rollout_log_probs(index));
-        magnitude += log_weight.abs();
-        let mut rho = log_weight.exp();
-        if comptime!(blueprint.weight == WeightKind::Given) {
-            rho = valid.keep(columns.weights(index));
-        }
-        let weighting = weigh(rho, numbers, row, blueprint);
-        add_weight(sums, &valid, log_weight, &weighting);
+        let weighting = weighting::<E>(columns, numbers, row, index, blueprint);
+        magnitude += weighting.gap.abs();
+        add_weights(sums, &valid, &weighting);
         surrogate *= weighting.weight;
-        slope *= weighting.weight;
+        if comptime!(!blueprint.slope_is_of_row()) {
+            slope *= weighting.weight;
+        }
     }
     slope *= Vector::new(row.factor);
     if comptime!(blueprint.shares_gradient) {
@@ -182,21 +188,11 @@ pub fn token<E: Elements>(
     slope
 }
 
+/// Where a row drops tokens, whatever their weights.
 #[cube]
-fn weigh<A: Float, N: Size>(
-    rho: Vector<A, N>,
-    numbers: &Numbers,
-    row: &Row<A>,
-    #[comptime] blueprint: Blueprint,
-) -> Weighting<A, N> {
-    let low = numbers.weight_low.get::<A>();
-    let high = numbers.weight_high.get::<A>();
-    match blueprint.weight {
-        WeightKind::Truncate => truncate(rho, low, high),
-        WeightKind::Mask => mask(rho, low, high),
-        // Without a filter of sequences every one is accepted.
-        _ => accept(rho, Vector::new(row.accepted)),
-    }
+pub fn dropped<A: Float, N: Size>(row: &Row<A>, advantage: Vector<A, N>) -> Vector<bool, N> {
+    let negative = advantage.less_than(&Vector::new(A::new(0.0)));
+    negative.vec_and(Vector::new(row.drops_negative))
 }
 
 #[cube]
@@ -210,18 +206,4 @@ fn add_ratio<A: Float, N: Size>(sums: &mut Sums<A>, valid: &Valid<N>, ratio: Vec
         sums.min_ratio = combine::<A>(Slot::MinRatio, sums.min_ratio, for_minimum.extract(lane));
         sums.max_ratio = combine::<A>(Slot::MaxRatio, sums.max_ratio, kept.extract(lane));
     }
-}
-
-#[cube]
-fn add_weight<A: Float, N: Size>(
-    sums: &mut Sums<A>,
-    valid: &Valid<N>,
-    log_weight: Vector<A, N>,
-    weighting: &Weighting<A, N>,
-) {
-    let kept = valid.keep(weighting.weight);
-    sums.log_weight += log_weight.vector_sum();
-    sums.weight += kept.vector_sum();
-    sums.squared_weight += (kept * kept).vector_sum();
-    sums.changed_weight += valid.count::<A>(weighting.changed);
 }

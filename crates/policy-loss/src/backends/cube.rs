@@ -34,7 +34,8 @@ impl PolicyLossOps for CubeBackend {
             rollout_log_probs: objective
                 .uses_rollout()
                 .then(|| buffer(inputs.rollout_log_probs)),
-            weights: (objective.weight == Weight::Given).then(|| buffer(inputs.weights)),
+            weights: (objective.correction.map(|it| it.weight) == Some(Weight::Given))
+                .then(|| buffer(inputs.weights)),
             // The kernels read it in the type of the arithmetic.
             ref_log_probs: objective
                 .penalty

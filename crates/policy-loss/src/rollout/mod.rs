@@ -1,6 +1,8 @@
 //! The correction for the mismatch between sampler and trainer.
 
 mod filter;
+#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+mod kernel;
 mod weight;
 
 use burn::tensor::{Bool, Tensor};
