@@ -37,6 +37,13 @@ pub fn combinations() -> Vec<PolicyLossConfig> {
             ))
             .with_veto(0.31),
         ),
+        with(GeometricMean::new(0.2, 0.3).into())
+            .with_rollout_correction(
+                RolloutCorrection::weigh(truncate)
+                    .with_filter(Filter::token_k1(Bounds::new(0.4, 3.0)))
+                    .with_filter(Filter::sequence_mean_k3(Bounds::at_most(0.3))),
+            )
+            .with_off_policy_mask(OffPolicyMask::new(0.1)),
         with(Reinforce::default().into()).with_rollout_correction(RolloutCorrection::weigh(
             RolloutWeight::raw().of_level(WeightLevel::Geometric),
         )),
@@ -54,7 +61,15 @@ pub fn combinations() -> Vec<PolicyLossConfig> {
         ),
         with(Vespo::default().into())
             .with_kl_penalty(penalty.with_estimator(KlEstimator::Abs))
-            .with_rollout_correction(RolloutCorrection::tis(0.5, 2.0)),
+            .with_rollout_correction(
+                RolloutCorrection::weigh(truncate.of_level(WeightLevel::Sequence))
+                    .with_filter(Filter::new(
+                        FilterLevel::SequenceMax,
+                        FilterEstimator::K2,
+                        Bounds::at_most(0.8),
+                    ))
+                    .with_veto(0.31),
+            ),
         with(Dppo::new(Divergence::Kl, 0.05, 0.1).into())
             .with_entropy_bonus(EntropyBonus::new(0.05)),
         with(

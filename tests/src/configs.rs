@@ -1,11 +1,12 @@
 //! Every shape that a configuration can take.
 
 use crate::combinations::combinations;
+use crate::corrections::corrections;
 use policy_loss::{
-    Behavior, Bounds, Cispo, Clip, ClipCov, Divergence, Dppo, EntropyBonus, Filter,
-    FilterEstimator, FilterLevel, GeometricMean, KlCov, KlEstimator, KlGradient, KlPenalty,
-    OffPolicyMask, PolicyLossConfig, Ratio, Reduction, Reinforce, RolloutCorrection, RolloutWeight,
-    Sapo, SquaredLogRatio, Surrogate, Topr, TruncatedImportance, Vespo, WeightLevel,
+    Behavior, Cispo, Clip, ClipCov, Divergence, Dppo, EntropyBonus, GeometricMean, KlCov,
+    KlEstimator, KlGradient, KlPenalty, OffPolicyMask, PolicyLossConfig, Ratio, Reduction,
+    Reinforce, RolloutCorrection, Sapo, SquaredLogRatio, Surrogate, Topr, TruncatedImportance,
+    Vespo,
 };
 
 /// The clip with everything that it goes together with, and then every other part at least once:
@@ -134,57 +135,6 @@ fn ratios() -> Vec<PolicyLossConfig> {
         PolicyLossConfig::new()
             .with_ratio(Ratio::TOKEN.against(Behavior::Rollout))
             .with_surrogate(Cispo::default()),
-    ]
-}
-
-/// Corrections that have no name.
-fn corrections() -> Vec<PolicyLossConfig> {
-    let range = Bounds::new(0.5, 2.0);
-    let truncate = RolloutWeight::truncate(range);
-    let raw = RolloutWeight::raw();
-    let filter = |level, estimator, bounds| Filter::new(level, estimator, bounds);
-    let corrected = |correction| PolicyLossConfig::new().with_rollout_correction(correction);
-    vec![
-        corrected(RolloutCorrection::weigh(
-            truncate.of_level(WeightLevel::Sequence),
-        )),
-        corrected(
-            RolloutCorrection::weigh(truncate.of_level(WeightLevel::Geometric))
-                .with_normalization(),
-        ),
-        corrected(
-            RolloutCorrection::weigh(RolloutWeight::truncate(Bounds::at_most(2.0)))
-                .with_normalization()
-                .with_filter(Filter::token_k1(Bounds::new(0.4, 3.0)))
-                .with_filter(filter(
-                    FilterLevel::SequenceMax,
-                    FilterEstimator::K2,
-                    Bounds::at_most(0.8),
-                )),
-        ),
-        corrected(
-            RolloutCorrection::weigh(RolloutWeight::mask(Bounds::at_least(0.4)))
-                .with_filter(Filter::sequence_mean_k3(Bounds::at_most(0.3))),
-        ),
-        corrected(
-            RolloutCorrection::filter(filter(
-                FilterLevel::SequenceSum,
-                FilterEstimator::K1,
-                Bounds::new(0.1, 10.0),
-            ))
-            .with_veto(0.31),
-        ),
-        corrected(RolloutCorrection::weigh(raw).with_veto(0.31)),
-        corrected(RolloutCorrection::weigh(
-            raw.of_level(WeightLevel::Geometric),
-        ))
-        .with_surrogate(Reinforce::default()),
-        corrected(RolloutCorrection::filter(filter(
-            FilterLevel::SequenceMax,
-            FilterEstimator::K1,
-            Bounds::at_most(3.0),
-        )))
-        .with_surrogate(GeometricMean::default()),
     ]
 }
 

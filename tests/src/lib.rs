@@ -9,6 +9,7 @@ pub mod case;
 mod combinations;
 pub mod compare;
 pub mod configs;
+mod corrections;
 mod coverage;
 pub mod framework_golden;
 pub mod framework_rollout;
