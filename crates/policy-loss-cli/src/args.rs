@@ -53,6 +53,8 @@ Measures forward and backward of the loss on this machine, in f32, interleaved i
   composed  plain tensor operations
   copy      copying what the loss reads (on the CPU 13 bytes of a token, into memory that is
             already there): the floor
+  repeated  fused steps again, one after the other with nothing in between: what a loop sees whose
+            caches are warm and whose allocator keeps its memory
 
 With --what log-probs, from hidden states to the gradients of hidden states and head:
 

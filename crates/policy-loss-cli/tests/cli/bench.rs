@@ -39,6 +39,31 @@ fn log_probs_with_and_without_the_logits() {
 }
 
 #[test]
+fn an_objective_of_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("objective.json");
+    std::fs::write(&path, r#"{ "ratio": { "level": "sequence" } }"#).unwrap();
+    let config = ["--config", path.to_str().unwrap()];
+    let sizes = ["--batch", "3", "--tokens", "40"];
+    let report = bench(&[&config[..], &sizes].concat());
+    assert!(
+        report["objective"]
+            .as_str()
+            .unwrap()
+            .ends_with("objective.json")
+    );
+    for field in ["fused", "fused_repeated", "composed", "copy"] {
+        let value = &report[format!("{field}_ns_per_token")];
+        assert!(value.as_f64().unwrap() > 0.0, "{field}: {value}");
+    }
+    std::fs::write(&path, r#"{ "rato": 1 }"#).unwrap();
+    let refused = program().arg("bench").args(config).output().unwrap();
+    assert_eq!(refused.status.code(), Some(3));
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(message.contains("rato"), "{message}");
+}
+
+#[test]
 fn sizes_beyond_an_index_are_refused() {
     let arguments = ["bench", "--what", "log-probs", "--vocab", "4000000000"];
     let output = program().args(arguments).output().unwrap();

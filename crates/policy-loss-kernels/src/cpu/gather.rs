@@ -14,6 +14,7 @@ use super::of_sequence::ClippedLogRatio;
 use super::real::Real;
 use super::row::Row;
 use super::stage::{BLOCK, Scratch};
+use super::token::Constants;
 use super::visit::constants;
 
 /// Bytes counted side by side; a multiple of every vector's width.
@@ -162,28 +163,47 @@ impl<T: Real> WithSimd for SumClipped<'_, T> {
         let (base, base_rest) = T::Lanes::<S>::split(base);
         let (advantages, advantages_rest) = T::Lanes::<S>::split(self.columns.advantages);
         let (mask, mask_rest) = T::Lanes::<S>::split(self.columns.mask);
-        // A piece is no longer than a block, which is short enough for f32.
-        let mut sums = [lanes.zero(); 2];
-        let mut add = |log_probs, base, advantage, mask| {
-            let valid = lanes.greater(mask, lanes.zero());
-            let log_ratio = lanes.keep(valid, lanes.sub(log_probs, base));
-            let advantage = lanes.keep(valid, advantage);
-            let clipped = ClippedLogRatio::new(lanes, &constants, log_ratio, advantage);
-            sums[0] = lanes.add(sums[0], clipped.value);
-            sums[1] = lanes.add(sums[1], advantage);
+        let mut sums = ClippedSums {
+            log_ratio: lanes.zero(),
+            advantage: lanes.zero(),
         };
         for (((&log_probs, &base), &advantage), &mask) in
             log_probs.iter().zip(base).zip(advantages).zip(mask)
         {
-            add(log_probs, base, advantage, mask);
+            let difference = lanes.sub(log_probs, base);
+            sums.add(lanes, &constants, difference, advantage, mask);
         }
-        add(
-            lanes.load_rest(log_probs_rest),
-            lanes.load_rest(base_rest),
-            lanes.load_rest(advantages_rest),
-            lanes.load_rest(mask_rest),
-        );
-        sums.map(|sum| lanes.sum(sum))
+        let difference = lanes.sub(lanes.load_rest(log_probs_rest), lanes.load_rest(base_rest));
+        let advantage = lanes.load_rest(advantages_rest);
+        let mask = lanes.load_rest(mask_rest);
+        sums.add(lanes, &constants, difference, advantage, mask);
+        // A piece is no longer than a block, which is short enough for f32.
+        [lanes.sum(sums.log_ratio), lanes.sum(sums.advantage)]
+    }
+}
+
+struct ClippedSums<L: Lanes> {
+    log_ratio: L::Vector,
+    advantage: L::Vector,
+}
+
+impl<L: Lanes> ClippedSums<L> {
+    // Not a closure: it would be compiled without the vector unit.
+    #[inline(always)]
+    fn add(
+        &mut self,
+        lanes: L,
+        constants: &Constants<L>,
+        log_ratio: L::Vector,
+        advantage: L::Vector,
+        mask: L::Vector,
+    ) {
+        let valid = lanes.greater(mask, lanes.zero());
+        let log_ratio = lanes.keep(valid, log_ratio);
+        let advantage = lanes.keep(valid, advantage);
+        let clipped = ClippedLogRatio::new(lanes, constants, log_ratio, advantage);
+        self.log_ratio = lanes.add(self.log_ratio, clipped.value);
+        self.advantage = lanes.add(self.advantage, advantage);
     }
 }
 

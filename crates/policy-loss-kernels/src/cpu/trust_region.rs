@@ -57,14 +57,11 @@ impl Distance for Kl {
     ) -> [L::Mask; 2] {
         let [_, high, _, low] = constants.surrogate;
         let (p, q) = (exp(lanes, log_p), exp(lanes, log_q));
-        let least = lanes.splat(L::Real::from_f64(LEAST_PROBABILITY));
-        let log_rest = |probability| {
-            let rest = lanes.sub(lanes.one(), probability);
-            let rest = lanes.select(lanes.less(rest, least), least, rest);
-            lanes.map(rest, |x| L::Real::from_f64(x.to_f64().ln()))
-        };
+        let (rest_of_p, rest_of_q) = (rest(lanes, p), rest(lanes, q));
         let of_the_token = lanes.mul(q, lanes.sub(log_q, log_p));
-        let change = lanes.sub(log_rest(q), log_rest(p));
+        // ln(rest_of_q / rest_of_p), by one logarithm that is exact near 1.
+        let growth = lanes.div(lanes.sub(rest_of_q, rest_of_p), rest_of_p);
+        let change = lanes.map(growth, |x| L::Real::from_f64(x.to_f64().ln_1p()));
         let of_the_rest = lanes.mul(lanes.sub(lanes.one(), q), change);
         let divergence = lanes.add(of_the_token, of_the_rest);
         [
@@ -72,6 +69,14 @@ impl Distance for Kl {
             lanes.and(lanes.greater(divergence, low), lanes.less(p, q)),
         ]
     }
+}
+
+/// The probability of everything but the token, kept away from 0.
+#[inline(always)]
+fn rest<L: Lanes>(lanes: L, probability: L::Vector) -> L::Vector {
+    let least = lanes.splat(L::Real::from_f64(LEAST_PROBABILITY));
+    let rest = lanes.sub(lanes.one(), probability);
+    lanes.select(lanes.less(rest, least), least, rest)
 }
 
 impl<D: Distance> SurrogatePart for TrustRegion<D> {

@@ -73,11 +73,10 @@ impl Weight for Weighted {
         sums.squared_weight = lanes.mul_add(weight, weight, sums.squared_weight);
         sums.truncated_weight = lanes.count(truncated, sums.truncated_weight);
         sums.zeroed_weight = lanes.count(rejected, sums.zeroed_weight);
-        let weighted = |value| lanes.mul(lanes.drop(dropped, value), weight);
         Surrogate {
-            value: weighted(surrogate.value),
-            slope: weighted(surrogate.slope),
-            ratio_slope: weighted(surrogate.ratio_slope),
+            value: lanes.mul(lanes.drop(dropped, surrogate.value), weight),
+            slope: lanes.mul(lanes.drop(dropped, surrogate.slope), weight),
+            ratio_slope: lanes.mul(lanes.drop(dropped, surrogate.ratio_slope), weight),
             constant: surrogate.constant,
         }
     }

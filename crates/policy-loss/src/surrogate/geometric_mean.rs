@@ -17,8 +17,10 @@ use crate::ratio::LOG_RATIO_LIMIT;
 /// surrogate = mean of A * exp(mean of c)      means over the valid tokens of the sequence
 /// ```
 ///
-/// Gradient: `surrogate / n_b` for every token that is not clipped, 0 for the others. The
-/// geometric mean is less sensitive to a single large ratio than the mean. Defaults: 0.4 and 0.4.
+/// Gradient: `surrogate / n_b` for every token that is not clipped, 0 for the others. The losses of
+/// all tokens of the sequence have it: with rollout weights, the gradient of each token takes the
+/// sum of the weights of its sequence, not its own. The geometric mean is less sensitive to a
+/// single large ratio than the mean. Defaults: 0.4 and 0.4.
 ///
 /// Paper: [arXiv 2507.20673](https://arxiv.org/abs/2507.20673). Used by verl and TRL.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
