@@ -73,7 +73,15 @@ pub(crate) fn token_losses(
         _ => None,
     };
     let weighted = match &weights {
-        Some(weights) => surrogate * weights.weight.clone(),
+        Some(weights) => {
+            let weight = weights.weight.clone();
+            // A weight may be infinite where the surrogate was dropped.
+            surrogate
+                * match &off_policy {
+                    Some(off_policy) => weight.mask_fill(off_policy.clone(), 0),
+                    None => weight,
+                }
+        }
         None => surrogate,
     };
     let mut token_loss = -weighted.expand(shape);

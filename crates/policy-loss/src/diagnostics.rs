@@ -84,8 +84,8 @@ diagnostics! {
 /// tokens of a batch: what to look at before choosing a [`RolloutCorrection`]. Detached and still
 /// on the device, each `[1]`.
 ///
-/// With `g = old_log_probs - rollout_log_probs`, clamped to ±20 where it is exponentiated, and
-/// `rho = exp(g)`. A batch without a valid token has diagnostics 0.
+/// With `g = old_log_probs - rollout_log_probs` and `rho = exp(g)`, where a single token's `g` is
+/// clamped to ±20 before it is exponentiated; perplexities are those of the means, not clamped. A batch without a valid token has diagnostics 0.
 #[derive(Debug, Clone)]
 pub struct RolloutDiagnostics {
     packed: Tensor<1>,

@@ -211,7 +211,8 @@ metrics! {
         off_policy_dropped,
     }
     with kl_penalty {
-        /// Mean of the divergence that the KL penalty multiplies. Absent without one.
+        /// Mean of the divergence that the KL penalty multiplies, times `r` where its gradient is
+        /// `importance_corrected`. Absent without a penalty.
         kl,
     }
     with entropy_bonus {

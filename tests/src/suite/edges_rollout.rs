@@ -1,6 +1,8 @@
 //! Rows H1 to I1 of the table of edge cases: rollout weights and global totals.
 
-use policy_loss::{GlobalTotals, PolicyLossConfig, Reduction, RolloutCorrection};
+use policy_loss::{
+    GlobalTotals, OffPolicyMask, PolicyLossConfig, Reduction, Reinforce, RolloutCorrection,
+};
 
 use crate::case::{Case, HostAdvantages};
 use crate::row::Row;
@@ -102,4 +104,27 @@ pub fn totals(runner: &Runner) {
     row("I1, both", tokens.with_sequences(99))
         .loss(-0.3)
         .check(runner);
+}
+
+/// A mean that is exactly the off-policy mask's bound is kept.
+pub fn exactly_at_the_mask(runner: &Runner) {
+    // A GPU need not divide exactly, but by a power of two it does.
+    let tokens = if runner.is_slow() { 64 } else { 91 };
+    let config = PolicyLossConfig::new()
+        .with_surrogate(Reinforce::default())
+        .with_off_policy_mask(OffPolicyMask::new(3.0));
+    let mut case = Case::new("the mean is delta", [1, tokens]).with_config(config);
+    case.log_probs = vec![-4.0; tokens];
+    case.old_log_probs = vec![-1.0; tokens];
+    case.advantages = HostAdvantages::Token(vec![-1.0; tokens]);
+    for dtype in runner.exact_dtypes() {
+        let outcome = runner.outcome(&case, dtype);
+        let what = format!("{runner}, {dtype:?}");
+        assert_eq!(outcome.metrics.off_policy_dropped, Some(0.0), "{what}");
+        assert!(
+            (outcome.loss + 4.0).abs() < 1e-5,
+            "{what}: {}",
+            outcome.loss
+        );
+    }
 }

@@ -1,8 +1,10 @@
 //! Row C5 of the table of edge cases: what is not finite at a valid position is not hidden.
 
-use policy_loss::Behavior;
+use policy_loss::{
+    Behavior, OffPolicyMask, PolicyLossConfig, Reinforce, RolloutCorrection, RolloutWeight,
+};
 
-use crate::case::Case;
+use crate::case::{Case, HostAdvantages};
 use crate::configs::describe;
 use crate::runner::{Outcome, Runner};
 
@@ -15,7 +17,7 @@ const INPUTS: [&str; 6] = [
     "entropies",
 ];
 
-/// One token of two sequences holds `value` in `input`.
+/// One token of two sequences holds `value` in `input`; the last one is masked.
 fn case(input: &str, value: f64) -> Case {
     let mut case = Case::new(format!("C5, {input} = {value}"), [2, 3]);
     case.rollout_log_probs = Some(vec![0.1; 6]);
@@ -30,6 +32,7 @@ fn case(input: &str, value: f64) -> Case {
         _ => case.rollout_log_probs.as_mut().expect("given"),
     };
     values[4] = value;
+    case.action_mask = Some(vec![true, true, true, true, true, false]);
     case
 }
 
@@ -69,7 +72,46 @@ pub fn values_are_seen(runner: &Runner) {
                     let clamped = value.is_infinite()
                         && ((is_rollout && against_rollout) || input == "ref_log_probs");
                     assert!(clamped || shows(&outcome), "{what}: is hidden");
+                    let at_the_mask = outcome.gradient.map_or(0.0, |gradient| gradient[5]);
+                    assert_eq!(at_the_mask, 0.0, "{what}: reaches a masked token");
                 }
+            }
+        }
+    }
+}
+
+/// What the off-policy mask drops takes no part in the loss, and is counted all the same.
+pub fn dropped_values(runner: &Runner) {
+    let mask = PolicyLossConfig::new()
+        .with_surrogate(Reinforce::default())
+        .with_off_policy_mask(OffPolicyMask::new(0.1));
+    let raw = RolloutCorrection::weigh(RolloutWeight::raw());
+    let mut advantage = Case::new("A = -inf", [1, 2]).with_config(mask);
+    advantage.log_probs = vec![-6.0, -1.0];
+    advantage.old_log_probs = vec![-1.0; 2];
+    advantage.advantages = HostAdvantages::Token(vec![1.0, f64::NEG_INFINITY]);
+    let mut weight = Case::new("rho = inf", [1, 2]).with_config(mask.with_rollout_correction(raw));
+    weight.log_probs = vec![-2.0; 2];
+    weight.old_log_probs = vec![-1.0; 2];
+    weight.advantages = HostAdvantages::Token(vec![-1.0; 2]);
+    weight.rollout_log_probs = Some(vec![-1000.0, -1.0]);
+    for (case, loss, non_finite, dropped) in [(advantage, 3.0, 1.0, 0.5), (weight, 0.0, 0.0, 1.0)] {
+        for dtype in runner.exact_dtypes() {
+            let outcome = runner.outcome(&case, dtype);
+            let what = format!("{runner}, {dtype:?}, {}", case.name);
+            assert!(
+                (outcome.loss - loss).abs() < 1e-5,
+                "{what}: {}",
+                outcome.loss
+            );
+            assert_eq!(outcome.metrics.non_finite, non_finite, "{what}");
+            assert_eq!(outcome.metrics.off_policy_dropped, Some(dropped), "{what}");
+            if let Some(gradient) = outcome.gradient {
+                let expected = -loss / 6.0;
+                assert!(
+                    (gradient[0] - expected).abs() < 1e-5,
+                    "{what}: {gradient:?}"
+                );
             }
         }
     }

@@ -116,7 +116,8 @@ impl Ratio for OfSequenceAndToken {
         _sums: &mut LaneSums<L>,
     ) -> TokenRatio<L> {
         TokenRatio {
-            value: row.ratio,
+            // Its own gradient: a NaN of the sequence must not reach a masked token.
+            value: lanes.select(inputs.valid, row.ratio, lanes.one()),
             log_ratio,
             base: inputs.old_log_probs,
             saturated: lanes.greater(row.saturated, lanes.zero()),

@@ -44,8 +44,9 @@ impl Row {
     /// Derives the ratio, the weight and the factors from what was gathered.
     /// `scale` is the batch's part of the reduction's factor.
     pub fn derive<T: Real>(&mut self, objective: &Objective, scale: f64) {
-        let per_token = 1.0 / self.valid.max(1) as f64;
-        let mean_log_ratio = self.log_ratio * per_token;
+        // Divided, not multiplied by 1 / n: a mean of equal numbers is that number.
+        let tokens = self.valid.max(1) as f64;
+        let mean_log_ratio = self.log_ratio / tokens;
         let log_ratio = match objective.ratio_level {
             RatioLevel::SequenceSum => self.log_ratio,
             _ => mean_log_ratio,
@@ -58,8 +59,8 @@ impl Row {
                 [positive, negative].map(|gamma| gamma.weight(self.bounded_log_ratio))
             }
             Surrogate::GeometricMean { .. } => {
-                let ratio = (self.bounded_log_ratio * per_token).exp();
-                let value = ratio * (self.advantage * per_token);
+                let ratio = (self.bounded_log_ratio / tokens).exp();
+                let value = ratio * (self.advantage / tokens);
                 // Of the mean over n_b tokens, a token's part is 1 / n_b, and n_b tokens have
                 // the value.
                 [value, value]
@@ -67,12 +68,13 @@ impl Row {
             _ => [0.0; 2],
         };
         // Not where a NaN is, which must be seen.
-        let far = |delta: f64| mean_log_ratio < -delta;
+        let rounded = |number: f64| T::from_f64(number).to_f64();
+        let far = |delta: f64| rounded(mean_log_ratio) < rounded(-delta);
         self.drops_negative = indicator(objective.off_policy.is_some_and(far));
         let correction = objective.correction.as_ref();
         self.weight = RowWeight::new::<T>(correction, &self.gaps, self.valid);
         self.loss_factor = match objective.reduction {
-            Reduction::SequenceMean => per_token,
+            Reduction::SequenceMean => 1.0 / tokens,
             _ => 1.0,
         };
         self.gradient_factor = self.loss_factor * scale;

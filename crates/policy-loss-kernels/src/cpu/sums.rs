@@ -34,6 +34,8 @@ pub struct LaneSums<L: Lanes> {
     pub rollout_difference: L::Vector,
     /// Tokens that the row dropped.
     pub dropped: L::Vector,
+    /// Finite if every addend is, whatever becomes of the surrogate.
+    pub advantage: L::Vector,
 }
 
 impl<L: Lanes> LaneSums<L> {
@@ -59,6 +61,7 @@ impl<L: Lanes> LaneSums<L> {
             zeroed_weight: zero,
             rollout_difference: zero,
             dropped: zero,
+            advantage: zero,
         }
     }
 
@@ -84,6 +87,7 @@ impl<L: Lanes> LaneSums<L> {
         totals.zeroed_weight += lanes.sum(self.zeroed_weight);
         totals.rollout_difference += lanes.sum(self.rollout_difference);
         totals.dropped += lanes.sum(self.dropped);
+        totals.advantage += lanes.sum(self.advantage);
     }
 }
 
@@ -108,6 +112,7 @@ pub struct Totals {
     pub zeroed_weight: f64,
     pub rollout_difference: f64,
     pub dropped: f64,
+    pub advantage: f64,
     /// The penalty, before its coefficient.
     pub kl: f64,
     /// The same with the row's factor.
@@ -136,6 +141,7 @@ impl Default for Totals {
             zeroed_weight: 0.0,
             rollout_difference: 0.0,
             dropped: 0.0,
+            advantage: 0.0,
             kl: 0.0,
             kl_loss: 0.0,
             non_finite: 0.0,
@@ -164,6 +170,7 @@ impl Totals {
         self.zeroed_weight += other.zeroed_weight;
         self.rollout_difference += other.rollout_difference;
         self.dropped += other.dropped;
+        self.advantage += other.advantage;
         self.kl += other.kl;
         self.kl_loss += other.kl_loss;
         self.non_finite += other.non_finite;
@@ -172,6 +179,7 @@ impl Totals {
     /// False if an input that takes part is not finite: it is part of one of these sums,
     /// and a sum that has left the finite numbers never comes back.
     pub fn is_finite(&self) -> bool {
-        (self.surrogate + self.log_ratio + self.log_weight + self.rollout_difference).is_finite()
+        let inputs = self.log_ratio + self.log_weight + self.rollout_difference + self.advantage;
+        (self.surrogate + inputs).is_finite()
     }
 }

@@ -124,6 +124,7 @@ pub fn token<L: Lanes, R: Ratio, W: Weight, S: SurrogatePart, O: Output>(
     let log_ratio = lanes.keep(valid, difference);
     let against_old = BoundedRatio::new(lanes, &constants.log_ratio_bounds, log_ratio);
     let k3 = against_old.exponential.minus_one_minus_x(lanes);
+    sums.advantage = lanes.add(sums.advantage, advantage);
     sums.log_ratio = lanes.add(sums.log_ratio, log_ratio);
     sums.squared_log_ratio = lanes.mul_add(log_ratio, log_ratio, sums.squared_log_ratio);
     sums.k3 = lanes.add(sums.k3, k3);

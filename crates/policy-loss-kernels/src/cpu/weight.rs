@@ -73,10 +73,11 @@ impl Weight for Weighted {
         sums.squared_weight = lanes.mul_add(weight, weight, sums.squared_weight);
         sums.truncated_weight = lanes.count(truncated, sums.truncated_weight);
         sums.zeroed_weight = lanes.count(rejected, sums.zeroed_weight);
+        // Dropped after the weight, which may be infinite.
         Surrogate {
-            value: lanes.mul(lanes.drop(dropped, surrogate.value), weight),
-            slope: lanes.mul(lanes.drop(dropped, surrogate.slope), weight),
-            ratio_slope: lanes.mul(lanes.drop(dropped, surrogate.ratio_slope), weight),
+            value: lanes.drop(dropped, lanes.mul(surrogate.value, weight)),
+            slope: lanes.drop(dropped, lanes.mul(surrogate.slope, weight)),
+            ratio_slope: lanes.drop(dropped, lanes.mul(surrogate.ratio_slope, weight)),
             constant: surrogate.constant,
         }
     }

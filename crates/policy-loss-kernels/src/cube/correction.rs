@@ -47,7 +47,10 @@ pub fn weighting<E: Elements>(
     let mut rejected = Vector::new(row.rejected);
     if comptime!(blueprint.mode == ModeKind::Truncate) {
         weight = clamped(rho, low, high);
-        truncated = !within(rho, low, high);
+        // Not a NaN, which stays one.
+        truncated = rho
+            .less_than(&Vector::new(low))
+            .or(rho.greater_than(&Vector::new(high)));
     } else if comptime!(blueprint.mode == ModeKind::Mask) {
         rejected = rejected.or(!within(rho, low, high));
     }

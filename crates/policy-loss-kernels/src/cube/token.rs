@@ -108,6 +108,8 @@ pub fn token<E: Elements>(
         // Where the gradient is shared, the row stops it beyond the bounds.
         constant = Vector::new(false);
         if comptime!(!blueprint.shares_gradient) {
+            // Its own gradient: a NaN of the sequence must not reach a masked token.
+            ratio = valid.keep_or(ratio, E::Real::new(1.0));
             constant = Vector::new(row.saturated);
         }
     } else if comptime!(blueprint.against_rollout) {
@@ -142,14 +144,6 @@ pub fn token<E: Elements>(
     // Subtracted from 0, not negated, so that a masked token gets 0 and not -0.
     let mut slope = zero - surrogate.slope;
     let mut surrogate = valid.keep(surrogate.value);
-    if comptime!(blueprint.off_policy) {
-        let dropped = dropped(row, advantage);
-        sums.dropped += count::<E::Real, E::Width>(dropped);
-        surrogate = select_many(dropped, zero, surrogate);
-        if comptime!(!blueprint.slope_is_of_row()) {
-            slope = select_many(dropped, zero, slope);
-        }
-    }
     if comptime!(blueprint.weighted()) {
         let weighting = weighting::<E>(columns, numbers, row, index, blueprint);
         magnitude += weighting.gap.abs();
@@ -157,6 +151,15 @@ pub fn token<E: Elements>(
         surrogate *= weighting.weight;
         if comptime!(!blueprint.slope_is_of_row()) {
             slope *= weighting.weight;
+        }
+    }
+    // After the weight, which may be infinite.
+    if comptime!(blueprint.off_policy) {
+        let dropped = dropped(row, advantage);
+        sums.dropped += count::<E::Real, E::Width>(dropped);
+        surrogate = select_many(dropped, zero, surrogate);
+        if comptime!(!blueprint.slope_is_of_row()) {
+            slope = select_many(dropped, zero, slope);
         }
     }
     slope *= Vector::new(row.factor);

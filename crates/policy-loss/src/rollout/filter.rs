@@ -22,6 +22,9 @@ use crate::{Bounds, ConfigError};
 /// sequence_max   the largest of its sequence
 /// ```
 ///
+/// Bounds of k1 are compared with `exp(statistic)`, in f32 unless `log_probs` is f64: within
+/// `1e-38` and `3e38` there.
+///
 /// A token filter drops tokens, the others whole sequences. With k1, `sequence_sum` bounds the
 /// probability ratio of the sequence and `sequence_mean` its geometric mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

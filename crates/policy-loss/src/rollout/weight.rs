@@ -107,7 +107,8 @@ impl RolloutWeight {
         let outside = |bounds: Bounds| bounds.contain(rho.clone()).bool_not();
         match self.mode {
             WeightMode::Truncate(bounds) => {
-                let truncated = outside(bounds);
+                // Not a NaN, which stays one.
+                let truncated = outside(bounds).bool_and(rho.clone().equal(rho.clone()));
                 (bounds.clamp(rho), Some(truncated), None)
             }
             WeightMode::Mask(bounds) => {

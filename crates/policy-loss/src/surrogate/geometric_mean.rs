@@ -26,9 +26,9 @@ use crate::ratio::LOG_RATIO_LIMIT;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GeometricMean {
-    /// The log-ratio is bounded below by `-low` where `A < 0`. Finite and above 0.
+    /// The log-ratio is bounded below by `-low` where `A < 0`. Above 0, at most 20.
     pub low: f64,
-    /// The log-ratio is bounded above by `high` where `A > 0`. Finite and above 0.
+    /// The log-ratio is bounded above by `high` where `A > 0`. Above 0, at most 20.
     pub high: f64,
 }
 
@@ -78,8 +78,17 @@ impl Formula for GeometricMean {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        positive("surrogate.low", self.low)?;
-        positive("surrogate.high", self.high)
+        for (field, bound) in [("surrogate.low", self.low), ("surrogate.high", self.high)] {
+            positive(field, bound)?;
+            if bound > LOG_RATIO_LIMIT {
+                return Err(ConfigError::OutOfRange {
+                    field,
+                    value: bound.to_string(),
+                    accepted: "a number above 0, at most 20, where every log-ratio is clamped",
+                });
+            }
+        }
+        Ok(())
     }
 
     fn is_of_tokens(&self) -> bool {
