@@ -49,13 +49,12 @@ pub fn fused_coverage(runner: &Runner) {
     }
 }
 
-/// As the table in docs/OBJECTIVES.md: all but what needs sorting, and the entropy bonus.
+/// As the table in docs/OBJECTIVES.md: all but what needs sorting.
 fn is_documented_as_fused(config: &PolicyLossConfig) -> bool {
-    let sorts = matches!(
+    !matches!(
         config.surrogate,
         Surrogate::ClipCov(_) | Surrogate::KlCov(_)
-    );
-    !sorts && config.entropy_bonus.is_none()
+    )
 }
 
 /// Loss, metrics, token losses and gradients of every objective, on a batch in which everything

@@ -2,9 +2,10 @@
 
 use cubecl::prelude::*;
 
-use super::blueprint::{Blueprint, ModeKind, WeightKind};
+use super::blueprint::Blueprint;
 use super::columns::{Columns, Elements, Valid};
 use super::gaps::{estimate, is_within};
+use super::kinds::{ModeKind, WeightKind};
 use super::parts::{clamped, within};
 use super::sums::Sums;
 use super::token::{Numbers, Row};

@@ -2,7 +2,8 @@
 
 use cubecl::prelude::*;
 
-use super::blueprint::{Blueprint, Denominator};
+use super::blueprint::Blueprint;
+use super::kinds::Denominator;
 use super::metric::Metric;
 use super::sums::Slot;
 use super::totals::Totals;

@@ -2,8 +2,9 @@
 
 use cubecl::prelude::*;
 
-use super::blueprint::{Blueprint, WeightKind};
+use super::blueprint::Blueprint;
 use super::columns::Valid;
+use super::kinds::WeightKind;
 use super::lanes::{Fold, Lanes, fold};
 use super::parts::{bounded, expm1_minus_identity, within};
 use super::token::Numbers;

@@ -28,6 +28,7 @@ mod finish;
 mod gaps;
 mod gather;
 mod geometry;
+mod kinds;
 mod lanes;
 mod launch;
 pub mod log_probs;

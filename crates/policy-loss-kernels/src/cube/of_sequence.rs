@@ -2,8 +2,9 @@
 
 use cubecl::prelude::*;
 
-use super::blueprint::{Blueprint, SurrogateKind};
+use super::blueprint::Blueprint;
 use super::columns::count;
+use super::kinds::SurrogateKind;
 use super::parts::clamped;
 use super::sums::Sums;
 use super::surrogates::{Given, Surrogate, of_log_probs};

@@ -2,8 +2,9 @@
 
 use cubecl::prelude::*;
 
-use super::blueprint::{Blueprint, PenaltyKind};
+use super::blueprint::Blueprint;
 use super::columns::{Columns, Elements};
+use super::kinds::PenaltyKind;
 use super::parts::{bounded, expm1_minus_identity};
 use super::token::{Numbers, Row};
 

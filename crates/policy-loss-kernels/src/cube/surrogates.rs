@@ -2,8 +2,9 @@
 
 use cubecl::prelude::*;
 
-use super::blueprint::{Blueprint, SurrogateKind};
+use super::blueprint::Blueprint;
 use super::columns::count;
+use super::kinds::SurrogateKind;
 use super::of_sequence::{geometric_mean, sequence_weight};
 use super::parts::{clamped, within};
 use super::sums::Sums;

@@ -1,5 +1,8 @@
 //! What comes out.
 
+#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+mod fused;
+
 use burn::tensor::{DType, Device, Tensor, TensorReadError};
 use serde::Serialize;
 
@@ -242,30 +245,6 @@ impl PolicyLossMetrics {
     pub(crate) fn zeros(groups: Groups, dtype: DType, device: &Device) -> Self {
         let packed = Tensor::zeros([metric_count(groups)], (device, dtype));
         Self { packed, groups }
-    }
-
-    #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
-    /// Metrics that a kernel has packed, in the order of this type's methods.
-    pub(crate) fn from_packed(packed: Tensor<1>, groups: Groups) -> Self {
-        Self { packed, groups }
-    }
-
-    /// With other fractions of weights that were cut, and set to 0.
-    pub(crate) fn with_weight_fractions(self, truncated: Tensor<1>, zeroed: Tensor<1>) -> Self {
-        let positions = Positions::of(self.groups);
-        let (Some(first), Some(last)) = (positions.weight_truncated, positions.weight_zeroed)
-        else {
-            return self;
-        };
-        let mut packed = vec![self.packed.clone().narrow(0, 0, first), truncated, zeroed];
-        let rest = positions.length - (last + 1);
-        if rest > 0 {
-            packed.push(self.packed.narrow(0, last + 1, rest));
-        }
-        Self {
-            packed: Tensor::cat(packed, 0),
-            groups: self.groups,
-        }
     }
 
     /// Reads every metric back, in one transfer.

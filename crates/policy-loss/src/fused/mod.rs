@@ -1,7 +1,9 @@
 //! The fused implementation: one pass over the inputs, by the kernels of the device's backend.
 
+mod entropy;
+
 use burn::backend::{Dispatch, DispatchDevice};
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Bool, DType, Device, Tensor};
 use policy_loss_kernels as kernels;
 
 use crate::checked::CheckedBatch;
@@ -47,7 +49,7 @@ fn available(device: &Device) -> bool {
 }
 
 /// The loss with its metrics.
-pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyLossOutput {
+pub(crate) fn forward(config: &PolicyLossConfig, mut batch: CheckedBatch) -> PolicyLossOutput {
     let Ok(objective) = supports(config) else {
         // Never chosen then; the results would be the same.
         return composed::forward(config, batch);
@@ -56,47 +58,83 @@ pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyL
         scale: batch.scale,
         ..objective
     };
-    let device = batch.log_probs.device().without_autodiff();
+    let dtype = arithmetic(batch.log_probs.dtype());
+    let entropy = config
+        .entropy_bonus
+        .zip(batch.entropies.take())
+        .map(|(bonus, entropies)| entropy::entropy(bonus, entropies, &batch, &objective));
     let given = config
         .rollout_correction
         .filter(|correction| correction.kernel().weight == kernels::Weight::Given)
         .map(|correction| given_weights(correction, &batch));
-    let masked = batch.action_mask.is_some();
-    // Constants leave autodiff here, so that no context can clash with that of `log_probs`.
+    // Constants leave autodiff here, so that no context can clash with that of `log_probs`. What
+    // the objective does not read is a stand-in.
     let old_log_probs = batch.old_log_probs.without_autodiff();
-    let rollout_log_probs = match batch.rollout_log_probs {
-        Some(rollout_log_probs) => rollout_log_probs.without_autodiff(),
+    let or_old = |tensor: Option<Tensor<2>>| match tensor {
+        Some(tensor) => tensor.without_autodiff(),
         None => old_log_probs.clone(),
     };
-    let weights = match &given {
-        Some(given) => given.weights.clone(),
-        None => old_log_probs.clone(),
+    let columns = Columns {
+        log_probs: batch.log_probs,
+        rollout_log_probs: or_old(batch.rollout_log_probs),
+        weights: or_old(given.as_ref().map(|given| given.weights.clone())),
+        ref_log_probs: or_old(batch.ref_log_probs),
+        advantages: batch.advantages.without_autodiff(),
+        action_mask: batch.action_mask,
+        old_log_probs: old_log_probs.clone(),
     };
-    let ref_log_probs = match batch.ref_log_probs {
-        Some(ref_log_probs) => ref_log_probs.without_autodiff(),
-        None => old_log_probs.clone(),
-    };
-    let action_mask = match batch.action_mask {
+    let (mut loss, mut metrics) = launch(objective, columns, dtype);
+    if let Some(given) = given {
+        metrics = metrics.with_weight_fractions(given.truncated, given.zeroed);
+    }
+    if let Some(entropy) = entropy {
+        loss = loss + entropy.loss;
+        metrics = metrics.with_entropy(entropy.mean, entropy.non_finite);
+    }
+    PolicyLossOutput {
+        loss,
+        metrics,
+        implementation: Implementation::Fused,
+    }
+}
+
+/// The inputs of a launch: `log_probs` tracked, everything else outside autodiff.
+pub(crate) struct Columns {
+    pub log_probs: Tensor<2>,
+    pub old_log_probs: Tensor<2>,
+    pub rollout_log_probs: Tensor<2>,
+    pub weights: Tensor<2>,
+    pub ref_log_probs: Tensor<2>,
+    pub advantages: Tensor<2>,
+    pub action_mask: Option<Tensor<2, Bool>>,
+}
+
+/// One pass of the kernels, in the arithmetic of `dtype`.
+pub(crate) fn launch(
+    objective: kernels::Objective,
+    columns: Columns,
+    dtype: DType,
+) -> (Tensor<1>, PolicyLossMetrics) {
+    let masked = columns.action_mask.is_some();
+    let action_mask = match columns.action_mask {
         Some(action_mask) => action_mask.without_autodiff(),
-        None => Tensor::<2, Bool>::from_data([[true]], &device),
+        None => Tensor::<2, Bool>::from_data([[true]], &columns.old_log_probs.device()),
     };
     // Half precision is widened first: the kernel's gradient is then f32, autodiff rounds it once, on
     // the way out, and loss scaling reaches it before that.
-    let log_probs = batch.log_probs;
-    let arithmetic = arithmetic(log_probs.dtype());
-    let log_probs = match log_probs.dtype() == arithmetic {
-        true => log_probs,
-        false => log_probs.cast(arithmetic),
+    let log_probs = match columns.log_probs.dtype() == dtype {
+        true => columns.log_probs,
+        false => columns.log_probs.cast(dtype),
     };
     let with_gradient = log_probs.is_tracked();
     let outputs = Dispatch::policy_loss_forward(
         FusedInputs {
             log_probs: log_probs.into_dispatch(),
-            old_log_probs: old_log_probs.into_dispatch(),
-            rollout_log_probs: rollout_log_probs.into_dispatch(),
-            weights: weights.into_dispatch(),
-            ref_log_probs: ref_log_probs.into_dispatch(),
-            advantages: batch.advantages.without_autodiff().into_dispatch(),
+            old_log_probs: columns.old_log_probs.into_dispatch(),
+            rollout_log_probs: columns.rollout_log_probs.into_dispatch(),
+            weights: columns.weights.into_dispatch(),
+            ref_log_probs: columns.ref_log_probs.into_dispatch(),
+            advantages: columns.advantages.into_dispatch(),
             action_mask: action_mask.into_dispatch(),
         },
         objective,
@@ -104,22 +142,14 @@ pub(crate) fn forward(config: &PolicyLossConfig, batch: CheckedBatch) -> PolicyL
         with_gradient,
     );
     let metrics = Tensor::<1>::from_dispatch(outputs.metrics).without_autodiff();
-    let metrics = PolicyLossMetrics::from_packed(metrics, groups(&objective));
-    PolicyLossOutput {
-        loss: Tensor::from_dispatch(outputs.loss),
-        metrics: match given {
-            Some(given) => metrics.with_weight_fractions(given.truncated, given.zeroed),
-            None => metrics,
-        },
-        implementation: Implementation::Fused,
-    }
+    (
+        Tensor::from_dispatch(outputs.loss),
+        PolicyLossMetrics::from_packed(metrics, groups(&objective)),
+    )
 }
 
 /// The configuration in the kernels' terms, or the first part that no kernel has.
 pub(crate) fn supports(config: &PolicyLossConfig) -> Result<kernels::Objective, &'static str> {
-    if config.entropy_bonus.is_some() {
-        return Err("entropy_bonus");
-    }
     let surrogate = config.surrogate.kernel().ok_or("surrogate")?;
     Ok(kernels::Objective {
         ratio_level: match config.ratio.level {
