@@ -1,5 +1,8 @@
 //! The weights of tokens, from the gaps between the old policy and the sampler.
 
+// Only a loop over a range can be unrolled.
+#![allow(clippy::needless_range_loop)]
+
 use cubecl::prelude::*;
 
 use super::blueprint::Blueprint;

@@ -1,5 +1,8 @@
 //! What the gaps between the old policy and the sampler say of a whole sequence.
 
+// Only a loop over a range can be unrolled.
+#![allow(clippy::needless_range_loop)]
+
 use cubecl::prelude::*;
 
 use super::blueprint::Blueprint;
@@ -116,7 +119,7 @@ impl<A: Float> Gaps<A> {
         if comptime!(blueprint.vetoes) {
             // A NaN makes the sum one, and fails as well.
             let floor = numbers.veto.get::<A>();
-            let kept = self.smallest >= floor && self.sum == self.sum;
+            let kept = self.smallest >= floor && !is_nan::<A>(self.sum);
             rejected = rejected || !kept;
         }
         rejected
@@ -144,7 +147,7 @@ impl<A: Float> Gaps<A> {
                 }
             };
             // A NaN among the gaps must be seen.
-            select(self.sum == self.sum, largest, self.sum)
+            select(is_nan::<A>(self.sum), self.sum, largest)
         } else {
             let sum = match estimator {
                 FilterEstimator::K1 => self.sum,
@@ -198,4 +201,9 @@ pub fn is_within<A: Float, N: Size>(
 fn bounded_exp<A: Float>(log: A) -> A {
     let bounded = bounded(Vector::<A, Const<1>>::new(log)).log_ratio;
     bounded.exp().extract(0usize)
+}
+
+#[cube]
+fn is_nan<A: Float>(x: A) -> bool {
+    Vector::<A, Const<1>>::new(x).is_nan().extract(0usize)
 }
