@@ -11,6 +11,7 @@ pub struct Inputs {
     old_log_probs: Tensor<2>,
     advantages: Tensor<2>,
     action_mask: Tensor<2, Bool>,
+    entropies: Tensor<2>,
 }
 
 impl Inputs {
@@ -27,6 +28,8 @@ impl Inputs {
             (0..count).map(|i| i % tokens < tokens - (i / tokens * 7) % (tokens / 2).max(1));
         let valid: Vec<bool> = valid.collect();
 
+        let entropies = (0..count).map(|_| random.unit()).collect();
+
         let tracked = device.clone().autodiff();
         let floats = |values, device: &Device| {
             Tensor::<2>::from_data(TensorData::new(values, [batch, tokens]), device)
@@ -36,6 +39,7 @@ impl Inputs {
             old_log_probs: floats(old_log_probs, device),
             advantages: floats(advantages, device),
             action_mask: Tensor::from_data(TensorData::new(valid, [batch, tokens]), device),
+            entropies: floats(entropies, &tracked),
         }
     }
 
@@ -78,6 +82,7 @@ impl Inputs {
         // For the objectives that read them.
         .with_rollout_log_probs(self.old_log_probs.clone())
         .with_ref_log_probs(self.old_log_probs.clone())
+        .with_entropies(self.entropies.clone().detach().require_grad())
     }
 }
 

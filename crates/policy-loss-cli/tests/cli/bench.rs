@@ -42,7 +42,7 @@ fn log_probs_with_and_without_the_logits() {
 fn an_objective_of_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("objective.json");
-    std::fs::write(&path, r#"{ "ratio": { "level": "sequence" } }"#).unwrap();
+    std::fs::write(&path, r#"{ "entropy_bonus": { "coefficient": 0.01 } }"#).unwrap();
     let config = ["--config", path.to_str().unwrap()];
     let sizes = ["--batch", "3", "--tokens", "40"];
     let report = bench(&[&config[..], &sizes].concat());
