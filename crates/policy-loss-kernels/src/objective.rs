@@ -1,6 +1,6 @@
 //! What to compute: shared by all kernels.
 
-use crate::{Correction, Penalty};
+use crate::{Correction, Penalty, Weight};
 
 /// Log-ratios are clamped to `[-20, 20]` before they are exponentiated.
 pub const LOG_RATIO_BOUND: f64 = 20.0;
@@ -217,5 +217,12 @@ impl Objective {
     #[must_use]
     pub fn uses_rollout(&self) -> bool {
         self.ratio_base == RatioBase::Rollout || self.correction.is_some()
+    }
+
+    /// Whether the batch brings the weights.
+    #[must_use]
+    pub fn uses_given_weights(&self) -> bool {
+        let weight = self.correction.map(|correction| correction.weight);
+        weight == Some(Weight::Given)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use half::{bf16, f16};
 
-use crate::{Objective, Weight};
+use crate::Objective;
 
 use super::element::Element;
 
@@ -187,11 +187,7 @@ impl<E: Element> Batch<'_, E> {
                 self.rollout_log_probs,
                 objective.uses_rollout(),
             ),
-            (
-                "weights",
-                self.weights,
-                objective.correction.map(|it| it.weight) == Some(Weight::Given),
-            ),
+            ("weights", self.weights, objective.uses_given_weights()),
             (
                 "ref_log_probs",
                 self.ref_log_probs,

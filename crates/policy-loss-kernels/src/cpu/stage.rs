@@ -10,7 +10,7 @@ use super::element::{Element, Stored};
 use super::kernel::Columns;
 use super::penalty::PenaltyColumns;
 use super::real::Real;
-use crate::{Objective, Weight};
+use crate::Objective;
 
 /// Tokens in a block: what is staged of it stays in the first-level cache, and sums over it
 /// lose next to nothing in f32.
@@ -69,9 +69,7 @@ impl<T: Real> Scratch<T> {
                 _ => old_log_probs,
             },
             weights: match batch.weights {
-                Some(weights)
-                    if objective.correction.map(|it| it.weight) == Some(Weight::Given) =>
-                {
+                Some(weights) if objective.uses_given_weights() => {
                     widen(arch, weights, range.clone(), &mut self.weights)
                 }
                 _ => old_log_probs,

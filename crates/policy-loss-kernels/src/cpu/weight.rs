@@ -181,8 +181,7 @@ impl<L: Lanes> WeightConstants<L> {
             }),
             rejects_beyond_bounds: correction
                 .is_some_and(|correction| matches!(correction.mode(), WeightMode::Mask(_))),
-            is_given: correction
-                .is_some_and(|correction| correction.weight == crate::Weight::Given),
+            is_given: objective.uses_given_weights(),
         }
     }
 }

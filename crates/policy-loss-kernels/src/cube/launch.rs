@@ -3,7 +3,7 @@
 use cubecl::ir::{FloatKind, UIntKind};
 use cubecl::prelude::*;
 
-use crate::{Clip, Correction, Objective, Range, Reduction, Surrogate, Weight, WeightMode};
+use crate::{Clip, Correction, Objective, Range, Reduction, Surrogate, WeightMode};
 
 use super::backward::scale;
 use super::blueprint::Blueprint;
@@ -191,12 +191,7 @@ fn columns<E: Elements>(batch: &Batch, objective: &Objective) -> ColumnsLaunch<E
             objective.uses_rollout(),
         )
         .into(),
-        needed(
-            "weights",
-            &batch.weights,
-            objective.correction.map(|it| it.weight) == Some(Weight::Given),
-        )
-        .into(),
+        needed("weights", &batch.weights, objective.uses_given_weights()).into(),
         needed(
             "ref_log_probs",
             &batch.ref_log_probs,

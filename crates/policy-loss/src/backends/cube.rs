@@ -8,8 +8,8 @@ use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::{cast, into_contiguous};
 use burn_cubecl::tensor::CubeTensor;
+use policy_loss_kernels::Objective;
 use policy_loss_kernels::cube::{self, Advantages, Batch, Buffer};
-use policy_loss_kernels::{Objective, Weight};
 
 use crate::ops::{FusedInputs, FusedOutputs, PolicyLossOps, groups};
 use crate::output::metric_count;
@@ -34,7 +34,8 @@ impl PolicyLossOps for CubeBackend {
             rollout_log_probs: objective
                 .uses_rollout()
                 .then(|| buffer(inputs.rollout_log_probs)),
-            weights: (objective.correction.map(|it| it.weight) == Some(Weight::Given))
+            weights: objective
+                .uses_given_weights()
                 .then(|| buffer(inputs.weights)),
             // The kernels read it in the type of the arithmetic.
             ref_log_probs: objective

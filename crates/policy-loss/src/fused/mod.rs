@@ -65,7 +65,7 @@ pub(crate) fn forward(config: &PolicyLossConfig, mut batch: CheckedBatch) -> Pol
         .map(|(bonus, entropies)| entropy::entropy(bonus, entropies, &batch, &objective));
     let given = config
         .rollout_correction
-        .filter(|correction| correction.kernel().weight == kernels::Weight::Given)
+        .filter(|_| objective.uses_given_weights())
         .map(|correction| given_weights(correction, &batch));
     // Constants leave autodiff here, so that no context can clash with that of `log_probs`. What
     // the objective does not read is a stand-in.
