@@ -15,7 +15,8 @@ macro_rules! parts {
             non_finite: values_are_seen, large_values_are_finite, dropped_values;
             edges_rest: ties, thresholds, masks, nothing_valid, no_mask, sequence_ratio,
                 sequence_ratio_against_rollout, sequence_ratio_with_padding;
-            edges_rollout: weights, rejected_weights, ignored_rollout, totals, exactly_at_the_mask;
+            edges_rollout: weights, rejected_weights, ignored_rollout, totals, exactly_at_the_mask,
+                largest_on_either_side;
             garbage: in_every_input, of_each_kind, in_token_losses, in_advantages_of_masked_rows,
                 everywhere, in_half_types, in_reference_log_probs;
             masks: every_form, other_values_are_refused;

@@ -1,7 +1,8 @@
 //! Rows H1 to I1 of the table of edge cases: rollout weights and global totals.
 
 use policy_loss::{
-    GlobalTotals, OffPolicyMask, PolicyLossConfig, Reduction, Reinforce, RolloutCorrection,
+    Bounds, Filter, FilterEstimator, FilterLevel, GlobalTotals, OffPolicyMask, PolicyLossConfig,
+    Reduction, Reinforce, RolloutCorrection,
 };
 
 use crate::case::{Case, HostAdvantages};
@@ -126,5 +127,25 @@ pub fn exactly_at_the_mask(runner: &Runner) {
             "{what}: {}",
             outcome.loss
         );
+    }
+}
+
+/// The largest estimate of a sequence may be that of its smallest gap.
+pub fn largest_on_either_side(runner: &Runner) {
+    for estimator in [FilterEstimator::K2, FilterEstimator::K3] {
+        // Of ±2 the estimates are above 1, of ±0.1 below 0.01.
+        let filter = Filter::new(FilterLevel::SequenceMax, estimator, Bounds::at_most(0.5));
+        let correction = RolloutCorrection::filter(filter);
+        for (gaps, zeroed) in [([-2.0, 0.1], 1.0), ([2.0, -0.1], 1.0), ([-0.1, 0.1], 0.0)] {
+            let mut case = Case::new(format!("{estimator:?}, {gaps:?}"), [1, 2])
+                .with_config(PolicyLossConfig::new().with_rollout_correction(correction));
+            case.rollout_log_probs = Some(gaps.map(|gap| -gap).to_vec());
+            for dtype in runner.exact_dtypes() {
+                let outcome = runner.outcome(&case, dtype);
+                let what = format!("{runner}, {dtype:?}, {}", case.name);
+                assert_eq!(outcome.metrics.weight_zeroed, Some(zeroed), "{what}");
+                assert_eq!(outcome.loss, zeroed - 1.0, "{what}");
+            }
+        }
     }
 }
