@@ -1,0 +1,104 @@
+//! A range that one side may leave open.
+
+use serde::{Deserialize, Serialize};
+
+use super::check::{ConfigError, positive};
+
+/// A closed range `[low, high]` of positive numbers; a side that is left out is open.
+///
+/// ```
+/// use policy_loss_kernels::Bounds;
+///
+/// let from_half_to_five = Bounds::new(0.5, 5.0);
+/// let at_most_two = Bounds::at_most(2.0);
+/// assert_eq!(at_most_two.low_or_zero(), 0.0);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bounds {
+    /// Smallest accepted value. Finite and above 0, or left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low: Option<f64>,
+    /// Largest accepted value. Finite and not below `low`, or left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<f64>,
+}
+
+impl Bounds {
+    /// From `low` to `high`, both included.
+    #[must_use]
+    pub const fn new(low: f64, high: f64) -> Self {
+        Self {
+            low: Some(low),
+            high: Some(high),
+        }
+    }
+
+    /// Up to `high`.
+    #[must_use]
+    pub const fn at_most(high: f64) -> Self {
+        Self {
+            low: None,
+            high: Some(high),
+        }
+    }
+
+    /// From `low` on.
+    #[must_use]
+    pub const fn at_least(low: f64) -> Self {
+        Self {
+            low: Some(low),
+            high: None,
+        }
+    }
+
+    /// The lower bound; without one 0, since what is bounded is never negative.
+    #[must_use]
+    pub const fn low_or_zero(&self) -> f64 {
+        match self.low {
+            Some(low) => low,
+            None => 0.0,
+        }
+    }
+
+    /// The upper bound; without one infinity, which bounds nothing.
+    #[must_use]
+    pub const fn high_or_infinity(&self) -> f64 {
+        match self.high {
+            Some(high) => high,
+            None => f64::INFINITY,
+        }
+    }
+
+    /// Checks both sides.
+    ///
+    /// # Errors
+    ///
+    /// A bound that is not finite and above 0, `low` above `high`, or no bound at all. The errors
+    /// name the sides `low_field` and `high_field`.
+    pub fn validate(
+        &self,
+        low_field: &'static str,
+        high_field: &'static str,
+    ) -> Result<(), ConfigError> {
+        if let Some(low) = self.low {
+            positive(low_field, low)?;
+        }
+        if let Some(high) = self.high {
+            positive(high_field, high)?;
+        }
+        match (self.low, self.high) {
+            (None, None) => Err(ConfigError::Missing {
+                field: high_field,
+                needed_by: "a range",
+                accepted: "`low`, `high` or both, finite and above 0",
+            }),
+            (Some(low), Some(high)) if low > high => Err(ConfigError::OutOfRange {
+                field: low_field,
+                value: format!("{low}, above `{high_field}` = {high}"),
+                accepted: "low <= high",
+            }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What to compute: an objective is a value composed of independent parts.
+//!
+//! These types are the one vocabulary of objectives. The kernels are compiled from them, the plain
+//! tensor operations of `policy-loss` read them, and JSON holds them.
+
+mod bounds;
+#[doc(hidden)]
+pub mod check;
+mod off_policy_mask;
+mod penalty;
+mod ratio;
+mod reduction;
+mod rollout;
+mod surrogate;
+
+pub use bounds::Bounds;
+pub use check::ConfigError;
+pub use off_policy_mask::OffPolicyMask;
+pub use penalty::{EntropyBonus, KlEstimator, KlGradient, KlPenalty};
+pub use ratio::{Behavior, LEAST_LOG_RATIO, LEAST_PROBABILITY, LOG_RATIO_LIMIT, Ratio, RatioLevel};
+pub use reduction::{Denominator, Reduction};
+pub use rollout::{
+    Filter, FilterEstimator, FilterLevel, Filters, RolloutCorrection, RolloutWeight, WeightLevel,
+    WeightMode,
+};
+pub use surrogate::{
+    Clip, CovarianceClip, CovariancePenalty, Divergence, GammaWeight, GeometricMean,
+    ImportanceWeight, PolicyGradient, SigmoidGate, SquaredLogRatio, Surrogate, SurrogateKind,
+    SurrogateScope, TrustRegion,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// A policy loss as a value: independent parts, each with its own numbers.
+///
+/// ```text
+/// token_loss = -surrogate(ratio, A) * mask * weight     Ratio, Surrogate, OffPolicyMask,
+///              + coefficient * kl                       RolloutCorrection, KlPenalty,
+///              - coefficient * entropy                  EntropyBonus,
+/// loss       = reduce(token_loss)                       Reduction
+/// ```
+///
+/// Every part has a default; together the defaults are PPO with a clip range of
+/// `[0.8, 1.2]` and a token mean ([arXiv 1707.06347](https://arxiv.org/abs/1707.06347)).
+///
+/// As JSON, fields that are left out take their default, and unknown ones are refused:
+///
+/// ```
+/// let objective: policy_loss_kernels::Objective = serde_json::from_str(
+///     r#"{
+///         "ratio": { "level": "token", "against": "old" },
+///         "surrogate": { "clip": { "low": 0.2, "high": 0.28 } },
+///         "off_policy_mask": { "delta": 0.0001 },
+///         "rollout_correction": { "weight": { "mode": { "truncate": { "high": 2.0 } } } },
+///         "kl_penalty": { "coefficient": 0.001, "estimator": "k3" },
+///         "entropy_bonus": { "coefficient": 0.01 },
+///         "reduction": "token_mean"
+///     }"#,
+/// )?;
+/// objective.validate()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Objective {
+    /// The probability ratio between the trained policy and the policy of the data.
+    pub ratio: Ratio,
+    /// The surrogate objective that is built from the ratio and the advantage.
+    pub surrogate: Surrogate,
+    /// Drops sequences that the policy has moved too far away from, if set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub off_policy_mask: Option<OffPolicyMask>,
+    /// The weight that corrects for the mismatch between sampler and trainer, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout_correction: Option<RolloutCorrection>,
+    /// The penalty for moving away from a reference policy, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl_penalty: Option<KlPenalty>,
+    /// The reward for keeping the policy undecided, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entropy_bonus: Option<EntropyBonus>,
+    /// How token losses become one number.
+    pub reduction: Reduction,
+}
+
+impl Objective {
+    /// Checks every number, and that the parts have a meaning together.
+    ///
+    /// # Errors
+    ///
+    /// A number out of its range, or parts that have no meaning together: a rollout correction on
+    /// a ratio that is already taken against the rollout policy, a ratio of a sequence in a
+    /// surrogate that is made of token ratios, two bounds for the same thing. The error names the
+    /// field, the value and what would be accepted.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.surrogate.validate(self.ratio)?;
+        if let Some(mask) = self.off_policy_mask {
+            mask.validate()?;
+        }
+        if let Some(penalty) = self.kl_penalty {
+            penalty.validate()?;
+        }
+        if let Some(bonus) = self.entropy_bonus {
+            bonus.validate()?;
+        }
+        self.reduction.validate()?;
+        let Some(correction) = self.rollout_correction else {
+            return Ok(());
+        };
+        correction.validate()?;
+        match self.ratio.against {
+            Behavior::Old => Ok(()),
+            Behavior::Rollout => Err(ConfigError::Combination {
+                first: "ratio.against = rollout",
+                second: "rollout_correction",
+                reason: "the ratio already holds the whole mismatch between sampler and trainer, \
+                         a weight would count it twice; take the ratio against `old`, or leave \
+                         `rollout_correction` out",
+            }),
+        }
+    }
+
+    /// Whether the shards of a batch add up to the undivided batch, given its global totals. Every
+    /// objective has this property but those with a statistic of the batch at hand: normalized
+    /// rollout weights, and the surrogates of high covariance.
+    #[must_use]
+    pub fn is_exact_over_shards(&self) -> bool {
+        let normalizes = |correction: RolloutCorrection| correction.normalize;
+        self.surrogate.scope() != SurrogateScope::Batch
+            && !self.rollout_correction.is_some_and(normalizes)
+    }
+
+    /// Whether no token's gradient depends on the log-prob of another token. Then gradients can be
+    /// made for some tokens before the log-probs of the others are known.
+    #[must_use]
+    pub fn decomposes_over_tokens(&self) -> bool {
+        // Every part by name, so that a new one has to be thought about here.
+        let Self {
+            ratio,
+            surrogate,
+            off_policy_mask,
+            // Weights are made of constants; so are the counts of a reduction.
+            rollout_correction: _,
+            // A divergence of each token.
+            kl_penalty: _,
+            // It has a gradient of its own, which this way does not make.
+            entropy_bonus,
+            reduction: _,
+        } = self;
+        ratio.level == RatioLevel::Token
+            && surrogate.scope() == SurrogateScope::Token
+            && off_policy_mask.is_none()
+            && entropy_bonus.is_none()
+    }
+
+    /// Whether the log-probs of the policy that sampled take part.
+    #[must_use]
+    pub fn reads_rollout(&self) -> bool {
+        self.ratio.against == Behavior::Rollout || self.rollout_correction.is_some()
+    }
+}

@@ -1,0 +1,104 @@
+//! How token losses become one number.
+
+use serde::{Deserialize, Serialize};
+
+use super::check::ConfigError;
+
+/// How token losses become one number. With `n` valid tokens, `n_b` of them in sequence `b`, and
+/// `B` sequences with `n_b > 0`:
+///
+/// ```text
+/// token_mean         sum(token_loss) / n
+/// sequence_mean      sum_b(sum_t(token_loss) / n_b) / B
+/// sequence_sum_mean  sum(token_loss) / B
+/// fixed_length       sum(token_loss) / (B * length)
+/// token_sum          sum(token_loss)
+/// ```
+///
+/// Each is a numerator over a denominator, and both add up over shards of a batch: with the totals
+/// of the global batch every one is exact.
+///
+/// `fixed_length` is that of Dr. GRPO ([arXiv 2503.20783](https://arxiv.org/abs/2503.20783)): long
+/// and short sequences weigh a token the same, whatever else is in the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Reduction {
+    /// Every valid token weighs the same.
+    #[default]
+    TokenMean,
+    /// Every sequence that holds a valid token weighs the same.
+    SequenceMean,
+    /// The mean of the sequences' sums: every sequence weighs as much as it is long.
+    SequenceSumMean,
+    /// As the mean of the sequences' sums, divided by a constant length.
+    FixedLength {
+        /// The length that a sequence's sum is divided by; usually the longest completion that
+        /// the sampler allows. Above 0.
+        length: usize,
+    },
+    /// The plain sum.
+    TokenSum,
+}
+
+/// What a [`Reduction`] divides by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Denominator {
+    /// The number of valid tokens.
+    Tokens,
+    /// The number of sequences that hold a valid token, times this length.
+    Sequences(f64),
+    /// Nothing.
+    One,
+}
+
+impl Reduction {
+    /// What the numerator is divided by.
+    #[must_use]
+    pub const fn denominator(self) -> Denominator {
+        match self {
+            Self::TokenMean => Denominator::Tokens,
+            Self::SequenceMean | Self::SequenceSumMean => Denominator::Sequences(1.0),
+            Self::FixedLength { length } => Denominator::Sequences(length as f64),
+            Self::TokenSum => Denominator::One,
+        }
+    }
+
+    /// The number that the numerator is divided by, with `tokens` valid tokens in `sequences`
+    /// sequences. A batch without any is divided as one with 1 of each.
+    #[must_use]
+    pub const fn count(self, tokens: f64, sequences: f64) -> f64 {
+        match self.denominator() {
+            Denominator::Tokens => tokens.max(1.0),
+            Denominator::Sequences(length) => sequences.max(1.0) * length,
+            Denominator::One => 1.0,
+        }
+    }
+
+    /// As it is written in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TokenMean => "token_mean",
+            Self::SequenceMean => "sequence_mean",
+            Self::SequenceSumMean => "sequence_sum_mean",
+            Self::FixedLength { .. } => "fixed_length",
+            Self::TokenSum => "token_sum",
+        }
+    }
+
+    /// Checks the length.
+    ///
+    /// # Errors
+    ///
+    /// A fixed length of 0.
+    pub fn validate(self) -> Result<(), ConfigError> {
+        if self == (Self::FixedLength { length: 0 }) {
+            return Err(ConfigError::OutOfRange {
+                field: "reduction.fixed_length.length",
+                value: "0".into(),
+                accepted: "an integer above 0",
+            });
+        }
+        Ok(())
+    }
+}

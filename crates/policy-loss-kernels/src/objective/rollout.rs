@@ -1,0 +1,458 @@
+//! The correction for the mismatch between sampler and trainer.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::Bounds;
+use super::check::{ConfigError, positive};
+
+/// The correction for the mismatch between the policy that sampled and the policy that the update
+/// started from. With the gap `g = old_log_probs - rollout_log_probs`, a constant, and
+/// `rho = exp(g)`:
+///
+/// ```text
+/// w = weight, normalized to mean 1 if asked for; 1 without one        RolloutWeight
+/// w = 0 where a filter's statistic lies out of its bounds             Filter
+/// w = 0 for a sequence that holds a token with rho below the veto
+/// token_loss = -surrogate * w + ...
+/// ```
+///
+/// The weight multiplies the policy term before a KL penalty or an entropy bonus is added. The
+/// denominators of the reduction keep counting what was dropped. A rejected weight is 0 whatever
+/// `rho` is.
+///
+/// ```
+/// use policy_loss_kernels::{Bounds, Filter, RolloutCorrection, RolloutWeight};
+///
+/// let correction = RolloutCorrection::weigh(RolloutWeight::truncate(Bounds::at_most(2.0)))
+///     .with_filter(Filter::sequence_mean_k3(Bounds::at_most(0.01)))
+///     .with_veto(1e-4);
+/// ```
+///
+/// As JSON:
+///
+/// ```json
+/// {
+///   "weight": { "level": "token", "mode": { "truncate": { "high": 2.0 } } },
+///   "filters": [{ "level": "sequence_mean", "estimator": "k3", "bounds": { "high": 0.01 } }],
+///   "veto": 1e-4
+/// }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RolloutCorrection {
+    /// The weight of a token, before anything is dropped; 1 where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<RolloutWeight>,
+    /// Whether the weights are divided by their mean over the batch: over its tokens, or over its
+    /// sequences where a sequence shares one. A statistic of the batch at hand, so shards do not
+    /// add up to the undivided batch any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub normalize: bool,
+    /// What a token or a sequence has to fulfil to be kept.
+    #[serde(skip_serializing_if = "Filters::is_empty")]
+    pub filters: Filters,
+    /// Drops every sequence that holds a token with `rho` below it. Finite and above 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub veto: Option<f64>,
+}
+
+impl RolloutCorrection {
+    /// A weight, and nothing is dropped but what the weight itself drops.
+    #[must_use]
+    pub const fn weigh(weight: RolloutWeight) -> Self {
+        Self {
+            weight: Some(weight),
+            normalize: false,
+            filters: Filters::NONE,
+            veto: None,
+        }
+    }
+
+    /// A filter without a weight: what is kept weighs 1.
+    #[must_use]
+    pub const fn filter(filter: Filter) -> Self {
+        Self {
+            weight: None,
+            normalize: false,
+            filters: Filters::NONE.and(filter),
+            veto: None,
+        }
+    }
+
+    /// Adds a filter, in the place of an earlier one on the same statistic.
+    #[must_use]
+    pub const fn with_filter(mut self, filter: Filter) -> Self {
+        self.filters = self.filters.and(filter);
+        self
+    }
+
+    /// Divides the weights by their mean over the batch.
+    #[must_use]
+    pub const fn with_normalization(mut self) -> Self {
+        self.normalize = true;
+        self
+    }
+
+    /// Drops every sequence that holds a token with `rho` below `floor`.
+    #[must_use]
+    pub const fn with_veto(mut self, floor: f64) -> Self {
+        self.veto = Some(floor);
+        self
+    }
+
+    /// Whether the weight of a token depends on other tokens of its sequence.
+    #[must_use]
+    pub fn reads_sequence(&self) -> bool {
+        let of_sequence = match self.weight {
+            None => false,
+            Some(weight) => match weight.level {
+                WeightLevel::Token => false,
+                WeightLevel::Sequence | WeightLevel::Geometric => true,
+            },
+        };
+        of_sequence || self.veto.is_some() || self.filters.of_sequences()
+    }
+
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        if let Some(weight) = self.weight {
+            weight.validate()?;
+        }
+        self.filters.validate()?;
+        if let Some(veto) = self.veto {
+            positive("rollout_correction.veto", veto)?;
+        }
+        match (self.weight, self.normalize) {
+            (None, true) => Err(ConfigError::Missing {
+                field: "rollout_correction.weight",
+                needed_by: "`rollout_correction.normalize`",
+                accepted: "a weight to normalize, or leave `normalize` out",
+            }),
+            (None, false) if self.filters.is_empty() && self.veto.is_none() => {
+                Err(ConfigError::Missing {
+                    field: "rollout_correction.weight",
+                    needed_by: "a correction without filters and veto",
+                    accepted: "a weight, a filter or a veto; for no correction at all, leave \
+                               `rollout_correction` out",
+                })
+            }
+            (None, false) | (Some(_), _) => Ok(()),
+        }
+    }
+}
+
+/// The weight of a token in a [`RolloutCorrection`]. With the gap
+/// `g = old_log_probs - rollout_log_probs`:
+///
+/// ```text
+/// token      rho = exp(g)                                       of the token
+/// sequence   rho = exp(clamp(sum of g, -20, 20))                 of its sequence
+/// geometric  rho = exp(clamp(mean of g, -20, 20))                of its sequence
+///
+/// truncate   w = clamp(rho, low, high)
+/// mask       w = rho where low <= rho <= high, else 0
+/// raw        w = rho
+/// ```
+///
+/// The product over a sequence is the exact correction, with a variance that grows with the
+/// length; the token's own is biased, with little variance.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutWeight {
+    /// What the ratio is taken over.
+    #[serde(default)]
+    pub level: WeightLevel,
+    /// What becomes of ratios that are small or large.
+    pub mode: WeightMode,
+}
+
+/// What the ratio of a [`RolloutWeight`] is taken over.
+#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
+#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightLevel {
+    /// Each token its own.
+    #[default]
+    Token,
+    /// The product of a sequence's ratios.
+    Sequence,
+    /// The geometric mean of a sequence's ratios.
+    Geometric,
+}
+
+/// What becomes of ratios that are small or large; see [`RolloutWeight`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightMode {
+    /// They are moved to the bound.
+    Truncate(Bounds),
+    /// They become 0.
+    Mask(Bounds),
+    /// Nothing.
+    Raw,
+}
+
+impl RolloutWeight {
+    /// Ratios of tokens, moved into `bounds`.
+    #[must_use]
+    pub const fn truncate(bounds: Bounds) -> Self {
+        Self::new(WeightMode::Truncate(bounds))
+    }
+
+    /// Ratios of tokens, 0 outside of `bounds`.
+    #[must_use]
+    pub const fn mask(bounds: Bounds) -> Self {
+        Self::new(WeightMode::Mask(bounds))
+    }
+
+    /// Ratios of tokens as they are.
+    #[must_use]
+    pub const fn raw() -> Self {
+        Self::new(WeightMode::Raw)
+    }
+
+    const fn new(mode: WeightMode) -> Self {
+        Self {
+            level: WeightLevel::Token,
+            mode,
+        }
+    }
+
+    /// The same of another level.
+    #[must_use]
+    pub const fn of_level(mut self, level: WeightLevel) -> Self {
+        self.level = level;
+        self
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        match self.mode {
+            WeightMode::Truncate(bounds) => bounds.validate(
+                "rollout_correction.weight.mode.truncate.low",
+                "rollout_correction.weight.mode.truncate.high",
+            ),
+            WeightMode::Mask(bounds) => bounds.validate(
+                "rollout_correction.weight.mode.mask.low",
+                "rollout_correction.weight.mode.mask.high",
+            ),
+            WeightMode::Raw => Ok(()),
+        }
+    }
+}
+
+/// A filter of a [`RolloutCorrection`]: what lies out of its bounds is dropped. With the gap
+/// `g = old_log_probs - rollout_log_probs` of a token:
+///
+/// ```text
+/// k1  g, the bounds are those of the ratio: ln(low) <= statistic <= ln(high)
+/// k2  g^2 / 2                                low <= statistic <= high
+/// k3  expm1(g) - g, g clamped to ±20         low <= statistic <= high
+///
+/// token          of the token alone
+/// sequence_sum   the sum over its sequence
+/// sequence_mean  the mean over its sequence
+/// sequence_max   the largest of its sequence
+/// ```
+///
+/// Bounds of k1 are compared with `exp(statistic)`, in f32 unless `log_probs` is f64: within
+/// `1e-38` and `3e38` there.
+///
+/// A token filter drops tokens, the others whole sequences. With k1, `sequence_sum` bounds the
+/// probability ratio of the sequence and `sequence_mean` its geometric mean.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// What is judged.
+    pub level: FilterLevel,
+    /// By which estimate of the mismatch.
+    pub estimator: FilterEstimator,
+    /// What is kept.
+    pub bounds: Bounds,
+}
+
+/// What a [`Filter`] judges.
+#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
+#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FilterLevel {
+    /// Each token by its own estimate.
+    Token,
+    /// Each sequence by the sum of its tokens' estimates.
+    SequenceSum,
+    /// Each sequence by the mean of its tokens' estimates.
+    SequenceMean,
+    /// Each sequence by the largest of its tokens' estimates.
+    SequenceMax,
+}
+
+/// The estimate of the mismatch at one token that a [`Filter`] is made of.
+#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
+#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FilterEstimator {
+    /// The log-ratio; its bounds are ratios.
+    K1,
+    /// Half of its square.
+    K2,
+    /// The estimate that is never negative.
+    K3,
+}
+
+impl FilterLevel {
+    /// All of them, in the order in which filters are listed.
+    pub const ALL: [Self; 4] = [
+        Self::Token,
+        Self::SequenceSum,
+        Self::SequenceMean,
+        Self::SequenceMax,
+    ];
+
+    /// As it is written in JSON.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::SequenceSum => "sequence_sum",
+            Self::SequenceMean => "sequence_mean",
+            Self::SequenceMax => "sequence_max",
+        }
+    }
+}
+
+impl FilterEstimator {
+    /// All of them, in the order in which filters are listed.
+    pub const ALL: [Self; 3] = [Self::K1, Self::K2, Self::K3];
+
+    /// As it is written in JSON.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::K1 => "k1",
+            Self::K2 => "k2",
+            Self::K3 => "k3",
+        }
+    }
+}
+
+impl Filter {
+    /// A filter of any kind.
+    #[must_use]
+    pub const fn new(level: FilterLevel, estimator: FilterEstimator, bounds: Bounds) -> Self {
+        Self {
+            level,
+            estimator,
+            bounds,
+        }
+    }
+
+    /// Keeps tokens whose ratio lies in `bounds`.
+    #[must_use]
+    pub const fn token_k1(bounds: Bounds) -> Self {
+        Self::new(FilterLevel::Token, FilterEstimator::K1, bounds)
+    }
+
+    /// Keeps sequences whose geometric mean of ratios lies in `bounds`.
+    #[must_use]
+    pub const fn sequence_mean_k1(bounds: Bounds) -> Self {
+        Self::new(FilterLevel::SequenceMean, FilterEstimator::K1, bounds)
+    }
+
+    /// Keeps sequences whose mean of k3 lies in `bounds`.
+    #[must_use]
+    pub const fn sequence_mean_k3(bounds: Bounds) -> Self {
+        Self::new(FilterLevel::SequenceMean, FilterEstimator::K3, bounds)
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.bounds.validate(
+            "rollout_correction.filters[].bounds.low",
+            "rollout_correction.filters[].bounds.high",
+        )
+    }
+}
+
+/// Any number of [`Filter`]s, all of which must hold. Of one statistic there is one at most: two
+/// ranges of the same are their intersection. In JSON it is a list, in which two filters of one
+/// statistic are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Filters {
+    /// By level and then by estimate.
+    bounds: [[Option<Bounds>; FilterEstimator::ALL.len()]; FilterLevel::ALL.len()],
+}
+
+impl Filters {
+    /// No filter.
+    pub const NONE: Self = Self {
+        bounds: [[None; FilterEstimator::ALL.len()]; FilterLevel::ALL.len()],
+    };
+
+    /// With one more, in the place of an earlier one on the same statistic.
+    #[must_use]
+    pub const fn and(mut self, filter: Filter) -> Self {
+        self.bounds[filter.level as usize][filter.estimator as usize] = Some(filter.bounds);
+        self
+    }
+
+    /// The bounds of a statistic, if a filter judges by it.
+    #[must_use]
+    pub const fn get(&self, level: FilterLevel, estimator: FilterEstimator) -> Option<Bounds> {
+        self.bounds[level as usize][estimator as usize]
+    }
+
+    /// Every filter, by level and then by estimate.
+    pub fn iter(&self) -> impl Iterator<Item = Filter> {
+        let kinds = FilterLevel::ALL
+            .into_iter()
+            .flat_map(|level| FilterEstimator::ALL.map(|estimator| (level, estimator)));
+        kinds.filter_map(|(level, estimator)| {
+            let bounds = self.get(level, estimator)?;
+            Some(Filter::new(level, estimator, bounds))
+        })
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    /// Whether one judges tokens.
+    #[must_use]
+    pub fn of_tokens(&self) -> bool {
+        self.iter().any(|filter| filter.level == FilterLevel::Token)
+    }
+
+    /// Whether one judges sequences.
+    #[must_use]
+    pub fn of_sequences(&self) -> bool {
+        self.iter().any(|filter| filter.level != FilterLevel::Token)
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.iter().try_for_each(|filter| filter.validate())
+    }
+}
+
+impl Serialize for Filters {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Filters {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut filters = Self::NONE;
+        for filter in Vec::<Filter>::deserialize(deserializer)? {
+            if filters.get(filter.level, filter.estimator).is_some() {
+                return Err(serde::de::Error::custom(format!(
+                    "two filters have the level \"{}\" and the estimator \"{}\"; accepted: one \
+                     range for each pair, such as the intersection of the two",
+                    filter.level.name(),
+                    filter.estimator.name()
+                )));
+            }
+            filters = filters.and(filter);
+        }
+        Ok(filters)
+    }
+}

@@ -1,0 +1,818 @@
+//! The surrogate objectives: one list of them, and the numbers of each.
+
+use serde::{Deserialize, Serialize};
+
+use super::check::{ConfigError, above_one, positive, share};
+use super::{Bounds, LOG_RATIO_LIMIT, Ratio, RatioLevel};
+
+/// Declares the surrogates once: the name that JSON carries, and the type.
+macro_rules! surrogates {
+    (
+        with kernels { $($(#[$doc:meta])* $name:ident: $type:ident,)* }
+        composed only { $($(#[$composed_doc:meta])* $composed_name:ident: $composed:ident,)* }
+    ) => {
+        /// The surrogate objective of one token; its negative is the token loss.
+        ///
+        /// Each variant is a formula of its own, documented with its type. In the formulas `r` is
+        /// the [`Ratio`], `d` its logarithm, `A` the advantage, and `sg` stops the gradient.
+        ///
+        /// All variants are listed, so that whoever matches on them cannot forget one.
+        #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Surrogate {
+            $($(#[$doc])* $type($type),)*
+            $($(#[$composed_doc])* $composed($composed),)*
+        }
+
+        /// A [`Surrogate`] without its numbers, of those that have kernels: what a kernel is
+        /// compiled for.
+        #[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
+        #[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
+        pub enum SurrogateKind {
+            $($(#[$doc])* $type,)*
+        }
+
+        $(impl From<$type> for Surrogate {
+            fn from(surrogate: $type) -> Self {
+                Self::$type(surrogate)
+            }
+        })*
+
+        $(impl From<$composed> for Surrogate {
+            fn from(surrogate: $composed) -> Self {
+                Self::$composed(surrogate)
+            }
+        })*
+
+        impl Surrogate {
+            /// What kernels are compiled for; none for a surrogate that is composed only.
+            #[must_use]
+            pub const fn kind(&self) -> Option<SurrogateKind> {
+                match self {
+                    $(Self::$type(_) => Some(SurrogateKind::$type),)*
+                    $(Self::$composed(_) => None,)*
+                }
+            }
+
+            /// The name that JSON carries.
+            #[must_use]
+            pub const fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$type(_) => stringify!($name),)*
+                    $(Self::$composed(_) => stringify!($composed_name),)*
+                }
+            }
+
+            fn properties(&self) -> &dyn Properties {
+                match self {
+                    $(Self::$type(surrogate) => surrogate,)*
+                    $(Self::$composed(surrogate) => surrogate,)*
+                }
+            }
+        }
+    };
+}
+
+surrogates! {
+    with kernels {
+        /// The clipped surrogate.
+        clip: Clip,
+        /// The policy gradient, with or without an importance weight.
+        policy_gradient: PolicyGradient,
+        /// A soft gate in the place of the clip.
+        sigmoid_gate: SigmoidGate,
+        /// The geometric mean of a sequence's clipped ratios.
+        geometric_mean: GeometricMean,
+        /// The policy gradient with a smooth weight of the whole sequence's ratio.
+        gamma_weight: GammaWeight,
+        /// The policy gradient within a trust region of the divergence.
+        trust_region: TrustRegion,
+        /// The policy gradient with a squared log-ratio as its penalty.
+        squared_log_ratio: SquaredLogRatio,
+    }
+    composed only {
+        /// The clip, without a random share of the tokens of high covariance.
+        covariance_clip: CovarianceClip,
+        /// The ratio, with a penalty on the tokens of the highest covariance.
+        covariance_penalty: CovariancePenalty,
+    }
+}
+
+impl Default for Surrogate {
+    fn default() -> Self {
+        Self::Clip(Clip::default())
+    }
+}
+
+/// What the surrogate of a token depends on, beside the [`Ratio`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SurrogateScope {
+    /// On the token alone.
+    Token,
+    /// On the valid tokens of its sequence.
+    Sequence,
+    /// On the valid tokens of the batch at hand: shards do not add up to the undivided batch.
+    Batch,
+}
+
+impl Surrogate {
+    /// What the surrogate of a token depends on, beside the ratio.
+    #[must_use]
+    pub fn scope(&self) -> SurrogateScope {
+        self.properties().scope()
+    }
+
+    pub(super) fn validate(&self, ratio: Ratio) -> Result<(), ConfigError> {
+        self.properties().validate()?;
+        let first = match ratio.level {
+            RatioLevel::Token => return Ok(()),
+            RatioLevel::Sequence => "ratio.level = sequence",
+            RatioLevel::SequenceToken => "ratio.level = sequence_token",
+            RatioLevel::SequenceSum => "ratio.level = sequence_sum",
+        };
+        match self.properties().needs_token_ratio() {
+            None => Ok(()),
+            Some(reason) => Err(ConfigError::Combination {
+                first,
+                second: "surrogate",
+                reason,
+            }),
+        }
+    }
+}
+
+/// What there is to say about every surrogate.
+trait Properties {
+    /// Checks the numbers.
+    fn validate(&self) -> Result<(), ConfigError>;
+
+    /// Why a ratio of another level than the token's has no meaning in the formula; `None` where
+    /// it has one.
+    fn needs_token_ratio(&self) -> Option<&'static str>;
+
+    /// As [`Surrogate::scope`].
+    fn scope(&self) -> SurrogateScope;
+}
+
+/// The reason of every surrogate whose gradient is that of `log_probs`.
+const WEIGHS_LOG_PROBS: &str = "this surrogate weighs the gradient of each token's log-prob with \
+                                that token's own ratio; use `ratio.level = token`";
+
+/// The reason of the surrogates of high covariance.
+const OF_COVARIANCES: &str =
+    "covariances are those of tokens, and so are the ratios; use `ratio.level = token`";
+
+/// The clipped surrogate:
+///
+/// ```text
+/// s1 = r * A;  with delta: min(r, delta) * A
+/// s2 = clamp(r, 1 - low, 1 + high) * A
+/// surrogate = min(s1, s2);  with dual_clip c and A < 0: max(min(s1, s2), c * A)
+/// ```
+///
+/// Gradient: `r * A` on the unclipped branch, 0 on every other; where `s1 == s2` the unclipped
+/// branch is taken. With a sequence ratio it is the surrogate of GSPO. Default: 0.2 and 0.2.
+///
+/// Papers: PPO [arXiv 1707.06347](https://arxiv.org/abs/1707.06347), dual clip
+/// [arXiv 1912.09729](https://arxiv.org/abs/1912.09729), clip-higher (DAPO)
+/// [arXiv 2503.14476](https://arxiv.org/abs/2503.14476), two-sided clip with `delta`
+/// (INTELLECT-2) [arXiv 2505.07291](https://arxiv.org/abs/2505.07291). Used by every framework.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Clip {
+    /// The lower bound of the ratio is `1 - low`. Finite and above 0.
+    pub low: f64,
+    /// The upper bound of the ratio is `1 + high`. Finite and above 0.
+    pub high: f64,
+    /// For `A < 0` the surrogate is bounded below by `dual_clip * A`. Finite and above 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dual_clip: Option<f64>,
+    /// The unclipped branch uses `min(r, delta)`. Finite, `1 + high` or above; there it matters
+    /// for `A < 0` alone, and is a dual clip of the same size.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delta: Option<f64>,
+}
+
+impl Default for Clip {
+    fn default() -> Self {
+        Self::new(0.2, 0.2)
+    }
+}
+
+impl Clip {
+    /// Clips the ratio to `[1 - low, 1 + high]`.
+    #[must_use]
+    pub const fn new(low: f64, high: f64) -> Self {
+        Self {
+            low,
+            high,
+            dual_clip: None,
+            delta: None,
+        }
+    }
+
+    /// Also bounds the surrogate below by `dual_clip * A` where `A < 0`.
+    #[must_use]
+    pub const fn with_dual_clip(mut self, dual_clip: f64) -> Self {
+        self.dual_clip = Some(dual_clip);
+        self
+    }
+
+    /// Also bounds the ratio of the unclipped branch by `delta`.
+    #[must_use]
+    pub const fn with_delta(mut self, delta: f64) -> Self {
+        self.delta = Some(delta);
+        self
+    }
+
+    /// `c`, where the surrogate of a negative advantage is bounded below by `c * A`: of
+    /// `dual_clip` or of `delta`, which is a dual clip of the same size.
+    #[must_use]
+    pub const fn lower_bound(&self) -> Option<f64> {
+        match self.dual_clip {
+            Some(dual_clip) => Some(dual_clip),
+            None => self.delta,
+        }
+    }
+}
+
+impl Properties for Clip {
+    fn validate(&self) -> Result<(), ConfigError> {
+        positive("surrogate.clip.low", self.low)?;
+        positive("surrogate.clip.high", self.high)?;
+        above_one("surrogate.clip.dual_clip", self.dual_clip)?;
+        above_one("surrogate.clip.delta", self.delta)?;
+        let least = 1.0 + self.high;
+        match (self.dual_clip, self.delta) {
+            (None, Some(delta)) if delta < least => Err(ConfigError::OutOfRange {
+                field: "surrogate.clip.delta",
+                value: format!("{delta}, below 1 + `surrogate.clip.high` = {least}"),
+                accepted: "1 + high or above",
+            }),
+            (Some(_), Some(_)) => Err(ConfigError::Combination {
+                first: "surrogate.clip.dual_clip",
+                second: "surrogate.clip.delta",
+                reason: "both bound what a negative advantage can do; leave one of them out",
+            }),
+            (_, None) | (None, Some(_)) => Ok(()),
+        }
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Token
+    }
+}
+
+/// The surrogate of a policy gradient, whose importance weight `w` is a constant, so that no token
+/// loses its gradient:
+///
+/// ```text
+/// none                  w = 1
+/// ratio                 w = sg(clamp(r, low, high))
+/// ratio_where_negative  w = sg(clamp(r, low, high)) where A < 0, 1 elsewhere
+///
+/// surrogate = w * A * log_probs
+/// ```
+///
+/// Gradient: `w * A`. The bounds are those of the ratio itself, not of its distance from 1. A token
+/// counts as clipped where its weight was moved to a bound and `A` is not 0. Default: no weight.
+///
+/// - Without a weight it is REINFORCE ([Williams 1992](https://doi.org/10.1007/BF00992696)), as GPG
+///   [arXiv 2504.02546](https://arxiv.org/abs/2504.02546): right where the batch was sampled by the
+///   policy that is trained. Used by verl, ROLL, NeMo-RL and rlax.
+/// - With a weight up to 1 it is truncated importance sampling
+///   ([Ionides 2008](https://doi.org/10.1198/106186008X320456)): no token counts more than on
+///   policy. Used by ROLL.
+/// - With room above 1 it is CISPO, MiniMax-M1
+///   ([arXiv 2506.13585](https://arxiv.org/abs/2506.13585)), whose upper bound TRL and Liger-Kernel
+///   call `epsilon_high`. Used by TRL, verl, Liger-Kernel, slime, NeMo-RL, ROLL and SkyRL.
+/// - With a weight up to 1 where `A < 0` it is TOPR
+///   ([arXiv 2503.14286](https://arxiv.org/abs/2503.14286)): what went well is learnt whatever its
+///   ratio, what went badly fades as it becomes unlikely. Used by ROLL.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PolicyGradient {
+    /// What the gradient of a token is weighed with.
+    pub weight: ImportanceWeight,
+}
+
+/// The constant that a [`PolicyGradient`] weighs a token with.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportanceWeight {
+    /// 1.
+    #[default]
+    None,
+    /// The ratio, moved into the bounds.
+    Ratio(Bounds),
+    /// The ratio, moved into the bounds, where `A < 0`; 1 elsewhere.
+    RatioWhereNegative(Bounds),
+}
+
+impl PolicyGradient {
+    /// Without a weight.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            weight: ImportanceWeight::None,
+        }
+    }
+
+    /// With the ratio, moved into `bounds`, as the weight.
+    #[must_use]
+    pub const fn weighted(bounds: Bounds) -> Self {
+        Self {
+            weight: ImportanceWeight::Ratio(bounds),
+        }
+    }
+
+    /// With the ratio, moved into `bounds`, as the weight where `A < 0`, and 1 elsewhere.
+    #[must_use]
+    pub const fn weighted_where_negative(bounds: Bounds) -> Self {
+        Self {
+            weight: ImportanceWeight::RatioWhereNegative(bounds),
+        }
+    }
+}
+
+impl Properties for PolicyGradient {
+    fn validate(&self) -> Result<(), ConfigError> {
+        match self.weight {
+            ImportanceWeight::None => Ok(()),
+            ImportanceWeight::Ratio(bounds) => bounds.validate(
+                "surrogate.policy_gradient.weight.ratio.low",
+                "surrogate.policy_gradient.weight.ratio.high",
+            ),
+            ImportanceWeight::RatioWhereNegative(bounds) => bounds.validate(
+                "surrogate.policy_gradient.weight.ratio_where_negative.low",
+                "surrogate.policy_gradient.weight.ratio_where_negative.high",
+            ),
+        }
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        Some(match self.weight {
+            ImportanceWeight::None => "this surrogate has no ratio; leave `ratio` out",
+            ImportanceWeight::Ratio(_) | ImportanceWeight::RatioWhereNegative(_) => {
+                WEIGHS_LOG_PROBS
+            }
+        })
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Token
+    }
+}
+
+/// A soft gate in the place of the clip: the gradient fades smoothly as the ratio moves away from
+/// 1, faster for negative advantages:
+///
+/// ```text
+/// tau = positive_temperature where A > 0, else negative_temperature
+/// surrogate = A * sigmoid(tau * (r - 1)) * 4 / tau
+/// ```
+///
+/// Gradient: `4 p (1 - p) * r * A` with `p = sigmoid(tau (r - 1))`; at `r = 1` that is `A`.
+/// Defaults: 1 and 1.05.
+///
+/// Paper: SAPO, [arXiv 2511.20347](https://arxiv.org/abs/2511.20347). Used by TRL, verl,
+/// Liger-Kernel and AReaL.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SigmoidGate {
+    /// The temperature where `A > 0`. Finite and above 0.
+    pub positive_temperature: f64,
+    /// The temperature elsewhere. Finite and above 0.
+    pub negative_temperature: f64,
+}
+
+impl Default for SigmoidGate {
+    fn default() -> Self {
+        Self::new(1.0, 1.05)
+    }
+}
+
+impl SigmoidGate {
+    /// With the temperatures of positive and of negative advantages.
+    #[must_use]
+    pub const fn new(positive_temperature: f64, negative_temperature: f64) -> Self {
+        Self {
+            positive_temperature,
+            negative_temperature,
+        }
+    }
+}
+
+impl Properties for SigmoidGate {
+    fn validate(&self) -> Result<(), ConfigError> {
+        positive(
+            "surrogate.sigmoid_gate.positive_temperature",
+            self.positive_temperature,
+        )?;
+        positive(
+            "surrogate.sigmoid_gate.negative_temperature",
+            self.negative_temperature,
+        )
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Token
+    }
+}
+
+/// The geometric mean of a sequence's ratios, each clipped in log space on the side where it would
+/// gain:
+///
+/// ```text
+/// c = min(d, high) where A > 0, max(d, -low) where A < 0, 0 where A = 0;  d clamped to ±20
+/// surrogate = mean of A * exp(mean of c)      means over the valid tokens of the sequence
+/// ```
+///
+/// Gradient: `surrogate / n_b` for every token that is not clipped, 0 for the others. The losses of
+/// all tokens of the sequence have it: with rollout weights, the gradient of each token takes the
+/// sum of the weights of its sequence, not its own. The geometric mean is less sensitive to a
+/// single large ratio than the mean. Defaults: 0.4 and 0.4.
+///
+/// Paper: GMPO, [arXiv 2507.20673](https://arxiv.org/abs/2507.20673). Used by verl and TRL.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GeometricMean {
+    /// The log-ratio is bounded below by `-low` where `A < 0`. Above 0, at most 20.
+    pub low: f64,
+    /// The log-ratio is bounded above by `high` where `A > 0`. Above 0, at most 20.
+    pub high: f64,
+}
+
+impl Default for GeometricMean {
+    fn default() -> Self {
+        Self::new(0.4, 0.4)
+    }
+}
+
+impl GeometricMean {
+    /// Clips log-ratios to `[-low, high]` on the side where they would gain.
+    #[must_use]
+    pub const fn new(low: f64, high: f64) -> Self {
+        Self { low, high }
+    }
+}
+
+impl Properties for GeometricMean {
+    fn validate(&self) -> Result<(), ConfigError> {
+        for (field, bound) in [
+            ("surrogate.geometric_mean.low", self.low),
+            ("surrogate.geometric_mean.high", self.high),
+        ] {
+            positive(field, bound)?;
+            if bound > LOG_RATIO_LIMIT {
+                return Err(ConfigError::OutOfRange {
+                    field,
+                    value: bound.to_string(),
+                    accepted: "a number above 0, at most 20, where every log-ratio is clamped",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        Some(
+            "the geometric mean is taken over the clipped ratios of the tokens; \
+             use `ratio.level = token`",
+        )
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Sequence
+    }
+}
+
+/// A policy gradient whose weight is a smooth function of the ratio of the whole sequence, like the
+/// density of a gamma distribution:
+///
+/// ```text
+/// W = clamp(sum of clamp(d, -20, 20) over the sequence, ln 1e-8, 20)
+/// phi = exp(lambda + k W - lambda e^W),  k and lambda by the sign of A (A = 0 as positive)
+/// surrogate = sg(phi) * A * log_probs
+/// ```
+///
+/// Gradient: `phi * A`; at `W = 0` that is `A`. `phi` is 0 where it is not a number. Defaults:
+/// k 2 and 3, lambda 3 and 2.
+///
+/// Paper: VESPO, [arXiv 2602.10693](https://arxiv.org/abs/2602.10693). Used by TRL and
+/// Liger-Kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GammaWeight {
+    /// `k` where `A >= 0`. Finite and above 0.
+    pub positive_k: f64,
+    /// `lambda` where `A >= 0`. Finite and above 0.
+    pub positive_lambda: f64,
+    /// `k` where `A < 0`. Finite and above 0.
+    pub negative_k: f64,
+    /// `lambda` where `A < 0`. Finite and above 0.
+    pub negative_lambda: f64,
+}
+
+impl Default for GammaWeight {
+    fn default() -> Self {
+        Self {
+            positive_k: 2.0,
+            positive_lambda: 3.0,
+            negative_k: 3.0,
+            negative_lambda: 2.0,
+        }
+    }
+}
+
+impl Properties for GammaWeight {
+    fn validate(&self) -> Result<(), ConfigError> {
+        positive("surrogate.gamma_weight.positive_k", self.positive_k)?;
+        positive(
+            "surrogate.gamma_weight.positive_lambda",
+            self.positive_lambda,
+        )?;
+        positive("surrogate.gamma_weight.negative_k", self.negative_k)?;
+        positive(
+            "surrogate.gamma_weight.negative_lambda",
+            self.negative_lambda,
+        )
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        Some(
+            "this surrogate takes the ratio of the sequence itself, from the log-ratios of its \
+             tokens; use `ratio.level = token`",
+        )
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Sequence
+    }
+}
+
+/// A policy gradient in which a token takes part unless its probability has already moved out of a
+/// trust region, to the side that its advantage asks for. A ratio says little about how far a
+/// policy has moved: from 1e-6 to 1e-5 it is 10, and hardly anything has changed.
+///
+/// With `p` and `q` the probabilities of the token, now and in the base of the ratio:
+///
+/// ```text
+/// total_variation  dropped where A > 0 and p - q > high, or A < 0 and q - p > low
+/// kl               dropped where D > high, A > 0 and p > q, or D > low, A < 0 and p < q
+///                  D = q ln(q / p) + (1 - q) ln(max(1 - q, 1e-8) / max(1 - p, 1e-8))
+/// surrogate = sg(min(r, max_ratio)) * A * log_probs, 0 where dropped
+/// ```
+///
+/// Gradient: `min(r, max_ratio) * A`, 0 where dropped. Tokens that are dropped count as clipped.
+/// Defaults: total variation, 0.2 and 0.2, `max_ratio` 20.
+///
+/// Paper: DPPO, [arXiv 2602.04879](https://arxiv.org/abs/2602.04879). Used by verl, SkyRL and
+/// prime-rl.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrustRegion {
+    /// How far the probability has moved.
+    pub divergence: Divergence,
+    /// The bound where `A < 0`. Finite and above 0.
+    pub low: f64,
+    /// The bound where `A > 0`. Finite and above 0.
+    pub high: f64,
+    /// The largest weight. Finite and above 0.
+    pub max_ratio: f64,
+}
+
+/// How far the probability of a sampled token has moved; see [`TrustRegion`].
+#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
+#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Divergence {
+    /// By the difference of its probabilities.
+    #[default]
+    TotalVariation,
+    /// By the KL divergence between the token and everything else.
+    Kl,
+}
+
+impl Default for TrustRegion {
+    fn default() -> Self {
+        Self::new(Divergence::TotalVariation, 0.2, 0.2)
+    }
+}
+
+impl TrustRegion {
+    /// Within `low` and `high` of a divergence.
+    #[must_use]
+    pub const fn new(divergence: Divergence, low: f64, high: f64) -> Self {
+        Self {
+            divergence,
+            low,
+            high,
+            max_ratio: 20.0,
+        }
+    }
+}
+
+impl Properties for TrustRegion {
+    fn validate(&self) -> Result<(), ConfigError> {
+        positive("surrogate.trust_region.low", self.low)?;
+        positive("surrogate.trust_region.high", self.high)?;
+        positive("surrogate.trust_region.max_ratio", self.max_ratio)
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        Some(WEIGHS_LOG_PROBS)
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Token
+    }
+}
+
+/// The policy gradient with a squared log-ratio that keeps the policy near the base of the ratio:
+///
+/// ```text
+/// surrogate = A * log_probs - coefficient / 2 * d^2
+/// ```
+///
+/// Gradient: `A - coefficient * d`. The penalty is part of the policy term: a rollout correction
+/// weighs it, which is what tells it from a KL penalty of k2. Kimi k1.5 calls the coefficient
+/// `tau`, DRO `beta`; their objectives are the same. Default: 0.1.
+///
+/// Papers: Kimi k1.5 [arXiv 2501.12599](https://arxiv.org/abs/2501.12599), DRO
+/// [arXiv 2405.19107](https://arxiv.org/abs/2405.19107). Used by ROLL and verl.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SquaredLogRatio {
+    /// What half of the squared log-ratio is multiplied by. Finite and above 0.
+    pub coefficient: f64,
+}
+
+impl Default for SquaredLogRatio {
+    fn default() -> Self {
+        Self::new(0.1)
+    }
+}
+
+impl SquaredLogRatio {
+    /// With `coefficient / 2` times the square.
+    #[must_use]
+    pub const fn new(coefficient: f64) -> Self {
+        Self { coefficient }
+    }
+}
+
+impl Properties for SquaredLogRatio {
+    fn validate(&self) -> Result<(), ConfigError> {
+        positive("surrogate.squared_log_ratio.coefficient", self.coefficient)
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        Some("this surrogate is made of each token's own log-ratio; use `ratio.level = token`")
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Token
+    }
+}
+
+/// The clip, without a random few of the tokens of high covariance. Few tokens carry most of the
+/// covariance between log-prob and advantage, which is what the entropy falls with:
+///
+/// ```text
+/// cov = (A - mean A) * (log_probs - mean log_probs)      means over the batch, constants
+/// candidates: unclipped tokens with min_covariance < cov < max_covariance
+/// dropped: max(1, floor(share * n)) of the candidates, by chance; or all, if there are fewer
+/// surrogate = that of Clip, 0 where dropped
+/// ```
+///
+/// Gradient: that of [`Clip`], 0 where dropped; the denominators keep counting what was dropped,
+/// and it counts as clipped. The chance is that of `seed` and of the position in the batch, the
+/// same on every device. Defaults: 0.2 and 0.2, share 2e-4, covariances from 1 to 5.
+///
+/// The means, the share and the positions are those of the batch at hand: shards do not add up to
+/// the undivided batch.
+///
+/// Paper: Clip-Cov, [arXiv 2505.22617](https://arxiv.org/abs/2505.22617). Used by verl and SkyRL.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CovarianceClip {
+    /// The lower bound of the ratio is `1 - low`. Finite and above 0.
+    pub low: f64,
+    /// The upper bound of the ratio is `1 + high`. Finite and above 0.
+    pub high: f64,
+    /// The share of the valid tokens that is dropped. Above 0, 1 at most.
+    pub share: f64,
+    /// Candidates have more covariance. Finite and above 0.
+    pub min_covariance: f64,
+    /// Candidates have less covariance. Finite and above `min_covariance`.
+    pub max_covariance: f64,
+    /// Chooses among the candidates.
+    pub seed: u64,
+}
+
+impl Default for CovarianceClip {
+    fn default() -> Self {
+        Self {
+            low: 0.2,
+            high: 0.2,
+            share: 2e-4,
+            min_covariance: 1.0,
+            max_covariance: 5.0,
+            seed: 0,
+        }
+    }
+}
+
+impl Properties for CovarianceClip {
+    fn validate(&self) -> Result<(), ConfigError> {
+        positive("surrogate.covariance_clip.low", self.low)?;
+        positive("surrogate.covariance_clip.high", self.high)?;
+        share("surrogate.covariance_clip.share", self.share)?;
+        positive(
+            "surrogate.covariance_clip.min_covariance",
+            self.min_covariance,
+        )?;
+        positive(
+            "surrogate.covariance_clip.max_covariance",
+            self.max_covariance,
+        )?;
+        match self.min_covariance < self.max_covariance {
+            true => Ok(()),
+            false => Err(ConfigError::OutOfRange {
+                field: "surrogate.covariance_clip.min_covariance",
+                value: format!(
+                    "{}, not below `surrogate.covariance_clip.max_covariance` = {}",
+                    self.min_covariance, self.max_covariance
+                ),
+                accepted: "min_covariance < max_covariance",
+            }),
+        }
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        Some(OF_COVARIANCES)
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Batch
+    }
+}
+
+/// The ratio without a clip; the tokens of the highest covariance between log-prob and advantage,
+/// which is what the entropy falls with, are held back by a penalty instead:
+///
+/// ```text
+/// cov = (A - mean A) * (log_probs - mean log_probs)      means over the batch, constants
+/// surrogate = r * A                        everywhere
+///             - coefficient * abs(d)       at the max(1, floor(share * n)) largest cov
+/// ```
+///
+/// Gradient: `r * A - coefficient * sign(d)` there, `r * A` elsewhere. Tokens that tie with the
+/// last of the largest are held back as well. Defaults: share 2e-4, coefficient 1.
+///
+/// The means and the share are those of the batch at hand: shards do not add up to the undivided
+/// batch.
+///
+/// Paper: KL-Cov, [arXiv 2505.22617](https://arxiv.org/abs/2505.22617). Used by verl and SkyRL.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CovariancePenalty {
+    /// The share of the valid tokens that is held back. Above 0, 1 at most.
+    pub share: f64,
+    /// What the absolute log-ratio is multiplied by. Finite and above 0.
+    pub coefficient: f64,
+}
+
+impl Default for CovariancePenalty {
+    fn default() -> Self {
+        Self {
+            share: 2e-4,
+            coefficient: 1.0,
+        }
+    }
+}
+
+impl Properties for CovariancePenalty {
+    fn validate(&self) -> Result<(), ConfigError> {
+        share("surrogate.covariance_penalty.share", self.share)?;
+        positive("surrogate.covariance_penalty.coefficient", self.coefficient)
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        Some(OF_COVARIANCES)
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Batch
+    }
+}
