@@ -3,9 +3,9 @@
 use burn::tensor::{Tensor, TensorReadError};
 use serde::Serialize;
 
+use crate::composed::kl::k3;
+use crate::composed::ratio::limited;
 use crate::composed::{arithmetic, valid_tokens};
-use crate::divergence::{expm1_minus_identity, k3_limit};
-use crate::ratio::LOG_RATIO_LIMIT;
 use crate::{BatchError, PolicyBatch, PolicyLossConfig, RolloutCorrection, RolloutWeight};
 
 /// Declares the diagnostics once, as tensors and as numbers.
@@ -120,15 +120,14 @@ impl PolicyBatch {
         let old = valid.select(constant(batch.old_log_probs));
         let rollout = valid.select(constant(rollout));
         let gap = old.clone() - rollout.clone();
-        let limited = k3_limit(gap.clone());
-        let rho = valid.select(limited.clone().exp());
+        let rho = valid.select(limited(gap.clone()).exp());
         let square = valid.mean(rho.clone().square());
         // Sequences without a valid token hold 0, not exp(0).
         let mean_of_sequences =
             |x: Tensor<2>| valid.select(x).sum() / valid.sequences.clone().clamp_min(1);
         let exp_mean = |x: Tensor<2>| mean_of_sequences(valid.mean_per_sequence(x).exp());
         let sum = valid.sum_per_sequence(gap.clone());
-        let sequence_rho = sum.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp();
+        let sequence_rho = limited(sum).exp();
         let any = valid.total.clone().clamp_max(1);
         let nothing = square.clone().equal_elem(0);
         let mean = valid.mean(rho);
@@ -137,8 +136,8 @@ impl PolicyBatch {
             rollout_perplexity: exp_mean(rollout.neg()),
             log_perplexity_gap: mean_of_sequences(valid.mean_per_sequence(gap.clone())).neg(),
             perplexity_ratio: exp_mean(gap.clone().neg()),
-            kl_k1: valid.mean(gap).neg(),
-            kl_k3: valid.mean(expm1_minus_identity(limited)),
+            kl_k1: valid.mean(gap.clone()).neg(),
+            kl_k3: valid.mean(k3(gap)),
             chi_square: square.clone() - any.clone(),
             sequence_chi_square: mean_of_sequences(sequence_rho.square()) - any,
             effective_sample_size: mean.square() / square.mask_fill(nothing, 1),

@@ -1,52 +1,7 @@
-//! What can be wrong with a configuration or a batch, said so that it can be mended.
+//! Errors of a configuration or a batch, said so that they can be mended.
 
 use burn::tensor::DType;
-
-/// A configuration that has no meaning, found when it is built.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// A value lies outside the range of its field.
-    #[error("`{field}` is {value}; accepted: {accepted}")]
-    OutOfRange {
-        /// Path of the field, as in the serialized configuration.
-        field: &'static str,
-        /// The value that was given.
-        value: String,
-        /// The values that would be accepted.
-        accepted: &'static str,
-    },
-    /// A field is absent that another one needs.
-    #[error("`{field}` is missing, but {needed_by} needs it; accepted: {accepted}")]
-    Missing {
-        /// The field that is absent.
-        field: &'static str,
-        /// What needs it.
-        needed_by: &'static str,
-        /// The values that would be accepted.
-        accepted: &'static str,
-    },
-    /// Two settings that have no meaning together.
-    #[error("`{first}` together with `{second}` has no meaning: {reason}")]
-    Combination {
-        /// One of the two settings, with its value.
-        first: &'static str,
-        /// The other one, with its value.
-        second: &'static str,
-        /// Why, and what to write instead.
-        reason: &'static str,
-    },
-    /// A name that is not in the list of known ones.
-    #[error("`{field}` is {value:?}; accepted: {accepted}")]
-    UnknownName {
-        /// The field that holds the name.
-        field: &'static str,
-        /// The name that was given.
-        value: String,
-        /// Every known name.
-        accepted: String,
-    },
-}
+pub use policy_loss_kernels::ConfigError;
 
 /// A batch that does not fit the objective, or that the device cannot compute; found before any
 /// device work.

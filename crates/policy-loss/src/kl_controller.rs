@@ -1,9 +1,8 @@
 //! How much the distance to the reference policy costs, from step to step.
 
+use policy_loss_kernels::check::{not_negative, positive};
 use serde::{Deserialize, Serialize};
 
-use crate::config::positive;
-use crate::config_range::not_negative;
 use crate::{BatchError, ConfigError};
 
 /// The largest relative error that one update reacts to.

@@ -1,14 +1,14 @@
 //! The distance to a reference policy, taken out of the rewards.
 
-use burn::tensor::{Bool, DType, Tensor};
+use burn::tensor::{Bool, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::BatchError;
 use crate::advantages::{Rewards, per_token};
 use crate::alike::Alike;
 use crate::composed::arithmetic;
-use crate::ratio::LOG_RATIO_LIMIT;
+use crate::composed::kl::estimate;
 use crate::valid::Valid;
+use crate::{BatchError, KlEstimator};
 
 /// An estimate of KL(policy, reference) from one sampled token, subtracted from its reward.
 ///
@@ -25,18 +25,17 @@ use crate::valid::Valid;
 /// `d = 1e-4`.
 ///
 /// Source: [Schulman 2020](http://joschu.net/blog/kl-approx.html).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KlReward {
-    /// `d`.
-    #[default]
-    K1,
-    /// `d^2 / 2`.
-    K2,
-    /// `expm1(-d) + d`.
-    K3,
-    /// `|d|`.
-    Abs,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KlReward {
+    /// The estimate; k1 by default, whose expectation is the divergence itself.
+    pub estimator: KlEstimator,
+}
+
+impl Default for KlReward {
+    fn default() -> Self {
+        Self::new(KlEstimator::K1)
+    }
 }
 
 /// Rewards to be shaped, with the log-probs that the distance is measured by.
@@ -90,6 +89,12 @@ pub struct KlRewardOutput {
 }
 
 impl KlReward {
+    /// By an estimate.
+    #[must_use]
+    pub const fn new(estimator: KlEstimator) -> Self {
+        Self { estimator }
+    }
+
     /// Subtracts `coefficient * kl` from the reward of every valid token. Nothing is read back from
     /// the device, and no gradient flows.
     ///
@@ -136,7 +141,7 @@ impl KlReward {
         }
         let valid = Valid::new(mask, dtype);
         let distance = constant(batch.log_probs) - constant(batch.ref_log_probs);
-        let kl = self.of(valid.select(distance));
+        let kl = estimate(self.estimator, valid.select(distance));
         let rewards = per_token(batch.rewards.constant(dtype), &valid);
         Ok(KlRewardOutput {
             rewards: rewards - kl.clone() * coefficient,
@@ -144,33 +149,4 @@ impl KlReward {
             kl,
         })
     }
-
-    /// The estimate of a distance; 0 for a distance of 0.
-    fn of(self, distance: Tensor<2>) -> Tensor<2> {
-        match self {
-            Self::K1 => distance,
-            Self::K2 => distance.square() * 0.5,
-            Self::K3 => {
-                expm1_minus_identity(distance.neg().clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
-            }
-            Self::Abs => distance.abs(),
-        }
-    }
-}
-
-/// `expm1(x) - x`, accurate to a few roundings: from the series
-/// `x^2 / 2 * (1 + x / 3 * (1 + x / 4 * (1 + ...)))` where the direct formula would cancel.
-fn expm1_minus_identity(x: Tensor<2>) -> Tensor<2> {
-    // The first factor that is left out is below half a rounding for |x| < 0.5.
-    let last = match x.dtype() {
-        DType::F64 => 16,
-        _ => 9,
-    };
-    let mut series = x.ones_like();
-    for k in (3..=last).rev() {
-        series = series * x.clone() / f64::from(k) + 1.0;
-    }
-    let series = series * x.clone().square() * 0.5;
-    let direct = x.clone().exp() - 1.0 - x.clone();
-    direct.mask_where(x.abs().lower_elem(0.5), series)
 }

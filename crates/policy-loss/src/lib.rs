@@ -3,11 +3,11 @@
 //! correction, KL penalty, entropy bonus, and exact reductions under data parallelism and gradient
 //! accumulation.
 //!
-//! An objective is a value, [`PolicyLossConfig`], composed of independent parts:
+//! An [`Objective`] is a value, composed of independent parts:
 //!
 //! ```text
 //! ratio              r = exp(log_probs - base), of a token or a sequence     Ratio
-//! surrogate          one of twelve formulas, of r and the advantage          Surrogate
+//! surrogate          one of nine formulas, of r and the advantage            Surrogate
 //! off-policy mask    drops sequences the policy has moved away from          OffPolicyMask
 //! rollout correction w, from exp(old_log_probs - rollout_log_probs)          RolloutCorrection
 //! KL penalty         against a reference policy                              KlPenalty
@@ -15,10 +15,11 @@
 //! reduction          of token_loss = -surrogate * w + kl - entropy           Reduction
 //! ```
 //!
-//! [`PolicyLossConfig::init`] checks it and gives a [`PolicyLoss`], a Burn module, whose
+//! [`PolicyLossConfig`] holds it, and says how it is computed.
+//! [`init`](PolicyLossConfig::init) checks it and gives a [`PolicyLoss`], a Burn module, whose
 //! [`forward`](PolicyLoss::forward) takes a [`PolicyBatch`] and returns a [`PolicyLossOutput`]: the
 //! loss, tracked, and its metrics, detached. Nothing is read back from the device until you ask.
-//! Named algorithms are [presets](Preset), and [`OpenRlhfPolicyLoss`] holds OpenRLHF's arguments.
+//! Named algorithms are [presets], and [`OpenRlhfPolicyLoss`] holds OpenRLHF's arguments.
 //!
 //! Around it: [`AdvantageEstimator`] makes advantages from rewards, [`KlReward`] takes the distance to a
 //! reference policy out of them at the price that a [`KlController`] keeps, and [`ValueLoss`] is what
@@ -82,43 +83,30 @@ mod alike;
 #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
 mod backends;
 mod batch;
-mod bounds;
 mod checked;
 mod composed;
 mod config;
-mod config_range;
 pub mod device;
 mod diagnostics;
-mod divergence;
-mod entropy;
 mod error;
 #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
 mod fused;
 #[cfg(not(any(feature = "flex", feature = "ndarray", feature = "cube")))]
 #[path = "not_fused.rs"]
 mod fused;
-mod groups;
 mod implementation;
-mod kl;
 mod kl_controller;
 mod kl_reward;
 mod log_probs;
 mod loss;
 mod mask;
-mod metrics;
-mod off_policy_mask;
 mod openrlhf;
 #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
 #[doc(hidden)]
 pub mod ops;
 mod output;
 mod packed;
-mod presets;
-mod ratio;
-mod reduction;
-mod rollout;
-mod sum;
-mod surrogate;
+pub mod presets;
 mod totals;
 mod valid;
 mod value;
@@ -128,32 +116,27 @@ pub use advantages::{
     Deviation, GeneralizedAdvantage, GroupBaseline, GroupRelative, ReturnToGo, Rewards, Whitening,
 };
 pub use batch::{Advantages, PolicyBatch};
-pub use bounds::Bounds;
 pub use config::PolicyLossConfig;
 pub use diagnostics::{RolloutDiagnosticValues, RolloutDiagnostics};
-pub use entropy::EntropyBonus;
 pub use error::{BatchError, ConfigError};
 pub use implementation::Implementation;
-pub use kl::{KlEstimator, KlGradient, KlPenalty};
 pub use kl_controller::{KlController, KlControllerConfig};
 pub use kl_reward::{KlReward, KlRewardBatch, KlRewardOutput};
 pub use log_probs::{Entropy, LinearHead, LogProbs, LogProbsConfig, TokenLogProbs};
 pub use loss::PolicyLoss;
 pub use mask::{action_mask, action_mask_from_tensor};
-pub use off_policy_mask::OffPolicyMask;
 pub use openrlhf::OpenRlhfPolicyLoss;
 pub use output::{MetricValues, PolicyLossMetrics, PolicyLossOutput, PolicyLossValues};
+// The vocabulary of objectives stands below kernels and library alike.
+#[doc(inline)]
+pub use policy_loss_kernels::{
+    Behavior, Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, EntropyBonus, Filter,
+    FilterEstimator, FilterLevel, Filters, GammaWeight, GeometricMean, ImportanceWeight,
+    KlEstimator, KlGradient, KlPenalty, Objective, OffPolicyMask, PolicyGradient, Ratio,
+    RatioLevel, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio,
+    Surrogate, TrustRegion, WeightLevel, WeightMode,
+};
 pub use presets::Preset;
-pub use ratio::{Behavior, Ratio, RatioLevel};
-pub use reduction::Reduction;
-pub use rollout::{
-    Filter, FilterEstimator, FilterLevel, Filters, RolloutCorrection, RolloutWeight, Unbounded,
-    WeightLevel, WeightMode,
-};
-pub use surrogate::{
-    Cispo, Clip, ClipCov, Divergence, Dppo, GeometricMean, KlCov, Reinforce, Sapo, SquaredLogRatio,
-    Surrogate, Topr, TruncatedImportance, Vespo,
-};
 pub use totals::GlobalTotals;
 pub use value::{
     ValueBatch, ValueLoss, ValueLossConfig, ValueLossMetrics, ValueLossOutput, ValueLossValues,

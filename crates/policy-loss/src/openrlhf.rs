@@ -1,8 +1,9 @@
 //! The arguments of OpenRLHF's `PolicyLoss`, name by name.
 
+use policy_loss_kernels::check::{above_one, positive};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{above_one, positive};
+use crate::presets::{icepop, seq_mask_tis, tis};
 use crate::{
     Behavior, Bounds, Clip, ConfigError, PolicyLossConfig, Ratio, Reduction, RolloutCorrection,
 };
@@ -114,9 +115,9 @@ impl TryFrom<OpenRlhfPolicyLoss> for PolicyLossConfig {
 
 fn correction(arguments: &OpenRlhfPolicyLoss) -> Result<Option<RolloutCorrection>, ConfigError> {
     let kind: fn(f64, f64) -> RolloutCorrection = match arguments.vllm_is_correction_type.as_str() {
-        "tis" => RolloutCorrection::tis,
-        "icepop" => RolloutCorrection::icepop,
-        "seq-mask-tis" => RolloutCorrection::seq_mask_tis,
+        "tis" => tis,
+        "icepop" => icepop,
+        "seq-mask-tis" => seq_mask_tis,
         other => {
             return Err(ConfigError::UnknownName {
                 field: "vllm_is_correction_type",

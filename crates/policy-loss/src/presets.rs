@@ -1,15 +1,16 @@
-//! Named algorithms: nothing but values of [`PolicyLossConfig`].
+//! Named algorithms: nothing but values of [`PolicyLossConfig`] and of [`RolloutCorrection`].
 //!
 //! A name without a framework in front is what its paper says. Where frameworks mean different
-//! things by the same name, the name says whose it is.
+//! things by the same name, the name says whose it is. Outside of this module a name stands for a
+//! formula, never for an algorithm.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{
-    Bounds, Cispo, Clip, ClipCov, ConfigError, Divergence, Dppo, Filter, GeometricMean, KlCov,
-    KlPenalty, OffPolicyMask, PolicyLossConfig, Ratio, Reduction, Reinforce, RolloutCorrection,
-    RolloutWeight, Sapo, SquaredLogRatio, Topr, TruncatedImportance, Vespo,
+    Bounds, Clip, ConfigError, CovarianceClip, CovariancePenalty, Divergence, Filter, GammaWeight,
+    GeometricMean, KlPenalty, OffPolicyMask, PolicyGradient, PolicyLossConfig, Ratio, Reduction,
+    RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, TrustRegion,
 };
 
 /// Declares the presets: variant, name, formula, source and value, in the order of the
@@ -125,44 +126,46 @@ presets! {
             .with_surrogate(GeometricMean::default())
             .with_reduction(Reduction::SequenceMean);
     Cispo cispo, "-sg(min(r, 1.28)) A log_probs, token mean", "arXiv 2506.13585"
-        => PolicyLossConfig::new().with_surrogate(Cispo::new(1.28));
+        => policy_gradient(Bounds::at_most(1.28));
     Sapo sapo, "-A sigmoid(tau (r - 1)) 4 / tau, tau 1 or 1.05 by the sign of A, sequence mean",
         "arXiv 2511.20347"
         => PolicyLossConfig::new()
-            .with_surrogate(Sapo::default())
+            .with_surrogate(SigmoidGate::default())
             .with_reduction(Reduction::SequenceMean);
     Vespo vespo, "-sg(exp(lambda + k W - lambda e^W)) A log_probs, W = sum d, token mean",
         "arXiv 2602.10693"
-        => PolicyLossConfig::new().with_surrogate(Vespo::default());
+        => PolicyLossConfig::new().with_surrogate(GammaWeight::default());
     Reinforce reinforce, "-A log_probs, token mean", "Williams 1992"
-        => PolicyLossConfig::new().with_surrogate(Reinforce {});
+        => PolicyLossConfig::new().with_surrogate(PolicyGradient::new());
     ReinforcePlusPlus reinforce_plus_plus,
         "PPO; what is new are its advantages, token mean", "arXiv 2501.03262"
         => clip(0.2, 0.2);
     Rloo rloo, "-A log_probs of the whole sequence; what is new are its advantages",
         "arXiv 2402.14740"
         => PolicyLossConfig::new()
-            .with_surrogate(Reinforce {})
+            .with_surrogate(PolicyGradient::new())
             .with_reduction(Reduction::SequenceSumMean);
     TisPg tis_pg, "-sg(min(r, 1)) A log_probs, token mean", "ROLL; Ionides 2008"
-        => PolicyLossConfig::new().with_surrogate(TruncatedImportance::default());
+        => policy_gradient(Bounds::at_most(1.0));
     Topr topr, "-A log_probs for A > 0, else -sg(min(r, 1)) A log_probs, token mean",
         "arXiv 2503.14286"
-        => PolicyLossConfig::new().with_surrogate(Topr {});
+        => PolicyLossConfig::new()
+            .with_surrogate(PolicyGradient::weighted_where_negative(Bounds::at_most(1.0)));
     DppoTv dppo_tv,
         "-sg(min(r, 20)) A log_probs where p has moved by 0.2 at most, token mean",
         "arXiv 2602.04879"
-        => PolicyLossConfig::new().with_surrogate(Dppo::default());
+        => PolicyLossConfig::new().with_surrogate(TrustRegion::default());
     DppoKl dppo_kl,
         "-sg(min(r, 20)) A log_probs where the binary KL is 0.2 at most, token mean",
         "arXiv 2602.04879"
-        => PolicyLossConfig::new().with_surrogate(Dppo::new(Divergence::Kl, 0.2, 0.2));
+        => PolicyLossConfig::new()
+            .with_surrogate(TrustRegion::new(Divergence::Kl, 0.2, 0.2));
     ClipCov clip_cov, "PPO without 2e-4 of the tokens, by lot among those of covariance 1 to 5",
         "arXiv 2505.22617"
-        => PolicyLossConfig::new().with_surrogate(ClipCov::default());
+        => PolicyLossConfig::new().with_surrogate(CovarianceClip::default());
     KlCov kl_cov, "-r A, + |d| at the 2e-4 tokens of the largest covariance, token mean",
         "arXiv 2505.22617"
-        => PolicyLossConfig::new().with_surrogate(KlCov::default());
+        => PolicyLossConfig::new().with_surrogate(CovariancePenalty::default());
     Kimi kimi, "-A log_probs + 0.05 d^2, token mean", "arXiv 2501.12599"
         => PolicyLossConfig::new().with_surrogate(SquaredLogRatio::default());
     Dro dro, "-(A log_probs - 0.05 d^2), token mean", "arXiv 2405.19107"
@@ -182,12 +185,12 @@ presets! {
             .with_ratio(Ratio::SEQUENCE_TOKEN)
             .with_reduction(Reduction::SequenceMean);
     VerlCispo verl_cispo, "-sg(clamp(r, 0.8, 1.2)) A log_probs, token mean", "verl"
-        => PolicyLossConfig::new().with_surrogate(Cispo::new(1.2).with_min(0.8));
+        => policy_gradient(Bounds::new(0.8, 1.2));
     TrlGrpo trl_grpo, "PPO, token mean: the loss_type \"dapo\" is TRL's default", "TRL"
         => clip(0.2, 0.2);
     TrlCispo trl_cispo, "-sg(min(r, 5)) A log_probs, token mean: epsilon_high bounds r itself",
         "TRL and Liger-Kernel"
-        => PolicyLossConfig::new().with_surrogate(Cispo::new(5.0));
+        => policy_gradient(Bounds::at_most(5.0));
     TrlRloo trl_rloo, "-min(r A, clamp(r, 0.8, 1.2) A), r = exp(sum d), sequence mean", "TRL"
         => clip(0.2, 0.2)
             .with_ratio(Ratio::SEQUENCE_SUM)
@@ -196,6 +199,10 @@ presets! {
 
 fn clip(low: f64, high: f64) -> PolicyLossConfig {
     PolicyLossConfig::new().with_surrogate(Clip::new(low, high))
+}
+
+fn policy_gradient(weights: Bounds) -> PolicyLossConfig {
+    PolicyLossConfig::new().with_surrogate(PolicyGradient::weighted(weights))
 }
 
 impl fmt::Display for Preset {
@@ -219,21 +226,32 @@ impl FromStr for Preset {
     }
 }
 
-impl RolloutCorrection {
-    /// Truncated importance sampling (TIS): `clamp(rho, low, high)` of each token.
-    pub const fn tis(low: f64, high: f64) -> Self {
-        Self::weigh(RolloutWeight::truncate(Bounds::new(low, high)))
-    }
+/// Truncated importance sampling (TIS): `clamp(rho, low, high)` of each token, with
+/// `rho = exp(old_log_probs - rollout_log_probs)`.
+///
+/// ```
+/// use policy_loss::{PolicyLossConfig, presets};
+///
+/// let loss = PolicyLossConfig::grpo()
+///     .with_rollout_correction(presets::tis(0.5, 2.0))
+///     .init()?;
+/// # Ok::<(), policy_loss::ConfigError>(())
+/// ```
+#[must_use]
+pub const fn tis(low: f64, high: f64) -> RolloutCorrection {
+    RolloutCorrection::weigh(RolloutWeight::truncate(Bounds::new(low, high)))
+}
 
-    /// IcePop: `rho` of each token, 0 outside of `[low, high]`.
-    pub const fn icepop(low: f64, high: f64) -> Self {
-        Self::weigh(RolloutWeight::mask(Bounds::new(low, high)))
-    }
+/// IcePop: `rho` of each token, 0 outside of `[low, high]`.
+#[must_use]
+pub const fn icepop(low: f64, high: f64) -> RolloutCorrection {
+    RolloutCorrection::weigh(RolloutWeight::mask(Bounds::new(low, high)))
+}
 
-    /// Seq-mask-TIS: `rho` of each token of a sequence whose geometric mean lies in `[low, high]`,
-    /// else 0.
-    pub const fn seq_mask_tis(low: f64, high: f64) -> Self {
-        Self::weigh(RolloutWeight::raw())
-            .with_filter(Filter::sequence_mean_k1(Bounds::new(low, high)))
-    }
+/// Seq-mask-TIS: `rho` of each token of a sequence whose geometric mean lies in `[low, high]`,
+/// else 0.
+#[must_use]
+pub const fn seq_mask_tis(low: f64, high: f64) -> RolloutCorrection {
+    RolloutCorrection::weigh(RolloutWeight::raw())
+        .with_filter(Filter::sequence_mean_k1(Bounds::new(low, high)))
 }

@@ -1,6 +1,7 @@
 //! The size of the global batch.
 
-use crate::reduction::Denominator;
+use policy_loss_kernels::Denominator;
+
 use crate::{BatchError, Reduction};
 
 const TOKENS: &str = "totals.tokens";
@@ -35,23 +36,27 @@ pub struct GlobalTotals {
 
 impl GlobalTotals {
     /// No totals yet.
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets the number of valid tokens of the global batch.
+    #[must_use]
     pub fn with_tokens(mut self, tokens: usize) -> Self {
         self.tokens = Some(tokens);
         self
     }
 
     /// Sets the number of sequences of the global batch that hold a valid token.
+    #[must_use]
     pub fn with_sequences(mut self, sequences: usize) -> Self {
         self.sequences = Some(sequences);
         self
     }
 
     /// Sets the number of ranks whose gradients are averaged.
+    #[must_use]
     pub fn with_world_size(mut self, world_size: usize) -> Self {
         self.world_size = Some(world_size);
         self
@@ -84,7 +89,7 @@ impl GlobalTotals {
                     field,
                     value: "0".into(),
                     accepted,
-                    reduction: name(reduction),
+                    reduction: reduction.name(),
                 });
             }
         }
@@ -100,20 +105,9 @@ impl GlobalTotals {
                 field,
                 value: "missing, while other totals are given".into(),
                 accepted,
-                reduction: name(reduction),
+                reduction: reduction.name(),
             }),
         }
-    }
-}
-
-/// A reduction as it is written in JSON.
-fn name(reduction: Reduction) -> &'static str {
-    match reduction {
-        Reduction::TokenMean => "token_mean",
-        Reduction::SequenceMean => "sequence_mean",
-        Reduction::SequenceSumMean => "sequence_sum_mean",
-        Reduction::FixedLength { .. } => "fixed_length",
-        Reduction::TokenSum => "token_sum",
     }
 }
 

@@ -1,8 +1,14 @@
-//! The valid tokens of a batch, and means over them.
+//! The valid tokens of a batch, and reductions over them.
+//!
+//! Reductions of rows stay right however long the rows are. Burn adds a row up in one running sum
+//! on some backends, which in f32 loses digits from some thousand addends on. And a software
+//! renderer ends every loop after 65,536 turns, silently: a row of 100,000 ones sums to 65,532
+//! there. So long rows are reduced block by block.
 
 use burn::tensor::{Bool, DType, Tensor};
 
-use crate::sum;
+use crate::Reduction;
+use policy_loss_kernels::Denominator;
 
 /// The action mask with its counts. Everything here is outside autodiff.
 pub(crate) struct Valid {
@@ -21,12 +27,12 @@ pub(crate) struct Valid {
 impl Valid {
     pub fn new(action_mask: Tensor<2, Bool>, dtype: DType) -> Self {
         let tokens = action_mask.without_autodiff();
-        let per_sequence = sum::per_row(count(&tokens, dtype));
+        let per_sequence = sum_per_row(as_numbers(&tokens, dtype));
         let present = per_sequence.clone().greater_elem(0);
         Self {
             padding: tokens.clone().bool_not(),
-            total: sum::total(per_sequence.clone()),
-            sequences: sum::total(count(&present, dtype)),
+            total: total(per_sequence.clone()),
+            sequences: total(as_numbers(&present, dtype)),
             per_sequence,
             tokens,
         }
@@ -47,29 +53,29 @@ impl Valid {
 
     /// The mean over the valid tokens of each sequence, `[B, 1]`; 0 where there is none.
     pub fn mean_per_sequence(&self, selected: Tensor<2>) -> Tensor<2> {
-        sum::per_row(selected) / self.per_sequence.clone().clamp_min(1)
+        sum_per_row(selected) / self.per_sequence.clone().clamp_min(1)
     }
 
     /// The sum over the valid tokens of each sequence, `[B, 1]`.
     pub fn sum_per_sequence(&self, selected: Tensor<2>) -> Tensor<2> {
-        sum::per_row(selected)
+        sum_per_row(selected)
     }
 
     /// The largest value among the valid tokens of each sequence, `[B, 1]`; 0 where there is none.
     pub fn max_per_sequence(&self, x: Tensor<2>) -> Tensor<2> {
-        let largest = sum::largest_per_row(x.mask_fill(self.padding.clone(), f32::MIN));
+        let largest = largest_per_row(x.mask_fill(self.padding.clone(), f32::MIN));
         largest.mask_fill(self.per_sequence.clone().equal_elem(0), 0)
     }
 
     /// Whether `condition` (`[B, T]`) holds at a valid token of each sequence, `[B, 1]`.
     pub fn per_sequence_any(&self, condition: Tensor<2, Bool>) -> Tensor<2, Bool> {
-        let met = count(&condition.bool_and(self.tokens.clone()), self.total.dtype());
-        sum::per_row(met).greater_elem(0)
+        let met = condition.bool_and(self.tokens.clone());
+        sum_per_row(as_numbers(&met, self.total.dtype())).greater_elem(0)
     }
 
     /// The mean over all valid tokens, `[1]`; 0 where there is none.
     pub fn mean(&self, selected: Tensor<2>) -> Tensor<1> {
-        sum::total(selected) / self.total.clone().clamp_min(1)
+        total(selected) / self.total.clone().clamp_min(1)
     }
 
     /// The fraction of valid tokens at which `condition` (`[B, T]` or `[B, 1]`) holds, `[1]`.
@@ -81,12 +87,94 @@ impl Valid {
     pub fn count(&self, condition: Tensor<2, Bool>) -> Tensor<1> {
         let dtype = self.total.dtype();
         match condition.dims() == self.tokens.dims() {
-            true => sum::total(count(&condition.bool_and(self.tokens.clone()), dtype)),
-            false => sum::total(count(&condition, dtype) * self.per_sequence.clone()),
+            true => total(as_numbers(&condition.bool_and(self.tokens.clone()), dtype)),
+            false => total(as_numbers(&condition, dtype) * self.per_sequence.clone()),
+        }
+    }
+
+    /// What a reduction divides, `[1]`: the sum of the token losses, which are 0 at padding, or of
+    /// the sequences' means.
+    pub fn numerator(&self, reduction: Reduction, token_loss: Tensor<2>) -> Tensor<1> {
+        match reduction {
+            Reduction::SequenceMean => total(self.mean_per_sequence(token_loss)),
+            Reduction::TokenMean
+            | Reduction::SequenceSumMean
+            | Reduction::FixedLength { .. }
+            | Reduction::TokenSum => total(token_loss),
+        }
+    }
+
+    /// The loss of a numerator, `[1]`. Where global totals are given, `scale` replaces the division
+    /// by a local count.
+    pub fn divided(
+        &self,
+        reduction: Reduction,
+        numerator: Tensor<1>,
+        scale: Option<f64>,
+    ) -> Tensor<1> {
+        if let Some(scale) = scale {
+            return numerator * scale;
+        }
+        match reduction.denominator() {
+            Denominator::Tokens => numerator / self.total.clone().clamp_min(1),
+            Denominator::Sequences(length) => {
+                numerator / (self.sequences.clone().clamp_min(1) * length)
+            }
+            Denominator::One => numerator,
         }
     }
 }
 
-fn count(condition: &Tensor<2, Bool>, dtype: DType) -> Tensor<2> {
+/// 1 where a condition holds, and 0 elsewhere.
+fn as_numbers(condition: &Tensor<2, Bool>, dtype: DType) -> Tensor<2> {
     condition.clone().float().cast(dtype)
+}
+
+/// The sum of all of `[B, T]`, `[1]`: of rows first, then of their sums.
+pub(crate) fn total(x: Tensor<2>) -> Tensor<1> {
+    let [rows, _] = x.dims();
+    sum_per_row(sum_per_row(x).reshape([1, rows])).reshape([1])
+}
+
+/// The largest of all of `[B, T]`, `[1]`: of rows first, then of them.
+pub(crate) fn largest(x: Tensor<2>) -> Tensor<1> {
+    let [rows, _] = x.dims();
+    largest_per_row(largest_per_row(x).reshape([1, rows])).reshape([1])
+}
+
+/// The sum of each row of `[B, T]`, `[B, 1]`.
+fn sum_per_row(x: Tensor<2>) -> Tensor<2> {
+    in_blocks(x, &|x| x.sum_dim(1), &|left, right| left + right)
+}
+
+/// The largest value of each row of `[B, T]`, `[B, 1]`.
+fn largest_per_row(x: Tensor<2>) -> Tensor<2> {
+    in_blocks(x, &|x| x.max_dim(1), &|left, right| left.max_pair(right))
+}
+
+/// Values that are reduced at once.
+const BLOCK: usize = 512;
+
+fn in_blocks(
+    x: Tensor<2>,
+    reduce: &dyn Fn(Tensor<2>) -> Tensor<2>,
+    combine: &dyn Fn(Tensor<2>, Tensor<2>) -> Tensor<2>,
+) -> Tensor<2> {
+    let [rows, columns] = x.dims();
+    let blocks = columns / BLOCK;
+    if blocks < 2 {
+        return reduce(x);
+    }
+    let whole = blocks * BLOCK;
+    let of_blocks = |x: Tensor<2>| {
+        let reduced = reduce(x.reshape([rows * blocks, BLOCK]));
+        in_blocks(reduced.reshape([rows, blocks]), reduce, combine)
+    };
+    match columns - whole {
+        0 => of_blocks(x),
+        _ => {
+            let rest = reduce(x.clone().slice([0..rows, whole..columns]));
+            combine(of_blocks(x.slice([0..rows, 0..whole])), rest)
+        }
+    }
 }

@@ -1,13 +1,13 @@
 //! Generalised advantage estimation.
 
 use burn::tensor::Tensor;
+use policy_loss_kernels::check::unit;
 use serde::{Deserialize, Serialize};
 
 use super::AdvantageOutput;
 use super::recurrence::{ahead, backwards};
 use super::whitening::Whitening;
 use crate::ConfigError;
-use crate::config_range::unit;
 use crate::valid::Valid;
 
 /// Generalised advantage estimation from the values of a critic.

@@ -1,13 +1,13 @@
 //! How much better an answer is than the other answers to the same prompt.
 
 use burn::tensor::Tensor;
+use policy_loss_kernels::check::positive;
 use serde::{Deserialize, Serialize};
 
 use super::lowest;
 use super::members::{Members, number};
 use super::whitening::Whitening;
 use crate::ConfigError;
-use crate::config::positive;
 use crate::valid::Valid;
 
 /// The score of a sequence relative to its group, the same for each of its tokens.

@@ -1,13 +1,13 @@
 //! Discounted returns, with or without a baseline that the caller measured.
 
 use burn::tensor::Tensor;
+use policy_loss_kernels::check::unit;
 use serde::{Deserialize, Serialize};
 
 use super::AdvantageOutput;
 use super::recurrence::backwards;
 use super::whitening::Whitening;
 use crate::ConfigError;
-use crate::config_range::unit;
 use crate::valid::Valid;
 
 /// The discounted sum of the rewards from a token on.

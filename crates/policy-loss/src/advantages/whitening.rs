@@ -7,8 +7,7 @@ use super::lowest;
 use crate::BatchError;
 use crate::alike::Alike;
 use crate::composed::arithmetic;
-use crate::sum::total;
-use crate::valid::Valid;
+use crate::valid::{Valid, total};
 
 /// Keeps a batch of equal values finite.
 const VARIANCE_FLOOR: f64 = 1e-8;

@@ -9,10 +9,10 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
 pub use output::{ValueLossMetrics, ValueLossOutput, ValueLossValues, ValueMetricValues};
+use policy_loss_kernels::check::positive;
 use serde::{Deserialize, Serialize};
 
 use crate::composed::arithmetic;
-use crate::config::positive;
 use crate::valid::Valid;
 use crate::{BatchError, ConfigError, Reduction};
 
@@ -71,11 +71,12 @@ impl ValueLossConfig {
     ///
     /// # Errors
     ///
-    /// A `clip` that is not finite or not above 0.
+    /// A `clip` that is not finite or not above 0, or a fixed length of 0.
     pub fn init(&self) -> Result<ValueLoss, ConfigError> {
         if let Some(clip) = self.clip {
             positive("clip", clip)?;
         }
+        self.reduction.validate()?;
         Ok(ValueLoss { config: *self })
     }
 }
@@ -157,13 +158,9 @@ impl ValueLoss {
         }
         let scale = batch.scale;
         let computed = self.compute(batch);
-        let Computed {
-            token_loss, valid, ..
-        } = &computed;
-        let loss = self
-            .config
-            .reduction
-            .reduce(token_loss.clone(), valid, scale);
+        let (valid, reduction) = (&computed.valid, self.config.reduction);
+        let numerator = valid.numerator(reduction, computed.token_loss.clone());
+        let loss = valid.divided(reduction, numerator, scale);
         Ok(ValueLossOutput {
             loss,
             metrics: output::observe(computed),

@@ -1,0 +1,172 @@
+//! The reference implementation: plain tensor operations that read like the formula and run on
+//! every backend that Burn has.
+
+pub(crate) mod kl;
+pub(crate) mod ratio;
+pub(crate) mod rollout;
+mod sums;
+mod surrogate;
+
+use burn::tensor::{Bool, DType, Tensor};
+
+use self::kl::penalized_divergence;
+use self::ratio::ratio;
+use self::rollout::weights;
+use self::sums::Observed;
+use self::surrogate::{Formula, SurrogateOutput, Tokens};
+use crate::checked::CheckedBatch;
+use crate::valid::Valid;
+use crate::{Behavior, Objective, OffPolicyMask};
+
+/// A loss, `[1]` and tracked, with the row of sums that its metrics are made of, `[1, N]`.
+pub(crate) struct LossAndSums {
+    pub loss: Tensor<1>,
+    pub sums: Tensor<2>,
+}
+
+/// The loss with its sums.
+pub(crate) fn forward(objective: &Objective, batch: CheckedBatch) -> LossAndSums {
+    let scale = batch.scale;
+    let reduction = objective.reduction;
+    let (token_loss, valid, observed) = token_losses(objective, batch);
+    let numerator = valid.numerator(reduction, token_loss);
+    LossAndSums {
+        sums: observed.row(numerator.clone().without_autodiff(), &valid),
+        loss: valid.divided(reduction, numerator, scale),
+    }
+}
+
+/// The token losses `[B, T]`, 0 at masked positions, and what the sums are made of.
+pub(crate) fn token_losses(
+    objective: &Objective,
+    batch: CheckedBatch,
+) -> (Tensor<2>, Valid, Observed) {
+    let dtype = arithmetic(batch.log_probs.dtype());
+    let constant = |x: Tensor<2>| x.without_autodiff().cast(dtype);
+    let shape = batch.log_probs.dims();
+
+    let log_probs = batch.log_probs.cast(dtype);
+    let valid = valid_tokens(&log_probs, batch.action_mask, dtype);
+    let old_log_probs = constant(batch.old_log_probs);
+    let rollout_log_probs = batch.rollout_log_probs.map(constant);
+    let advantages = valid.select(constant(batch.advantages));
+
+    let base = match objective.ratio.against {
+        Behavior::Old => old_log_probs.clone(),
+        Behavior::Rollout => rollout_log_probs.clone().expect("the batch was checked"),
+    };
+    let log_ratio = valid.select(log_probs.clone() - base.clone());
+    let selected_log_probs = valid.select(log_probs.clone());
+    let ratio = ratio(
+        objective.ratio,
+        log_ratio.clone(),
+        &selected_log_probs,
+        &valid,
+    );
+    let SurrogateOutput {
+        mut surrogate,
+        clipped,
+        dual_clipped,
+    } = objective.surrogate.of(&Tokens {
+        log_probs: selected_log_probs,
+        base_log_probs: valid.select(base),
+        log_ratio: log_ratio.clone(),
+        ratio: ratio.clone(),
+        advantages: advantages.clone(),
+        valid: &valid,
+    });
+
+    let off_policy = objective
+        .off_policy_mask
+        .map(|mask| is_off_policy(mask, log_ratio.clone(), advantages.clone(), &valid));
+    if let Some(off_policy) = &off_policy {
+        surrogate = surrogate.expand(shape).mask_fill(off_policy.clone(), 0);
+    }
+    let correction = objective.rollout_correction.zip(rollout_log_probs);
+    let weights = correction.map(|(correction, rollout_log_probs)| {
+        let gap = valid.select(old_log_probs.clone() - rollout_log_probs);
+        weights(&correction, gap, &valid)
+    });
+    if let Some(weights) = &weights {
+        let weight = weights.weight.clone();
+        surrogate = surrogate
+            * match &off_policy {
+                // A weight may be infinite where the surrogate was dropped.
+                Some(off_policy) => weight.mask_fill(off_policy.clone(), 0),
+                None => weight,
+            };
+    }
+    let mut token_loss = -surrogate.expand(shape);
+
+    let (mut kl, mut kl_log_ratio, mut entropy) = (None, None, None);
+    if let Some((penalty, ref_log_probs)) = objective.kl_penalty.zip(batch.ref_log_probs) {
+        let q = valid.select(log_probs.clone() - constant(ref_log_probs));
+        let divergence = penalized_divergence(penalty, q.clone(), &ratio);
+        token_loss = token_loss + divergence.clone() * penalty.coefficient;
+        kl = Some(divergence.without_autodiff());
+        kl_log_ratio = Some(q.without_autodiff());
+    }
+    if let Some((bonus, entropies)) = objective.entropy_bonus.zip(batch.entropies) {
+        let entropies = valid.select(entropies.cast(dtype));
+        token_loss = token_loss - entropies.clone() * bonus.coefficient;
+        entropy = Some(entropies.without_autodiff());
+    }
+    let token_loss = valid.select(token_loss);
+
+    let log_ratio = log_ratio.without_autodiff();
+    let (old_log_ratio, rollout_log_ratio) = match objective.ratio.against {
+        Behavior::Old => (log_ratio, None),
+        Behavior::Rollout => {
+            let old_log_ratio = valid.select(log_probs.without_autodiff() - old_log_probs);
+            (old_log_ratio, Some(log_ratio))
+        }
+    };
+    let observed = Observed {
+        old_log_ratio,
+        rollout_log_ratio,
+        ratio: ratio.without_autodiff(),
+        advantages,
+        clipped,
+        dual_clipped,
+        weights,
+        off_policy,
+        kl,
+        kl_log_ratio,
+        entropy,
+    };
+    (token_loss, valid, observed)
+}
+
+/// Where the off-policy mask drops tokens, `[B, T]`; never at a NaN, which is counted instead.
+fn is_off_policy(
+    mask: OffPolicyMask,
+    log_ratio: Tensor<2>,
+    advantages: Tensor<2>,
+    valid: &Valid,
+) -> Tensor<2, Bool> {
+    let shape = log_ratio.dims();
+    let mean = valid.mean_per_sequence(log_ratio.without_autodiff());
+    let far = mean.lower_elem(-mask.delta).expand(shape);
+    advantages.lower_elem(0).expand(shape).bool_and(far)
+}
+
+/// The valid tokens of `log_probs`; without a mask every one.
+pub(crate) fn valid_tokens(
+    log_probs: &Tensor<2>,
+    action_mask: Option<Tensor<2, Bool>>,
+    dtype: DType,
+) -> Valid {
+    let all = || {
+        let device = log_probs.device().without_autodiff();
+        Tensor::<2>::zeros(log_probs.dims(), &device).equal_elem(0)
+    };
+    Valid::new(action_mask.unwrap_or_else(all), dtype)
+}
+
+/// At least f32: in bf16 the loss itself would lose its digits.
+pub(crate) fn arithmetic(dtype: DType) -> DType {
+    match dtype {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}

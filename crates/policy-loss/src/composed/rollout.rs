@@ -1,0 +1,143 @@
+//! The correction for the mismatch between sampler and trainer.
+
+use burn::tensor::{Bool, Tensor};
+
+use super::kl::{k2, k3};
+use super::ratio::{is_moved_into, is_within, limited, moved_into};
+use crate::valid::{Valid, total};
+use crate::{
+    Filter, FilterEstimator, FilterLevel, RolloutCorrection, RolloutWeight, WeightLevel, WeightMode,
+};
+
+/// The rollout correction of each token, `[B, T]`.
+pub(crate) struct Weights {
+    /// `w`.
+    pub weight: Tensor<2>,
+    /// `old - rollout`, 0 at padding.
+    pub gap: Tensor<2>,
+    /// Where the weight was moved to a bound, for corrections that do so.
+    pub truncated: Option<Tensor<2, Bool>>,
+    /// Where the weight was set to 0, for corrections that do so.
+    pub rejected: Option<Tensor<2, Bool>>,
+}
+
+/// The weights of a gap `old - rollout`, `[B, T]`, that is 0 at padding.
+pub(crate) fn weights(correction: &RolloutCorrection, gap: Tensor<2>, valid: &Valid) -> Weights {
+    let mut bounded = match correction.weight {
+        Some(weight) => bounded_ratio(weight, gap.clone(), valid),
+        None => BoundedRatio {
+            weight: gap.ones_like(),
+            truncated: None,
+            masked: None,
+        },
+    };
+    if let (true, Some(weight)) = (correction.normalize, correction.weight) {
+        bounded.weight = normalized(weight.level, bounded.weight, valid);
+    }
+    let filtered = correction
+        .filters
+        .iter()
+        .map(|filter| is_filtered(filter, &gap, valid));
+    let vetoed = correction.veto.map(|floor| is_vetoed(floor, &gap, valid));
+    let rejected = bounded
+        .masked
+        .into_iter()
+        .chain(filtered)
+        .chain(vetoed)
+        .reduce(Tensor::bool_or);
+    Weights {
+        weight: match &rejected {
+            Some(rejected) => bounded.weight.mask_fill(rejected.clone(), 0),
+            None => bounded.weight,
+        },
+        gap,
+        truncated: bounded.truncated,
+        rejected,
+    }
+}
+
+/// The ratio of a weight within its bounds, `[B, T]`.
+struct BoundedRatio {
+    weight: Tensor<2>,
+    /// Where it was moved to a bound.
+    truncated: Option<Tensor<2, Bool>>,
+    /// Where it was set to 0.
+    masked: Option<Tensor<2, Bool>>,
+}
+
+fn bounded_ratio(weight: RolloutWeight, gap: Tensor<2>, valid: &Valid) -> BoundedRatio {
+    let shape = gap.dims();
+    let rho = match weight.level {
+        WeightLevel::Token => gap.exp(),
+        WeightLevel::Sequence => limited(valid.sum_per_sequence(gap)).exp(),
+        WeightLevel::Geometric => limited(valid.mean_per_sequence(gap)).exp(),
+    };
+    let rho = rho.expand(shape);
+    match weight.mode {
+        WeightMode::Truncate(bounds) => BoundedRatio {
+            truncated: Some(is_moved_into(bounds, rho.clone())),
+            weight: moved_into(bounds, rho),
+            masked: None,
+        },
+        WeightMode::Mask(bounds) => {
+            let masked = is_within(bounds, rho.clone()).bool_not();
+            BoundedRatio {
+                // Also before a mean is taken: a rejected weight may be infinite.
+                weight: rho.mask_fill(masked.clone(), 0),
+                truncated: None,
+                masked: Some(masked),
+            }
+        }
+        WeightMode::Raw => BoundedRatio {
+            weight: rho,
+            truncated: None,
+            masked: None,
+        },
+    }
+}
+
+/// Weights divided by their mean, over tokens, or over sequences where a sequence shares one;
+/// unchanged where every weight is 0.
+fn normalized(level: WeightLevel, weight: Tensor<2>, valid: &Valid) -> Tensor<2> {
+    let shape = weight.dims();
+    let selected = valid.select(weight.clone());
+    let mean = match level {
+        WeightLevel::Token => valid.mean(selected),
+        WeightLevel::Sequence | WeightLevel::Geometric => {
+            total(valid.mean_per_sequence(selected)) / valid.sequences.clone().clamp_min(1)
+        }
+    };
+    let nothing = mean.clone().equal_elem(0);
+    let mean = mean.mask_fill(nothing, 1).reshape([1, 1]);
+    weight / mean.expand(shape)
+}
+
+/// Where a filter drops a token, `[B, T]`.
+fn is_filtered(filter: Filter, gap: &Tensor<2>, valid: &Valid) -> Tensor<2, Bool> {
+    let estimate = match filter.estimator {
+        FilterEstimator::K1 => gap.clone(),
+        FilterEstimator::K2 => k2(gap.clone()),
+        FilterEstimator::K3 => k3(gap.clone()),
+    };
+    let statistic = match filter.level {
+        FilterLevel::Token => estimate,
+        FilterLevel::SequenceSum => valid.sum_per_sequence(estimate),
+        FilterLevel::SequenceMean => valid.mean_per_sequence(estimate),
+        FilterLevel::SequenceMax => valid.max_per_sequence(estimate),
+    };
+    let bounded = match filter.estimator {
+        // The ratio itself, so that a bound that is met exactly is kept.
+        FilterEstimator::K1 => statistic.exp(),
+        FilterEstimator::K2 | FilterEstimator::K3 => statistic,
+    };
+    is_within(filter.bounds, bounded)
+        .bool_not()
+        .expand(gap.dims())
+}
+
+/// Where a veto drops the sequence of a token, `[B, T]`.
+fn is_vetoed(floor: f64, gap: &Tensor<2>, valid: &Valid) -> Tensor<2, Bool> {
+    // rho >= floor, so that a NaN fails; ln is exact enough for a floor.
+    let below = gap.clone().greater_equal_elem(floor.ln()).bool_not();
+    valid.per_sequence_any(below).expand(gap.dims())
+}

@@ -1,0 +1,388 @@
+//! The formulas of the surrogate objectives.
+
+use burn::tensor::{Bool, Tensor, TensorData};
+use policy_loss_kernels::{LEAST_LOG_RATIO, LEAST_PROBABILITY, LOG_RATIO_LIMIT};
+
+use super::ratio::{is_moved_into, limited, moved_into};
+use crate::valid::{Valid, largest};
+use crate::{
+    Clip, CovarianceClip, CovariancePenalty, Divergence, GammaWeight, GeometricMean,
+    ImportanceWeight, PolicyGradient, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
+};
+
+/// What a surrogate is computed from. All of it is 0 at padding.
+pub(super) struct Tokens<'a> {
+    /// `[B, T]`, tracked.
+    pub log_probs: Tensor<2>,
+    /// `[B, T]`, the denominator of the ratio.
+    pub base_log_probs: Tensor<2>,
+    /// `[B, T]`, tracked: `log_probs - base_log_probs`.
+    pub log_ratio: Tensor<2>,
+    /// `[B, T]`, or `[B, 1]` where a sequence shares it; tracked.
+    pub ratio: Tensor<2>,
+    /// `[B, T]` or `[B, 1]`.
+    pub advantages: Tensor<2>,
+    pub valid: &'a Valid,
+}
+
+impl Tokens<'_> {
+    /// The ratio as a constant.
+    fn constant_ratio(&self) -> Tensor<2> {
+        self.ratio.clone().without_autodiff()
+    }
+
+    /// `[B, T]`.
+    fn shape(&self) -> [usize; 2] {
+        self.log_ratio.dims()
+    }
+
+    /// Where `A > 0`, `[B, T]`.
+    fn positive(&self) -> Tensor<2, Bool> {
+        self.advantages.clone().greater_elem(0).expand(self.shape())
+    }
+
+    /// Where `A < 0`, `[B, T]`.
+    fn negative(&self) -> Tensor<2, Bool> {
+        self.advantages.clone().lower_elem(0).expand(self.shape())
+    }
+
+    /// No token at all, `[B, T]`.
+    fn nowhere(&self) -> Tensor<2, Bool> {
+        self.valid
+            .tokens
+            .clone()
+            .bool_and(self.valid.padding.clone())
+    }
+
+    /// `weight * A * log_probs`: the surrogate of a policy gradient, the weight a constant.
+    fn weighted_log_probs(&self, weight: Tensor<2>) -> Tensor<2> {
+        weight * self.advantages.clone() * self.log_probs.clone()
+    }
+}
+
+/// The surrogate of each token, `[B, T]`, or `[B, 1]` where a whole sequence shares it.
+pub(super) struct SurrogateOutput {
+    /// The value, tracked.
+    pub surrogate: Tensor<2>,
+    /// Where a bound was met: the clipped branch taken, a weight cut, a token dropped.
+    pub clipped: Tensor<2, Bool>,
+    /// Where the bound for negative advantages was met; absent without one.
+    pub dual_clipped: Option<Tensor<2, Bool>>,
+}
+
+/// A surrogate as a formula of tensors. Tokens without a gradient are constants: a formula selects
+/// for them a value that left autodiff.
+pub(super) trait Formula {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput;
+}
+
+impl Formula for Surrogate {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        match self {
+            Self::Clip(surrogate) => surrogate.of(tokens),
+            Self::PolicyGradient(surrogate) => surrogate.of(tokens),
+            Self::SigmoidGate(surrogate) => surrogate.of(tokens),
+            Self::GeometricMean(surrogate) => surrogate.of(tokens),
+            Self::GammaWeight(surrogate) => surrogate.of(tokens),
+            Self::TrustRegion(surrogate) => surrogate.of(tokens),
+            Self::SquaredLogRatio(surrogate) => surrogate.of(tokens),
+            Self::CovarianceClip(surrogate) => surrogate.of(tokens),
+            Self::CovariancePenalty(surrogate) => surrogate.of(tokens),
+        }
+    }
+}
+
+impl Formula for Clip {
+    /// The clipped branches are constants of the ratio, so that a clipped token has gradient 0.
+    ///
+    /// `min` and `clamp` are written as comparisons and selects because their sub-gradients at a
+    /// tie and at a bound differ between frameworks; here the unclipped branch wins a tie.
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let advantages = tokens.advantages.clone();
+        let s1 = tokens.ratio.clone() * advantages.clone();
+        let bounded_ratio = tokens
+            .constant_ratio()
+            .clamp(1.0 - self.low, 1.0 + self.high);
+        let s2 = bounded_ratio * advantages.clone();
+        let clipped = s2.clone().lower(s1.clone().without_autodiff());
+        let surrogate = s1.mask_where(clipped.clone(), s2);
+        let Some(dual_clip) = self.lower_bound() else {
+            return SurrogateOutput {
+                surrogate,
+                clipped,
+                dual_clipped: None,
+            };
+        };
+        let floor = advantages.clone() * dual_clip;
+        let dual_clipped = surrogate
+            .clone()
+            .without_autodiff()
+            .lower(floor.clone())
+            .bool_and(advantages.lower_elem(0));
+        SurrogateOutput {
+            surrogate: surrogate.mask_where(dual_clipped.clone(), floor),
+            clipped,
+            dual_clipped: Some(dual_clipped),
+        }
+    }
+}
+
+impl Formula for PolicyGradient {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let ratio = tokens.constant_ratio();
+        match self.weight {
+            ImportanceWeight::None => SurrogateOutput {
+                surrogate: tokens.log_probs.clone() * tokens.advantages.clone(),
+                clipped: tokens.nowhere(),
+                dual_clipped: None,
+            },
+            ImportanceWeight::Ratio(bounds) => {
+                let cut = is_moved_into(bounds, ratio.clone());
+                // At A = 0 it made no difference.
+                let matters = tokens.positive().bool_or(tokens.negative());
+                SurrogateOutput {
+                    surrogate: tokens.weighted_log_probs(moved_into(bounds, ratio)),
+                    clipped: cut.bool_and(matters),
+                    dual_clipped: None,
+                }
+            }
+            ImportanceWeight::RatioWhereNegative(bounds) => {
+                let cut = is_moved_into(bounds, ratio.clone());
+                let negative = tokens.negative();
+                let elsewhere = negative.clone().bool_not();
+                let weight = moved_into(bounds, ratio).mask_fill(elsewhere, 1);
+                SurrogateOutput {
+                    surrogate: tokens.weighted_log_probs(weight),
+                    clipped: cut.bool_and(negative),
+                    dual_clipped: None,
+                }
+            }
+        }
+    }
+}
+
+impl Formula for SigmoidGate {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let advantages = tokens.advantages.clone();
+        let positive = advantages.clone().greater_elem(0);
+        let temperature = advantages
+            .zeros_like()
+            .add_scalar(self.negative_temperature)
+            .mask_fill(positive, self.positive_temperature);
+        let x = (tokens.ratio.clone() - 1.0) * temperature.clone();
+        SurrogateOutput {
+            surrogate: accurate_sigmoid(x) * (advantages * 4.0 / temperature),
+            clipped: tokens.nowhere(),
+            dual_clipped: None,
+        }
+    }
+}
+
+/// `sigmoid(x)`, whose gradient `p (1 - p)` keeps its digits where `p` is near 1.
+fn accurate_sigmoid(x: Tensor<2>) -> Tensor<2> {
+    let positive = x.clone().without_autodiff().greater_elem(0);
+    // Not the absolute value, which has no gradient at 0; and not Burn's sigmoid, which NdArray
+    // computes in f32 whatever the type.
+    let small = x.clone().mask_where(positive.clone(), x.neg()).exp();
+    let below_half = small.clone() / (small + 1.0);
+    let above_half = below_half.clone().neg() + 1.0;
+    below_half.mask_where(positive, above_half)
+}
+
+impl Formula for GeometricMean {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let valid = tokens.valid;
+        let advantages = valid.select(tokens.advantages.clone().expand(tokens.shape()));
+        let log_ratio = tokens.log_ratio.clone();
+        let constant = log_ratio.clone().without_autodiff();
+        let above = constant.clone().greater_elem(self.high);
+        let above = above.bool_and(tokens.positive());
+        let below = constant.lower_elem(-self.low);
+        let below = below.bool_and(tokens.negative());
+        let neutral = advantages.clone().equal_elem(0);
+        let clipped_log_ratio = limited(log_ratio)
+            .mask_fill(above.clone(), self.high)
+            .mask_fill(below.clone(), -self.low)
+            .mask_fill(neutral, 0);
+        let ratio = valid.mean_per_sequence(clipped_log_ratio).exp();
+        SurrogateOutput {
+            surrogate: ratio * valid.mean_per_sequence(advantages),
+            clipped: above.bool_or(below),
+            dual_clipped: None,
+        }
+    }
+}
+
+impl Formula for GammaWeight {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let shape = tokens.shape();
+        let bounded = limited(tokens.log_ratio.clone().without_autodiff());
+        let sum = tokens.valid.sum_per_sequence(bounded);
+        let log_ratio = sum.clamp(LEAST_LOG_RATIO, LOG_RATIO_LIMIT);
+        let phi = |k: f64, lambda: f64| -> Tensor<2> {
+            let exponent = log_ratio.clone() * k - (log_ratio.clone().exp() - 1.0) * lambda;
+            let phi = exponent.exp();
+            let not_a_number = phi.clone().is_nan();
+            phi.mask_fill(not_a_number, 0).expand(shape)
+        };
+        let weight = phi(self.positive_k, self.positive_lambda).mask_where(
+            tokens.negative(),
+            phi(self.negative_k, self.negative_lambda),
+        );
+        SurrogateOutput {
+            surrogate: tokens.weighted_log_probs(weight),
+            clipped: tokens.nowhere(),
+            dual_clipped: None,
+        }
+    }
+}
+
+impl Formula for TrustRegion {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let [up, down] = has_moved(self, tokens);
+        let dropped = up
+            .bool_and(tokens.positive())
+            .bool_or(down.bool_and(tokens.negative()));
+        let weight = tokens.constant_ratio().clamp_max(self.max_ratio);
+        SurrogateOutput {
+            surrogate: tokens
+                .weighted_log_probs(weight)
+                .mask_fill(dropped.clone(), 0),
+            clipped: dropped,
+            dual_clipped: None,
+        }
+    }
+}
+
+/// Where the probability has moved up, and down, by more than the bounds of a trust region.
+fn has_moved(region: &TrustRegion, tokens: &Tokens) -> [Tensor<2, Bool>; 2] {
+    let log_p = tokens.log_probs.clone().without_autodiff();
+    let log_q = tokens.base_log_probs.clone();
+    let (p, q) = (log_p.clone().exp(), log_q.clone().exp());
+    match region.divergence {
+        Divergence::TotalVariation => {
+            let change = p - q;
+            [
+                change.clone().greater_elem(region.high),
+                change.lower_elem(-region.low),
+            ]
+        }
+        Divergence::Kl => {
+            let rest = |p: &Tensor<2>| (p.clone().neg() + 1.0).clamp_min(LEAST_PROBABILITY).log();
+            let of_the_token = q.clone() * (log_q - log_p);
+            let of_the_rest = (q.clone().neg() + 1.0) * (rest(&q) - rest(&p));
+            let divergence = of_the_token + of_the_rest;
+            let up = p.clone().greater(q.clone());
+            [
+                divergence.clone().greater_elem(region.high).bool_and(up),
+                divergence.greater_elem(region.low).bool_and(p.lower(q)),
+            ]
+        }
+    }
+}
+
+impl Formula for SquaredLogRatio {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let penalty = tokens.log_ratio.clone().square() * (self.coefficient / 2.0);
+        SurrogateOutput {
+            surrogate: tokens.log_probs.clone() * tokens.advantages.clone() - penalty,
+            clipped: tokens.nowhere(),
+            dual_clipped: None,
+        }
+    }
+}
+
+impl Formula for CovarianceClip {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let shape = tokens.shape();
+        let SurrogateOutput {
+            surrogate, clipped, ..
+        } = Clip::new(self.low, self.high).of(tokens);
+        let covariance = covariance(tokens);
+        let candidate = covariance
+            .clone()
+            .greater_elem(self.min_covariance)
+            .bool_and(covariance.clone().lower_elem(self.max_covariance))
+            .bool_and(clipped.clone().bool_not())
+            .bool_and(tokens.valid.tokens.clone());
+        let order = shuffled(self.seed, &covariance);
+        let behind_all = shape.iter().product::<usize>() as f64;
+        let order = order.mask_fill(candidate.clone().bool_not(), behind_all);
+        let last = last_of_smallest(order.clone(), self.share, tokens);
+        let dropped = candidate.bool_and(order.lower_equal(last));
+        SurrogateOutput {
+            surrogate: surrogate.mask_fill(dropped.clone(), 0),
+            clipped: clipped.bool_or(dropped),
+            dual_clipped: None,
+        }
+    }
+}
+
+impl Formula for CovariancePenalty {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        // Smallest first: the largest covariances, and padding last of all.
+        let order = covariance(tokens)
+            .neg()
+            .mask_fill(tokens.valid.padding.clone(), f32::MAX);
+        let last = last_of_smallest(order.clone(), self.share, tokens);
+        let elsewhere = order.greater(last);
+        let penalty = tokens.log_ratio.clone().abs() * self.coefficient;
+        SurrogateOutput {
+            surrogate: tokens.ratio.clone() * tokens.advantages.clone()
+                - penalty.mask_fill(elsewhere, 0),
+            clipped: tokens.nowhere(),
+            dual_clipped: None,
+        }
+    }
+}
+
+/// `(A - mean A) * (log_probs - mean log_probs)`, means over the valid tokens of the batch; 0 at
+/// padding, a constant, `[B, T]`.
+fn covariance(tokens: &Tokens) -> Tensor<2> {
+    let shape = tokens.shape();
+    let valid = tokens.valid;
+    let centred = |x: Tensor<2>| {
+        let mean = valid.mean(x.clone()).reshape([1, 1]).expand(shape);
+        // Where all are the same, the rounding of their mean must not decide who is the largest.
+        let at_padding = |value: f32| x.clone().mask_fill(valid.padding.clone(), value);
+        let smallest = largest(at_padding(f32::MAX).neg()).neg();
+        let same = largest(at_padding(f32::MIN)).lower_equal(smallest);
+        (x - mean).mask_fill(same.reshape([1, 1]).expand(shape), 0)
+    };
+    let advantages = valid.select(tokens.advantages.clone().expand(shape));
+    let log_probs = tokens.log_probs.clone().without_autodiff();
+    valid.select(centred(advantages) * centred(log_probs))
+}
+
+/// The `k`-th smallest value of `x`, everywhere, `[B, T]`; `k = max(1, floor(share * n))` of `n`
+/// valid tokens.
+fn last_of_smallest(x: Tensor<2>, share: f64, tokens: &Tokens) -> Tensor<2> {
+    let [batch, length] = x.dims();
+    // A share that is a whole number of tokens must not lose one to a rounding.
+    let count = (tokens.valid.total.clone() * (share * (1.0 + 1e-6))).floor();
+    let index = (count.clamp_min(1) - 1.0).int();
+    let last = x.reshape([batch * length]).sort(0).gather(0, index);
+    last.reshape([1, 1]).expand([batch, length])
+}
+
+/// A permutation of the positions `0..B * T`, row by row, the same for the same seed: the order of
+/// SplitMix64's numbers.
+fn shuffled(seed: u64, like: &Tensor<2>) -> Tensor<2> {
+    let length = like.dims().iter().product();
+    let mut positions: Vec<usize> = (0..length).collect();
+    positions.sort_by_key(|position| split_mix(seed, *position as u64));
+    let mut ranks = vec![0.0f64; length];
+    for (rank, position) in positions.into_iter().enumerate() {
+        ranks[position] = rank as f64;
+    }
+    let data = TensorData::new(ranks, like.dims()).convert_dtype(like.dtype());
+    Tensor::from_data(data, (&like.device(), like.dtype()))
+}
+
+/// The `index`-th number of SplitMix64 from `seed`.
+fn split_mix(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add((index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
