@@ -1,7 +1,7 @@
 //! Errors of a configuration or a batch, said so that they can be mended.
 
 use burn::tensor::DType;
-pub use policy_loss_kernels::ConfigError;
+pub use policy_loss_kernels::objective::ConfigError;
 
 /// A batch that does not fit the objective, or that the device cannot compute; found before any
 /// device work.

@@ -1,6 +1,6 @@
 //! How much the distance to the reference policy costs, from step to step.
 
-use policy_loss_kernels::check::{not_negative, positive};
+use policy_loss_kernels::objective::check::{not_negative, positive};
 use serde::{Deserialize, Serialize};
 
 use crate::{BatchError, ConfigError};

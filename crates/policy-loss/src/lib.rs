@@ -129,7 +129,7 @@ pub use openrlhf::OpenRlhfPolicyLoss;
 pub use output::{MetricValues, PolicyLossMetrics, PolicyLossOutput, PolicyLossValues};
 // The vocabulary of objectives stands below kernels and library alike.
 #[doc(inline)]
-pub use policy_loss_kernels::{
+pub use policy_loss_kernels::objective::{
     Behavior, Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, EntropyBonus, Filter,
     FilterEstimator, FilterLevel, Filters, GammaWeight, GeometricMean, ImportanceWeight,
     KlEstimator, KlGradient, KlPenalty, Objective, OffPolicyMask, PolicyGradient, Ratio,

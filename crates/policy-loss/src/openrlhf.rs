@@ -1,6 +1,6 @@
 //! The arguments of OpenRLHF's `PolicyLoss`, name by name.
 
-use policy_loss_kernels::check::{above_one, positive};
+use policy_loss_kernels::objective::check::{above_one, positive};
 use serde::{Deserialize, Serialize};
 
 use crate::presets::{icepop, seq_mask_tis, tis};

@@ -1,6 +1,6 @@
 //! The size of the global batch.
 
-use policy_loss_kernels::Denominator;
+use policy_loss_kernels::objective::Denominator;
 
 use crate::{BatchError, Reduction};
 

@@ -8,7 +8,7 @@
 use burn::tensor::{Bool, DType, Tensor};
 
 use crate::Reduction;
-use policy_loss_kernels::Denominator;
+use policy_loss_kernels::objective::Denominator;
 
 /// The action mask with its counts. Everything here is outside autodiff.
 pub(crate) struct Valid {

@@ -7,7 +7,7 @@ use super::check::{ConfigError, positive};
 /// A closed range `[low, high]` of positive numbers; a side that is left out is open.
 ///
 /// ```
-/// use policy_loss_kernels::Bounds;
+/// use policy_loss_kernels::objective::Bounds;
 ///
 /// let from_half_to_five = Bounds::new(0.5, 5.0);
 /// let at_most_two = Bounds::at_most(2.0);

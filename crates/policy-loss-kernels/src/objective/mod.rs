@@ -46,7 +46,7 @@ use serde::{Deserialize, Serialize};
 /// As JSON, fields that are left out take their default, and unknown ones are refused:
 ///
 /// ```
-/// let objective: policy_loss_kernels::Objective = serde_json::from_str(
+/// let objective: policy_loss_kernels::objective::Objective = serde_json::from_str(
 ///     r#"{
 ///         "ratio": { "level": "token", "against": "old" },
 ///         "surrogate": { "clip": { "low": 0.2, "high": 0.28 } },

@@ -21,7 +21,7 @@ use super::check::{ConfigError, positive};
 /// `rho` is.
 ///
 /// ```
-/// use policy_loss_kernels::{Bounds, Filter, RolloutCorrection, RolloutWeight};
+/// use policy_loss_kernels::objective::{Bounds, Filter, RolloutCorrection, RolloutWeight};
 ///
 /// let correction = RolloutCorrection::weigh(RolloutWeight::truncate(Bounds::at_most(2.0)))
 ///     .with_filter(Filter::sequence_mean_k3(Bounds::at_most(0.01)))

@@ -696,8 +696,8 @@ impl Properties for SquaredLogRatio {
 /// ```
 ///
 /// Gradient: that of [`Clip`], 0 where dropped; the denominators keep counting what was dropped,
-/// and it counts as clipped. The chance is that of `seed` and of the position in the batch, the
-/// same on every device. Defaults: 0.2 and 0.2, share 2e-4, covariances from 1 to 5.
+/// and it counts as clipped where `A` is not 0. The chance is that of `seed` and of the position in
+/// the batch, the same on every device. Defaults: 0.2 and 0.2, share 2e-4, covariances from 1 to 5.
 ///
 /// The means, the share and the positions are those of the batch at hand: shards do not add up to
 /// the undivided batch.

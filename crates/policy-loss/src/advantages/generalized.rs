@@ -1,7 +1,7 @@
 //! Generalised advantage estimation.
 
 use burn::tensor::Tensor;
-use policy_loss_kernels::check::unit;
+use policy_loss_kernels::objective::check::unit;
 use serde::{Deserialize, Serialize};
 
 use super::AdvantageOutput;

@@ -1,7 +1,7 @@
 //! How much better an answer is than the other answers to the same prompt.
 
 use burn::tensor::Tensor;
-use policy_loss_kernels::check::positive;
+use policy_loss_kernels::objective::check::positive;
 use serde::{Deserialize, Serialize};
 
 use super::lowest;

@@ -1,7 +1,7 @@
 //! Discounted returns, with or without a baseline that the caller measured.
 
 use burn::tensor::Tensor;
-use policy_loss_kernels::check::unit;
+use policy_loss_kernels::objective::check::unit;
 use serde::{Deserialize, Serialize};
 
 use super::AdvantageOutput;

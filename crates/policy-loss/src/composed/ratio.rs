@@ -1,7 +1,7 @@
 //! Ratios of probabilities, and the ranges that they are kept in.
 
 use burn::tensor::{Bool, Tensor};
-use policy_loss_kernels::LOG_RATIO_LIMIT;
+use policy_loss_kernels::objective::LOG_RATIO_LIMIT;
 
 use crate::valid::Valid;
 use crate::{Bounds, Ratio, RatioLevel};

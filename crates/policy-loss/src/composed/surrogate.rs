@@ -1,7 +1,7 @@
 //! The formulas of the surrogate objectives.
 
 use burn::tensor::{Bool, Tensor, TensorData};
-use policy_loss_kernels::{LEAST_LOG_RATIO, LEAST_PROBABILITY, LOG_RATIO_LIMIT};
+use policy_loss_kernels::objective::{LEAST_LOG_RATIO, LEAST_PROBABILITY, LOG_RATIO_LIMIT};
 
 use super::ratio::{is_moved_into, limited, moved_into};
 use crate::valid::{Valid, largest};

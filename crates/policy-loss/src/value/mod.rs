@@ -9,7 +9,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
 pub use output::{ValueLossMetrics, ValueLossOutput, ValueLossValues, ValueMetricValues};
-use policy_loss_kernels::check::positive;
+use policy_loss_kernels::objective::check::positive;
 use serde::{Deserialize, Serialize};
 
 use crate::composed::arithmetic;
