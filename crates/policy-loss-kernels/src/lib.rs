@@ -1,17 +1,18 @@
-//! Fused kernels of the policy loss: forward and gradient in one pass.
+//! What a policy loss is, and the fused kernels that compute it: forward and gradient in one pass.
 //!
-//! The kernels know neither a configuration nor a tensor library. They take an
-//! [`Objective`], made of numbers and plain enums, and memory; what they compute is
+//! An [`Objective`] is a value. Its formulas are written once and compiled for the vector units of a
+//! processor and for every device that CubeCL has a runtime for; neither knows a tensor library:
 //!
 //! ```text
 //! ratio      = exp(clamp(log_probs - base, -20, 20))      of the token, or of its sequence
 //! surrogate  = min(ratio * A, clamp(ratio, 1 - low, 1 + high) * A)    or another Surrogate
-//! token_loss = -surrogate * weight  +  coefficient * kl(log_probs, ref_log_probs)    Penalty
+//! token_loss = -surrogate * weight  +  coefficient * kl  -  coefficient * entropy
 //! loss       = a mean or a sum of token_loss                          Reduction
 //! ```
 //!
-//! together with the gradient with respect to `log_probs` and the sums that every metric
-//! is made of ([`Summary`]).
+//! Together with the gradients with respect to `log_probs` and `entropies` they yield one row of
+//! [`Sums`], which rows of other batches can be added to, and which all [metrics](MetricValues) are
+//! formulas of.
 //!
 //! # Features
 //!
@@ -19,21 +20,21 @@
 //! - `cube`: kernels for every device that CubeCL has a runtime for.
 #![cfg_attr(not(feature = "cpu"), allow(rustdoc::broken_intra_doc_links))]
 
-mod correction;
+mod accumulators;
+mod blueprint;
+mod columns;
 #[cfg(feature = "cpu")]
 pub mod cpu;
 #[cfg(feature = "cube")]
 pub mod cube;
-mod objective;
-mod penalty;
-mod summary;
+mod formula;
+mod metrics;
+pub mod objective;
+mod sums;
 
-pub use correction::{
-    Correction, FilterEstimator, FilterLevel, Filters, Weight, WeightLevel, WeightMode,
-};
-pub use objective::{
-    Clip, Distance, Gamma, LEAST_LOG_RATIO, LOG_RATIO_BOUND, Objective, Range, RatioBase,
-    RatioLevel, Reduction, Surrogate, Weighed,
-};
-pub use penalty::{Estimator, Penalty, PenaltyGradient};
-pub use summary::Summary;
+pub use accumulators::Kind;
+pub use blueprint::Blueprint;
+pub use columns::Columns;
+pub use metrics::MetricValues;
+pub use objective::Objective;
+pub use sums::{Sum, Sums};

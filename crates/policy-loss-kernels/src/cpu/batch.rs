@@ -1,40 +1,31 @@
 //! A batch in host memory.
 
-use std::fmt;
-
 use half::{bf16, f16};
 
-use crate::Objective;
-
 use super::element::Element;
+use crate::blueprint::Blueprint;
+use crate::columns::Columns;
 
-/// The inputs of the loss, as row-major slices of `sequences * tokens` elements.
+/// The inputs of the loss, as row-major slices of `sequences * tokens` elements. Advantages may also
+/// be one for each sequence.
 ///
 /// Whatever stands at a masked position takes no part.
 #[derive(Clone, Copy, Debug)]
-pub struct Batch<'a, E> {
+#[allow(clippy::exhaustive_structs)]
+pub struct Batch<'a> {
     /// Number of sequences.
     pub sequences: usize,
     /// Number of tokens in a sequence, masked ones included.
     pub tokens: usize,
-    /// Log-probabilities of the policy being trained; the gradient has their type.
-    pub log_probs: &'a [E],
-    /// Log-probabilities of the policy that the update started from.
-    pub old_log_probs: Floats<'a>,
-    /// Log-probabilities reported by the sampler.
-    pub rollout_log_probs: Option<Floats<'a>>,
-    /// The weights of [`Weight::Given`](crate::Weight::Given).
-    pub weights: Option<Floats<'a>>,
-    /// Log-probabilities of the reference policy, for a [`Penalty`](crate::Penalty).
-    pub ref_log_probs: Option<Floats<'a>>,
-    /// Advantage estimates.
-    pub advantages: Advantages<'a>,
+    /// What is read of a token; absent where the objective does not read it.
+    pub columns: Columns<Option<Floats<'a>>>,
     /// Which tokens are valid; absent: all.
     pub mask: Option<Mask<'a>>,
 }
 
 /// A slice of one of the floating-point types.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::exhaustive_enums)]
 pub enum Floats<'a> {
     /// 64 bits.
     F64(&'a [f64]),
@@ -44,15 +35,6 @@ pub enum Floats<'a> {
     F16(&'a [f16]),
     /// 16 bits, the upper half of f32.
     Bf16(&'a [bf16]),
-}
-
-/// Advantages, one for each token or one for each sequence.
-#[derive(Clone, Copy, Debug)]
-pub enum Advantages<'a> {
-    /// `sequences * tokens` elements.
-    PerToken(Floats<'a>),
-    /// `sequences` elements.
-    PerSequence(Floats<'a>),
 }
 
 /// One byte for each token: 0 where the token is masked.
@@ -89,16 +71,6 @@ impl Floats<'_> {
         }
     }
 
-    /// Whether an element is neither NaN nor infinite.
-    pub(super) fn is_finite(&self, index: usize) -> bool {
-        match self {
-            Self::F64(values) => values[index].is_finite(),
-            Self::F32(values) => values[index].is_finite(),
-            Self::F16(values) => values[index].is_finite(),
-            Self::Bf16(values) => values[index].is_finite(),
-        }
-    }
-
     /// Whether there is no element.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -107,9 +79,11 @@ impl Floats<'_> {
 }
 
 /// Why a batch, or the memory for its result, was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum BatchError {
     /// A slice does not have the length that the batch's shape asks for.
+    #[error("`{name}` has {got} elements, the batch's shape asks for {expected}")]
     Length {
         /// Name of the slice.
         name: &'static str,
@@ -119,88 +93,51 @@ pub enum BatchError {
         got: usize,
     },
     /// The objective reads a slice that the batch does not have.
+    #[error("`{name}` is missing, and the objective needs it")]
     Missing {
         /// Name of the slice.
         name: &'static str,
     },
     /// `sequences * tokens` does not fit a `usize`.
+    #[error("`sequences * tokens` overflows")]
     TooLarge,
+    /// The objective's surrogate is one of those that need an order of all tokens.
+    #[error("the surrogate has no kernel")]
+    NoKernel,
 }
 
-impl fmt::Display for BatchError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Length {
-                name,
-                expected,
-                got,
-            } => write!(
-                formatter,
-                "`{name}` has {got} elements, the batch's shape asks for {expected}"
-            ),
-            Self::Missing { name } => {
-                write!(formatter, "`{name}` is missing, and the objective needs it")
-            }
-            Self::TooLarge => formatter.write_str("`sequences * tokens` overflows"),
-        }
-    }
-}
-
-impl std::error::Error for BatchError {}
-
-impl<E: Element> Batch<'_, E> {
-    /// Number of tokens in the batch, after checking every length against it.
+impl<'a> Batch<'a> {
+    /// The columns that the objective reads, and the number of tokens in the batch, after checking
+    /// every length against it.
     pub(super) fn check(
         &self,
-        objective: &Objective,
-        output: Option<usize>,
-    ) -> Result<usize, BatchError> {
+        blueprint: &Blueprint,
+    ) -> Result<(Columns<Option<Floats<'a>>>, usize), BatchError> {
         let total = self
             .sequences
             .checked_mul(self.tokens)
             .ok_or(BatchError::TooLarge)?;
-        let check = |name, expected, got| {
-            if expected == got {
-                Ok(())
-            } else {
-                Err(BatchError::Length {
-                    name,
-                    expected,
-                    got,
-                })
-            }
+        let check = |name, got| match got == total {
+            true => Ok(()),
+            false => Err(BatchError::Length {
+                name,
+                expected: total,
+                got,
+            }),
         };
-        check("log_probs", total, self.log_probs.len())?;
-        check("old_log_probs", total, self.old_log_probs.len())?;
-        match self.advantages {
-            Advantages::PerToken(advantages) => check("advantages", total, advantages.len())?,
-            Advantages::PerSequence(advantages) => {
-                check("advantages", self.sequences, advantages.len())?;
+        let reads = blueprint.reads();
+        for (name, (column, is_read)) in self.columns.zip(reads).named() {
+            match (column, is_read) {
+                (_, false) => {}
+                (None, true) => return Err(BatchError::Missing { name }),
+                (Some(column), true) if name == "advantages" && column.len() == self.sequences => {}
+                (Some(column), true) => check(name, column.len())?,
             }
         }
         if let Some(mask) = self.mask {
-            check("mask", total, mask.0.len())?;
+            check("mask", mask.0.len())?;
         }
-        let needed = [
-            (
-                "rollout_log_probs",
-                self.rollout_log_probs,
-                objective.uses_rollout(),
-            ),
-            ("weights", self.weights, objective.uses_given_weights()),
-            (
-                "ref_log_probs",
-                self.ref_log_probs,
-                objective.penalty.is_some(),
-            ),
-        ];
-        for (name, slice, _) in needed.into_iter().filter(|(_, _, needed)| *needed) {
-            let slice = slice.ok_or(BatchError::Missing { name })?;
-            check(name, total, slice.len())?;
-        }
-        if let Some(length) = output {
-            check("output", total, length)?;
-        }
-        Ok(total)
+        let read = self.columns.zip(reads);
+        Ok((read.map(|(column, is_read)| column.filter(|_| is_read)), total))
     }
 }

@@ -1,292 +1,407 @@
-//! One evaluation of a batch, from its check to its summary.
+//! One evaluation of a batch, from its check to its sums.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
-use crate::{FilterEstimator, Objective, RatioBase, RatioLevel, Reduction, Summary, Surrogate};
-
-use super::batch::{Batch, BatchError, Floats};
-use super::counts::Counts;
-use super::element::Element;
-use super::gaps::add_gaps;
-use super::gather::{self, Difference, Place};
-use super::kept_weight::add_kept_weights;
-use super::kernel::{Kernel, OutputKind};
+use super::batch::{Batch, BatchError, Mask};
 use super::partition::{self, Chunk};
-use super::penalty::PenaltyKernel;
 use super::real::Real;
-use super::row::Row;
-use super::stage::Scratch;
-use super::summary::summary;
-use super::sums::Totals;
+use super::stage::{BLOCK, Inputs, Scratch};
+use super::visit::{Block, Gradients, Kernels, Plan, RowRatio, RowState};
+use crate::blueprint::{Blueprint, Numbers};
+use crate::objective::Objective;
+use crate::sums::Sums;
 
-/// Evaluates a batch. `output` is empty for [`OutputKind::Nothing`] and is written in full
-/// for the others.
-pub fn run<E: Element>(
+/// What is wanted beside the sums.
+#[derive(Default)]
+pub struct Wanted<'a, T> {
+    /// Memory for the gradients; empty where one is not wanted. The gradient of the entropies is
+    /// wanted with that of the log-probs, where there is an entropy bonus.
+    pub gradients: Gradients<'a, T>,
+    /// Whether they are wanted.
+    pub with_gradient: bool,
+    /// Replaces the factor `1 / count` of the reduction.
+    pub scale: Option<f64>,
+}
+
+/// Evaluates a batch. Returns the loss and the sums; every element of the gradients is written.
+pub fn run<T: Real>(
     arch: Arch,
     objective: &Objective,
-    batch: &Batch<'_, E>,
-    kind: OutputKind,
-    output: &mut [MaybeUninit<E>],
-) -> Result<Summary, BatchError> {
-    let output_length = (kind != OutputKind::Nothing).then_some(output.len());
-    let total = batch.check(objective, output_length)?;
+    batch: &Batch<'_>,
+    wanted: Wanted<'_, T>,
+) -> Result<(f64, Sums), BatchError> {
+    let with_gradient = wanted.with_gradient;
+    let blueprint = Blueprint::new(objective, batch.mask.is_some(), with_gradient, T::IS_DOUBLE)
+        .ok_or(BatchError::NoKernel)?;
+    let (columns, total) = batch.check(&blueprint)?;
+    let check = |name, got: usize, is_wanted: bool| match got == total || !is_wanted {
+        true => Ok(()),
+        false => Err(BatchError::Length {
+            name,
+            expected: total,
+            got,
+        }),
+    };
+    check("gradient", wanted.gradients.log_probs.len(), with_gradient)?;
+    check(
+        "entropy_gradient",
+        wanted.gradients.entropies.len(),
+        with_gradient && blueprint.entropy,
+    )?;
     let counts = Counts::new(arch, batch, total);
     let count = objective
         .reduction
         .count(counts.tokens as f64, counts.sequences as f64);
+    let scale = wanted.scale.unwrap_or(1.0 / count);
     let evaluation = Evaluation {
         arch,
-        objective,
-        batch,
-        total,
-        kernel: E::Real::kernel(objective),
-        penalty: E::Real::penalty(objective),
-        kind,
-        scale: objective.scale.unwrap_or(1.0 / count),
+        plan: Plan {
+            blueprint,
+            numbers: Numbers::new(objective),
+            scale,
+        },
+        kernels: T::kernels(&blueprint),
+        inputs: Inputs {
+            columns,
+            mask: batch.mask,
+            row_length: batch.tokens,
+            total,
+        },
+        sequences: batch.sequences,
         counts: &counts,
     };
-    let totals = evaluation.totals(output);
-    Ok(summary(objective, &counts, evaluation.scale, &totals))
+    let mut sums = evaluation.sums(wanted.gradients);
+    sums.valid_tokens = counts.tokens as f64;
+    sums.valid_sequences = counts.sequences as f64;
+    Ok((sums.loss * scale, sums))
 }
 
-pub struct Evaluation<'a, E: Element> {
-    pub arch: Arch,
-    pub objective: &'a Objective,
-    pub batch: &'a Batch<'a, E>,
-    /// Number of tokens, masked ones included.
-    total: usize,
-    pub kernel: Kernel<E::Real>,
-    pub penalty: Option<PenaltyKernel<E::Real>>,
-    pub kind: OutputKind,
-    /// The batch's part of the reduction's factor.
-    scale: f64,
+struct Evaluation<'a, T: Real> {
+    arch: Arch,
+    plan: Plan,
+    kernels: Kernels<T>,
+    inputs: Inputs<'a>,
+    sequences: usize,
     counts: &'a Counts,
 }
 
-/// Memory of one thread.
-pub struct Memory<T> {
-    pub inputs: Scratch<T>,
-    pub output: Vec<T>,
-}
+/// A chunk, with its part of the gradients.
+type Task<'a, T> = (Chunk, Gradients<'a, T>);
 
-impl<T: Real> Memory<T> {
-    fn new() -> Self {
-        Self {
-            inputs: Scratch::new(),
-            output: Vec::new(),
-        }
-    }
-}
-
-impl<E: Element> Evaluation<'_, E> {
-    /// Whether rows differ in anything but their tokens.
-    pub fn needs_rows(&self) -> bool {
-        self.needs_row_sums() || self.objective.reduction == Reduction::SequenceMean
-    }
-
-    /// Whether something must be known of a whole row before its tokens are visited.
-    fn needs_row_sums(&self) -> bool {
-        let Objective {
-            ratio_level,
-            surrogate,
-            correction,
-            off_policy,
-            ..
-        } = self.objective;
-        let of_sequence = matches!(
-            surrogate,
-            Surrogate::SequenceWeight { .. } | Surrogate::GeometricMean { .. }
-        );
-        *ratio_level != RatioLevel::Token
-            || of_sequence
-            || correction.is_some_and(|correction| correction.is_of_sequence())
-            || off_policy.is_some()
-    }
-
-    /// Whether the weights of a row are added up before its tokens are visited.
-    fn needs_kept_weights(&self) -> bool {
-        let Objective {
-            surrogate,
-            correction,
-            off_policy,
-            ..
-        } = self.objective;
-        let is_one_for_the_row = matches!(surrogate, Surrogate::GeometricMean { .. });
-        is_one_for_the_row && (correction.is_some() || off_policy.is_some())
-    }
-
-    /// Whether the gradient is the same for all tokens of a row.
-    pub fn shares_gradient(&self) -> bool {
-        self.kind == OutputKind::Gradient && self.objective.ratio_level.shares_gradient()
-    }
-
-    fn totals(&self, output: &mut [MaybeUninit<E>]) -> Totals {
-        let chunks = if self.needs_rows() {
-            partition::by_row(self.batch.sequences, self.batch.tokens)
-        } else {
-            partition::flat(self.total)
+impl<T: Real> Evaluation<'_, T> {
+    fn sums(&self, mut gradients: Gradients<'_, T>) -> Sums {
+        let row_length = self.inputs.row_length;
+        let by_rows = self.plan.blueprint.by_rows();
+        let chunks = match by_rows {
+            true => partition::by_row(self.sequences, row_length),
+            false => partition::flat(self.inputs.total),
         };
-        let mut tasks = partition::with_output(chunks, output);
-        if self.needs_rows() && partition::divides_rows(self.batch.tokens) {
-            return self.totals_of_long_rows(&mut tasks);
+        let mut tasks: Vec<Task<'_, T>> = chunks
+            .into_iter()
+            .map(|chunk| {
+                let own = gradients.take(chunk.tokens.len());
+                (chunk, own)
+            })
+            .collect();
+        if by_rows && partition::divides_rows(row_length) {
+            return self.sums_of_long_rows(&mut tasks);
         }
         let parts = partition::each(
-            self.total,
+            self.inputs.total,
             &mut tasks,
-            Memory::new,
-            |memory, (chunk, output)| {
-                let mut rows = self.new_rows(chunk.rows.clone());
-                self.gather(memory, &mut rows, chunk);
-                self.derive(&mut rows);
-                if self.needs_kept_weights() {
-                    self.add_kept_weights(memory, &mut rows, chunk);
-                    rows.iter_mut().for_each(Row::derive_weighted_slope);
-                }
-                let mut totals = self.visit(memory, &mut rows, chunk, output);
-                self.finish(memory, &rows, chunk, output);
-                for row in &rows {
-                    row.count_ratio(self.objective, &mut totals);
-                }
-                totals
+            Scratch::default,
+            |scratch, (chunk, gradients)| {
+                let mut rows = self.rows(chunk.rows.clone());
+                let mut sums = Sums::default();
+                self.gather(scratch, &mut rows, chunk);
+                self.add_kept_weights(scratch, &mut rows, chunk);
+                self.visit(scratch, &mut rows, chunk, gradients.reborrow(), &mut sums);
+                self.finish(&rows, chunk, gradients.reborrow());
+                self.add_ratios(&rows, &mut sums);
+                sums
             },
         );
-        let mut totals = Totals::default();
+        let mut sums = Sums::default();
         for part in &parts {
-            totals.add(part);
+            sums.merge(part);
         }
-        totals
+        sums
     }
 
     /// The same steps, each for all chunks before the next: a row has many.
-    fn totals_of_long_rows(&self, tasks: &mut [partition::Task<'_, E>]) -> Totals {
-        let mut rows = self.new_rows(0..self.batch.sequences);
-        if self.needs_row_sums() {
-            let parts = partition::each(self.total, tasks, Memory::new, |memory, (chunk, _)| {
-                let mut row = [Row::default()];
-                self.gather(memory, &mut row, chunk);
-                row[0]
+    fn sums_of_long_rows(&self, tasks: &mut [Task<'_, T>]) -> Sums {
+        let total = self.inputs.total;
+        let mut rows = self.rows(0..self.sequences);
+        if self.plan.blueprint.gathers() {
+            let parts = partition::each(total, tasks, Scratch::default, |scratch, (chunk, _)| {
+                let mut row = [RowState::default()];
+                self.gather(scratch, &mut row, chunk);
+                row[0].sums
             });
             for ((chunk, _), part) in tasks.iter().zip(parts) {
-                let row = &mut rows[chunk.rows.start];
-                row.log_ratio += part.log_ratio;
-                row.gaps.add(&part.gaps);
-                row.bounded_log_ratio += part.bounded_log_ratio;
-                row.advantage += part.advantage;
+                rows[chunk.rows.start].sums.merge(&part);
             }
         }
-        self.derive(&mut rows);
-        if self.needs_kept_weights() {
-            let parts = partition::each(self.total, tasks, Memory::new, |memory, (chunk, _)| {
+        if self.plan.blueprint.adds_weights() {
+            let parts = partition::each(total, tasks, Scratch::default, |scratch, (chunk, _)| {
                 let mut row = [rows[chunk.rows.start]];
-                self.add_kept_weights(memory, &mut row, chunk);
+                self.add_kept_weights(scratch, &mut row, chunk);
                 row[0].kept_weight
             });
             for ((chunk, _), part) in tasks.iter().zip(parts) {
                 rows[chunk.rows.start].kept_weight += part;
             }
-            rows.iter_mut().for_each(Row::derive_weighted_slope);
         }
-        let parts = partition::each(self.total, tasks, Memory::new, |memory, (chunk, output)| {
-            let mut row = [rows[chunk.rows.start]];
-            let totals = self.visit(memory, &mut row, chunk, output);
-            (totals, row[0].unclipped_advantage)
-        });
-        let mut totals = Totals::default();
-        for ((chunk, _), (part, unclipped_advantage)) in tasks.iter().zip(parts) {
-            totals.add(&part);
-            rows[chunk.rows.start].unclipped_advantage += unclipped_advantage;
+        let parts = partition::each(
+            total,
+            tasks,
+            Scratch::default,
+            |scratch, (chunk, gradients)| {
+                let mut row = [rows[chunk.rows.start]];
+                let mut sums = Sums::default();
+                self.visit(scratch, &mut row, chunk, gradients.reborrow(), &mut sums);
+                (sums, row[0].ratio_slope)
+            },
+        );
+        let mut sums = Sums::default();
+        for ((chunk, _), (part, ratio_slope)) in tasks.iter().zip(parts) {
+            sums.merge(&part);
+            rows[chunk.rows.start].ratio_slope += ratio_slope;
         }
-        if self.shares_gradient() {
-            partition::each(self.total, tasks, Memory::new, |memory, (chunk, output)| {
-                self.finish(memory, &rows[chunk.rows.clone()], chunk, output);
+        if self.plan.blueprint.shares_gradient() {
+            partition::each(total, tasks, || (), |(), (chunk, gradients)| {
+                self.finish(&rows[chunk.rows.clone()], chunk, gradients.reborrow());
             });
         }
-        for row in &rows {
-            row.count_ratio(self.objective, &mut totals);
-        }
-        totals
+        self.add_ratios(&rows, &mut sums);
+        sums
     }
 
-    fn new_rows(&self, range: Range<usize>) -> Vec<Row> {
+    fn rows(&self, range: Range<usize>) -> Vec<RowState> {
         let by_row = self.counts.by_row.as_deref();
         range
-            .map(|row| Row {
-                valid: by_row.map_or(self.batch.tokens, |by_row| by_row[row]),
-                ..Row::default()
+            .map(|row| {
+                let mut state = RowState::default();
+                let tokens = by_row.map_or(self.inputs.row_length, |by_row| by_row[row]);
+                state.sums.tokens = tokens as f64;
+                state
             })
             .collect()
     }
 
-    fn derive(&self, rows: &mut [Row]) {
-        for row in rows {
-            row.derive::<E::Real>(self.objective, self.scale);
+    /// Calls `visit` for each block of a chunk.
+    fn blocks(
+        &self,
+        scratch: &mut Scratch<T>,
+        rows: &mut [RowState],
+        chunk: &Chunk,
+        mut gradients: Gradients<'_, T>,
+        mut visit: impl FnMut(Block<'_, T>),
+    ) {
+        // Where rows make no difference, the chunk is one.
+        let row_length = match self.plan.blueprint.by_rows() {
+            true => self.inputs.row_length,
+            false => usize::MAX,
+        };
+        for start in chunk.tokens.clone().step_by(BLOCK) {
+            let tokens = start..chunk.tokens.end.min(start + BLOCK);
+            let first_row = start / row_length - chunk.rows.start;
+            let last_row = (tokens.end - 1) / row_length - chunk.rows.start;
+            visit(Block {
+                gradients: gradients.take(tokens.len()),
+                staged: scratch.stage(self.arch, &self.inputs, tokens),
+                rows: &mut rows[first_row..=last_row],
+                row_length,
+                start: start % row_length,
+            });
         }
     }
 
-    /// Sums over rows that the visit of their tokens needs.
-    fn gather(&self, memory: &mut Memory<E::Real>, rows: &mut [Row], chunk: &Chunk) {
-        let (batch, objective) = (self.batch, self.objective);
-        // `check` made sure of the rollout's presence where it is needed.
-        let rollout = batch.rollout_log_probs.unwrap_or(batch.old_log_probs);
-        let scratch = &mut memory.inputs;
-        let mut place = self.place(rows, chunk);
-        let against_base = Difference {
-            minuend: E::floats(batch.log_probs),
-            subtrahend: self.base(),
-            bounded: false,
-            field: |row| &mut row.log_ratio,
-        };
-        let mut add = |difference: &Difference<'_>| {
-            gather::add_differences(self.arch, scratch, &mut place, difference, batch.mask);
-        };
-        if objective.ratio_level != RatioLevel::Token || objective.off_policy.is_some() {
-            add(&against_base);
+    fn gather(&self, scratch: &mut Scratch<T>, rows: &mut [RowState], chunk: &Chunk) {
+        if self.plan.blueprint.gathers() {
+            self.blocks(scratch, rows, chunk, Gradients::default(), |block| {
+                (self.kernels.gather)(self.arch, &self.plan, block);
+            });
         }
-        match objective.surrogate {
-            Surrogate::SequenceWeight { .. } => add(&Difference {
-                bounded: true,
-                field: |row| &mut row.bounded_log_ratio,
-                ..against_base
-            }),
-            Surrogate::GeometricMean { .. } => {
-                gather::add_clipped(self.arch, scratch, &mut place, objective, batch);
+    }
+
+    fn add_kept_weights(&self, scratch: &mut Scratch<T>, rows: &mut [RowState], chunk: &Chunk) {
+        if self.plan.blueprint.adds_weights() {
+            self.blocks(scratch, rows, chunk, Gradients::default(), |block| {
+                (self.kernels.add_kept_weights)(self.arch, &self.plan, block);
+            });
+        }
+    }
+
+    fn visit(
+        &self,
+        scratch: &mut Scratch<T>,
+        rows: &mut [RowState],
+        chunk: &Chunk,
+        gradients: Gradients<'_, T>,
+        sums: &mut Sums,
+    ) {
+        self.blocks(scratch, rows, chunk, gradients, |block| {
+            (self.kernels.visit)(self.arch, &self.plan, block, sums);
+        });
+    }
+
+    fn ratio(&self, state: &RowState) -> (f64, f64) {
+        self.arch.dispatch(RowRatio::<T> {
+            plan: &self.plan,
+            state,
+            arithmetic: PhantomData,
+        })
+    }
+
+    /// Adds what flows through the ratio that the tokens of a row share.
+    fn finish(&self, rows: &[RowState], chunk: &Chunk, gradients: Gradients<'_, T>) {
+        if !self.plan.blueprint.shares_gradient() || gradients.log_probs.is_empty() {
+            return;
+        }
+        let mask = self.inputs.mask.map(|Mask(mask)| mask);
+        // A chunk that is a piece of a row is shorter than the row.
+        let pieces = gradients.log_probs.chunks_mut(self.inputs.row_length);
+        let mut start = chunk.tokens.start;
+        for (state, gradient) in rows.iter().zip(pieces) {
+            let tokens = start..start + gradient.len();
+            start = tokens.end;
+            let (_, ratio_slope) = self.ratio(state);
+            self.arch.dispatch(AddWhereValid {
+                // Adding 0 turns -0 into 0.
+                value: T::from_f64(state.ratio_slope * ratio_slope + 0.0),
+                mask: mask.map(|mask| &mask[tokens]),
+                gradient,
+            });
+        }
+    }
+
+    /// Adds the ratios of sequences, once for each of their tokens.
+    fn add_ratios(&self, rows: &[RowState], sums: &mut Sums) {
+        if !self.plan.blueprint.sequence_ratio() {
+            return;
+        }
+        for state in rows.iter().filter(|state| state.sums.tokens > 0.0) {
+            let (ratio, _) = self.ratio(state);
+            let tokens = state.sums.tokens;
+            sums.merge(&Sums {
+                ratio: tokens * ratio,
+                squared_ratio: tokens * ratio * ratio,
+                least_ratio: if ratio.is_nan() { f64::from(f32::MAX) } else { ratio },
+                largest_ratio: if ratio.is_nan() { f64::from(f32::MIN) } else { ratio },
+                ..Sums::default()
+            });
+        }
+    }
+}
+
+/// Adds a number to the gradients of valid tokens; the others stay as they are.
+struct AddWhereValid<'a, T> {
+    value: T,
+    mask: Option<&'a [u8]>,
+    gradient: &'a mut [MaybeUninit<T>],
+}
+
+impl<T: Real> WithSimd for AddWhereValid<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        // SAFETY: the visit has written every element of a gradient that is wanted.
+        #[allow(unsafe_code)]
+        let gradient = unsafe { self.gradient.assume_init_mut() };
+        match self.mask {
+            None => {
+                for gradient in gradient {
+                    *gradient = *gradient + self.value;
+                }
             }
-            _ => {}
-        }
-        if let Some(correction) = objective.correction.filter(|it| it.is_of_sequence()) {
-            let mut filters = correction.filters.iter();
-            let with_k3 = filters.any(|(_, estimator, _)| estimator == FilterEstimator::K3);
-            let terms = (batch.old_log_probs, rollout);
-            add_gaps(self.arch, scratch, &mut place, terms, batch.mask, with_k3);
-        }
-    }
-
-    /// Adds up the weights of rows that have been derived.
-    fn add_kept_weights(&self, memory: &mut Memory<E::Real>, rows: &mut [Row], chunk: &Chunk) {
-        let mut place = self.place(rows, chunk);
-        let scratch = &mut memory.inputs;
-        add_kept_weights(self.arch, scratch, &mut place, self.objective, self.batch);
-    }
-
-    fn place<'r>(&self, rows: &'r mut [Row], chunk: &Chunk) -> Place<'r> {
-        Place {
-            rows,
-            row_length: self.batch.tokens,
-            tokens: chunk.tokens.clone(),
+            Some(mask) => {
+                for (gradient, &byte) in gradient.iter_mut().zip(mask) {
+                    let sum = *gradient + self.value;
+                    *gradient = if byte == 0 { *gradient } else { sum };
+                }
+            }
         }
     }
+}
 
-    /// What the ratio is taken against.
-    pub fn base(&self) -> Floats<'_> {
-        match self.objective.ratio_base {
-            RatioBase::Old => self.batch.old_log_probs,
-            RatioBase::Rollout => self
-                .batch
-                .rollout_log_probs
-                .unwrap_or(self.batch.old_log_probs),
+/// How many tokens and sequences of a batch are valid.
+struct Counts {
+    tokens: usize,
+    sequences: usize,
+    /// Valid tokens of each row; absent where all are valid.
+    by_row: Option<Vec<usize>>,
+}
+
+impl Counts {
+    fn new(arch: Arch, batch: &Batch<'_>, total: usize) -> Self {
+        let Some(Mask(mask)) = batch.mask else {
+            return Self {
+                tokens: total,
+                sequences: if batch.tokens == 0 { 0 } else { batch.sequences },
+                by_row: None,
+            };
+        };
+        let mut chunks = partition::by_row(batch.sequences, batch.tokens);
+        let counts = partition::each(
+            total,
+            &mut chunks,
+            || (),
+            |(), chunk| {
+                // A piece of a row is shorter than the row.
+                mask[chunk.tokens.clone()]
+                    .chunks(batch.tokens)
+                    .map(|row| arch.dispatch(CountValid(row)))
+                    .collect::<Vec<_>>()
+            },
+        );
+        let mut by_row = vec![0; batch.sequences];
+        for (chunk, counts) in chunks.iter().zip(counts) {
+            for (row, count) in by_row[chunk.rows.clone()].iter_mut().zip(counts) {
+                *row += count;
+            }
         }
+        Self {
+            tokens: by_row.iter().sum(),
+            sequences: by_row.iter().filter(|&&count| count > 0).count(),
+            by_row: Some(by_row),
+        }
+    }
+}
+
+/// Bytes counted side by side; a multiple of every vector's width.
+const COUNTED: usize = 64;
+
+/// The number of valid tokens in a piece of the mask.
+struct CountValid<'a>(&'a [u8]);
+
+impl WithSimd for CountValid<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) -> usize {
+        let (groups, rest) = self.0.as_chunks::<COUNTED>();
+        let mut total = 0;
+        // A byte counts to 255.
+        for groups in groups.chunks(255) {
+            let mut counts = [0_u8; COUNTED];
+            for group in groups {
+                for (count, &byte) in counts.iter_mut().zip(group) {
+                    *count += u8::from(byte != 0);
+                }
+            }
+            for count in counts {
+                total += usize::from(count);
+            }
+        }
+        for &byte in rest {
+            total += usize::from(byte != 0);
+        }
+        total
     }
 }

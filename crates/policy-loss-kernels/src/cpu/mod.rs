@@ -11,111 +11,111 @@
 //! converted a block at a time. Memory in proportion to the tokens is that of the output.
 
 mod batch;
-mod chunk;
-mod counts;
 mod drive;
 mod element;
-mod estimates;
 mod exp;
-mod gaps;
-mod gather;
 mod half_bits;
-mod kept_weight;
-mod kernel;
 mod lanes;
 pub mod log_probs;
-mod of_sequence;
-mod output;
 mod partition;
-mod parts;
-mod penalty;
-mod penalty_factor;
 mod real;
-mod row;
 mod scale;
-mod simd_lanes;
 mod stage;
-mod summary;
-mod sums;
-mod surrogates;
 #[cfg(test)]
 mod tests;
-mod token;
-mod trust_region;
 mod visit;
-mod weight;
+pub(crate) mod words;
 
 use std::mem::MaybeUninit;
 
 use pulp::Arch;
 
-use crate::{Objective, Summary};
+use crate::objective::Objective;
+use crate::sums::Sums;
 
-pub use batch::{Advantages, Batch, BatchError, Floats, Mask};
+pub use batch::{Batch, BatchError, Floats, Mask};
 pub use element::Element;
+pub use real::Real;
 pub use scale::scale_in_place;
 
-use kernel::OutputKind;
+use drive::Wanted;
+use visit::Gradients;
 
-/// The loss and its sums, without a gradient.
-///
-/// # Errors
-///
-/// [`BatchError`] if a slice does not fit the batch's shape or is missing.
-pub fn forward<E: Element>(
-    objective: &Objective,
-    batch: &Batch<'_, E>,
-) -> Result<Summary, BatchError> {
-    drive::run(Arch::new(), objective, batch, OutputKind::Nothing, &mut [])
+/// What a batch gives.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Evaluated<T> {
+    /// The loss.
+    pub loss: f64,
+    /// Everything that was summed up.
+    pub sums: Sums,
+    /// The gradient of the loss with respect to `log_probs`; empty where it is not wanted.
+    pub gradient: Vec<T>,
+    /// The gradient with respect to `entropies`; empty where it is not wanted, and without an entropy
+    /// bonus.
+    pub entropy_gradient: Vec<T>,
 }
 
-/// The loss and its sums, and the loss's gradient with respect to `log_probs`.
+/// The loss, its sums and, if wanted, its gradients, in the arithmetic of `T`.
 ///
-/// The gradient contains the reduction's factor and is 0 at masked tokens: for the backward
-/// pass it is only multiplied by the gradient of the result ([`scale_in_place`]).
+/// The gradients contain the reduction's factor and are 0 at masked tokens: for the backward pass
+/// they are only multiplied by the gradient of the result ([`scale_in_place`]). `scale` replaces the
+/// factor `1 / count` of the reduction: `world_size / global_count` under data parallelism.
 ///
 /// # Errors
 ///
-/// [`BatchError`] if a slice does not fit the batch's shape or is missing.
-pub fn forward_with_gradient<E: Element>(
+/// [`BatchError`] if a slice does not fit the batch's shape or is missing, or if the surrogate has
+/// no kernel.
+pub fn evaluate<T: Real>(
     objective: &Objective,
-    batch: &Batch<'_, E>,
-) -> Result<(Summary, Vec<E>), BatchError> {
-    allocate(objective, batch, OutputKind::Gradient)
+    batch: &Batch<'_>,
+    scale: Option<f64>,
+    with_gradient: bool,
+) -> Result<Evaluated<T>, BatchError> {
+    evaluate_on(Arch::new(), objective, batch, scale, with_gradient)
 }
 
-/// As [`forward_with_gradient`], into memory of the caller's.
-///
-/// On success every element of `gradient` has been written.
-///
-/// # Errors
-///
-/// [`BatchError`] if a slice does not fit the batch's shape or is missing.
-pub fn forward_with_gradient_into<E: Element>(
+fn evaluate_on<T: Real>(
+    arch: Arch,
     objective: &Objective,
-    batch: &Batch<'_, E>,
-    gradient: &mut [MaybeUninit<E>],
-) -> Result<Summary, BatchError> {
-    drive::run(
-        Arch::new(),
+    batch: &Batch<'_>,
+    scale: Option<f64>,
+    with_gradient: bool,
+) -> Result<Evaluated<T>, BatchError> {
+    let length = batch.columns.log_probs.map_or(0, |it| it.len());
+    let wanted = |is_wanted: bool| if is_wanted { length } else { 0 };
+    let length = wanted(with_gradient);
+    let entropy_length = wanted(with_gradient && objective.entropy_bonus.is_some());
+    // Not zeroed first: the threads touch the memory when they write their parts.
+    let mut gradient = Vec::with_capacity(length);
+    let mut entropy_gradient = Vec::with_capacity(entropy_length);
+    let (loss, sums) = drive::run(
+        arch,
         objective,
         batch,
-        OutputKind::Gradient,
+        Wanted {
+            gradients: Gradients {
+                log_probs: spare(&mut gradient, length),
+                entropies: spare(&mut entropy_gradient, entropy_length),
+            },
+            with_gradient,
+            scale,
+        },
+    )?;
+    // SAFETY: `run` was successful, so that it has written all elements up to these lengths.
+    #[allow(unsafe_code)]
+    unsafe {
+        gradient.set_len(length);
+        entropy_gradient.set_len(entropy_length);
+    }
+    Ok(Evaluated {
+        loss,
+        sums,
         gradient,
-    )
+        entropy_gradient,
+    })
 }
 
-#[allow(unsafe_code)]
-fn allocate<E: Element>(
-    objective: &Objective,
-    batch: &Batch<'_, E>,
-    kind: OutputKind,
-) -> Result<(Summary, Vec<E>), BatchError> {
-    // Not zeroed first: the threads touch the memory when they write their parts.
-    let mut output = Vec::with_capacity(batch.log_probs.len());
-    let memory = &mut output.spare_capacity_mut()[..batch.log_probs.len()];
-    let summary = drive::run(Arch::new(), objective, batch, kind, memory)?;
-    // SAFETY: `run` was successful, so that it has written all elements up to this length.
-    unsafe { output.set_len(batch.log_probs.len()) };
-    Ok((summary, output))
+fn spare<T>(memory: &mut Vec<T>, length: usize) -> &mut [MaybeUninit<T>] {
+    &mut memory.spare_capacity_mut()[..length]
 }

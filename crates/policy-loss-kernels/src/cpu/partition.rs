@@ -1,7 +1,6 @@
 //! How a batch is divided among threads: by its shape alone, so that sums are the same
 //! for any number of threads.
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -66,22 +65,6 @@ pub fn by_row(rows: usize, row_length: usize) -> Vec<Chunk> {
                 rows: first..last,
                 tokens: first * row_length..last * row_length,
             }
-        })
-        .collect()
-}
-
-/// A chunk, with its part of the output.
-pub type Task<'a, E> = (Chunk, &'a mut [MaybeUninit<E>]);
-
-/// Divides the output, which may be empty, among the chunks.
-pub fn with_output<E>(chunks: Vec<Chunk>, mut output: &mut [MaybeUninit<E>]) -> Vec<Task<'_, E>> {
-    chunks
-        .into_iter()
-        .map(|chunk| {
-            let length = output.len().min(chunk.tokens.len());
-            let (own, rest) = std::mem::take(&mut output).split_at_mut(length);
-            output = rest;
-            (chunk, own)
         })
         .collect()
 }

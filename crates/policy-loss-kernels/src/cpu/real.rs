@@ -4,12 +4,10 @@ use std::ops::{Add, Mul, Neg};
 
 use pulp::Simd;
 
-use crate::Objective;
-
 use super::batch::Floats;
-use super::kernel::{Kernel, compose};
 use super::lanes::{F32Lanes, F64Lanes, Lanes};
-use super::penalty::{self, PenaltyKernel};
+use super::visit::{Kernels, f32_kernels, f64_kernels};
+use crate::blueprint::Blueprint;
 
 /// A type that arithmetic is done in.
 ///
@@ -20,6 +18,8 @@ pub trait Real:
     + Send
     + Sync
     + PartialOrd
+    + Default
+    + std::fmt::Debug
     + Add<Output = Self>
     + Mul<Output = Self>
     + Neg<Output = Self>
@@ -27,6 +27,8 @@ pub trait Real:
 {
     type Lanes<S: Simd>: Lanes<Real = Self>;
 
+    /// Whether it is f64.
+    const IS_DOUBLE: bool;
     const LOG2_E: Self;
     /// The upper bits of ln 2: its product with any exponent is exact.
     const LN_2_HIGH: Self;
@@ -43,11 +45,9 @@ pub trait Real:
     const EXP_REMAINDER: &'static [Self];
 
     fn lanes<S: Simd>(simd: S) -> Self::Lanes<S>;
-    /// [`compose`] for this type: not generic, so that kernels are compiled in this crate
-    /// and not once more in every crate that calls them.
-    fn kernel(objective: &Objective) -> Kernel<Self>;
-    /// [`penalty::compose`] for this type, likewise.
-    fn penalty(objective: &Objective) -> Option<PenaltyKernel<Self>>;
+    /// The loops of an objective: not generic, so that they are compiled in this crate and not once
+    /// more in every crate that calls them.
+    fn kernels(blueprint: &Blueprint) -> Kernels<Self>;
     fn from_f64(value: f64) -> Self;
     fn from_f32(value: f32) -> Self;
     /// The values themselves, if they have this type already.
@@ -58,6 +58,7 @@ pub trait Real:
 impl Real for f32 {
     type Lanes<S: Simd> = F32Lanes<S>;
 
+    const IS_DOUBLE: bool = false;
     const LOG2_E: Self = std::f32::consts::LOG2_E;
     const LN_2_HIGH: Self = 355.0 / 512.0;
     const LN_2_LOW: Self = -2.121_944_4e-4;
@@ -79,12 +80,8 @@ impl Real for f32 {
         F32Lanes(simd)
     }
 
-    fn kernel(objective: &Objective) -> Kernel<Self> {
-        compose(objective)
-    }
-
-    fn penalty(objective: &Objective) -> Option<PenaltyKernel<Self>> {
-        penalty::compose(objective)
+    fn kernels(blueprint: &Blueprint) -> Kernels<Self> {
+        f32_kernels(blueprint)
     }
 
     #[inline(always)]
@@ -113,6 +110,7 @@ impl Real for f32 {
 impl Real for f64 {
     type Lanes<S: Simd> = F64Lanes<S>;
 
+    const IS_DOUBLE: bool = true;
     const LOG2_E: Self = std::f64::consts::LOG2_E;
     const LN_2_HIGH: Self = 6.931_471_803_691_238e-1;
     const LN_2_LOW: Self = 1.908_214_929_270_587_7e-10;
@@ -139,12 +137,8 @@ impl Real for f64 {
         F64Lanes(simd)
     }
 
-    fn kernel(objective: &Objective) -> Kernel<Self> {
-        compose(objective)
-    }
-
-    fn penalty(objective: &Objective) -> Option<PenaltyKernel<Self>> {
-        penalty::compose(objective)
+    fn kernels(blueprint: &Blueprint) -> Kernels<Self> {
+        f64_kernels(blueprint)
     }
 
     #[inline(always)]

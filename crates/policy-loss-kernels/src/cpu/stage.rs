@@ -1,139 +1,90 @@
 //! Inputs in the type of the arithmetic, a block at a time.
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::batch::{Advantages, Batch, Floats, Mask};
-use super::element::{Element, Stored};
-use super::kernel::Columns;
-use super::penalty::PenaltyColumns;
+use super::batch::{Floats, Mask};
+use super::element::Stored;
 use super::real::Real;
-use crate::Objective;
+use crate::columns::Columns;
 
-/// Tokens in a block: what is staged of it stays in the first-level cache, and sums over it
-/// lose next to nothing in f32.
+/// Tokens in a block: what is staged of it stays in the first-level cache.
 pub const BLOCK: usize = 1024;
 
+/// What a block reads: the columns, and 1 or 0 for a token that is valid or masked.
+#[derive(Clone, Copy)]
+pub struct Staged<C> {
+    pub columns: Columns<C>,
+    pub mask: C,
+}
+
+impl<C> Staged<C> {
+    #[inline(always)]
+    pub fn map<D>(self, mut change: impl FnMut(C) -> D) -> Staged<D> {
+        Staged {
+            columns: self.columns.map(&mut change),
+            mask: change(self.mask),
+        }
+    }
+
+    /// One thing of each, as a slice.
+    #[inline(always)]
+    pub fn as_slices(&self) -> Staged<&[C]> {
+        Staged {
+            columns: self.columns.as_ref().map(std::slice::from_ref),
+            mask: std::slice::from_ref(&self.mask),
+        }
+    }
+}
+
 /// Memory for what cannot be read in place; a part that is not needed stays empty.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Scratch<T> {
-    log_probs: Vec<T>,
-    old_log_probs: Vec<T>,
-    rollout_log_probs: Vec<T>,
-    weights: Vec<T>,
-    ref_log_probs: Vec<T>,
-    advantages: Vec<T>,
+    columns: Columns<Vec<T>>,
     mask: Vec<T>,
     /// Whether `mask` holds nothing but 1.
     mask_is_full: bool,
 }
 
+/// The inputs of a batch that are read.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    pub columns: Columns<Option<Floats<'a>>>,
+    pub mask: Option<Mask<'a>>,
+    /// Number of tokens in a sequence.
+    pub row_length: usize,
+    /// Number of tokens in the batch.
+    pub total: usize,
+}
+
 impl<T: Real> Scratch<T> {
-    pub fn new() -> Self {
-        Self {
-            log_probs: Vec::new(),
-            old_log_probs: Vec::new(),
-            rollout_log_probs: Vec::new(),
-            weights: Vec::new(),
-            ref_log_probs: Vec::new(),
-            advantages: Vec::new(),
-            mask: Vec::new(),
-            mask_is_full: false,
-        }
-    }
-
-    /// The columns of at most [`BLOCK`] tokens.
-    pub fn stage<'a, E: Element + Stored<Real = T>>(
+    /// What at most [`BLOCK`] tokens read. Columns that are absent show `log_probs`.
+    pub fn stage<'a>(
         &'a mut self,
         arch: Arch,
-        batch: &Batch<'a, E>,
-        objective: &Objective,
+        inputs: &Inputs<'a>,
         range: Range<usize>,
-    ) -> Columns<'a, T> {
-        let log_probs = E::floats(batch.log_probs);
-        let old_log_probs = widen(
-            arch,
-            batch.old_log_probs,
-            range.clone(),
-            &mut self.old_log_probs,
-        );
-        Columns {
-            log_probs: widen(arch, log_probs, range.clone(), &mut self.log_probs),
-            old_log_probs,
-            rollout_log_probs: match batch.rollout_log_probs {
-                Some(rollout) if objective.uses_rollout() => {
-                    widen(arch, rollout, range.clone(), &mut self.rollout_log_probs)
-                }
-                _ => old_log_probs,
-            },
-            weights: match batch.weights {
-                Some(weights) if objective.uses_given_weights() => {
-                    widen(arch, weights, range.clone(), &mut self.weights)
-                }
-                _ => old_log_probs,
-            },
-            advantages: match batch.advantages {
-                Advantages::PerToken(advantages) => {
-                    widen(arch, advantages, range.clone(), &mut self.advantages)
-                }
-                Advantages::PerSequence(advantages) => spread(
-                    advantages,
-                    batch.tokens,
-                    range.clone(),
-                    &mut self.advantages,
-                ),
-            },
-            mask: stage_mask(
-                arch,
-                batch.mask,
-                range,
-                &mut self.mask,
-                &mut self.mask_is_full,
-            ),
+    ) -> Staged<&'a [T]> {
+        let Inputs {
+            columns,
+            mask,
+            row_length,
+            total,
+        } = *inputs;
+        let memory = self.columns.as_mut();
+        let staged = columns.zip(memory).map(|(column, memory)| {
+            let column = column?;
+            Some(match column.len() == total {
+                true => widen(arch, column, range.clone(), memory),
+                false => spread(column, row_length, range.clone(), memory),
+            })
+        });
+        let stand_in = staged.log_probs.unwrap_or_default();
+        Staged {
+            columns: staged.map(|column| column.unwrap_or(stand_in)),
+            mask: stage_mask(arch, mask, range, &mut self.mask, &mut self.mask_is_full),
         }
-    }
-
-    /// What a penalty reads: `log_probs`, `ref_log_probs`, what the ratio is taken against, and
-    /// the mask.
-    pub fn stage_penalty<'a, E: Element + Stored<Real = T>>(
-        &'a mut self,
-        arch: Arch,
-        batch: &Batch<'a, E>,
-        base: Floats<'a>,
-        range: Range<usize>,
-    ) -> PenaltyColumns<'a, T> {
-        let log_probs = E::floats(batch.log_probs);
-        // `check` made sure that it is there.
-        let ref_log_probs = batch.ref_log_probs.unwrap_or(log_probs);
-        PenaltyColumns {
-            log_probs: widen(arch, log_probs, range.clone(), &mut self.log_probs),
-            ref_log_probs: widen(arch, ref_log_probs, range.clone(), &mut self.ref_log_probs),
-            base: widen(arch, base, range.clone(), &mut self.old_log_probs),
-            mask: stage_mask(
-                arch,
-                batch.mask,
-                range,
-                &mut self.mask,
-                &mut self.mask_is_full,
-            ),
-        }
-    }
-
-    /// The terms of a difference, and the mask.
-    pub fn stage_difference<'a>(
-        &'a mut self,
-        arch: Arch,
-        (minuend, subtrahend): (Floats<'a>, Floats<'a>),
-        mask: Option<Mask<'a>>,
-        range: Range<usize>,
-    ) -> (&'a [T], &'a [T], &'a [T]) {
-        (
-            widen(arch, minuend, range.clone(), &mut self.log_probs),
-            widen(arch, subtrahend, range.clone(), &mut self.old_log_probs),
-            stage_mask(arch, mask, range, &mut self.mask, &mut self.mask_is_full),
-        )
     }
 }
 
@@ -233,24 +184,4 @@ fn first<T: Real>(scratch: &mut Vec<T>, length: usize) -> &mut [T] {
         scratch.resize(BLOCK, T::from_f64(0.0));
     }
     &mut scratch[..length]
-}
-
-/// Passes memory for `length` elements to `write` and returns it as written.
-///
-/// # Safety
-///
-/// `write` must have written every element when it returns.
-#[allow(unsafe_code)]
-pub unsafe fn written<T, R>(
-    memory: &mut Vec<T>,
-    length: usize,
-    write: impl FnOnce(&mut [MaybeUninit<T>]) -> R,
-) -> R {
-    memory.clear();
-    memory.reserve_exact(length);
-    let result = write(&mut memory.spare_capacity_mut()[..length]);
-    // SAFETY: the capacity is at least `length`, and the caller vouches that all elements
-    // up to it have been written.
-    unsafe { memory.set_len(length) };
-    result
 }

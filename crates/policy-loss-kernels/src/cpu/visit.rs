@@ -1,252 +1,606 @@
-//! The loop over a block of tokens.
+//! The loops over a block of tokens, composed at compile time of the parts that an objective asks
+//! for.
 
-use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::slice::from_ref;
 
-use pulp::{Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
-use crate::Objective;
-
-use super::kernel::{Block, Columns};
 use super::lanes::Lanes;
-use super::output::Output;
-use super::parts::Ratio;
 use super::real::Real;
-use super::row::Row;
-use super::sums::{LaneSums, Totals};
-use super::surrogates::{SurrogatePart, numbers};
-use super::token::{Constants, Inputs, RowConstants, log_ratio_bounds, token};
-use super::weight::{RowWeightConstants, Weight, WeightConstants};
+use super::stage::Staged;
+use super::words::{Flags, Values, splat};
+use crate::blueprint::{Blueprint, Numbers};
+use crate::columns::Columns;
+use crate::formula::rollout::cpu::kept_weight;
+use crate::formula::row::cpu::{Row, TokenInputs, gather, share, unshared};
+use crate::formula::row_sums::RowSums;
+use crate::formula::row_sums::cpu::{RowSums as LaneRowSums, RowTotals};
+use crate::formula::token::cpu::token;
+use crate::objective::{Behavior, Divergence, RatioLevel, SurrogateKind};
+use crate::sums::Sums;
+use crate::sums::cpu::Sums as LaneSums;
 
-/// A kernel's work, with the parts `(ratio, weight, surrogate, output)`.
-pub struct Visit<'a, T, P> {
-    pub objective: &'a Objective,
-    pub block: Block<'a, T>,
-    pub totals: &'a mut Totals,
-    pub parts: PhantomData<P>,
+/// Vectors that are added up in lanes before they move into f64.
+///
+/// A fixed number of vectors, not of tokens: the error of a sum of numbers of one sign is then the
+/// same for every vector unit, `(STRETCH + log2(lanes)) * 2^-24` in f32 at most.
+pub const STRETCH: usize = 16;
+
+/// What a batch is computed with.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub blueprint: Blueprint,
+    pub numbers: Numbers,
+    /// The batch's part of the reduction's factor.
+    pub scale: f64,
 }
 
-impl<T: Real, R: Ratio, W: Weight, P: SurrogatePart, O: Output> WithSimd
-    for Visit<'_, T, (R, W, P, O)>
-{
+/// A row of the batch: what is gathered over its tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RowState {
+    pub sums: RowSums,
+    /// The weights of tokens that are kept.
+    pub kept_weight: f64,
+    /// Derivatives of the losses of tokens with respect to the ratio that they share.
+    pub ratio_slope: f64,
+}
+
+/// Consecutive tokens, and the rows that they belong to.
+pub struct Block<'a, T> {
+    pub staged: Staged<&'a [T]>,
+    pub rows: &'a mut [RowState],
+    /// Number of tokens in a row.
+    pub row_length: usize,
+    /// The place, within the first of the rows, of the block's first token.
+    pub start: usize,
+    /// The gradients of log-probs and of entropies: as long as the block, or empty where they are
+    /// not wanted.
+    pub gradients: Gradients<'a, T>,
+}
+
+/// Memory for gradients.
+#[derive(Default)]
+pub struct Gradients<'a, T> {
+    pub log_probs: &'a mut [MaybeUninit<T>],
+    pub entropies: &'a mut [MaybeUninit<T>],
+}
+
+impl<'a, T> Gradients<'a, T> {
+    /// The first elements, as far as there are any, which are taken off.
+    pub fn take(&mut self, count: usize) -> Gradients<'a, T> {
+        let mut take = |memory: &mut &'a mut [MaybeUninit<T>]| {
+            let (taken, rest) = std::mem::take(memory).split_at_mut(count.min(memory.len()));
+            *memory = rest;
+            taken
+        };
+        Gradients {
+            log_probs: take(&mut self.log_probs),
+            entropies: take(&mut self.entropies),
+        }
+    }
+
+    /// The same memory, for a shorter time.
+    pub fn reborrow(&mut self) -> Gradients<'_, T> {
+        Gradients {
+            log_probs: &mut *self.log_probs,
+            entropies: &mut *self.entropies,
+        }
+    }
+}
+
+/// The loops of one objective.
+#[derive(Clone, Copy)]
+pub struct Kernels<T> {
+    /// Adds a block to the sums of its rows.
+    pub gather: fn(Arch, &Plan, Block<'_, T>),
+    /// Adds the kept weights of a block to its rows.
+    pub add_kept_weights: fn(Arch, &Plan, Block<'_, T>),
+    /// Adds a block to the sums of the batch, and writes every element of the gradients.
+    pub visit: fn(Arch, &Plan, Block<'_, T>, &mut Sums),
+}
+
+/// What the loops of an objective are compiled for: their choices are constants.
+#[derive(Clone, Copy, PartialEq)]
+struct Specialization {
+    surrogate: SurrogateKind,
+    dual_clip: bool,
+    weighs_negative: bool,
+    weighs_others: bool,
+    divergence: Divergence,
+    ratio_level: RatioLevel,
+    against: Behavior,
+    /// There is a correction, an off-policy mask, a penalty or a bonus; which one is looked up for
+    /// each vector.
+    has_extras: bool,
+}
+
+impl Specialization {
+    const fn new(surrogate: SurrogateKind) -> Self {
+        Self {
+            surrogate,
+            dual_clip: false,
+            weighs_negative: false,
+            weighs_others: false,
+            divergence: Divergence::TotalVariation,
+            ratio_level: RatioLevel::Token,
+            against: Behavior::Old,
+            has_extras: false,
+        }
+    }
+
+    const fn with_extras(self) -> Self {
+        Self {
+            has_extras: true,
+            ..self
+        }
+    }
+
+    const fn at(self, ratio_level: RatioLevel) -> Self {
+        Self {
+            ratio_level,
+            ..self
+        }
+    }
+
+    fn of(blueprint: &Blueprint) -> Self {
+        Self {
+            surrogate: blueprint.surrogate,
+            dual_clip: blueprint.dual_clip,
+            weighs_negative: blueprint.weighs_negative,
+            weighs_others: blueprint.weighs_others,
+            divergence: blueprint.divergence,
+            ratio_level: blueprint.ratio_level,
+            against: blueprint.against,
+            has_extras: blueprint.corrected
+                || blueprint.off_policy
+                || blueprint.penalized
+                || blueprint.entropy,
+        }
+    }
+
+    /// The blueprint, with constants in the place of what is known when the loop is compiled.
+    #[inline(always)]
+    fn apply(self, blueprint: Blueprint) -> Blueprint {
+        let Self {
+            surrogate,
+            dual_clip,
+            weighs_negative,
+            weighs_others,
+            divergence,
+            ratio_level,
+            against,
+            has_extras,
+        } = self;
+        let blueprint = Blueprint {
+            surrogate,
+            dual_clip,
+            weighs_negative,
+            weighs_others,
+            divergence,
+            ratio_level,
+            against,
+            // They are counted before.
+            masked: false,
+            ..blueprint
+        };
+        match has_extras {
+            true => blueprint,
+            false => Blueprint {
+                corrected: false,
+                weighted: false,
+                given_weights: false,
+                truncates: false,
+                masks: false,
+                filter_bits: 0,
+                vetoes: false,
+                off_policy: false,
+                penalized: false,
+                entropy: false,
+                ..blueprint
+            },
+        }
+    }
+}
+
+const CLIP: Specialization = Specialization::new(SurrogateKind::Clip);
+const DUAL_CLIP: Specialization = Specialization {
+    dual_clip: true,
+    ..CLIP
+};
+const POLICY_GRADIENT: Specialization = Specialization::new(SurrogateKind::PolicyGradient);
+const WEIGHTED: Specialization = Specialization {
+    weighs_negative: true,
+    weighs_others: true,
+    ..POLICY_GRADIENT
+};
+const WEIGHTED_WHERE_NEGATIVE: Specialization = Specialization {
+    weighs_negative: true,
+    ..POLICY_GRADIENT
+};
+const KL_REGION: Specialization = Specialization {
+    divergence: Divergence::Kl,
+    ..Specialization::new(SurrogateKind::TrustRegion)
+};
+
+/// The objectives that have loops of their own. All others share one that looks everything up.
+const SPECIALIZED: [Specialization; 25] = [
+    CLIP,
+    DUAL_CLIP,
+    CLIP.with_extras(),
+    DUAL_CLIP.with_extras(),
+    Specialization {
+        against: Behavior::Rollout,
+        ..CLIP
+    },
+    CLIP.at(RatioLevel::Sequence),
+    CLIP.at(RatioLevel::Sequence).with_extras(),
+    CLIP.at(RatioLevel::SequenceToken),
+    CLIP.at(RatioLevel::SequenceSum),
+    POLICY_GRADIENT,
+    POLICY_GRADIENT.with_extras(),
+    WEIGHTED,
+    WEIGHTED.with_extras(),
+    WEIGHTED_WHERE_NEGATIVE,
+    WEIGHTED_WHERE_NEGATIVE.with_extras(),
+    Specialization::new(SurrogateKind::SigmoidGate),
+    Specialization::new(SurrogateKind::SigmoidGate).with_extras(),
+    Specialization::new(SurrogateKind::GeometricMean),
+    Specialization::new(SurrogateKind::GeometricMean).with_extras(),
+    Specialization::new(SurrogateKind::GammaWeight),
+    Specialization::new(SurrogateKind::TrustRegion),
+    Specialization::new(SurrogateKind::TrustRegion).with_extras(),
+    KL_REGION,
+    Specialization::new(SurrogateKind::SquaredLogRatio),
+    Specialization::new(SurrogateKind::SquaredLogRatio).with_extras(),
+];
+
+/// Stands for an objective without loops of its own.
+const ANY: usize = usize::MAX;
+
+#[inline(always)]
+fn specialized<const INDEX: usize>(blueprint: Blueprint) -> Blueprint {
+    match INDEX {
+        ANY => Blueprint {
+            masked: false,
+            ..blueprint
+        },
+        _ => SPECIALIZED[INDEX % SPECIALIZED.len()].apply(blueprint),
+    }
+}
+
+/// The loops for f32, in which most batches are computed.
+pub fn f32_kernels(blueprint: &Blueprint) -> Kernels<f32> {
+    macro_rules! choose {
+        ($($index:literal)*) => {{
+            const COUNT: usize = [$($index,)*].len();
+            const { assert!(COUNT == SPECIALIZED.len()) };
+            let wanted = Specialization::of(blueprint);
+            match SPECIALIZED.iter().position(|it| *it == wanted) {
+                $(Some($index) => kernels::<f32, $index>(),)*
+                _ => kernels::<f32, ANY>(),
+            }
+        }};
+    }
+    choose!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24)
+}
+
+/// The loops for f64.
+pub fn f64_kernels(_blueprint: &Blueprint) -> Kernels<f64> {
+    kernels::<f64, ANY>()
+}
+
+fn kernels<T: Real, const INDEX: usize>() -> Kernels<T> {
+    Kernels {
+        gather: |arch, plan, block| arch.dispatch(Gather::<T, INDEX> { plan, block }),
+        add_kept_weights: |arch, plan, block| arch.dispatch(AddKeptWeights { plan, block }),
+        visit: |arch, plan, block, sums| arch.dispatch(Visit::<T, INDEX> { plan, block, sums }),
+    }
+}
+
+struct Visit<'a, T, const INDEX: usize> {
+    plan: &'a Plan,
+    block: Block<'a, T>,
+    sums: &'a mut Sums,
+}
+
+impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let lanes = T::lanes(simd);
-        let mut walk = Walk::<_, (R, W, P, O)> {
-            lanes,
-            constants: constants(lanes, self.objective),
-            sums: LaneSums::new(lanes),
-            parts: PhantomData,
-        };
+        let blueprint = specialized::<INDEX>(self.plan.blueprint);
+        let numbers = self.plan.numbers;
+        let mut sums = LaneSums::new(lanes);
+        let mut pending = 0;
         let Block {
-            columns,
+            staged,
             rows,
             row_length,
             mut start,
-            output,
+            mut gradients,
         } = self.block;
-
         let mut first = 0;
-        for row in rows {
-            let last = columns.log_probs.len().min(first + (row_length - start));
-            let output = if O::IS_WRITTEN {
-                &mut output[first..last]
-            } else {
-                &mut []
-            };
-            walk.segment(row, columns.slice(first..last), output);
+        for state in rows {
+            let last = staged.mask.len().min(first + (row_length - start));
+            let row = row(lanes, &blueprint, &numbers, self.plan.scale, state);
+            let own = gradients.take(last - first);
+            let (output, output_rest) = T::Lanes::<S>::split_output(own.log_probs);
+            let (entropy_output, entropy_rest) = T::Lanes::<S>::split_output(own.entropies);
+            let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[first..last]));
+            let mut ratio_slope = Values(lanes, lanes.zero());
+
+            // The rest is a vector of its own, whose lanes beyond it are 0: masked. Both take the
+            // same loop, so that the formulas are compiled once.
+            let rest_vectors = [rest.map(|column| lanes.load_rest(column))];
+            let rest_vectors = rest_vectors[0].as_slices();
+            let has_rest = usize::from(!rest.mask.is_empty());
+            let mut rest_output = [MaybeUninit::uninit()];
+            let mut rest_entropy_output = [MaybeUninit::uninit()];
+            let writes = !output.is_empty() || !output_rest.is_empty();
+            let writes_entropies = !entropy_output.is_empty() || !entropy_rest.is_empty();
+            let parts = [
+                (vectors, vectors.mask.len(), output, entropy_output),
+                (
+                    rest_vectors,
+                    has_rest,
+                    &mut rest_output[..],
+                    &mut rest_entropy_output[..],
+                ),
+            ];
+            for (vectors, count, output, entropy_output) in parts {
+                let mut index = 0;
+                while index < count {
+                    let stop = count.min(index + (STRETCH - pending));
+                    pending += stop - index;
+                    // One length for all, which the compiler can see: no bounds are checked inside.
+                    let stretch = vectors.map(|column| &column[index..stop]);
+                    let length = stretch.mask.len();
+                    let stretch = stretch.map(|column| &column[..length]);
+                    let output = match writes {
+                        true => &mut output[index..stop],
+                        false => &mut [],
+                    };
+                    let entropy_output = match writes_entropies {
+                        true => &mut entropy_output[index..stop],
+                        false => &mut [],
+                    };
+                    for place in 0..length {
+                        let inputs = inputs(lanes, &stretch, place);
+                        let gradient = token(&numbers, &row, &inputs, &mut sums, blueprint);
+                        if let Some(output) = output.get_mut(place) {
+                            output.write(gradient.log_probs.1);
+                        }
+                        if let Some(output) = entropy_output.get_mut(place) {
+                            output.write(gradient.entropy.1);
+                        }
+                        if blueprint.shares_gradient() {
+                            ratio_slope += gradient.ratio_slope;
+                        }
+                    }
+                    index = stop;
+                    if pending == STRETCH {
+                        pending = 0;
+                        sums.flush(self.sums);
+                        sums = LaneSums::new(lanes);
+                    }
+                    if blueprint.shares_gradient() {
+                        state.ratio_slope += lanes.sum(ratio_slope.1);
+                        ratio_slope = Values(lanes, lanes.zero());
+                    }
+                }
+            }
+            if has_rest == 1 {
+                store_rest(lanes, rest_output[0], output_rest);
+                store_rest(lanes, rest_entropy_output[0], entropy_rest);
+            }
             first = last;
             start = 0;
         }
-        walk.sums.flush(lanes, self.totals);
+        sums.flush(self.sums);
     }
 }
 
-struct Walk<L: Lanes, P> {
+/// Writes the lanes of a vector that are wanted; it was written itself if there are any.
+#[inline(always)]
+fn store_rest<L: Lanes>(
     lanes: L,
-    constants: Constants<L>,
-    sums: LaneSums<L>,
-    parts: PhantomData<P>,
+    vector: MaybeUninit<L::Vector>,
+    output: &mut [MaybeUninit<L::Real>],
+) {
+    if output.is_empty() {
+        return;
+    }
+    // SAFETY: where an output has a rest, the loop over the last vector has written it.
+    #[allow(unsafe_code)]
+    let vector = unsafe { vector.assume_init() };
+    lanes.store_rest(vector, output);
 }
 
-impl<L: Lanes, R: Ratio, W: Weight, P: SurrogatePart, O: Output> Walk<L, (R, W, P, O)> {
-    /// The tokens of one row.
-    #[inline(always)]
-    fn segment(
-        &mut self,
-        row: &mut Row,
-        columns: Columns<'_, L::Real>,
-        output: &mut [MaybeUninit<L::Real>],
-    ) {
-        let lanes = self.lanes;
-        let constants = row_constants(lanes, row);
-        let (vectors, rest) = split::<L>(columns);
-        let (output, output_rest) = L::split_output(output);
+struct Gather<'a, T, const INDEX: usize> {
+    plan: &'a Plan,
+    block: Block<'a, T>,
+}
 
-        // The rest is a vector of its own, whose lanes beyond it are 0: masked. Both take
-        // the same loop, so that the mathematics is compiled once.
-        let rest_is_empty = rest.log_probs.is_empty();
-        let rest = Loaded::new(lanes, rest);
-        let mut rest_output = [MaybeUninit::uninit()];
-        let parts = [
-            (vectors, output),
-            (
-                rest.columns().slice(0..usize::from(!rest_is_empty)),
-                &mut rest_output[..],
-            ),
-        ];
-        let mut value = lanes.zero();
-        for (columns, output) in parts {
-            let added_up;
-            (value, added_up) = self.vectors(&constants, columns, output);
-            if O::IS_ADDED_UP {
-                row.unclipped_advantage += lanes.sum(added_up);
+impl<T: Real, const INDEX: usize> WithSimd for Gather<'_, T, INDEX> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let lanes = T::lanes(simd);
+        let blueprint = specialized::<INDEX>(self.plan.blueprint);
+        let numbers = self.plan.numbers;
+        let Block {
+            staged,
+            rows,
+            row_length,
+            mut start,
+            ..
+        } = self.block;
+        let mut first = 0;
+        for state in rows {
+            let last = staged.mask.len().min(first + (row_length - start));
+            let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[first..last]));
+            let mut index = 0;
+            while index < vectors.mask.len() {
+                let stop = vectors.mask.len().min(index + STRETCH);
+                let stretch = vectors.map(|column| &column[index..stop]);
+                let length = stretch.mask.len();
+                let stretch = stretch.map(|column| &column[..length]);
+                let mut sums = LaneRowSums::new(lanes);
+                for place in 0..length {
+                    let inputs = inputs(lanes, &stretch, place);
+                    gather(&numbers, &inputs, &mut sums, blueprint);
+                }
+                sums.flush(&mut state.sums);
+                index = stop;
             }
-        }
-        if O::IS_WRITTEN {
-            lanes.store_rest(value, output_rest);
+            if !rest.mask.is_empty() {
+                let rest = rest.map(|column| lanes.load_rest(column));
+                let mut sums = LaneRowSums::new(lanes);
+                let inputs = inputs(lanes, &rest.as_slices(), 0);
+                gather(&numbers, &inputs, &mut sums, blueprint);
+                sums.flush(&mut state.sums);
+            }
+            first = last;
+            start = 0;
         }
     }
+}
 
-    /// Returns the last output, and the sum of all where the row adds them up.
+struct AddKeptWeights<'a, T> {
+    plan: &'a Plan,
+    block: Block<'a, T>,
+}
+
+impl<T: Real> WithSimd for AddKeptWeights<'_, T> {
+    type Output = ();
+
     #[inline(always)]
-    fn vectors(
-        &mut self,
-        row: &RowConstants<L>,
-        columns: Columns<'_, L::Vector>,
-        output: &mut [MaybeUninit<L::Vector>],
-    ) -> (L::Vector, L::Vector) {
-        let lanes = self.lanes;
-        let constants = self.constants;
-        let mut sums = self.sums;
-        let mut value = lanes.zero();
-        let mut added_up = lanes.zero();
-        // One length for all, which the compiler can see: no bounds are checked inside.
-        let count = columns.log_probs.len();
-        let columns = columns.slice(0..count);
-        let output = if O::IS_WRITTEN {
-            &mut output[..count]
-        } else {
-            output
-        };
-        #[expect(clippy::needless_range_loop, reason = "several slices in step")]
-        for index in 0..count {
-            let old_log_probs = columns.old_log_probs[index];
-            let inputs = Inputs {
-                log_probs: columns.log_probs[index],
-                old_log_probs,
-                rollout_log_probs: if R::READS_ROLLOUT || W::READS_ROLLOUT {
-                    columns.rollout_log_probs[index]
-                } else {
-                    old_log_probs
-                },
-                weights: columns.weights[index],
-                advantage: columns.advantages[index],
-                valid: lanes.greater(columns.mask[index], lanes.zero()),
-            };
-            value = token::<_, R, W, P, O>(lanes, &constants, row, &inputs, &mut sums);
-            if O::IS_WRITTEN {
-                output[index].write(value);
+    fn with_simd<S: Simd>(self, simd: S) {
+        let lanes = T::lanes(simd);
+        let Plan {
+            blueprint,
+            numbers,
+            scale,
+        } = *self.plan;
+        let Block {
+            staged,
+            rows,
+            row_length,
+            mut start,
+            ..
+        } = self.block;
+        let mut first = 0;
+        for state in rows {
+            let last = staged.mask.len().min(first + (row_length - start));
+            let row = row(lanes, &blueprint, &numbers, scale, state);
+            let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[first..last]));
+            for place in 0..vectors.mask.len() {
+                let inputs = inputs(lanes, &vectors, place);
+                state.kept_weight += lanes.sum(kept_weight(&numbers, &row, &inputs, blueprint).1);
             }
-            if O::IS_ADDED_UP {
-                added_up = lanes.add(added_up, value);
+            if !rest.mask.is_empty() {
+                let rest = rest.map(|column| lanes.load_rest(column));
+                let inputs = inputs(lanes, &rest.as_slices(), 0);
+                state.kept_weight += lanes.sum(kept_weight(&numbers, &row, &inputs, blueprint).1);
             }
+            first = last;
+            start = 0;
         }
-        self.sums = sums;
-        (value, added_up)
+    }
+}
+
+/// What the tokens of a row share.
+#[inline(always)]
+fn row<L: Lanes>(
+    lanes: L,
+    blueprint: &Blueprint,
+    numbers: &Numbers,
+    scale: f64,
+    state: &RowState,
+) -> Row<L> {
+    let like = Values(lanes, lanes.zero());
+    let mut row = match blueprint.by_rows() {
+        true => share(numbers, &RowTotals::new(lanes, &state.sums), like, *blueprint),
+        false => unshared(like),
+    };
+    if blueprint.adds_weights() {
+        let mean_weight = state.kept_weight / state.sums.tokens.max(1.0);
+        row.mean_slope = row.mean_surrogate * splat(lanes, mean_weight);
+    }
+    row.gradient_factor = row.factor * splat(lanes, scale);
+    row
+}
+
+/// The ratio that the tokens of a row share, and its derivative with respect to a log-prob.
+pub struct RowRatio<'a, T> {
+    pub plan: &'a Plan,
+    pub state: &'a RowState,
+    pub arithmetic: std::marker::PhantomData<T>,
+}
+
+impl<T: Real> WithSimd for RowRatio<'_, T> {
+    type Output = (f64, f64);
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> (f64, f64) {
+        let lanes = T::lanes(simd);
+        let Plan {
+            blueprint, numbers, ..
+        } = self.plan;
+        let row = row(lanes, blueprint, numbers, 1.0, self.state);
+        (first_lane(row.ratio), first_lane(row.ratio_slope))
+    }
+}
+
+/// Any lane of a vector whose lanes are all the same.
+#[inline(always)]
+fn first_lane<L: Lanes>(values: Values<L>) -> f64 {
+    let mut lane = [MaybeUninit::new(L::Real::from_f64(0.0))];
+    values.0.store_rest(values.1, &mut lane);
+    // SAFETY: it was initialised above.
+    #[allow(unsafe_code)]
+    let lane = unsafe { lane[0].assume_init() };
+    lane.to_f64()
+}
+
+/// One vector of tokens.
+#[inline(always)]
+fn inputs<L: Lanes>(lanes: L, vectors: &Staged<&[L::Vector]>, place: usize) -> TokenInputs<L> {
+    let Staged {
+        columns:
+            Columns {
+                log_probs,
+                old_log_probs,
+                rollout_log_probs,
+                weights,
+                ref_log_probs,
+                entropies,
+                advantages,
+            },
+        mask,
+    } = *vectors;
+    TokenInputs {
+        log_probs: Values(lanes, log_probs[place]),
+        old_log_probs: Values(lanes, old_log_probs[place]),
+        rollout_log_probs: Values(lanes, rollout_log_probs[place]),
+        weight: Values(lanes, weights[place]),
+        ref_log_probs: Values(lanes, ref_log_probs[place]),
+        entropy: Values(lanes, entropies[place]),
+        advantage: Values(lanes, advantages[place]),
+        valid: Flags(lanes, lanes.greater(mask[place], lanes.zero())),
     }
 }
 
 /// Whole vectors, and the tokens that do not fill one.
 #[inline(always)]
-pub fn split<'a, L: Lanes>(
-    columns: Columns<'a, L::Real>,
-) -> (Columns<'a, L::Vector>, Columns<'a, L::Real>) {
-    let (log_probs, log_probs_rest) = L::split(columns.log_probs);
-    let (old_log_probs, old_log_probs_rest) = L::split(columns.old_log_probs);
-    let (rollout_log_probs, rollout_log_probs_rest) = L::split(columns.rollout_log_probs);
-    let (weights, weights_rest) = L::split(columns.weights);
-    let (advantages, advantages_rest) = L::split(columns.advantages);
-    let (mask, mask_rest) = L::split(columns.mask);
+#[allow(clippy::type_complexity)]
+fn split<'a, L: Lanes>(
+    staged: Staged<&'a [L::Real]>,
+) -> (Staged<&'a [L::Vector]>, Staged<&'a [L::Real]>) {
     (
-        Columns {
-            log_probs,
-            old_log_probs,
-            rollout_log_probs,
-            weights,
-            advantages,
-            mask,
-        },
-        Columns {
-            log_probs: log_probs_rest,
-            old_log_probs: old_log_probs_rest,
-            rollout_log_probs: rollout_log_probs_rest,
-            weights: weights_rest,
-            advantages: advantages_rest,
-            mask: mask_rest,
-        },
+        staged.map(|column| L::split(column).0),
+        staged.map(|column| L::split(column).1),
     )
-}
-
-/// One vector of each column.
-pub struct Loaded<L: Lanes> {
-    log_probs: L::Vector,
-    old_log_probs: L::Vector,
-    rollout_log_probs: L::Vector,
-    weights: L::Vector,
-    advantages: L::Vector,
-    mask: L::Vector,
-}
-
-impl<L: Lanes> Loaded<L> {
-    #[inline(always)]
-    pub fn new(lanes: L, columns: Columns<'_, L::Real>) -> Self {
-        Self {
-            log_probs: lanes.load_rest(columns.log_probs),
-            old_log_probs: lanes.load_rest(columns.old_log_probs),
-            rollout_log_probs: lanes.load_rest(columns.rollout_log_probs),
-            weights: lanes.load_rest(columns.weights),
-            advantages: lanes.load_rest(columns.advantages),
-            mask: lanes.load_rest(columns.mask),
-        }
-    }
-
-    #[inline(always)]
-    pub fn columns(&self) -> Columns<'_, L::Vector> {
-        Columns {
-            log_probs: from_ref(&self.log_probs),
-            old_log_probs: from_ref(&self.old_log_probs),
-            rollout_log_probs: from_ref(&self.rollout_log_probs),
-            weights: from_ref(&self.weights),
-            advantages: from_ref(&self.advantages),
-            mask: from_ref(&self.mask),
-        }
-    }
-}
-
-#[inline(always)]
-pub fn constants<L: Lanes>(lanes: L, objective: &Objective) -> Constants<L> {
-    let real = L::Real::from_f64;
-    Constants {
-        log_ratio_bounds: log_ratio_bounds(lanes),
-        surrogate: numbers(&objective.surrogate).map(|number| lanes.splat(real(number))),
-        weight: WeightConstants::new(lanes, objective),
-    }
-}
-
-#[inline(always)]
-pub fn row_constants<L: Lanes>(lanes: L, row: &Row) -> RowConstants<L> {
-    let splat = |number: f64| lanes.splat(L::Real::from_f64(number));
-    RowConstants {
-        ratio: splat(row.ratio),
-        saturated: splat(row.saturated),
-        surrogate: row.surrogate.map(splat),
-        drops_negative: splat(row.drops_negative),
-        weight: RowWeightConstants::new(lanes, &row.weight),
-        loss_factor: splat(row.loss_factor),
-        negative_gradient_factor: splat(-row.gradient_factor),
-    }
 }

@@ -3,8 +3,11 @@
 use cubecl::prelude::*;
 use cubecl::server::Handle;
 
+use crate::columns::Columns;
+
 /// Contiguous, row-major memory of a device.
 #[derive(Clone, Debug)]
+#[allow(clippy::exhaustive_structs)]
 pub struct Buffer {
     /// The memory.
     pub handle: Handle,
@@ -46,62 +49,41 @@ impl Buffer {
     }
 }
 
-/// The inputs of the loss, each of `sequences * tokens` elements.
+/// The inputs of the loss, each of `sequences * tokens` elements; advantages may also be one for each
+/// sequence.
 ///
-/// Whatever stands at a masked position takes no part.
+/// `log_probs`, `weights`, `ref_log_probs` and `entropies` are of one type, f32 or f64, in which
+/// everything is computed; the others of any float type that the device has. Whatever stands at a
+/// masked position takes no part.
 #[derive(Clone, Debug)]
+#[allow(clippy::exhaustive_structs)]
 pub struct Batch {
     /// Number of sequences.
     pub sequences: usize,
     /// Number of tokens in a sequence, masked ones included.
     pub tokens: usize,
-    /// Log-probabilities of the policy being trained; the gradient has their type.
-    pub log_probs: Buffer,
-    /// Log-probabilities of the policy that the update started from.
-    pub old_log_probs: Buffer,
-    /// Log-probabilities reported by the sampler.
-    pub rollout_log_probs: Option<Buffer>,
-    /// The weights of [`Weight::Given`](crate::Weight::Given), of the
-    /// [arithmetic's](super::arithmetic) type.
-    pub weights: Option<Buffer>,
-    /// Log-probabilities of the reference policy, for a [`Penalty`](crate::Penalty), of the
-    /// arithmetic's type.
-    pub ref_log_probs: Option<Buffer>,
-    /// Advantage estimates.
-    pub advantages: Advantages,
+    /// What is read of a token; absent where the objective does not read it.
+    pub columns: Columns<Option<Buffer>>,
+    /// Whether there is one advantage for each sequence.
+    pub advantages_per_sequence: bool,
     /// Which tokens are valid, as unsigned integers: 0 where a token is masked. Absent: all.
     pub mask: Option<Buffer>,
 }
 
-/// Advantages, one for each token or one for each sequence.
+/// What one visit of a batch yields, all of it still to be computed by the device, and all of it in
+/// the type of the arithmetic.
 #[derive(Clone, Debug)]
-pub enum Advantages {
-    /// `sequences * tokens` elements.
-    PerToken(Buffer),
-    /// `sequences` elements.
-    PerSequence(Buffer),
-}
-
-impl Advantages {
-    pub(super) fn buffer(&self) -> &Buffer {
-        match self {
-            Self::PerToken(buffer) | Self::PerSequence(buffer) => buffer,
-        }
-    }
-}
-
-/// What one visit of a batch yields, all of it still to be computed by the device.
-#[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Outputs {
-    /// One element of the [arithmetic's](super::arithmetic) type.
+    /// One element.
     pub loss: Buffer,
-    /// Elements of the arithmetic's type, those of [`metrics`](super::metrics) in their order.
-    pub metrics: Buffer,
-    /// The gradient up to `factor`, of the type of `log_probs`: `sequences * tokens` elements,
-    /// exactly 0 at masked tokens. One element without a meaning where none was asked for.
+    /// The row of [`Sums`](crate::Sums).
+    pub sums: Buffer,
+    /// The gradient of `log_probs` up to `factor`: `sequences * tokens` elements, exactly 0 at
+    /// masked tokens. One vector without a meaning where none was asked for.
     pub gradient: Buffer,
-    /// One element of the arithmetic's type: what `gradient` still has to be multiplied by. It is
-    /// kept apart because `1 / n` would push gradients in half precision below the smallest
-    /// number.
+    /// The same of `entropies`.
+    pub entropy_gradient: Buffer,
+    /// One element: what the gradients still have to be multiplied by.
     pub factor: Buffer,
 }

@@ -2,8 +2,8 @@
 
 use cubecl::prelude::*;
 
-use super::blueprint::Blueprint;
 use super::lanes::Division;
+use crate::blueprint::Blueprint;
 
 /// Units in a cube. The sums of that many units fit the 16 KiB of shared memory that every
 /// WebGPU device has.

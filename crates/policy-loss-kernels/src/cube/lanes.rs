@@ -2,6 +2,9 @@
 
 use cubecl::prelude::*;
 
+use super::words::combine;
+use crate::accumulators::Kind;
+
 /// How a cube is divided; both numbers are powers of two.
 #[derive_cube_comptime]
 pub struct Division {
@@ -50,11 +53,11 @@ impl<A: Float> Lanes<A> {
     /// The sum over the lanes of each row, for all of them, always in the same order. All units
     /// of the cube have to take part.
     pub fn sum(&mut self, value: A) -> A {
-        self.fold(Fold::Sum, value)
+        self.fold(Kind::Sum, value)
     }
 
     /// As [`sum`](Self::sum), of another kind.
-    pub fn fold(&mut self, #[comptime] kind: Fold, value: A) -> A {
+    pub fn fold(&mut self, #[comptime] kind: Kind, value: A) -> A {
         let lanes = comptime!(self.count);
         if comptime!(lanes == 1) {
             value
@@ -68,7 +71,7 @@ impl<A: Float> Lanes<A> {
                 if self.lane < half {
                     let own = self.shared[unit];
                     let other = self.shared[unit + half];
-                    self.shared[unit] = fold::<A>(kind, own, other);
+                    self.shared[unit] = combine::<A>(kind, own, other);
                 }
                 sync_cube();
             }
@@ -77,23 +80,5 @@ impl<A: Float> Lanes<A> {
             sync_cube();
             total
         }
-    }
-}
-
-/// What becomes of two numbers.
-#[derive_cube_comptime]
-pub enum Fold {
-    Sum,
-    Smallest,
-    Largest,
-}
-
-/// One number of two. Comparisons with NaN are false, so that NaN is left out of the extremes.
-#[cube]
-pub fn fold<A: Float>(#[comptime] kind: Fold, left: A, right: A) -> A {
-    match kind {
-        Fold::Sum => left + right,
-        Fold::Smallest => select(right < left, right, left),
-        Fold::Largest => select(right > left, right, left),
     }
 }

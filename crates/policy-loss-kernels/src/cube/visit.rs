@@ -2,34 +2,47 @@
 
 use cubecl::prelude::*;
 
-use super::blueprint::Blueprint;
-use super::by_rows::by_rows;
-use super::by_tokens::by_tokens;
-use super::columns::Columns;
-use super::lanes::Division;
-use super::sums::{Sums, write_partials};
-use super::token::Numbers;
+use super::columns::{Inputs, Types};
+use super::lanes::{Division, Lanes};
+use super::partials::write_partials;
+use super::words::{count, mean};
+use crate::blueprint::Blueprint;
+use crate::blueprint::gpu::NumberArguments;
+use crate::formula::parts::gpu::keep;
+use crate::formula::rollout::gpu::kept_weight;
+use crate::formula::row::gpu::{Row, gather, share, unshared};
+use crate::formula::row_sums::gpu::RowSums;
+use crate::formula::token::gpu::token;
+use crate::sums::gpu::Sums;
 
-/// Writes the gradient of each token, and the sums of each cube to its column of `partials`,
-/// `[slots, cubes]`.
+/// Vectors that a unit adds up in one go.
+///
+/// Sums are made of the sums of stretches, because rounding errors grow with the number of addends,
+/// and one sequence can have a hundred thousand tokens.
+const STRETCH: usize = 16;
+
+/// Writes the gradients of each token, and the sums of each cube to its column of `partials`,
+/// `[sums, cubes]`.
 #[cube(launch_unchecked)]
-pub fn visit<L: Float, O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
-    columns: &Columns<(L, O, R, V, M, A, N)>,
-    numbers: &Numbers,
-    gradient: &mut [Vector<L, N>],
+pub fn visit<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
+    inputs: &Inputs<(O, R, V, M, A, N)>,
+    numbers: &NumberArguments,
+    gradient: &mut [Vector<A, N>],
+    entropy_gradient: &mut [Vector<A, N>],
     partials: &mut [A],
     sequences: usize,
     vectors_per_row: usize,
     #[comptime] division: Division,
     #[comptime] blueprint: Blueprint,
-    #[define(L, O, R, V, M, A)] _types: [ElemType; 6],
+    #[define(O, R, V, M, A)] _types: [ElemType; 5],
 ) {
-    let mut sums = Sums::<A>::new();
+    let mut sums = Sums::<(O, R, V, M, A, N)>::new();
     if comptime!(blueprint.by_rows()) {
-        by_rows::<(L, O, R, V, M, A, N)>(
-            columns,
+        by_rows::<(O, R, V, M, A, N)>(
+            inputs,
             numbers,
             gradient,
+            entropy_gradient,
             &mut sums,
             sequences,
             vectors_per_row,
@@ -37,10 +50,11 @@ pub fn visit<L: Float, O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
             blueprint,
         );
     } else {
-        by_tokens::<(L, O, R, V, M, A, N)>(
-            columns,
+        by_tokens::<(O, R, V, M, A, N)>(
+            inputs,
             numbers,
             gradient,
+            entropy_gradient,
             &mut sums,
             sequences,
             vectors_per_row,
@@ -48,5 +62,254 @@ pub fn visit<L: Float, O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
             blueprint,
         );
     }
-    write_partials::<A>(&sums, partials, comptime!(division.cube_size), blueprint);
+    let cube_size = comptime!(division.cube_size);
+    write_partials::<(O, R, V, M, A, N)>(&sums, partials, cube_size, blueprint);
+}
+
+/// For objectives in which a token needs nothing of its sequence: cubes take blocks of tokens,
+/// whatever the shape of the batch.
+#[cube]
+fn by_tokens<E: Types>(
+    inputs: &Inputs<E>,
+    numbers: &NumberArguments,
+    gradient: &mut [Vector<E::Real, E::Width>],
+    entropy_gradient: &mut [Vector<E::Real, E::Width>],
+    sums: &mut Sums<E>,
+    sequences: usize,
+    vectors_per_row: usize,
+    #[comptime] division: Division,
+    #[comptime] blueprint: Blueprint,
+) {
+    let vectors = sequences * vectors_per_row;
+    let step = CUBE_COUNT * comptime!(division.cube_size as usize);
+    let row = unshared::<E>(Vector::new(E::Real::new(0.0)));
+    let mut index = CUBE_POS * comptime!(division.cube_size as usize) + UNIT_POS as usize;
+    while index < vectors {
+        let stop = end_of_stretch(index, vectors, step);
+        let mut stretch = Sums::<E>::new();
+        while index < stop {
+            let sequence = index / vectors_per_row;
+            let tokens = inputs.tokens(index, sequence, blueprint);
+            let own = token::<E>(numbers, &row, &tokens, &mut stretch, blueprint);
+            if comptime!(blueprint.with_gradient) {
+                gradient[index] = own.log_probs;
+                if comptime!(blueprint.entropy) {
+                    entropy_gradient[index] = own.entropy;
+                }
+            }
+            index += step;
+        }
+        sums.add(&stretch);
+    }
+    if comptime!(blueprint.masked) {
+        count_sequences::<E>(inputs, sequences, vectors_per_row, sums, division);
+    }
+}
+
+/// Counts the sequences with a valid token. A row of lanes looks through a sequence until each
+/// lane has found one, which is soon: masked tokens come in runs.
+#[cube]
+fn count_sequences<E: Types>(
+    inputs: &Inputs<E>,
+    sequences: usize,
+    vectors_per_row: usize,
+    sums: &mut Sums<E>,
+    #[comptime] division: Division,
+) {
+    let mut lanes = Lanes::<E::Real>::new(division);
+    let rows = comptime!(division.rows());
+    let nothing = E::Real::new(0.0);
+    let mut first = CUBE_POS * rows;
+    // The same number of turns for all units of a cube: they add up together.
+    while first < sequences {
+        let sequence = first + lanes.row;
+        let start = sequence * vectors_per_row;
+        let end = select(sequence < sequences, start + vectors_per_row, start);
+        let mut found = nothing;
+        let mut index = start + lanes.lane;
+        while index < end && found == nothing {
+            found = count::<E>(inputs.valid(index));
+            index += lanes.count();
+        }
+        let found = lanes.sum(found) > nothing;
+        let counted = found && lanes.lane == 0;
+        sums.valid_sequences += select(counted, E::Real::new(1.0), nothing);
+        first += CUBE_COUNT * rows;
+    }
+}
+
+/// For objectives in which a token needs to know something of its sequence: a row of lanes takes a
+/// sequence as a whole, first for the sequence's own numbers, then for its tokens.
+#[cube]
+fn by_rows<E: Types>(
+    inputs: &Inputs<E>,
+    numbers: &NumberArguments,
+    gradient: &mut [Vector<E::Real, E::Width>],
+    entropy_gradient: &mut [Vector<E::Real, E::Width>],
+    sums: &mut Sums<E>,
+    sequences: usize,
+    vectors_per_row: usize,
+    #[comptime] division: Division,
+    #[comptime] blueprint: Blueprint,
+) {
+    let mut lanes = Lanes::<E::Real>::new(division);
+    let rows = comptime!(division.rows());
+    let step = comptime!(division.lanes as usize);
+    let zero = E::Real::new(0.0);
+
+    let mut first = CUBE_POS * rows;
+    // The same number of turns for all units of a cube: they add up together.
+    while first < sequences {
+        let sequence = first + lanes.row;
+        let start = sequence * vectors_per_row;
+        let end = select(sequence < sequences, start + vectors_per_row, start);
+        let start = start + lanes.lane;
+
+        let row_sums = row_sums::<E>(
+            inputs,
+            numbers,
+            sequence,
+            start,
+            end,
+            vectors_per_row,
+            &mut lanes,
+            blueprint,
+        );
+        let mut row = share::<E>(numbers, &row_sums, Vector::new(zero), blueprint);
+        if comptime!(blueprint.adds_weights()) {
+            let own = sum_of_kept_weights::<E>(
+                inputs, numbers, &row, sequence, start, end, step, blueprint,
+            );
+            let own = lanes.sum(own);
+            row.mean_slope = row.mean_surrogate * mean::<E>(own, row_sums.tokens);
+        }
+        let speaks = sequence < sequences && lanes.lane == 0;
+        let tokens = select(speaks, row_sums.tokens, zero);
+        if comptime!(blueprint.masked) {
+            sums.valid_sequences += select(tokens > zero, E::Real::new(1.0), zero);
+        }
+        if comptime!(blueprint.sequence_ratio()) {
+            add_sequence_ratio::<E>(sums, row.ratio.extract(0usize), tokens);
+        }
+
+        let mut ratio_slope = zero;
+        let mut index = start;
+        while index < end {
+            let stop = end_of_stretch(index, end, step);
+            let mut stretch = Sums::<E>::new();
+            let mut stretch_of_slopes = zero;
+            while index < stop {
+                let tokens = inputs.tokens(index, sequence, blueprint);
+                let own = token::<E>(numbers, &row, &tokens, &mut stretch, blueprint);
+                if comptime!(blueprint.with_gradient) {
+                    // What flows through a shared ratio is added below.
+                    if comptime!(!blueprint.shares_gradient() || blueprint.penalized) {
+                        gradient[index] = own.log_probs;
+                    }
+                    if comptime!(blueprint.entropy) {
+                        entropy_gradient[index] = own.entropy;
+                    }
+                }
+                if comptime!(blueprint.shares_gradient()) {
+                    stretch_of_slopes += own.ratio_slope.vector_sum();
+                }
+                index += step;
+            }
+            ratio_slope += stretch_of_slopes;
+            sums.add(&stretch);
+        }
+
+        if comptime!(blueprint.with_gradient && blueprint.shares_gradient()) {
+            let shared = Vector::new(lanes.sum(ratio_slope)) * row.ratio_slope;
+            let mut index = start;
+            while index < end {
+                let mut slopes = keep::<E>(inputs.valid(index), shared);
+                if comptime!(blueprint.penalized) {
+                    slopes += gradient[index];
+                }
+                gradient[index] = slopes;
+                index += step;
+            }
+        }
+        first += CUBE_COUNT * rows;
+    }
+}
+
+/// The sums of a sequence, for all lanes of its row.
+#[cube]
+fn row_sums<E: Types>(
+    inputs: &Inputs<E>,
+    numbers: &NumberArguments,
+    sequence: usize,
+    start: usize,
+    end: usize,
+    vectors_per_row: usize,
+    lanes: &mut Lanes<E::Real>,
+    #[comptime] blueprint: Blueprint,
+) -> RowSums<E> {
+    let mut sums = RowSums::<E>::new();
+    if comptime!(blueprint.masked || blueprint.gathers()) {
+        let step = lanes.count();
+        let mut index = start;
+        while index < end {
+            let stop = end_of_stretch(index, end, step);
+            let mut stretch = RowSums::<E>::new();
+            while index < stop {
+                let tokens = inputs.tokens(index, sequence, blueprint);
+                gather::<E>(numbers, &tokens, &mut stretch, blueprint);
+                index += step;
+            }
+            sums.add(&stretch);
+        }
+        sums.fold_lanes(lanes, comptime!(blueprint.row_sums()));
+    }
+    if comptime!(!blueprint.masked) {
+        sums.tokens = E::Real::cast_from(vectors_per_row * E::Width::value());
+    }
+    sums
+}
+
+/// The sum of the weights of a unit's tokens that are not dropped.
+#[cube]
+fn sum_of_kept_weights<E: Types>(
+    inputs: &Inputs<E>,
+    numbers: &NumberArguments,
+    row: &Row<E>,
+    sequence: usize,
+    start: usize,
+    end: usize,
+    #[comptime] step: usize,
+    #[comptime] blueprint: Blueprint,
+) -> E::Real {
+    let mut sum = E::Real::new(0.0);
+    let mut index = start;
+    while index < end {
+        let stop = end_of_stretch(index, end, step);
+        let mut stretch = E::Real::new(0.0);
+        while index < stop {
+            let tokens = inputs.tokens(index, sequence, blueprint);
+            stretch += kept_weight::<E>(numbers, row, &tokens, blueprint).vector_sum();
+            index += step;
+        }
+        sum += stretch;
+    }
+    sum
+}
+
+/// Adds the ratio that `tokens` tokens share.
+#[cube]
+fn add_sequence_ratio<E: Types>(sums: &mut Sums<E>, ratio: E::Real, tokens: E::Real) {
+    sums.ratio += ratio * tokens;
+    sums.squared_ratio += ratio * ratio * tokens;
+    let some = tokens > E::Real::new(0.0);
+    // Comparisons with NaN are false, so that NaN is left out.
+    sums.least_ratio = select(some && ratio < sums.least_ratio, ratio, sums.least_ratio);
+    sums.largest_ratio = select(some && ratio > sums.largest_ratio, ratio, sums.largest_ratio);
+}
+
+/// The end of the stretch that begins at `index` and of which a unit takes every `step`-th vector.
+#[cube]
+fn end_of_stretch(index: usize, end: usize, step: usize) -> usize {
+    let stop = index + STRETCH * step;
+    select(stop < end, stop, end)
 }

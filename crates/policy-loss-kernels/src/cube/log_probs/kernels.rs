@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use crate::cube::parts::clamped;
+use crate::cube::words::clamped_values;
 
 /// Units in a cube.
 pub const CUBE_SIZE: u32 = 256;
@@ -154,7 +154,7 @@ pub fn write_gradient<L: Float, I: Int, A: Float, N: Size>(
 #[cube]
 fn at_least_nothing<A: Float, N: Size>(x: Vector<A, N>) -> Vector<A, N> {
     let least = A::new(comptime!(LOG_OF_NOTHING as f32));
-    clamped(x, least, A::new(f32::MAX))
+    clamped_values(x, least, A::new(f32::MAX))
 }
 
 #[cube]

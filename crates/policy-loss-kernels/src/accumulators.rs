@@ -1,0 +1,195 @@
+//! Declares numbers that are accumulated over tokens, once for all machines.
+
+/// How two parts of a number become that of both.
+#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
+#[cfg_attr(
+    not(feature = "cube"),
+    derive(Clone, Copy, Debug, PartialEq, Eq, Hash)
+)]
+pub enum Kind {
+    /// Added.
+    Sum,
+    /// Added, and a whole number: devices add it up as an integer, since f32 loses whole numbers
+    /// above 2^24.
+    Count,
+    /// The smaller one; NaN is left out.
+    Least,
+    /// The larger one; NaN is left out.
+    Largest,
+}
+
+impl Kind {
+    /// The number of no token at all. Finite, because WGSL has no way to write an infinity.
+    #[must_use]
+    pub const fn neutral(self) -> f64 {
+        match self {
+            Self::Sum | Self::Count => 0.0,
+            Self::Least => f32::MAX as f64,
+            Self::Largest => f32::MIN as f64,
+        }
+    }
+
+    /// The number of two parts.
+    #[must_use]
+    pub fn merge(self, left: f64, right: f64) -> f64 {
+        // Comparisons with NaN are false.
+        match self {
+            Self::Sum | Self::Count => left + right,
+            Self::Least if right < left => right,
+            Self::Largest if right > left => right,
+            Self::Least | Self::Largest => left,
+        }
+    }
+}
+
+/// Declares a list of numbers with their kinds. It becomes
+///
+/// - a struct of f64 on the host, with `merge`;
+/// - an enum that names them, whose variants are called like the fields;
+/// - `gpu`: the struct of one unit, in the arithmetic of a kernel;
+/// - `cpu`: the struct of the lanes of a vector unit, and their totals.
+macro_rules! accumulators {
+    (
+        $(#[$meta:meta])*
+        pub struct $Sums:ident, $Sum:ident, $Totals:ident {
+            $($(#[doc = $doc:literal])* $name:ident: $kind:ident,)*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        #[non_exhaustive]
+        pub struct $Sums {
+            $($(#[doc = $doc])* pub $name: f64,)*
+        }
+
+        #[doc = concat!("Names the fields of [`", stringify!($Sums), "`].")]
+        #[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
+        #[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
+        #[allow(non_camel_case_types, missing_docs)]
+        pub enum $Sum { $($name,)* }
+
+        impl $Sum {
+            /// All of them, in their order.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// How parts are put together.
+            #[must_use]
+            pub const fn kind(self) -> $crate::accumulators::Kind {
+                match self { $(Self::$name => $crate::accumulators::Kind::$kind,)* }
+            }
+
+            /// The name of the field.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+        }
+
+        impl Default for $Sums {
+            /// Of no token.
+            fn default() -> Self {
+                Self { $($name: $crate::accumulators::Kind::$kind.neutral(),)* }
+            }
+        }
+
+        impl $Sums {
+            /// Puts the numbers of another part of the tokens to these.
+            pub fn merge(&mut self, other: &Self) {
+                $(self.$name = $crate::accumulators::Kind::$kind.merge(self.$name, other.$name);)*
+            }
+
+            /// The numbers in their order.
+            #[must_use]
+            pub fn to_row(&self) -> Vec<f64> {
+                vec![$(self.$name,)*]
+            }
+
+            /// From numbers in their order; those that are missing are neutral.
+            #[must_use]
+            pub fn from_row(row: &[f64]) -> Self {
+                let mut sums = Self::default();
+                let fields = [$(&mut sums.$name,)*];
+                for (field, value) in fields.into_iter().zip(row) {
+                    *field = *value;
+                }
+                sums
+            }
+        }
+
+        #[cfg(feature = "cube")]
+        pub(crate) mod gpu {
+            #![allow(missing_docs, dead_code)]
+
+            use cubecl::prelude::*;
+
+            use super::$Sum;
+            use crate::cube::lanes::Lanes;
+            use crate::cube::words::{Elements, combine, neutral};
+
+            #[derive(CubeType)]
+            pub struct $Sums<E: Elements> { $(pub $name: E::Real,)* }
+
+            pub type $Totals<E> = $Sums<E>;
+
+            #[cube]
+            impl<E: Elements> $Sums<E> {
+                pub fn new() -> Self {
+                    $Sums::<E> { $($name: neutral::<E::Real>(comptime!($Sum::$name.kind())),)* }
+                }
+
+                pub fn add(&mut self, other: &$Sums<E>) {
+                    $(self.$name = combine::<E::Real>(comptime!($Sum::$name.kind()), self.$name, other.$name);)*
+                }
+
+                /// Puts the numbers of the other lanes of a row to those that are needed.
+                pub fn fold_lanes(
+                    &mut self,
+                    lanes: &mut Lanes<E::Real>,
+                    #[comptime] needed: Vec<$Sum>,
+                ) {
+                    $(if comptime!(needed.contains(&$Sum::$name)) {
+                        self.$name = lanes.fold(comptime!($Sum::$name.kind()), self.$name);
+                    })*
+                }
+
+                pub fn get(&self, #[comptime] sum: $Sum) -> E::Real {
+                    match sum { $($Sum::$name => self.$name,)* }
+                }
+            }
+        }
+
+        #[cfg(feature = "cpu")]
+        pub(crate) mod cpu {
+            #![allow(missing_docs, dead_code)]
+
+            use crate::accumulators::Kind;
+            use crate::cpu::words::{Elements, Total, Values, neutral};
+
+            #[derive(Clone, Copy)]
+            pub struct $Sums<E: Elements> { $(pub $name: Values<E>,)* }
+
+            pub struct $Totals<E: Elements> { $(pub $name: Total<E>,)* }
+
+            impl<E: Elements> $Sums<E> {
+                #[inline(always)]
+                pub fn new(lanes: E) -> Self {
+                    Self { $($name: neutral(lanes, Kind::$kind),)* }
+                }
+
+                /// Moves the lanes into the numbers on the host.
+                #[inline(always)]
+                pub fn flush(self, sums: &mut super::$Sums) {
+                    $(sums.$name = Kind::$kind.merge(sums.$name, self.$name.fold(Kind::$kind));)*
+                }
+            }
+
+            impl<E: Elements> $Totals<E> {
+                #[inline(always)]
+                pub fn new(lanes: E, sums: &super::$Sums) -> Self {
+                    Self { $($name: Total(lanes, sums.$name),)* }
+                }
+            }
+        }
+    };
+}
+pub(crate) use accumulators;

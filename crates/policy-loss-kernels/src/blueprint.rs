@@ -1,0 +1,503 @@
+//! What a kernel is specialised on, and the numbers that it is given.
+
+use crate::columns::Columns;
+use crate::formula::row_sums::RowSum;
+use crate::objective::{
+    Behavior, Bounds, Denominator, Divergence, FilterEstimator, FilterLevel, ImportanceWeight,
+    KlEstimator, KlGradient, Objective, RatioLevel, Reduction, RolloutWeight, Surrogate,
+    SurrogateKind, WeightLevel, WeightMode,
+};
+use crate::sums::Sum;
+
+/// The choices of an objective and of a batch, without their numbers. What is not chosen leaves no
+/// trace in a compiled kernel.
+#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
+#[cfg_attr(
+    not(feature = "cube"),
+    derive(Clone, Copy, Debug, PartialEq, Eq, Hash)
+)]
+pub struct Blueprint {
+    /// The formula of the ratio and the advantage.
+    pub surrogate: SurrogateKind,
+    /// The clip is bounded for negative advantages.
+    pub dual_clip: bool,
+    /// The policy gradient is weighted for negative advantages.
+    pub weighs_negative: bool,
+    /// The policy gradient is weighted for all other advantages.
+    pub weighs_others: bool,
+    /// The measure of a trust region.
+    pub divergence: Divergence,
+    /// Where the ratio is formed.
+    pub ratio_level: RatioLevel,
+    /// What the ratio is taken against.
+    pub against: Behavior,
+    /// There is a rollout correction.
+    pub corrected: bool,
+    /// The correction has a weight of its own; without one every weight is 1.
+    pub weighted: bool,
+    /// What the weight is the ratio of.
+    pub weight_level: WeightLevel,
+    /// The batch brings the weights.
+    pub given_weights: bool,
+    /// Weights are moved into bounds.
+    pub truncates: bool,
+    /// Weights out of their bounds are 0.
+    pub masks: bool,
+    /// The filters of the correction: one bit for each level and estimate.
+    pub filter_bits: u32,
+    /// A sequence is rejected for one of its tokens.
+    pub vetoes: bool,
+    /// Tokens may be dropped with their sequence.
+    pub off_policy: bool,
+    /// There is a KL penalty.
+    pub penalized: bool,
+    /// Its estimate.
+    pub kl_estimator: KlEstimator,
+    /// Its gradient.
+    pub kl_gradient: KlGradient,
+    /// There is an entropy bonus.
+    pub entropy: bool,
+    /// A sequence's losses are divided by the number of its tokens.
+    pub sequence_mean: bool,
+    /// The reduction divides by the number of tokens.
+    pub divides_by_tokens: bool,
+    /// The reduction divides by the number of sequences, times a length.
+    pub divides_by_sequences: bool,
+    /// There is a mask; without one all tokens are valid.
+    pub masked: bool,
+    /// The gradient is written.
+    pub with_gradient: bool,
+    /// The arithmetic is f64 instead of f32.
+    pub double: bool,
+}
+
+impl Blueprint {
+    /// The choices of an objective; `None` where its surrogate has no kernel.
+    #[must_use]
+    pub fn new(
+        objective: &Objective,
+        masked: bool,
+        with_gradient: bool,
+        double: bool,
+    ) -> Option<Self> {
+        let correction = objective.rollout_correction;
+        let given_weights = correction.is_some_and(|correction| correction.normalize);
+        // What the batch brings has been weighed, filtered and vetoed already.
+        let computed = correction.filter(|_| !given_weights);
+        let weight = computed.and_then(|correction| correction.weight);
+        let mode = weight.map(|weight| weight.mode);
+        let importance = match objective.surrogate {
+            Surrogate::PolicyGradient(surrogate) => surrogate.weight,
+            Surrogate::Clip(_)
+            | Surrogate::SigmoidGate(_)
+            | Surrogate::GeometricMean(_)
+            | Surrogate::GammaWeight(_)
+            | Surrogate::TrustRegion(_)
+            | Surrogate::SquaredLogRatio(_)
+            | Surrogate::CovarianceClip(_)
+            | Surrogate::CovariancePenalty(_) => ImportanceWeight::None,
+        };
+        let denominator = objective.reduction.denominator();
+        Some(Self {
+            surrogate: objective.surrogate.kind()?,
+            dual_clip: match objective.surrogate {
+                Surrogate::Clip(clip) => clip.lower_bound().is_some(),
+                _ => false,
+            },
+            weighs_negative: importance != ImportanceWeight::None,
+            weighs_others: matches!(importance, ImportanceWeight::Ratio(_)),
+            divergence: match objective.surrogate {
+                Surrogate::TrustRegion(region) => region.divergence,
+                _ => Divergence::default(),
+            },
+            ratio_level: objective.ratio.level,
+            against: objective.ratio.against,
+            corrected: correction.is_some(),
+            weighted: weight.is_some(),
+            weight_level: weight.map_or(WeightLevel::Token, |weight: RolloutWeight| weight.level),
+            given_weights,
+            truncates: matches!(mode, Some(WeightMode::Truncate(_))),
+            masks: matches!(mode, Some(WeightMode::Mask(_))),
+            filter_bits: computed.map_or(0, |correction| {
+                let filters = correction.filters.iter();
+                filters.fold(0, |bits, filter| {
+                    bits | filter_bit(filter.level, filter.estimator)
+                })
+            }),
+            vetoes: computed.is_some_and(|correction| correction.veto.is_some()),
+            off_policy: objective.off_policy_mask.is_some(),
+            penalized: objective.kl_penalty.is_some(),
+            kl_estimator: objective
+                .kl_penalty
+                .map_or(KlEstimator::K3, |penalty| penalty.estimator),
+            kl_gradient: objective
+                .kl_penalty
+                .map_or(KlGradient::Estimator, |penalty| penalty.gradient),
+            entropy: objective.entropy_bonus.is_some(),
+            sequence_mean: objective.reduction == Reduction::SequenceMean,
+            divides_by_tokens: matches!(denominator, Denominator::Tokens),
+            divides_by_sequences: matches!(denominator, Denominator::Sequences(_)),
+            masked,
+            with_gradient,
+            double,
+        })
+    }
+
+    /// Whether tokens take the ratio of their sequence.
+    #[must_use]
+    pub fn sequence_ratio(&self) -> bool {
+        self.ratio_level != RatioLevel::Token
+    }
+
+    /// Whether the gradient of a ratio is the same for all tokens of a sequence.
+    #[must_use]
+    pub fn shares_gradient(&self) -> bool {
+        matches!(
+            self.ratio_level,
+            RatioLevel::Sequence | RatioLevel::SequenceSum
+        )
+    }
+
+    /// Whether `rollout_log_probs` is read.
+    #[must_use]
+    pub fn reads_rollout(&self) -> bool {
+        self.corrected || self.against == Behavior::Rollout
+    }
+
+    /// The columns that are read.
+    #[must_use]
+    pub fn reads(&self) -> Columns<bool> {
+        Columns {
+            log_probs: true,
+            old_log_probs: true,
+            rollout_log_probs: self.reads_rollout(),
+            weights: self.given_weights,
+            ref_log_probs: self.penalized,
+            entropies: self.entropy,
+            advantages: true,
+        }
+    }
+
+    /// Whether the surrogate is a function of the ratio, so that its slope against `log_probs` is
+    /// that against the ratio times the ratio.
+    #[must_use]
+    pub fn is_of_ratio(&self) -> bool {
+        matches!(
+            self.surrogate,
+            SurrogateKind::Clip | SurrogateKind::SigmoidGate
+        )
+    }
+
+    /// Whether the surrogate takes something from the whole sequence beside the ratio.
+    #[must_use]
+    pub fn surrogate_is_of_row(&self) -> bool {
+        matches!(
+            self.surrogate,
+            SurrogateKind::GammaWeight | SurrogateKind::GeometricMean
+        )
+    }
+
+    /// Whether the slope of a token's surrogate is that of its row, weights included.
+    #[must_use]
+    pub fn slope_is_of_row(&self) -> bool {
+        self.surrogate == SurrogateKind::GeometricMean
+    }
+
+    /// Whether the weights of a sequence are added up before its tokens are visited.
+    #[must_use]
+    pub fn adds_weights(&self) -> bool {
+        self.slope_is_of_row() && (self.corrected || self.off_policy)
+    }
+
+    /// Whether there is a filter of this level and estimate.
+    #[must_use]
+    pub fn filters(&self, level: FilterLevel, estimator: FilterEstimator) -> bool {
+        self.filter_bits & filter_bit(level, estimator) != 0
+    }
+
+    /// Whether there is a filter of this level.
+    #[must_use]
+    pub fn filters_by(&self, level: FilterLevel) -> bool {
+        FilterEstimator::ALL
+            .into_iter()
+            .any(|estimator| self.filters(level, estimator))
+    }
+
+    /// Whether a weight depends on its whole sequence.
+    #[must_use]
+    pub fn weight_is_of_row(&self) -> bool {
+        let own = self.weighted && self.weight_level != WeightLevel::Token;
+        own || self.vetoes || self.filters_sequences()
+    }
+
+    fn filters_sequences(&self) -> bool {
+        self.filters_by(FilterLevel::SequenceSum)
+            || self.filters_by(FilterLevel::SequenceMean)
+            || self.filters_by(FilterLevel::SequenceMax)
+    }
+
+    /// Whether this estimate of the gaps is added up over a sequence.
+    #[must_use]
+    pub fn adds_gaps(&self, estimator: FilterEstimator) -> bool {
+        self.filters(FilterLevel::SequenceSum, estimator)
+            || self.filters(FilterLevel::SequenceMean, estimator)
+    }
+
+    /// Whether a token needs to know something of its whole sequence first. If not, a sequence may
+    /// be divided at will.
+    #[must_use]
+    pub fn by_rows(&self) -> bool {
+        self.sequence_mean || self.gathers()
+    }
+
+    /// Whether a sequence is read before its tokens are visited.
+    #[must_use]
+    pub fn gathers(&self) -> bool {
+        self.sequence_ratio()
+            || self.off_policy
+            || self.weight_is_of_row()
+            || self.surrogate_is_of_row()
+    }
+
+    /// The sums of a sequence that the visit of its tokens needs.
+    #[must_use]
+    pub fn row_sums(&self) -> Vec<RowSum> {
+        let mut sums = Vec::new();
+        let mut add = |needed: bool, added: &[RowSum]| {
+            if needed {
+                sums.extend_from_slice(added);
+            }
+        };
+        add(self.masked, &[RowSum::tokens]);
+        add(
+            self.sequence_ratio() || self.off_policy,
+            &[RowSum::log_ratio],
+        );
+        add(
+            self.surrogate_is_of_row(),
+            &[RowSum::bounded_log_ratio, RowSum::advantage],
+        );
+        add(self.weight_is_of_row(), &[RowSum::gap]);
+        add(self.adds_gaps(FilterEstimator::K2), &[RowSum::gap_k2]);
+        add(self.adds_gaps(FilterEstimator::K3), &[RowSum::gap_k3]);
+        add(
+            self.vetoes || self.filters_by(FilterLevel::SequenceMax),
+            &[RowSum::least_gap, RowSum::largest_gap],
+        );
+        sums
+    }
+
+    /// The sums of a batch that the objective needs. The others are neutral.
+    #[must_use]
+    pub fn sums(&self) -> Vec<Sum> {
+        let needed = |sum: &Sum| match sum {
+            Sum::loss
+            | Sum::non_finite
+            | Sum::clipped_above
+            | Sum::clipped_below
+            | Sum::log_ratio
+            | Sum::squared_log_ratio
+            | Sum::k3
+            | Sum::ratio
+            | Sum::squared_ratio
+            | Sum::least_ratio
+            | Sum::largest_ratio => true,
+            Sum::valid_tokens | Sum::valid_sequences => self.masked,
+            Sum::dual_clipped => self.dual_clip,
+            Sum::rollout_gap | Sum::weight | Sum::squared_weight => self.corrected,
+            Sum::truncated_weights => self.truncates,
+            Sum::rejected_weights => self.masks || self.filter_bits != 0 || self.vetoes,
+            Sum::off_policy_dropped => self.off_policy,
+            Sum::kl => self.penalized,
+            Sum::entropy => self.entropy,
+        };
+        Sum::ALL.iter().copied().filter(needed).collect()
+    }
+}
+
+/// The place of a filter among the bits of a blueprint.
+fn filter_bit(level: FilterLevel, estimator: FilterEstimator) -> u32 {
+    1 << filter_place(level, estimator)
+}
+
+/// The place of a filter among all that there can be.
+#[must_use]
+pub const fn filter_place(level: FilterLevel, estimator: FilterEstimator) -> usize {
+    level as usize * FilterEstimator::ALL.len() + estimator as usize
+}
+
+/// Declares the numbers of an objective once, on the host and as the arguments of a launch.
+macro_rules! numbers {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
+        /// The numbers of an objective. One that it does not have is 0.
+        #[derive(Clone, Copy, Debug, Default, PartialEq)]
+        pub struct Numbers {
+            $($(#[doc = $doc])* pub $name: f64,)*
+            /// The bounds of each filter, by [`filter_place`], in pairs of low and high.
+            pub filters: [f64; FILTER_BOUNDS],
+        }
+
+        #[cfg(feature = "cube")]
+        pub(crate) mod gpu {
+            #![allow(missing_docs)]
+
+            use cubecl::prelude::*;
+
+            #[derive(CubeType, CubeLaunch)]
+            pub struct NumberArguments {
+                $(pub $name: InputScalar,)*
+                pub filters: Sequence<InputScalar>,
+            }
+
+            impl super::Numbers {
+                pub fn arguments(&self, arithmetic: ElemType) -> NumberArgumentsLaunch {
+                    let scalar = |value: f64| {
+                        // A device need not know infinities. A ratio or a weight beyond the largest
+                        // number of f32 is infinite itself.
+                        let value = value.clamp(f64::from(f32::MIN), f64::from(f32::MAX));
+                        InputScalar::new(value, arithmetic)
+                    };
+                    NumberArgumentsLaunch::new(
+                        $(scalar(self.$name),)*
+                        self.filters.iter().map(|bound| scalar(*bound)).collect(),
+                    )
+                }
+            }
+        }
+    };
+}
+
+/// The number of bounds that filters can have.
+pub const FILTER_BOUNDS: usize = 2 * FilterLevel::ALL.len() * FilterEstimator::ALL.len();
+
+numbers! {
+    /// The lower bound of the surrogate's ratio, log-ratio or change of a probability.
+    low,
+    /// The upper bound of the same.
+    high,
+    /// `c`, where a surrogate is bounded below by `c * A`.
+    dual_clip,
+    /// The temperature of the gate where `A > 0`.
+    positive_temperature,
+    /// The temperature of the gate elsewhere.
+    negative_temperature,
+    /// `k` of the gamma weight where `A >= 0`.
+    positive_k,
+    /// `lambda` of the gamma weight where `A >= 0`.
+    positive_lambda,
+    /// `k` of the gamma weight where `A < 0`.
+    negative_k,
+    /// `lambda` of the gamma weight where `A < 0`.
+    negative_lambda,
+    /// The largest weight of a trust region.
+    max_ratio,
+    /// What half of the squared log-ratio is multiplied by.
+    coefficient,
+    /// The lower bound of a rollout weight.
+    weight_low,
+    /// The upper bound of a rollout weight.
+    weight_high,
+    /// Sequences that hold a token with a gap below it are rejected.
+    least_gap,
+    /// Sequences with a mean log-ratio below it lose their tokens with a negative advantage.
+    least_mean_log_ratio,
+    /// The coefficient of the KL penalty.
+    kl_coefficient,
+    /// The coefficient of the entropy bonus.
+    entropy_coefficient,
+}
+
+impl Numbers {
+    /// The numbers of an objective.
+    #[must_use]
+    pub fn new(objective: &Objective) -> Self {
+        let correction = objective.rollout_correction;
+        let weight_bounds = match correction.and_then(|correction| correction.weight) {
+            Some(RolloutWeight { mode, .. }) => match mode {
+                WeightMode::Truncate(bounds) | WeightMode::Mask(bounds) => Some(bounds),
+                WeightMode::Raw => None,
+            },
+            None => None,
+        };
+        let (weight_low, weight_high) = weight_bounds.map_or((0.0, f64::INFINITY), both);
+        Self {
+            weight_low,
+            weight_high,
+            filters: filter_bounds(objective),
+            least_gap: correction
+                .and_then(|correction| correction.veto)
+                .map_or(0.0, f64::ln),
+            least_mean_log_ratio: objective.off_policy_mask.map_or(0.0, |mask| -mask.delta),
+            kl_coefficient: objective.kl_penalty.map_or(0.0, |it| it.coefficient),
+            entropy_coefficient: objective.entropy_bonus.map_or(0.0, |it| it.coefficient),
+            ..Self::of_surrogate(&objective.surrogate)
+        }
+    }
+
+    fn of_surrogate(surrogate: &Surrogate) -> Self {
+        let none = Self::default();
+        match *surrogate {
+            Surrogate::Clip(clip) => Self {
+                low: 1.0 - clip.low,
+                high: 1.0 + clip.high,
+                dual_clip: clip.lower_bound().unwrap_or(0.0),
+                ..none
+            },
+            Surrogate::PolicyGradient(surrogate) => match surrogate.weight {
+                ImportanceWeight::None => none,
+                ImportanceWeight::Ratio(bounds) | ImportanceWeight::RatioWhereNegative(bounds) => {
+                    let (low, high) = both(bounds);
+                    Self { low, high, ..none }
+                }
+            },
+            Surrogate::SigmoidGate(gate) => Self {
+                positive_temperature: gate.positive_temperature,
+                negative_temperature: gate.negative_temperature,
+                ..none
+            },
+            Surrogate::GeometricMean(mean) => Self {
+                low: -mean.low,
+                high: mean.high,
+                ..none
+            },
+            Surrogate::GammaWeight(weight) => Self {
+                positive_k: weight.positive_k,
+                positive_lambda: weight.positive_lambda,
+                negative_k: weight.negative_k,
+                negative_lambda: weight.negative_lambda,
+                ..none
+            },
+            Surrogate::TrustRegion(region) => Self {
+                low: region.low,
+                high: region.high,
+                max_ratio: region.max_ratio,
+                ..none
+            },
+            Surrogate::SquaredLogRatio(square) => Self {
+                coefficient: square.coefficient,
+                ..none
+            },
+            // Without a kernel.
+            Surrogate::CovarianceClip(_) | Surrogate::CovariancePenalty(_) => none,
+        }
+    }
+}
+
+fn filter_bounds(objective: &Objective) -> [f64; FILTER_BOUNDS] {
+    let mut filters = [0.0; FILTER_BOUNDS];
+    if let Some(correction) = objective.rollout_correction {
+        for filter in correction.filters.iter() {
+            let place = 2 * filter_place(filter.level, filter.estimator);
+            (filters[place], filters[place + 1]) = both(filter.bounds);
+        }
+    }
+    filters
+}
+
+/// Both bounds. What is bounded is never negative, and an infinity is no bound.
+fn both(bounds: Bounds) -> (f64, f64) {
+    (
+        bounds.low.unwrap_or(0.0),
+        bounds.high.unwrap_or(f64::INFINITY),
+    )
+}

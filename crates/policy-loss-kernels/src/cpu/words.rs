@@ -1,0 +1,222 @@
+//! The operations that formulas are written in, over the lanes of a vector unit. `cube/words.rs`
+//! has the same names for a device.
+
+use std::ops::{Add, AddAssign, Div, Mul, Not, Sub};
+
+use super::exp::{Exponential as Parts, exp};
+pub use super::lanes::Lanes as Elements;
+use super::real::Real;
+use crate::accumulators::Kind;
+
+/// Marks what a device evaluates when it compiles.
+macro_rules! comptime {
+    ($value:expr) => {
+        $value
+    };
+}
+pub(crate) use comptime;
+
+/// Numbers, one for each lane.
+#[derive(Clone, Copy)]
+pub struct Values<E: Elements>(pub E, pub E::Vector);
+
+/// Conditions, one for each lane.
+#[derive(Clone, Copy)]
+pub struct Flags<E: Elements>(pub E, pub E::Mask);
+
+/// A number of a whole row.
+#[derive(Clone, Copy)]
+pub struct Total<E: Elements>(pub E, pub f64);
+
+/// `exp(x)`, and `exp(x) - 1 - x`, which loses all digits near 0 when it is formed from `exp(x)`.
+pub struct Exponential<E: Elements> {
+    pub value: Values<E>,
+    pub minus_one_minus_x: Values<E>,
+}
+
+macro_rules! operators {
+    ($($trait:ident $method:ident $operation:ident,)*) => {
+        $(impl<E: Elements> $trait for Values<E> {
+            type Output = Self;
+
+            #[inline(always)]
+            fn $method(self, other: Self) -> Self {
+                Self(self.0, self.0.$operation(self.1, other.1))
+            }
+        })*
+    };
+}
+operators! { Add add add, Sub sub sub, Mul mul mul, Div div div, }
+
+impl<E: Elements> AddAssign for Values<E> {
+    #[inline(always)]
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl<E: Elements> Not for Flags<E> {
+    type Output = Self;
+
+    #[inline(always)]
+    fn not(self) -> Self {
+        Self(self.0, self.0.not(self.1))
+    }
+}
+
+impl<E: Elements> Values<E> {
+    /// The number that the lanes make together.
+    #[inline(always)]
+    pub fn fold(self, kind: Kind) -> f64 {
+        match kind {
+            Kind::Sum | Kind::Count => self.0.sum(self.1),
+            Kind::Least => self.0.smallest(self.1),
+            Kind::Largest => self.0.largest(self.1),
+        }
+    }
+}
+
+#[inline(always)]
+pub fn splat<E: Elements>(lanes: E, value: f64) -> Values<E> {
+    Values(lanes, lanes.splat(E::Real::from_f64(value)))
+}
+
+#[inline(always)]
+pub fn neutral<E: Elements>(lanes: E, kind: Kind) -> Values<E> {
+    splat(lanes, kind.neutral())
+}
+
+/// The same number in every lane.
+#[inline(always)]
+pub fn constant<E: Elements>(like: Values<E>, value: f64) -> Values<E> {
+    splat(like.0, value)
+}
+
+/// A number of the objective.
+#[inline(always)]
+pub fn number<E: Elements>(like: Values<E>, value: &f64) -> Values<E> {
+    splat(like.0, *value)
+}
+
+/// A number of the row.
+#[inline(always)]
+pub fn whole<E: Elements>(total: Total<E>) -> Values<E> {
+    splat(total.0, total.1)
+}
+
+/// A number of the row, divided by its number of tokens. Divided, not multiplied by `1 / tokens`,
+/// and before it is rounded: a mean of equal numbers is that number.
+#[inline(always)]
+pub fn mean<E: Elements>(total: Total<E>, tokens: Total<E>) -> Values<E> {
+    splat(total.0, total.1 / tokens.1.max(1.0))
+}
+
+#[inline(always)]
+pub fn nowhere<E: Elements>(like: Values<E>) -> Flags<E> {
+    Flags(like.0, like.0.never())
+}
+
+#[inline(always)]
+pub fn less<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
+    Flags(left.0, left.0.less(left.1, right.1))
+}
+
+#[inline(always)]
+pub fn greater<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
+    Flags(left.0, left.0.greater(left.1, right.1))
+}
+
+#[inline(always)]
+pub fn at_most<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
+    Flags(left.0, left.0.at_most(left.1, right.1))
+}
+
+#[inline(always)]
+pub fn at_least<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
+    Flags(left.0, left.0.at_most(right.1, left.1))
+}
+
+#[inline(always)]
+pub fn equal<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
+    Flags(left.0, left.0.equal(left.1, right.1))
+}
+
+#[inline(always)]
+pub fn is_nan<E: Elements>(x: Values<E>) -> Flags<E> {
+    !equal(x, x)
+}
+
+#[inline(always)]
+pub fn both<E: Elements>(left: Flags<E>, right: Flags<E>) -> Flags<E> {
+    Flags(left.0, left.0.and(left.1, right.1))
+}
+
+#[inline(always)]
+pub fn either<E: Elements>(left: Flags<E>, right: Flags<E>) -> Flags<E> {
+    Flags(left.0, left.0.or(left.1, right.1))
+}
+
+#[inline(always)]
+pub fn choose<E: Elements>(condition: Flags<E>, yes: Values<E>, no: Values<E>) -> Values<E> {
+    Values(yes.0, yes.0.select(condition.1, yes.1, no.1))
+}
+
+#[inline(always)]
+pub fn absolute<E: Elements>(x: Values<E>) -> Values<E> {
+    Values(x.0, x.0.absolute(x.1))
+}
+
+#[inline(always)]
+pub fn exponential<E: Elements>(x: Values<E>) -> Values<E> {
+    Values(x.0, exp(x.0, x.1))
+}
+
+/// Of `x` within ±20, or NaN.
+#[inline(always)]
+pub fn exponential_of_bounded<E: Elements>(x: Values<E>, _double: bool) -> Exponential<E> {
+    let parts = Parts::of_bounded(x.0, x.1);
+    Exponential {
+        value: Values(x.0, parts.value(x.0)),
+        minus_one_minus_x: Values(x.0, parts.minus_one_minus_x(x.0)),
+    }
+}
+
+/// `ln(left / right)` of positive numbers, exact where they are nearly equal.
+#[inline(always)]
+pub fn logarithm_of_quotient<E: Elements>(left: Values<E>, right: Values<E>) -> Values<E> {
+    let growth = (left - right) / right;
+    let logarithm = |x: E::Real| E::Real::from_f64(x.to_f64().ln_1p());
+    Values(left.0, left.0.map(growth.1, logarithm))
+}
+
+/// What numbers add to a sum.
+#[inline(always)]
+pub fn total<E: Elements>(x: Values<E>) -> Values<E> {
+    x
+}
+
+/// What conditions add to a count.
+#[inline(always)]
+pub fn count<E: Elements>(condition: Flags<E>) -> Values<E> {
+    let lanes = condition.0;
+    // Adding -0 changes no number, which the compiler knows, and adds under a mask.
+    choose(condition, splat(lanes, 1.0), splat(lanes, -0.0))
+}
+
+/// What numbers that are NaN or infinite add to a count.
+#[inline(always)]
+pub fn count_non_finite<E: Elements>(x: Values<E>) -> Values<E> {
+    count(is_nan(x - x))
+}
+
+/// The smaller one of each lane, where the condition holds; NaN is left out.
+#[inline(always)]
+pub fn least<E: Elements>(least: Values<E>, condition: Flags<E>, x: Values<E>) -> Values<E> {
+    choose(both(condition, less(x, least)), x, least)
+}
+
+/// The larger one of each lane, where the condition holds; NaN is left out.
+#[inline(always)]
+pub fn largest<E: Elements>(largest: Values<E>, condition: Flags<E>, x: Values<E>) -> Values<E> {
+    choose(both(condition, greater(x, largest)), x, largest)
+}

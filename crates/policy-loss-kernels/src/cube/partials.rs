@@ -1,0 +1,233 @@
+//! From the sums of units to those of the batch.
+
+// Only a loop over a range can be unrolled.
+#![allow(clippy::needless_range_loop)]
+
+use cubecl::prelude::*;
+
+use super::words::{Elements, at_least_one, combine, neutral};
+use crate::accumulators::Kind;
+use crate::blueprint::Blueprint;
+use crate::sums::Sum;
+use crate::sums::gpu::Sums;
+
+/// Adds up the sums of a cube's units, always in the same order, and writes them to the cube's
+/// column of the partial sums `[sums, cubes]`.
+///
+/// Counts are floats here: a cube sees far fewer than 2^24 tokens, so that they are exact.
+#[cube]
+pub fn write_partials<E: Elements>(
+    sums: &Sums<E>,
+    partials: &mut [E::Real],
+    #[comptime] cube_size: u32,
+    #[comptime] blueprint: Blueprint,
+) {
+    let needed = comptime!(blueprint.sums());
+    let count = comptime!(needed.len());
+    let size = comptime!(cube_size as usize);
+    let unit = UNIT_POS as usize;
+    let mut shared = Shared::<[E::Real]>::new_slice(comptime!(count * size));
+
+    #[unroll]
+    for k in 0..count {
+        shared[k * size + unit] = sums.get(comptime!(needed[k]));
+    }
+    sync_cube();
+    #[unroll]
+    for step in 0..comptime!(cube_size.ilog2()) {
+        let half = comptime!(size >> (step + 1));
+        if unit < half {
+            #[unroll]
+            for k in 0..count {
+                let left = shared[k * size + unit];
+                let right = shared[k * size + unit + half];
+                let kind = comptime!(needed[k].kind());
+                shared[k * size + unit] = combine::<E::Real>(kind, left, right);
+            }
+        }
+        sync_cube();
+    }
+    if unit == 0 {
+        #[unroll]
+        for k in 0..count {
+            partials[k * CUBE_COUNT + CUBE_POS] = shared[k * size];
+        }
+    }
+}
+
+/// The size of a batch, and what replaces its counts.
+#[derive(CubeType, CubeLaunch)]
+pub struct BatchSize {
+    /// Number of tokens, masked ones included.
+    pub tokens: u32,
+    pub sequences: u32,
+    /// What each sequence counts for where the reduction divides by their number.
+    pub length: InputScalar,
+    /// The reduction's factor, if it is not taken from the batch's own counts.
+    pub scale: InputScalar,
+}
+
+/// One cube adds up the partial sums `[sums, cubes]`, and makes the loss and the gradient's factor
+/// of them.
+#[cube(launch_unchecked)]
+pub fn finish<A: Float>(
+    partials: &[A],
+    loss: &mut [A],
+    row: &mut [A],
+    factor: &mut [A],
+    cubes: usize,
+    size: &BatchSize,
+    #[comptime] scaled: bool,
+    #[comptime] cube_size: u32,
+    #[comptime] blueprint: Blueprint,
+    #[define(A)] _arithmetic: ElemType,
+) {
+    let totals = Totals::<A>::of(partials, cubes, cube_size, blueprint);
+    if UNIT_POS == 0 {
+        let mut tokens = A::cast_from(size.tokens);
+        let mut sequences = A::cast_from(size.sequences);
+        if comptime!(blueprint.masked) {
+            tokens = totals.get(Sum::valid_tokens);
+            sequences = totals.get(Sum::valid_sequences);
+        }
+        let sum = totals.get(Sum::loss);
+        if comptime!(scaled) {
+            let scale = size.scale.get::<A>();
+            loss[0] = sum * scale;
+            factor[0] = scale;
+        } else {
+            let mut count = A::new(1.0);
+            if comptime!(blueprint.divides_by_tokens) {
+                count = at_least_one::<A>(tokens);
+            }
+            if comptime!(blueprint.divides_by_sequences) {
+                count = at_least_one::<A>(sequences) * size.length.get::<A>();
+            }
+            loss[0] = sum / count;
+            factor[0] = A::new(1.0) / count;
+        }
+        #[unroll]
+        for k in 0..comptime!(Sum::ALL.len()) {
+            row[k] = totals.get(comptime!(Sum::ALL[k]));
+        }
+        row[comptime!(Sum::valid_tokens as usize)] = tokens;
+        row[comptime!(Sum::valid_sequences as usize)] = sequences;
+    }
+}
+
+/// The sums of all cubes, added up by one.
+///
+/// Counts are added up as integers: f32 loses them above 2^24.
+#[derive(CubeType)]
+struct Totals<A: Float> {
+    floats: Shared<[A]>,
+    counts: Shared<[u32]>,
+    #[cube(comptime)]
+    cube_size: u32,
+    #[cube(comptime)]
+    blueprint: Blueprint,
+}
+
+#[cube]
+impl<A: Float> Totals<A> {
+    /// Adds up the columns of `partials`, `[sums, cubes]`, always in the same order.
+    fn of(
+        partials: &[A],
+        cubes: usize,
+        #[comptime] cube_size: u32,
+        #[comptime] blueprint: Blueprint,
+    ) -> Self {
+        let size = comptime!(cube_size as usize);
+        let mut totals = Totals::<A> {
+            floats: Shared::new_slice(comptime!(needed(blueprint, false).len() * size)),
+            counts: Shared::new_slice(comptime!(needed(blueprint, true).len() * size)),
+            cube_size,
+            blueprint,
+        };
+        totals.gather(partials, cubes);
+        totals.fold();
+        totals
+    }
+
+    /// Each unit adds up every `cube_size`-th column.
+    fn gather(&mut self, partials: &[A], cubes: usize) {
+        let sums = comptime!(self.blueprint.sums());
+        let step = comptime!(self.cube_size as usize);
+        let unit = UNIT_POS as usize;
+        #[unroll]
+        for k in 0..comptime!(sums.len()) {
+            let sum = comptime!(sums[k]);
+            let place = self.place(sum) + unit;
+            let mut cube = unit;
+            if comptime!(sum.kind() == Kind::Count) {
+                let mut count = 0u32;
+                while cube < cubes {
+                    count += u32::cast_from(partials[k * cubes + cube]);
+                    cube += step;
+                }
+                self.counts[place] = count;
+            } else {
+                let mut value = neutral::<A>(comptime!(sum.kind()));
+                while cube < cubes {
+                    value = combine::<A>(comptime!(sum.kind()), value, partials[k * cubes + cube]);
+                    cube += step;
+                }
+                self.floats[place] = value;
+            }
+        }
+        sync_cube();
+    }
+
+    /// Adds up the units' sums, in a tree.
+    fn fold(&mut self) {
+        let sums = comptime!(self.blueprint.sums());
+        let unit = UNIT_POS as usize;
+        #[unroll]
+        for step in 0..comptime!(self.cube_size.ilog2()) {
+            let half = comptime!((self.cube_size >> (step + 1)) as usize);
+            if unit < half {
+                #[unroll]
+                for k in 0..comptime!(sums.len()) {
+                    let sum = comptime!(sums[k]);
+                    let place = self.place(sum) + unit;
+                    if comptime!(sum.kind() == Kind::Count) {
+                        let other = self.counts[place + half];
+                        self.counts[place] += other;
+                    } else {
+                        let value = self.floats[place];
+                        let other = self.floats[place + half];
+                        self.floats[place] = combine::<A>(comptime!(sum.kind()), value, other);
+                    }
+                }
+            }
+            sync_cube();
+        }
+    }
+
+    /// A sum; neutral where the objective does not need it.
+    fn get(&self, #[comptime] sum: Sum) -> A {
+        if comptime!(!self.blueprint.sums().contains(&sum)) {
+            neutral::<A>(comptime!(sum.kind()))
+        } else if comptime!(sum.kind() == Kind::Count) {
+            A::cast_from(self.counts[self.place(sum)])
+        } else {
+            self.floats[self.place(sum)]
+        }
+    }
+
+    /// Where the units' values of a sum begin.
+    fn place(&self, #[comptime] sum: Sum) -> comptime_type!(usize) {
+        comptime!({
+            let sums = needed(self.blueprint, sum.kind() == Kind::Count);
+            let position = sums.iter().position(|other| *other == sum);
+            position.unwrap_or(0) * self.cube_size as usize
+        })
+    }
+}
+
+/// The sums of an objective that are counts, or those that are not.
+fn needed(blueprint: Blueprint, counts: bool) -> Vec<Sum> {
+    let mut sums = blueprint.sums();
+    sums.retain(|sum| (sum.kind() == Kind::Count) == counts);
+    sums
+}

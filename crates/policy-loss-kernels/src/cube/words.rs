@@ -1,0 +1,225 @@
+//! The operations that formulas are written in, on a device. `cpu/words.rs` has the same names for
+//! the lanes of a vector unit.
+
+use cubecl::prelude::*;
+
+use crate::accumulators::Kind;
+
+/// The types that a formula is compiled for.
+pub trait Elements: Send + Sync + 'static {
+    /// The type of the arithmetic.
+    type Real: Float;
+    /// Number of tokens in a vector.
+    type Width: Size;
+}
+
+/// Numbers, one for each of a few tokens.
+pub type Values<E> = Vector<<E as Elements>::Real, <E as Elements>::Width>;
+
+/// Conditions, one for each of a few tokens.
+pub type Flags<E> = Vector<bool, <E as Elements>::Width>;
+
+/// `exp(x)`, and `exp(x) - 1 - x`, which loses all digits near 0 when it is formed from `exp(x)`.
+#[derive(CubeType, Clone, Copy)]
+pub struct Exponential<E: Elements> {
+    pub value: Values<E>,
+    pub minus_one_minus_x: Values<E>,
+}
+
+/// The number of no token at all.
+#[cube]
+pub fn neutral<A: Float>(#[comptime] kind: Kind) -> A {
+    A::new(comptime!(kind.neutral() as f32))
+}
+
+/// One number of two. Comparisons with NaN are false, so that NaN is left out of the extremes.
+#[cube]
+pub fn combine<A: Float>(#[comptime] kind: Kind, left: A, right: A) -> A {
+    match kind {
+        Kind::Sum | Kind::Count => left + right,
+        Kind::Least => select(right < left, right, left),
+        Kind::Largest => select(right > left, right, left),
+    }
+}
+
+/// The same number for every token.
+#[cube]
+pub fn constant<E: Elements>(_like: Values<E>, #[comptime] value: f64) -> Values<E> {
+    Vector::new(E::Real::new(comptime!(value as f32)))
+}
+
+/// A number of the objective.
+#[cube]
+pub fn number<E: Elements>(_like: Values<E>, number: &InputScalar) -> Values<E> {
+    Vector::new(number.get::<E::Real>())
+}
+
+/// A number of the row.
+#[cube]
+pub fn whole<E: Elements>(total: E::Real) -> Values<E> {
+    Vector::new(total)
+}
+
+/// A number of the row, divided by its number of tokens. Divided, not multiplied by `1 / tokens`: a
+/// mean of equal numbers is that number.
+#[cube]
+pub fn mean<E: Elements>(total: E::Real, tokens: E::Real) -> Values<E> {
+    Vector::new(total / at_least_one::<E::Real>(tokens))
+}
+
+#[cube]
+pub fn at_least_one<A: Float>(count: A) -> A {
+    let one = A::new(1.0);
+    select(count > one, count, one)
+}
+
+#[cube]
+pub fn nowhere<E: Elements>(_like: Values<E>) -> Flags<E> {
+    Vector::new(false)
+}
+
+#[cube]
+pub fn less<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
+    left.less_than(&right)
+}
+
+#[cube]
+pub fn greater<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
+    left.greater_than(&right)
+}
+
+#[cube]
+pub fn at_most<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
+    left.less_equal(&right)
+}
+
+#[cube]
+pub fn at_least<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
+    left.greater_equal(&right)
+}
+
+#[cube]
+pub fn equal<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
+    left.equal(&right)
+}
+
+#[cube]
+pub fn is_nan<E: Elements>(x: Values<E>) -> Flags<E> {
+    x.is_nan()
+}
+
+#[cube]
+pub fn both<E: Elements>(left: Flags<E>, right: Flags<E>) -> Flags<E> {
+    left.vec_and(right)
+}
+
+#[cube]
+pub fn either<E: Elements>(left: Flags<E>, right: Flags<E>) -> Flags<E> {
+    left.or(right)
+}
+
+#[cube]
+pub fn choose<E: Elements>(condition: Flags<E>, yes: Values<E>, no: Values<E>) -> Values<E> {
+    select_many(condition, yes, no)
+}
+
+#[cube]
+pub fn absolute<E: Elements>(x: Values<E>) -> Values<E> {
+    x.abs()
+}
+
+#[cube]
+pub fn exponential<E: Elements>(x: Values<E>) -> Values<E> {
+    x.exp()
+}
+
+/// Of `x` within ±20, or NaN.
+///
+/// `exp(x) - 1 - x` loses all digits near 0, where the series
+/// `x^2 / 2 (1 + x / 3 (1 + x / 4 (...)))` has no cancellation.
+#[cube]
+pub fn exponential_of_bounded<E: Elements>(
+    x: Values<E>,
+    #[comptime] double: bool,
+) -> Exponential<E> {
+    // The first term left out is below half a rounding at the limit.
+    let terms = comptime!(if double { 15 } else { 8 });
+    let one = Values::<E>::new(E::Real::new(1.0));
+    let mut series = one;
+    #[unroll]
+    for k in 0..comptime!(terms - 2) {
+        let divisor = E::Real::from_int(comptime!(terms - k));
+        series = one + series * x * Vector::new(E::Real::new(1.0) / divisor);
+    }
+    series *= x * x * Vector::new(E::Real::new(0.5));
+    let limit = Vector::new(E::Real::new(0.5));
+    let value = x.exp();
+    Exponential::<E> {
+        value,
+        minus_one_minus_x: select_many(x.abs().less_than(&limit), series, value - one - x),
+    }
+}
+
+/// `ln(left / right)` of positive numbers.
+#[cube]
+pub fn logarithm_of_quotient<E: Elements>(left: Values<E>, right: Values<E>) -> Values<E> {
+    left.ln() - right.ln()
+}
+
+/// What numbers add to a sum.
+#[cube]
+pub fn total<E: Elements>(x: Values<E>) -> E::Real {
+    x.vector_sum()
+}
+
+/// What conditions add to a count.
+#[cube]
+pub fn count<E: Elements>(condition: Flags<E>) -> E::Real {
+    let one = Values::<E>::new(E::Real::new(1.0));
+    let zero = Values::<E>::new(E::Real::new(0.0));
+    select_many(condition, one, zero).vector_sum()
+}
+
+/// What numbers that are NaN or infinite add to a count.
+#[cube]
+pub fn count_non_finite<E: Elements>(x: Values<E>) -> E::Real {
+    count::<E>(x.is_nan().or(x.is_inf()))
+}
+
+/// The smallest number, where the condition holds; NaN is left out.
+#[cube]
+pub fn least<E: Elements>(least: E::Real, condition: Flags<E>, x: Values<E>) -> E::Real {
+    extreme::<E>(Kind::Least, least, condition, x)
+}
+
+/// The largest number, where the condition holds; NaN is left out.
+#[cube]
+pub fn largest<E: Elements>(largest: E::Real, condition: Flags<E>, x: Values<E>) -> E::Real {
+    extreme::<E>(Kind::Largest, largest, condition, x)
+}
+
+#[cube]
+fn extreme<E: Elements>(
+    #[comptime] kind: Kind,
+    known: E::Real,
+    condition: Flags<E>,
+    x: Values<E>,
+) -> E::Real {
+    let others = Values::<E>::new(neutral::<E::Real>(kind));
+    let x = select_many(condition, x, others);
+    let mut extreme = known;
+    #[unroll]
+    for place in 0..E::Width::value() {
+        extreme = combine::<E::Real>(kind, extreme, x.extract(place));
+    }
+    extreme
+}
+
+/// `clamp(x, low, high)`; NaN stays NaN, which the built-in `clamp` of a device need not keep.
+#[cube]
+pub fn clamped_values<A: Float, N: Size>(x: Vector<A, N>, low: A, high: A) -> Vector<A, N> {
+    let low = Vector::new(low);
+    let high = Vector::new(high);
+    let x = select_many(x.less_than(&low), low, x);
+    select_many(x.greater_than(&high), high, x)
+}

@@ -1,0 +1,100 @@
+//! The penalty for moving away from a reference policy.
+
+use super::formulas;
+
+formulas! {
+    use [parts, row];
+
+    /// What a penalty adds to the losses of tokens, before its coefficient; 0 at masked ones.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct PenaltyOutput<E: Elements> {
+        /// `log_probs - ref_log_probs`.
+        pub log_ratio: Values<E>,
+        /// The estimate, times the ratio where it is multiplied by it.
+        pub value: Values<E>,
+        /// What the value changes by with the token's own log-prob.
+        pub slope: Values<E>,
+        /// What the value changes by with the ratio of the sequence.
+        pub ratio_slope: Values<E>,
+    }
+
+    /// The penalty of tokens with this ratio; `saturated` where no gradient passes through it.
+    #[cube]
+    pub fn penalty<E: Elements>(
+        inputs: &TokenInputs<E>,
+        ratio: Values<E>,
+        saturated: Flags<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> PenaltyOutput<E> {
+        let valid = inputs.valid;
+        let log_ratio = keep::<E>(valid, inputs.log_probs - inputs.ref_log_probs);
+        let estimate = kl_estimate::<E>(log_ratio, blueprint);
+        let mut value = estimate.value;
+        let mut slope = estimate.slope;
+        let mut ratio_slope = constant::<E>(log_ratio, 0.0);
+        match blueprint.kl_gradient {
+            KlGradient::Estimator => {}
+            KlGradient::StraightThrough => {
+                slope = log_ratio;
+            }
+            KlGradient::ImportanceCorrected => {
+                ratio_slope = value;
+                slope = slope * ratio;
+                value = value * ratio;
+                if comptime!(!blueprint.shares_gradient()) {
+                    slope = slope + drop_where::<E>(saturated, value);
+                }
+            }
+        }
+        PenaltyOutput::<E> {
+            log_ratio,
+            value: keep::<E>(valid, value),
+            slope: keep::<E>(valid, slope),
+            ratio_slope: keep::<E>(valid, ratio_slope),
+        }
+    }
+
+    /// An estimate of a divergence, and its slope.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct KlEstimate<E: Elements> {
+        pub value: Values<E>,
+        pub slope: Values<E>,
+    }
+
+    /// Of `q = log_probs - ref_log_probs`.
+    #[cube]
+    pub fn kl_estimate<E: Elements>(
+        q: Values<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> KlEstimate<E> {
+        let zero = constant::<E>(q, 0.0);
+        let one = constant::<E>(q, 1.0);
+        match blueprint.kl_estimator {
+            KlEstimator::K1 => KlEstimate::<E> {
+                value: q,
+                slope: one,
+            },
+            KlEstimator::K2 => KlEstimate::<E> {
+                value: q * q * constant::<E>(q, 0.5),
+                slope: q,
+            },
+            KlEstimator::K3 => {
+                let bounded = bounded_ratio::<E>(zero - q, comptime!(blueprint.double));
+                // -expm1(-q), without the cancellation of 1 - exp(-q).
+                let slope = zero - bounded.log_ratio - bounded.k3;
+                KlEstimate::<E> {
+                    value: bounded.k3,
+                    slope: drop_where::<E>(bounded.beyond, slope),
+                }
+            }
+            KlEstimator::Abs => {
+                let negative = less::<E>(q, zero);
+                let sign = choose::<E>(greater::<E>(q, zero), one, zero);
+                KlEstimate::<E> {
+                    value: choose::<E>(negative, zero - q, q),
+                    slope: choose::<E>(negative, zero - one, sign),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The weights of tokens, from the gaps between the old policy and the sampler.
+
+use super::formulas;
+
+formulas! {
+    use [parts, row, sums];
+
+    /// The constant that multiplies a token's surrogate.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct TokenWeight<E: Elements> {
+        /// `old_log_probs - rollout_log_probs`, 0 at masked tokens.
+        pub gap: Values<E>,
+        /// Anything at masked tokens.
+        pub value: Values<E>,
+        /// It was moved to a bound.
+        pub truncated: Flags<E>,
+        /// It was set to 0.
+        pub rejected: Flags<E>,
+    }
+
+    /// The weights of tokens.
+    #[cube]
+    pub fn token_weight<E: Elements>(
+        numbers: &Numbers,
+        row: &Row<E>,
+        inputs: &TokenInputs<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> TokenWeight<E> {
+        let gap = keep::<E>(
+            inputs.valid,
+            inputs.old_log_probs - inputs.rollout_log_probs,
+        );
+        let mut value = row.weight;
+        if comptime!(blueprint.given_weights) {
+            value = keep::<E>(inputs.valid, inputs.weight);
+        } else if comptime!(blueprint.weighted && blueprint.weight_level == WeightLevel::Token) {
+            value = exponential::<E>(gap);
+        }
+        let mut truncated = nowhere::<E>(gap);
+        let mut rejected = row.rejected;
+        if comptime!(blueprint.truncates || blueprint.masks) {
+            let low = number::<E>(gap, &numbers.weight_low);
+            let high = number::<E>(gap, &numbers.weight_high);
+            if comptime!(blueprint.masks) {
+                rejected = either::<E>(rejected, !inside::<E>(value, low, high));
+            } else {
+                // Not a NaN, which stays one.
+                truncated = either::<E>(less::<E>(value, low), greater::<E>(value, high));
+                value = clamped::<E>(value, low, high);
+            }
+        }
+        if comptime!(blueprint.filters_by(FilterLevel::Token)) {
+            let double = comptime!(blueprint.double);
+            let k2 = gap_estimate::<E>(gap, FilterEstimator::K2, double);
+            let k3 = gap_estimate::<E>(gap, FilterEstimator::K3, double);
+            let level = comptime!(FilterLevel::Token);
+            let out = rejects::<E>(numbers, gap, k2, k3, level, blueprint);
+            rejected = either::<E>(rejected, out);
+        }
+        TokenWeight::<E> {
+            gap,
+            // Chosen, not multiplied: infinity times 0 would be NaN.
+            value: drop_where::<E>(rejected, value),
+            truncated,
+            rejected,
+        }
+    }
+
+    /// Where a row drops tokens, whatever their weights.
+    #[cube]
+    pub fn dropped_tokens<E: Elements>(row: &Row<E>, advantage: Values<E>) -> Flags<E> {
+        let negative = less::<E>(advantage, constant::<E>(advantage, 0.0));
+        both::<E>(negative, row.drops_negative)
+    }
+
+    /// The weights of tokens that are kept, 0 elsewhere: for a surrogate that the tokens of a
+    /// sequence share, in which a token's log-prob changes the losses of all of them.
+    #[cube]
+    pub fn kept_weight<E: Elements>(
+        numbers: &Numbers,
+        row: &Row<E>,
+        inputs: &TokenInputs<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> Values<E> {
+        let mut weight = constant::<E>(inputs.log_probs, 1.0);
+        if comptime!(blueprint.corrected) {
+            weight = token_weight::<E>(numbers, row, inputs, blueprint).value;
+        }
+        if comptime!(blueprint.off_policy) {
+            let advantage = keep::<E>(inputs.valid, inputs.advantage);
+            weight = drop_where::<E>(dropped_tokens::<E>(row, advantage), weight);
+        }
+        keep::<E>(inputs.valid, weight)
+    }
+}

@@ -1,0 +1,392 @@
+//! What the tokens of a sequence share.
+
+use super::formulas;
+
+formulas! {
+    use [parts, row_sums];
+
+    /// What is read of a token.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct TokenInputs<E: Elements> {
+        pub log_probs: Values<E>,
+        pub old_log_probs: Values<E>,
+        /// Anything where the objective does not read it.
+        pub rollout_log_probs: Values<E>,
+        /// Anything where the objective computes weights itself.
+        pub weight: Values<E>,
+        /// Anything where there is no KL penalty.
+        pub ref_log_probs: Values<E>,
+        /// Anything where there is no entropy bonus.
+        pub entropy: Values<E>,
+        pub advantage: Values<E>,
+        pub valid: Flags<E>,
+    }
+
+    /// What the tokens of a sequence share. What the objective does not use is a constant.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct Row<E: Elements> {
+        /// The ratio of the sequence.
+        pub ratio: Values<E>,
+        /// Its derivative with respect to the log-prob of a valid token.
+        pub ratio_slope: Values<E>,
+        /// The logarithm of the ratio lay beyond a bound.
+        pub saturated: Flags<E>,
+        /// Tokens with a negative advantage are dropped.
+        pub drops_negative: Flags<E>,
+        /// The gamma weight where `A >= 0`.
+        pub gamma_of_positive: Values<E>,
+        /// The gamma weight where `A < 0`.
+        pub gamma_of_negative: Values<E>,
+        /// The surrogate that is one for the sequence.
+        pub mean_surrogate: Values<E>,
+        /// Its slope against the log-prob of a token that is not clipped, weights included.
+        pub mean_slope: Values<E>,
+        /// The rollout weight of the sequence, where it has one.
+        pub weight: Values<E>,
+        /// All of its weights are 0.
+        pub rejected: Flags<E>,
+        /// The row's part of the reduction's factor: `1 / n_b` for a sequence mean, else 1.
+        pub factor: Values<E>,
+        /// What a gradient is multiplied by: the same, and what the machine adds to it.
+        pub gradient_factor: Values<E>,
+    }
+
+    /// Nothing is shared.
+    #[cube]
+    pub fn unshared<E: Elements>(like: Values<E>) -> Row<E> {
+        let zero = constant::<E>(like, 0.0);
+        let one = constant::<E>(like, 1.0);
+        Row::<E> {
+            ratio: one,
+            ratio_slope: zero,
+            saturated: nowhere::<E>(like),
+            drops_negative: nowhere::<E>(like),
+            gamma_of_positive: zero,
+            gamma_of_negative: zero,
+            mean_surrogate: zero,
+            mean_slope: zero,
+            weight: one,
+            rejected: nowhere::<E>(like),
+            factor: one,
+            gradient_factor: one,
+        }
+    }
+
+    /// What the ratio is taken against.
+    #[cube]
+    pub fn base_log_probs<E: Elements>(
+        inputs: &TokenInputs<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> Values<E> {
+        match blueprint.against {
+            Behavior::Old => inputs.old_log_probs,
+            Behavior::Rollout => inputs.rollout_log_probs,
+        }
+    }
+
+    /// Adds tokens to the sums of their sequence.
+    #[cube]
+    pub fn gather<E: Elements>(
+        numbers: &Numbers,
+        inputs: &TokenInputs<E>,
+        sums: &mut RowSums<E>,
+        #[comptime] blueprint: Blueprint,
+    ) {
+        let valid = inputs.valid;
+        if comptime!(blueprint.masked) {
+            sums.tokens += count::<E>(valid);
+        }
+        if comptime!(
+            blueprint.sequence_ratio() || blueprint.off_policy || blueprint.surrogate_is_of_row()
+        ) {
+            let base = base_log_probs::<E>(inputs, blueprint);
+            let log_ratio = keep::<E>(valid, inputs.log_probs - base);
+            sums.log_ratio += total::<E>(log_ratio);
+            if comptime!(blueprint.surrogate_is_of_row()) {
+                let advantage = keep::<E>(valid, inputs.advantage);
+                let bounded =
+                    surrogate_log_ratio::<E>(numbers, log_ratio, advantage, blueprint);
+                sums.bounded_log_ratio += total::<E>(bounded);
+                sums.advantage += total::<E>(advantage);
+            }
+        }
+        if comptime!(blueprint.weight_is_of_row()) {
+            let gap = keep::<E>(valid, inputs.old_log_probs - inputs.rollout_log_probs);
+            sums.gap += total::<E>(gap);
+            if comptime!(blueprint.adds_gaps(FilterEstimator::K2)) {
+                let k2 = gap_estimate::<E>(gap, FilterEstimator::K2, comptime!(blueprint.double));
+                sums.gap_k2 += total::<E>(k2);
+            }
+            if comptime!(blueprint.adds_gaps(FilterEstimator::K3)) {
+                let k3 = gap_estimate::<E>(gap, FilterEstimator::K3, comptime!(blueprint.double));
+                sums.gap_k3 += total::<E>(k3);
+            }
+            if comptime!(blueprint.vetoes || blueprint.filters_by(FilterLevel::SequenceMax)) {
+                sums.least_gap = least::<E>(sums.least_gap, valid, gap);
+                sums.largest_gap = largest::<E>(sums.largest_gap, valid, gap);
+            }
+        }
+    }
+
+    /// The log-ratio as a surrogate that is one for the sequence bounds it.
+    #[cube]
+    pub fn surrogate_log_ratio<E: Elements>(
+        numbers: &Numbers,
+        log_ratio: Values<E>,
+        advantage: Values<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> Values<E> {
+        if comptime!(blueprint.surrogate == SurrogateKind::GeometricMean) {
+            clipped_log_ratio::<E>(numbers, log_ratio, advantage).value
+        } else {
+            clamped::<E>(
+                log_ratio,
+                constant::<E>(log_ratio, -LOG_RATIO_LIMIT),
+                constant::<E>(log_ratio, LOG_RATIO_LIMIT),
+            )
+        }
+    }
+
+    /// A log-ratio, clipped on the side where it would gain.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct ClippedLogRatio<E: Elements> {
+        pub value: Values<E>,
+        pub above: Flags<E>,
+        pub below: Flags<E>,
+        /// The value does not depend on the log-ratio.
+        pub is_constant: Flags<E>,
+    }
+
+    #[cube]
+    pub fn clipped_log_ratio<E: Elements>(
+        numbers: &Numbers,
+        log_ratio: Values<E>,
+        advantage: Values<E>,
+    ) -> ClippedLogRatio<E> {
+        let zero = constant::<E>(advantage, 0.0);
+        let low = number::<E>(log_ratio, &numbers.low);
+        let high = number::<E>(log_ratio, &numbers.high);
+        let above = both::<E>(greater::<E>(advantage, zero), greater::<E>(log_ratio, high));
+        let below = both::<E>(less::<E>(advantage, zero), less::<E>(log_ratio, low));
+        // A NaN is not equal to 0, and goes on.
+        let neutral = equal::<E>(advantage, zero);
+        let bounded = clamped::<E>(
+            log_ratio,
+            constant::<E>(log_ratio, -LOG_RATIO_LIMIT),
+            constant::<E>(log_ratio, LOG_RATIO_LIMIT),
+        );
+        let clipped = choose::<E>(below, low, choose::<E>(above, high, bounded));
+        ClippedLogRatio::<E> {
+            value: choose::<E>(neutral, zero, clipped),
+            above,
+            below,
+            is_constant: either::<E>(neutral, either::<E>(above, below)),
+        }
+    }
+
+    /// The estimate of a gap that a filter judges by; of k1 before it is exponentiated.
+    #[cube]
+    pub fn gap_estimate<E: Elements>(
+        gap: Values<E>,
+        #[comptime] estimator: FilterEstimator,
+        #[comptime] double: bool,
+    ) -> Values<E> {
+        match estimator {
+            FilterEstimator::K1 => gap,
+            FilterEstimator::K2 => gap * gap * constant::<E>(gap, 0.5),
+            FilterEstimator::K3 => bounded_ratio::<E>(gap, double).k3,
+        }
+    }
+
+    /// What the tokens of a sequence share, from its sums.
+    #[cube]
+    pub fn share<E: Elements>(
+        numbers: &Numbers,
+        totals: &RowTotals<E>,
+        like: Values<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> Row<E> {
+        let one = constant::<E>(like, 1.0);
+        let counted = whole::<E>(totals.tokens);
+        let tokens = choose::<E>(greater::<E>(counted, one), counted, one);
+        let mut row = unshared::<E>(like);
+        if comptime!(blueprint.sequence_mean) {
+            row.factor = one / tokens;
+            row.gradient_factor = row.factor;
+        }
+        if comptime!(blueprint.sequence_ratio()) {
+            let mut log_ratio = mean::<E>(totals.log_ratio, totals.tokens);
+            let mut part = one / tokens;
+            if comptime!(blueprint.ratio_level == RatioLevel::SequenceSum) {
+                log_ratio = whole::<E>(totals.log_ratio);
+                part = one;
+            }
+            let bounded = bounded_ratio::<E>(log_ratio, comptime!(blueprint.double));
+            row.ratio = bounded.ratio;
+            row.saturated = bounded.beyond;
+            row.ratio_slope = drop_where::<E>(bounded.beyond, bounded.ratio * part);
+        }
+        if comptime!(blueprint.off_policy) {
+            // Not where the mean is NaN: such a sequence goes on, and is counted.
+            let mean_log_ratio = mean::<E>(totals.log_ratio, totals.tokens);
+            let bound = number::<E>(like, &numbers.least_mean_log_ratio);
+            row.drops_negative = less::<E>(mean_log_ratio, bound);
+        }
+        if comptime!(blueprint.surrogate == SurrogateKind::GeometricMean) {
+            let mean_log_ratio = mean::<E>(totals.bounded_log_ratio, totals.tokens);
+            let mean_advantage = mean::<E>(totals.advantage, totals.tokens);
+            row.mean_surrogate = exponential::<E>(mean_log_ratio) * mean_advantage;
+            // Of the mean over n_b tokens, a token's part is 1 / n_b, and n_b tokens have it.
+            row.mean_slope = row.mean_surrogate;
+        }
+        if comptime!(blueprint.surrogate == SurrogateKind::GammaWeight) {
+            let log_ratio = clamped::<E>(
+                whole::<E>(totals.bounded_log_ratio),
+                constant::<E>(like, LEAST_LOG_RATIO),
+                constant::<E>(like, LOG_RATIO_LIMIT),
+            );
+            row.gamma_of_positive = gamma::<E>(
+                log_ratio,
+                number::<E>(like, &numbers.positive_k),
+                number::<E>(like, &numbers.positive_lambda),
+                comptime!(blueprint.double),
+            );
+            row.gamma_of_negative = gamma::<E>(
+                log_ratio,
+                number::<E>(like, &numbers.negative_k),
+                number::<E>(like, &numbers.negative_lambda),
+                comptime!(blueprint.double),
+            );
+        }
+        if comptime!(blueprint.weight_is_of_row()) {
+            if comptime!(blueprint.weighted && blueprint.weight_level == WeightLevel::Sequence) {
+                let gap = whole::<E>(totals.gap);
+                row.weight = bounded_ratio::<E>(gap, comptime!(blueprint.double)).ratio;
+            }
+            if comptime!(blueprint.weighted && blueprint.weight_level == WeightLevel::Geometric) {
+                let gap = mean::<E>(totals.gap, totals.tokens);
+                row.weight = bounded_ratio::<E>(gap, comptime!(blueprint.double)).ratio;
+            }
+            row.rejected = rejects_row::<E>(numbers, totals, like, blueprint);
+        }
+        row
+    }
+
+    /// `exp(lambda + k W - lambda exp(W))`, 0 where it is not a number.
+    #[cube]
+    pub fn gamma<E: Elements>(
+        log_ratio: Values<E>,
+        k: Values<E>,
+        lambda: Values<E>,
+        #[comptime] double: bool,
+    ) -> Values<E> {
+        let growth = bounded_ratio::<E>(log_ratio, double).k3 + log_ratio;
+        let weight = exponential::<E>(log_ratio * k - growth * lambda);
+        drop_where::<E>(is_nan::<E>(weight), weight)
+    }
+
+    /// Whether a filter of sequences or the veto rejects a sequence.
+    #[cube]
+    pub fn rejects_row<E: Elements>(
+        numbers: &Numbers,
+        totals: &RowTotals<E>,
+        like: Values<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> Flags<E> {
+        let mut rejected = nowhere::<E>(like);
+        if comptime!(blueprint.vetoes) {
+            let floor = number::<E>(like, &numbers.least_gap);
+            // A NaN among the gaps makes their sum one.
+            let vetoed = either::<E>(
+                less::<E>(whole::<E>(totals.least_gap), floor),
+                is_nan::<E>(whole::<E>(totals.gap)),
+            );
+            rejected = either::<E>(rejected, vetoed);
+        }
+        if comptime!(blueprint.filters_by(FilterLevel::SequenceSum)) {
+            let level = comptime!(FilterLevel::SequenceSum);
+            let k1 = whole::<E>(totals.gap);
+            let k2 = whole::<E>(totals.gap_k2);
+            let k3 = whole::<E>(totals.gap_k3);
+            let out = rejects::<E>(numbers, k1, k2, k3, level, blueprint);
+            rejected = either::<E>(rejected, out);
+        }
+        if comptime!(blueprint.filters_by(FilterLevel::SequenceMean)) {
+            let level = comptime!(FilterLevel::SequenceMean);
+            let k1 = mean::<E>(totals.gap, totals.tokens);
+            let k2 = mean::<E>(totals.gap_k2, totals.tokens);
+            let k3 = mean::<E>(totals.gap_k3, totals.tokens);
+            let out = rejects::<E>(numbers, k1, k2, k3, level, blueprint);
+            rejected = either::<E>(rejected, out);
+        }
+        if comptime!(blueprint.filters_by(FilterLevel::SequenceMax)) {
+            let level = comptime!(FilterLevel::SequenceMax);
+            let double = comptime!(blueprint.double);
+            let least = whole::<E>(totals.least_gap);
+            let largest = whole::<E>(totals.largest_gap);
+            // Both estimates are convex, so that they are largest at one of the ends.
+            let k2 = greater_of::<E>(
+                gap_estimate::<E>(least, FilterEstimator::K2, double),
+                gap_estimate::<E>(largest, FilterEstimator::K2, double),
+            );
+            let k3 = greater_of::<E>(
+                gap_estimate::<E>(least, FilterEstimator::K3, double),
+                gap_estimate::<E>(largest, FilterEstimator::K3, double),
+            );
+            let out = rejects::<E>(numbers, largest, k2, k3, level, blueprint);
+            // The extremes leave a NaN out, which makes the sum one.
+            let out = either::<E>(out, is_nan::<E>(whole::<E>(totals.gap)));
+            rejected = either::<E>(rejected, out);
+        }
+        rejected
+    }
+
+    #[cube]
+    pub fn greater_of<E: Elements>(left: Values<E>, right: Values<E>) -> Values<E> {
+        choose::<E>(greater::<E>(right, left), right, left)
+    }
+
+    /// Whether a filter of this level rejects what has these statistics.
+    #[cube]
+    pub fn rejects<E: Elements>(
+        numbers: &Numbers,
+        k1: Values<E>,
+        k2: Values<E>,
+        k3: Values<E>,
+        #[comptime] level: FilterLevel,
+        #[comptime] blueprint: Blueprint,
+    ) -> Flags<E> {
+        let mut rejected = nowhere::<E>(k1);
+        if comptime!(blueprint.filters(level, FilterEstimator::K1)) {
+            let estimator = comptime!(FilterEstimator::K1);
+            // The ratio itself, so that a bound that is met exactly is kept.
+            let out = out_of_bounds::<E>(numbers, exponential::<E>(k1), level, estimator);
+            rejected = either::<E>(rejected, out);
+        }
+        if comptime!(blueprint.filters(level, FilterEstimator::K2)) {
+            let estimator = comptime!(FilterEstimator::K2);
+            let out = out_of_bounds::<E>(numbers, k2, level, estimator);
+            rejected = either::<E>(rejected, out);
+        }
+        if comptime!(blueprint.filters(level, FilterEstimator::K3)) {
+            let estimator = comptime!(FilterEstimator::K3);
+            let out = out_of_bounds::<E>(numbers, k3, level, estimator);
+            rejected = either::<E>(rejected, out);
+        }
+        rejected
+    }
+
+    /// Whether a statistic lies out of the bounds of a filter; NaN does.
+    #[cube]
+    pub fn out_of_bounds<E: Elements>(
+        numbers: &Numbers,
+        statistic: Values<E>,
+        #[comptime] level: FilterLevel,
+        #[comptime] estimator: FilterEstimator,
+    ) -> Flags<E> {
+        let place = comptime!(2 * crate::blueprint::filter_place(level, estimator));
+        let low = number::<E>(statistic, &numbers.filters[place]);
+        let high = number::<E>(statistic, &numbers.filters[comptime!(place + 1)]);
+        !inside::<E>(statistic, low, high)
+    }
+}

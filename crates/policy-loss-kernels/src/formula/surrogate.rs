@@ -1,0 +1,280 @@
+//! The surrogates.
+
+use super::formulas;
+
+formulas! {
+    use [parts, row, sums];
+
+    /// What a surrogate is made of. All of it is 0 at masked tokens, but for a ratio of 1.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct SurrogateInputs<E: Elements> {
+        pub log_probs: Values<E>,
+        /// What the ratio of the token is taken against.
+        pub base_log_probs: Values<E>,
+        /// The logarithm of the token's own ratio, not clamped.
+        pub log_ratio: Values<E>,
+        pub ratio: Values<E>,
+        /// The logarithm of the ratio reached a bound: no gradient passes.
+        pub saturated: Flags<E>,
+        pub advantage: Values<E>,
+    }
+
+    /// The surrogate of a token.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct SurrogateOutput<E: Elements> {
+        pub value: Values<E>,
+        /// Its slope against the ratio, or against `log_probs` where it is no function of a ratio.
+        pub slope: Values<E>,
+    }
+
+    /// The surrogate that the blueprint asks for.
+    #[cube]
+    pub fn surrogate<E: Elements>(
+        numbers: &Numbers,
+        row: &Row<E>,
+        inputs: &SurrogateInputs<E>,
+        sums: &mut Sums<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> SurrogateOutput<E> {
+        match blueprint.surrogate {
+            SurrogateKind::Clip => clip::<E>(numbers, inputs, sums, blueprint),
+            SurrogateKind::PolicyGradient => policy_gradient::<E>(numbers, inputs, sums, blueprint),
+            SurrogateKind::SigmoidGate => sigmoid_gate::<E>(numbers, inputs),
+            SurrogateKind::GeometricMean => geometric_mean::<E>(numbers, row, inputs, sums),
+            SurrogateKind::GammaWeight => gamma_weight::<E>(row, inputs),
+            SurrogateKind::TrustRegion => trust_region::<E>(numbers, inputs, sums, blueprint),
+            SurrogateKind::SquaredLogRatio => squared_log_ratio::<E>(numbers, inputs),
+        }
+    }
+
+    /// `min(s1, s2)` of `s1 = r * A` and `s2 = clamp(r, low, high) * A`; where they are equal the
+    /// unclipped branch is taken. With a dual clip, `dual_clip * A` at least where `A < 0`.
+    #[cube]
+    pub fn clip<E: Elements>(
+        numbers: &Numbers,
+        inputs: &SurrogateInputs<E>,
+        sums: &mut Sums<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> SurrogateOutput<E> {
+        let advantage = inputs.advantage;
+        let zero = constant::<E>(advantage, 0.0);
+        let unclipped = inputs.ratio * advantage;
+        let low = number::<E>(inputs.ratio, &numbers.low);
+        let high = number::<E>(inputs.ratio, &numbers.high);
+        let bounded = clamped::<E>(inputs.ratio, low, high) * advantage;
+        let clipped = less::<E>(bounded, unclipped);
+        // A clipped token has A > 0 or A < 0, so that a masked one is never counted.
+        let positive = greater::<E>(advantage, zero);
+        sums.clipped_above += count::<E>(both::<E>(clipped, positive));
+        sums.clipped_below += count::<E>(both::<E>(clipped, !positive));
+        let mut value = choose::<E>(clipped, bounded, unclipped);
+        let mut constant_branch = either::<E>(inputs.saturated, clipped);
+        if comptime!(blueprint.dual_clip) {
+            let floor = advantage * number::<E>(advantage, &numbers.dual_clip);
+            let raised = both::<E>(less::<E>(value, floor), less::<E>(advantage, zero));
+            sums.dual_clipped += count::<E>(raised);
+            constant_branch = either::<E>(constant_branch, raised);
+            value = choose::<E>(raised, floor, value);
+        }
+        SurrogateOutput::<E> {
+            value,
+            slope: choose::<E>(constant_branch, zero, advantage),
+        }
+    }
+
+    /// `w * A * log_probs`, the constant `w` the ratio in `[low, high]`, or 1.
+    #[cube]
+    pub fn policy_gradient<E: Elements>(
+        numbers: &Numbers,
+        inputs: &SurrogateInputs<E>,
+        sums: &mut Sums<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> SurrogateOutput<E> {
+        let advantage = inputs.advantage;
+        let mut slope = advantage;
+        if comptime!(blueprint.weighs_negative) {
+            let zero = constant::<E>(advantage, 0.0);
+            let low = number::<E>(inputs.ratio, &numbers.low);
+            let high = number::<E>(inputs.ratio, &numbers.high);
+            let cut = !inside::<E>(inputs.ratio, low, high);
+            let weighted = clamped::<E>(inputs.ratio, low, high) * advantage;
+            // Not where A is 0: such a token, or a masked one, has nothing to lose.
+            let negative = less::<E>(advantage, zero);
+            sums.clipped_below += count::<E>(both::<E>(cut, negative));
+            if comptime!(blueprint.weighs_others) {
+                let positive = greater::<E>(advantage, zero);
+                sums.clipped_above += count::<E>(both::<E>(cut, positive));
+                slope = weighted;
+            } else {
+                slope = choose::<E>(negative, weighted, advantage);
+            }
+        }
+        of_log_probs::<E>(inputs, slope)
+    }
+
+    /// A surrogate that is proportional to `log_probs`.
+    #[cube]
+    pub fn of_log_probs<E: Elements>(
+        inputs: &SurrogateInputs<E>,
+        slope: Values<E>,
+    ) -> SurrogateOutput<E> {
+        SurrogateOutput::<E> {
+            value: slope * inputs.log_probs,
+            slope,
+        }
+    }
+
+    /// `A * p * 4 / t` with `p = sigmoid(t * (r - 1))`, and the temperature `t` by the sign of `A`.
+    #[cube]
+    pub fn sigmoid_gate<E: Elements>(
+        numbers: &Numbers,
+        inputs: &SurrogateInputs<E>,
+    ) -> SurrogateOutput<E> {
+        let advantage = inputs.advantage;
+        let zero = constant::<E>(advantage, 0.0);
+        let one = constant::<E>(advantage, 1.0);
+        let four = constant::<E>(advantage, 4.0);
+        let temperature = choose::<E>(
+            greater::<E>(advantage, zero),
+            number::<E>(advantage, &numbers.positive_temperature),
+            number::<E>(advantage, &numbers.negative_temperature),
+        );
+        // Beyond ±80 the gate is shut, or open, to the last digit, and the exponential finite.
+        let x = clamped::<E>(
+            temperature * (one - inputs.ratio),
+            constant::<E>(advantage, -80.0),
+            constant::<E>(advantage, 80.0),
+        );
+        let falling = exponential::<E>(x);
+        let open = one / (one + falling);
+        let closed = falling * open;
+        let slope = four * open * closed * advantage;
+        SurrogateOutput::<E> {
+            value: open * advantage * four / temperature,
+            slope: choose::<E>(inputs.saturated, zero, slope),
+        }
+    }
+
+    /// `A * log_probs - coefficient / 2 * d^2`.
+    #[cube]
+    pub fn squared_log_ratio<E: Elements>(
+        numbers: &Numbers,
+        inputs: &SurrogateInputs<E>,
+    ) -> SurrogateOutput<E> {
+        let half = constant::<E>(inputs.log_ratio, 0.5);
+        let slope = number::<E>(half, &numbers.coefficient) * inputs.log_ratio;
+        SurrogateOutput::<E> {
+            value: inputs.advantage * inputs.log_probs - half * slope * inputs.log_ratio,
+            slope: inputs.advantage - slope,
+        }
+    }
+
+    /// `min(r, max_ratio) * A * log_probs`, 0 where the probability has moved by more than `low`
+    /// while `A < 0`, or by more than `high` while `A > 0`, to the side that `A` asks for.
+    #[cube]
+    pub fn trust_region<E: Elements>(
+        numbers: &Numbers,
+        inputs: &SurrogateInputs<E>,
+        sums: &mut Sums<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> SurrogateOutput<E> {
+        let advantage = inputs.advantage;
+        let zero = constant::<E>(advantage, 0.0);
+        let low = number::<E>(advantage, &numbers.low);
+        let high = number::<E>(advantage, &numbers.high);
+        let p = exponential::<E>(inputs.log_probs);
+        let q = exponential::<E>(inputs.base_log_probs);
+        let moved = match blueprint.divergence {
+            Divergence::TotalVariation => moved_by_difference::<E>(p, q, low, high),
+            Divergence::Kl => moved_by_kl::<E>(inputs, p, q, low, high),
+        };
+        let up = both::<E>(moved.up, greater::<E>(advantage, zero));
+        let down = both::<E>(moved.down, less::<E>(advantage, zero));
+        sums.clipped_above += count::<E>(up);
+        sums.clipped_below += count::<E>(down);
+        let dropped = either::<E>(up, down);
+        let most = number::<E>(advantage, &numbers.max_ratio);
+        let weight = choose::<E>(greater::<E>(inputs.ratio, most), most, inputs.ratio);
+        let kept = of_log_probs::<E>(inputs, weight * advantage);
+        SurrogateOutput::<E> {
+            value: drop_where::<E>(dropped, kept.value),
+            slope: drop_where::<E>(dropped, kept.slope),
+        }
+    }
+
+    /// Where a probability has moved up, and down, beyond a bound.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct Moved<E: Elements> {
+        pub up: Flags<E>,
+        pub down: Flags<E>,
+    }
+
+    /// By `p - q`.
+    #[cube]
+    pub fn moved_by_difference<E: Elements>(
+        p: Values<E>,
+        q: Values<E>,
+        low: Values<E>,
+        high: Values<E>,
+    ) -> Moved<E> {
+        let change = p - q;
+        Moved::<E> {
+            up: greater::<E>(change, high),
+            down: less::<E>(change, constant::<E>(low, 0.0) - low),
+        }
+    }
+
+    /// By `q ln(q / p) + (1 - q) ln((1 - q) / (1 - p))`, where `1 - p` and `1 - q` under the
+    /// logarithm are 1e-8 at least.
+    #[cube]
+    pub fn moved_by_kl<E: Elements>(
+        inputs: &SurrogateInputs<E>,
+        p: Values<E>,
+        q: Values<E>,
+        low: Values<E>,
+        high: Values<E>,
+    ) -> Moved<E> {
+        let one = constant::<E>(p, 1.0);
+        let least = constant::<E>(p, LEAST_PROBABILITY);
+        let rest_of_p = choose::<E>(less::<E>(one - p, least), least, one - p);
+        let rest_of_q = choose::<E>(less::<E>(one - q, least), least, one - q);
+        let of_the_token = q * (inputs.base_log_probs - inputs.log_probs);
+        let of_the_rest = (one - q) * logarithm_of_quotient::<E>(rest_of_q, rest_of_p);
+        let divergence = of_the_token + of_the_rest;
+        Moved::<E> {
+            up: both::<E>(greater::<E>(divergence, high), greater::<E>(p, q)),
+            down: both::<E>(greater::<E>(divergence, low), less::<E>(p, q)),
+        }
+    }
+
+    /// The weight of the sequence for the sign of `A`, times `A * log_probs`.
+    #[cube]
+    pub fn gamma_weight<E: Elements>(
+        row: &Row<E>,
+        inputs: &SurrogateInputs<E>,
+    ) -> SurrogateOutput<E> {
+        let advantage = inputs.advantage;
+        let negative = less::<E>(advantage, constant::<E>(advantage, 0.0));
+        let weight = choose::<E>(negative, row.gamma_of_negative, row.gamma_of_positive);
+        of_log_probs::<E>(inputs, weight * advantage)
+    }
+
+    /// One value for the sequence, with a gradient where the log-ratio is not clipped.
+    #[cube]
+    pub fn geometric_mean<E: Elements>(
+        numbers: &Numbers,
+        row: &Row<E>,
+        inputs: &SurrogateInputs<E>,
+        sums: &mut Sums<E>,
+    ) -> SurrogateOutput<E> {
+        let clipped = clipped_log_ratio::<E>(numbers, inputs.log_ratio, inputs.advantage);
+        // A clipped token has A > 0 or A < 0, so that a masked one is never counted.
+        sums.clipped_above += count::<E>(clipped.above);
+        sums.clipped_below += count::<E>(clipped.below);
+        let constant_branch = either::<E>(clipped.is_constant, inputs.saturated);
+        SurrogateOutput::<E> {
+            value: row.mean_surrogate,
+            slope: drop_where::<E>(constant_branch, row.mean_slope),
+        }
+    }
+}

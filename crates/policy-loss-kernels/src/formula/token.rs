@@ -1,0 +1,159 @@
+//! The loss of one token.
+
+use super::formulas;
+
+formulas! {
+    use [
+        parts,
+        row,
+        surrogate,
+        rollout,
+        penalty,
+        sums,
+    ];
+
+    /// The derivatives of the loss of tokens, times the row's factor; 0 at masked ones.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct TokenGradient<E: Elements> {
+        /// With respect to their own log-probs. Where tokens share the gradient of their ratio, what
+        /// flows through the ratio is in `ratio_slope` instead.
+        pub log_probs: Values<E>,
+        /// With respect to the ratio of their sequence, where tokens share its gradient.
+        pub ratio_slope: Values<E>,
+        /// With respect to their entropies.
+        pub entropy: Values<E>,
+    }
+
+    /// Adds tokens to the sums, and returns the derivatives of their losses.
+    #[cube]
+    pub fn token<E: Elements>(
+        numbers: &Numbers,
+        row: &Row<E>,
+        inputs: &TokenInputs<E>,
+        sums: &mut Sums<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> TokenGradient<E> {
+        let valid = inputs.valid;
+        let advantage = keep::<E>(valid, inputs.advantage);
+        let zero = constant::<E>(advantage, 0.0);
+
+        let log_ratio = keep::<E>(valid, inputs.log_probs - inputs.old_log_probs);
+        let against_old = bounded_ratio::<E>(log_ratio, comptime!(blueprint.double));
+        sums.log_ratio += total::<E>(log_ratio);
+        sums.squared_log_ratio += total::<E>(log_ratio * log_ratio);
+        sums.k3 += total::<E>(against_old.k3);
+
+        // NaN or infinite where an input is.
+        let mut probe = absolute::<E>(log_ratio) + absolute::<E>(advantage);
+        let mut ratio = against_old.ratio;
+        let mut saturated = against_old.beyond;
+        let mut base_log_ratio = log_ratio;
+        if comptime!(blueprint.sequence_ratio()) {
+            ratio = row.ratio;
+            // Where the gradient is shared, the row stops it beyond the bounds.
+            saturated = nowhere::<E>(advantage);
+            if comptime!(!blueprint.shares_gradient()) {
+                // Its own gradient: a NaN of the sequence must not reach a masked token.
+                ratio = choose::<E>(valid, ratio, constant::<E>(advantage, 1.0));
+                saturated = row.saturated;
+            }
+        } else {
+            if comptime!(blueprint.against == Behavior::Rollout) {
+                base_log_ratio = keep::<E>(valid, inputs.log_probs - inputs.rollout_log_probs);
+                probe = probe + absolute::<E>(base_log_ratio);
+                let bounded = bounded_ratio::<E>(base_log_ratio, comptime!(blueprint.double));
+                ratio = bounded.ratio;
+                saturated = bounded.beyond;
+            }
+            // Ratios of sequences are added up where they are made: n_b equal addends would only
+            // add rounding errors.
+            let kept = keep::<E>(valid, ratio);
+            sums.ratio += total::<E>(kept);
+            sums.squared_ratio += total::<E>(kept * kept);
+            sums.least_ratio = least::<E>(sums.least_ratio, valid, ratio);
+            sums.largest_ratio = largest::<E>(sums.largest_ratio, valid, ratio);
+        }
+
+        let surrogate = surrogate::<E>(
+            numbers,
+            row,
+            &SurrogateInputs::<E> {
+                log_probs: keep::<E>(valid, inputs.log_probs),
+                base_log_probs: keep::<E>(valid, base_log_probs::<E>(inputs, blueprint)),
+                log_ratio: base_log_ratio,
+                ratio,
+                saturated,
+                advantage,
+            },
+            sums,
+            blueprint,
+        );
+        let mut value = keep::<E>(valid, surrogate.value);
+        let mut slope = surrogate.slope;
+
+        if comptime!(blueprint.corrected) {
+            let weight = token_weight::<E>(numbers, row, inputs, blueprint);
+            probe = probe + absolute::<E>(weight.gap);
+            let kept = keep::<E>(valid, weight.value);
+            sums.rollout_gap += total::<E>(weight.gap);
+            sums.weight += total::<E>(kept);
+            sums.squared_weight += total::<E>(kept * kept);
+            sums.truncated_weights += count::<E>(both::<E>(valid, weight.truncated));
+            sums.rejected_weights += count::<E>(both::<E>(valid, weight.rejected));
+            value = value * kept;
+            if comptime!(!blueprint.slope_is_of_row()) {
+                slope = slope * kept;
+            }
+        }
+        // After the weight, which may be infinite.
+        if comptime!(blueprint.off_policy) {
+            let dropped = dropped_tokens::<E>(row, advantage);
+            sums.off_policy_dropped += count::<E>(dropped);
+            value = drop_where::<E>(dropped, value);
+            if comptime!(!blueprint.slope_is_of_row()) {
+                slope = drop_where::<E>(dropped, slope);
+            }
+        }
+
+        // Subtracted from 0, not negated, so that a masked token gets 0 and not -0.
+        let mut loss = zero - value;
+        let mut own_slope = zero - slope;
+        let mut ratio_slope = zero;
+        if comptime!(blueprint.shares_gradient()) {
+            ratio_slope = own_slope;
+            own_slope = zero;
+        } else if comptime!(blueprint.is_of_ratio()) {
+            own_slope = own_slope * ratio;
+        }
+        if comptime!(blueprint.penalized) {
+            let coefficient = number::<E>(advantage, &numbers.kl_coefficient);
+            let penalty = penalty::<E>(inputs, ratio, saturated, blueprint);
+            probe = probe + absolute::<E>(penalty.log_ratio);
+            sums.kl += total::<E>(penalty.value);
+            loss = loss + penalty.value * coefficient;
+            own_slope = own_slope + penalty.slope * coefficient;
+            if comptime!(blueprint.shares_gradient()) {
+                ratio_slope = ratio_slope + penalty.ratio_slope * coefficient;
+            }
+        }
+        let mut entropy_slope = zero;
+        if comptime!(blueprint.entropy) {
+            let coefficient = number::<E>(advantage, &numbers.entropy_coefficient);
+            let entropy = keep::<E>(valid, inputs.entropy);
+            probe = probe + absolute::<E>(entropy);
+            sums.entropy += total::<E>(entropy);
+            loss = loss - entropy * coefficient;
+            entropy_slope = keep::<E>(valid, zero - coefficient * row.gradient_factor);
+        }
+        if comptime!(blueprint.masked) {
+            sums.valid_tokens += count::<E>(valid);
+        }
+        sums.non_finite += count_non_finite::<E>(probe);
+        sums.loss += total::<E>(loss * row.factor);
+        TokenGradient::<E> {
+            log_probs: own_slope * row.gradient_factor,
+            ratio_slope: ratio_slope * row.gradient_factor,
+            entropy: entropy_slope,
+        }
+    }
+}

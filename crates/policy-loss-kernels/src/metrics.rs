@@ -1,0 +1,146 @@
+//! The metrics of a batch: formulas over its row of sums.
+
+use serde::Serialize;
+
+use crate::objective::Objective;
+use crate::sums::Sums;
+
+/// Declares the metrics once: name, sentence and formula.
+macro_rules! metrics {
+    (
+        |$sums:ident, $n:ident|
+        $($(#[doc = $doc:literal])* $(#[alias = $alias:literal])? $name:ident = $formula:expr;)*
+        $([$part:ident] {
+            $($(#[doc = $part_doc:literal])* $(#[alias = $part_alias:literal])? $part_name:ident = $part_formula:expr;)*
+        })*
+    ) => {
+        /// The metrics of a batch. With `n` valid tokens, `d = log_probs - old_log_probs`, the ratio
+        /// `r` of the objective and the weight `w` of its rollout correction. A batch without a
+        /// valid token has metrics 0. A metric of a part that the objective does not have is absent.
+        #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+        #[non_exhaustive]
+        pub struct MetricValues {
+            $($(#[doc = $doc])* $(#[doc(alias = $alias)])? pub $name: f64,)*
+            $($($(#[doc = $part_doc])* $(#[doc(alias = $part_alias)])? pub $part_name: Option<f64>,)*)*
+        }
+
+        impl MetricValues {
+            /// The metrics of a row of sums.
+            #[must_use]
+            pub fn of(sums: &Sums, objective: &Objective) -> Self {
+                let $sums = sums;
+                let $n = sums.valid_tokens.max(1.0);
+                Self {
+                    $($name: $formula,)*
+                    $($($part_name: objective.$part.is_some().then(|| $part_formula),)*)*
+                }
+            }
+
+            /// The name and the value of every metric, in the order of the documentation; `None`
+            /// where the objective does not have the part that it belongs to.
+            #[must_use]
+            pub fn named(&self) -> Vec<(&'static str, Option<f64>)> {
+                vec![
+                    $((stringify!($name), Some(self.$name)),)*
+                    $($((stringify!($part_name), self.$part_name),)*)*
+                ]
+            }
+        }
+    };
+}
+
+metrics! {
+    |sums, n|
+    /// Fraction of tokens at which the bound of the surrogate was met; with the clip, whose clipped
+    /// branch was taken, `sum([s2 < s1]) / n`.
+    clip_ratio = (sums.clipped_above + sums.clipped_below) / n;
+    /// `sum(old_log_probs - log_probs) / n`, not clamped.
+    ppo_kl = minus(sums.log_ratio / n);
+    /// Fraction of tokens clipped while `A > 0`; with the clip, at the upper bound.
+    clipped_above = sums.clipped_above / n;
+    /// Fraction of tokens clipped while `A < 0`; with the clip, at the lower bound.
+    clipped_below = sums.clipped_below / n;
+    /// Fraction of tokens at which the dual clip, or the `delta`, was taken.
+    dual_clipped = sums.dual_clipped / n;
+    /// Mean of `r`.
+    ratio_mean = sums.ratio / n;
+    /// Smallest `r`.
+    ratio_min = extreme(sums, sums.least_ratio);
+    /// Largest `r`.
+    ratio_max = extreme(sums, sums.largest_ratio);
+    /// Effective sample size of the ratios as a fraction of `n`: `sum(r)^2 / (n * sum(r^2))`.
+    ratio_effective_sample_size = effective_sample_size(sums.ratio, sums.squared_ratio, n);
+    /// Estimate k1 of KL(old, new): the mean of `-d`, not clamped; the same as `ppo_kl`.
+    kl_k1 = minus(sums.log_ratio / n);
+    /// Estimate k2 of KL(old, new): the mean of `d^2 / 2`, not clamped.
+    kl_k2 = sums.squared_log_ratio / n / 2.0;
+    /// Estimate k3 of KL(old, new): the mean of `expm1(d) - d`, with `d` clamped to ±20
+    /// ([Schulman 2020](http://joschu.net/blog/kl-approx.html)).
+    kl_k3 = sums.k3 / n;
+    /// Number of valid tokens, `n`.
+    valid_tokens = sums.valid_tokens;
+    /// Number of sequences that hold a valid token.
+    valid_sequences = sums.valid_sequences;
+    /// Number of valid tokens at which an input of the objective is NaN or infinite.
+    non_finite = sums.non_finite;
+    [rollout_correction] {
+        /// `sum(rollout_log_probs - old_log_probs) / n`. Absent without a rollout correction, as are
+        /// all weight metrics.
+        #[alias = "vllm_kl"]
+        rollout_kl = minus(sums.rollout_gap / n);
+        /// Mean of the weights `w`.
+        weight_mean = sums.weight / n;
+        /// Effective sample size of the weights as a fraction of `n`: `sum(w)^2 / (n * sum(w^2))`.
+        weight_effective_sample_size = effective_sample_size(sums.weight, sums.squared_weight, n);
+        /// Fraction of tokens whose weight was moved to a bound.
+        weight_truncated = sums.truncated_weights / n;
+        /// Fraction of tokens whose weight was set to 0.
+        weight_zeroed = sums.rejected_weights / n;
+    }
+    [off_policy_mask] {
+        /// Fraction of tokens that the off-policy mask dropped. Absent without one.
+        off_policy_dropped = sums.off_policy_dropped / n;
+    }
+    [kl_penalty] {
+        /// Mean of the divergence that the KL penalty multiplies, times `r` where its gradient is
+        /// `importance_corrected`. Absent without a penalty.
+        kl = sums.kl / n;
+    }
+    [entropy_bonus] {
+        /// Mean of the entropies. Absent without an entropy bonus.
+        entropy = sums.entropy / n;
+    }
+}
+
+impl Sums {
+    /// The loss of the batch by its own counts: what [`Reduction`](crate::objective::Reduction) makes
+    /// of the sum of token losses.
+    #[must_use]
+    pub fn mean_loss(&self, objective: &Objective) -> f64 {
+        let count = objective
+            .reduction
+            .count(self.valid_tokens, self.valid_sequences);
+        self.loss / count
+    }
+}
+
+/// Subtracted from 0, not negated: no mean becomes -0.
+fn minus(x: f64) -> f64 {
+    0.0 - x
+}
+
+/// The smallest or the largest ratio. Without a ratio that is a number the smallest exceeds the
+/// largest: then there is no valid token, or all ratios are NaN, as is their sum.
+fn extreme(sums: &Sums, extreme: f64) -> f64 {
+    match sums.least_ratio > sums.largest_ratio {
+        true => sums.ratio,
+        false => extreme,
+    }
+}
+
+fn effective_sample_size(sum: f64, squares: f64, n: f64) -> f64 {
+    match squares {
+        0.0 => 0.0,
+        squares => sum * sum / (n * squares),
+    }
+}

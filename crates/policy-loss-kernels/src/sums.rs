@@ -1,0 +1,63 @@
+//! The row of sums: every number that a batch is summed up in.
+//!
+//! All implementations return this row, in this order. Metrics are formulas over it
+//! ([`MetricValues`](crate::MetricValues)). Rows add up: the row of a batch is the
+//! [merged](Sums::merge) rows of its parts, whatever the parts are.
+
+use crate::accumulators::accumulators;
+
+accumulators! {
+    /// The row of sums of a batch. `n` counts valid tokens, and sums run over them, with
+    /// `d = log_probs - old_log_probs`, the ratio `r` of the objective, the gap
+    /// `g = old_log_probs - rollout_log_probs` and the weight `w` of a rollout correction. What an
+    /// objective does not have stays at its neutral value.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct Sums, Sum, SumTotals {
+        /// Token losses, each times `1 / n_b` where the reduction is a mean of sequence means: what
+        /// the reduction divides by its count, before it does.
+        loss: Sum,
+        /// Valid tokens, `n`.
+        valid_tokens: Count,
+        /// Sequences with a valid token.
+        valid_sequences: Count,
+        /// Valid tokens at which an input of the objective is NaN or infinite.
+        non_finite: Count,
+        /// Tokens at which the bound of the surrogate was met, and `A > 0`.
+        clipped_above: Count,
+        /// Tokens at which the bound of the surrogate was met, and `A < 0`.
+        clipped_below: Count,
+        /// Tokens at which the bound for negative advantages was met.
+        dual_clipped: Count,
+        /// `d`, not clamped.
+        log_ratio: Sum,
+        /// `d^2`, not clamped.
+        squared_log_ratio: Sum,
+        /// `expm1(d) - d`, with `d` clamped to ±20.
+        k3: Sum,
+        /// `r`.
+        ratio: Sum,
+        /// `r^2`.
+        squared_ratio: Sum,
+        /// The smallest `r`; NaN is left out.
+        least_ratio: Least,
+        /// The largest `r`; NaN is left out.
+        largest_ratio: Largest,
+        /// `g`, where there is a rollout correction.
+        rollout_gap: Sum,
+        /// `w`.
+        weight: Sum,
+        /// `w^2`.
+        squared_weight: Sum,
+        /// Tokens whose weight was moved to a bound.
+        truncated_weights: Count,
+        /// Tokens whose weight was set to 0.
+        rejected_weights: Count,
+        /// Tokens that the off-policy mask dropped.
+        off_policy_dropped: Count,
+        /// The divergence that the KL penalty multiplies by its coefficient.
+        kl: Sum,
+        /// Entropies, where there is an entropy bonus.
+        entropy: Sum,
+    }
+}
