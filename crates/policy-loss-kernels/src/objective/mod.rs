@@ -160,3 +160,117 @@ impl Objective {
         self.ratio.against == Behavior::Rollout || self.rollout_correction.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, from_value, json, to_value};
+
+    use super::*;
+
+    fn surrogates() -> [Surrogate; 9] {
+        [
+            Clip::default().into(),
+            PolicyGradient::default().into(),
+            SigmoidGate::default().into(),
+            GeometricMean::default().into(),
+            GammaWeight::default().into(),
+            TrustRegion::default().into(),
+            SquaredLogRatio::default().into(),
+            CovarianceClip::default().into(),
+            CovariancePenalty::default().into(),
+        ]
+    }
+
+    fn refusal(objective: Value) -> String {
+        let read = from_value::<Objective>(objective).expect("it can be read");
+        read.validate().expect_err("it has no meaning").to_string()
+    }
+
+    #[test]
+    fn a_surrogate_is_called_in_json_as_its_name_says() {
+        for surrogate in surrogates() {
+            let json = to_value(surrogate).expect("plain data");
+            let keys: Vec<_> = json.as_object().expect("one key").keys().collect();
+            assert_eq!(keys, [surrogate.name()]);
+            assert_eq!(
+                from_value::<Surrogate>(json).expect("reads back"),
+                surrogate
+            );
+        }
+    }
+
+    #[test]
+    fn a_reduction_is_called_in_json_as_its_name_says() {
+        for reduction in [
+            Reduction::TokenMean,
+            Reduction::SequenceMean,
+            Reduction::SequenceSumMean,
+            Reduction::FixedLength { length: 5 },
+            Reduction::TokenSum,
+        ] {
+            let name = match to_value(reduction).expect("plain data") {
+                Value::String(name) => name,
+                json => json.as_object().expect("one key").keys().cloned().collect(),
+            };
+            assert_eq!(name, reduction.name());
+        }
+    }
+
+    #[test]
+    fn every_default_is_accepted() {
+        for surrogate in surrogates() {
+            let objective = Objective {
+                surrogate,
+                ..Objective::default()
+            };
+            assert_eq!(objective.validate(), Ok(()), "{}", surrogate.name());
+        }
+    }
+
+    #[test]
+    fn the_surrogates_of_a_batch_have_no_kernels() {
+        for surrogate in surrogates() {
+            let of_batch = surrogate.scope() == SurrogateScope::Batch;
+            assert_eq!(surrogate.kind().is_none(), of_batch, "{}", surrogate.name());
+        }
+    }
+
+    #[test]
+    fn two_filters_of_one_statistic_are_refused() {
+        let filter = json!({ "level": "token", "estimator": "k1", "bounds": { "high": 2.0 } });
+        let objective = json!({ "rollout_correction": { "filters": [filter, filter] } });
+        let error = from_value::<Objective>(objective).expect_err("two of one kind");
+        let error = error.to_string();
+        assert!(
+            error.contains("\"token\"") && error.contains("\"k1\""),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn errors_name_the_path_of_json() {
+        for (objective, path) in [
+            (
+                json!({ "surrogate": { "trust_region": { "max_ratio": 0.0 } } }),
+                "`surrogate.trust_region.max_ratio`",
+            ),
+            (
+                json!({ "surrogate": { "policy_gradient": { "weight": { "ratio": {} } } } }),
+                "`surrogate.policy_gradient.weight.ratio.high`",
+            ),
+            (
+                json!({ "rollout_correction": {
+                    "weight": { "mode": { "truncate": { "low": -1.0 } } }
+                } }),
+                "`rollout_correction.weight.mode.truncate.low`",
+            ),
+            (
+                json!({ "reduction": { "fixed_length": { "length": 0 } } }),
+                "`reduction.fixed_length.length`",
+            ),
+        ] {
+            let error = refusal(objective);
+            assert!(error.contains(path), "{error}");
+        }
+    }
+}

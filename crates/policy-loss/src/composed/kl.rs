@@ -49,19 +49,22 @@ pub(crate) fn k3(x: Tensor<2>) -> Tensor<2> {
 /// `expm1(x) - x`, accurate to a few roundings.
 ///
 /// In f32, `exp(x) - 1 - x` is 3.3 times too large at `x = 1e-4`, and `expm1(x) - x` still loses
-/// three digits there to cancellation. Near 0 the series
-/// `x^2 / 2 * (1 + x / 3 * (1 + x / 4 * (1 + ...)))` has none.
+/// three digits there to cancellation. Near 0 the series `x^2 (1/2! + x/3! + x^2/4! + ...)` has
+/// none.
 fn expm1_minus_identity(x: Tensor<2>) -> Tensor<2> {
-    // The first factor that is left out is below half a rounding where the series is taken.
+    // The first term that is left out is below half a rounding where the series is taken.
     let last = match x.dtype() {
-        DType::F64 => 16,
-        _ => 9,
+        DType::F64 => 15,
+        _ => 8,
     };
-    let mut series = x.ones_like();
-    for k in (3..=last).rev() {
-        series = series * x.clone() / f64::from(k) + 1.0;
+    let inverse_factorial = |n: i32| 1.0 / (2..=n).map(f64::from).product::<f64>();
+    // Horner's rule, from the smallest coefficient. Products alone: the gradient of a division by a
+    // scalar is computed in f32, whatever the type.
+    let mut series = x.clone() * inverse_factorial(last);
+    for n in (3..last).rev() {
+        series = (series + inverse_factorial(n)) * x.clone();
     }
-    let series = series * x.clone().square() * 0.5;
+    let series = (series + 0.5) * x.clone().square();
     let direct = x.clone().exp() - 1.0 - x.clone();
     direct.mask_where(x.abs().lower_elem(0.5), series)
 }
