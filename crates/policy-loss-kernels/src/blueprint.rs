@@ -37,8 +37,8 @@ pub struct Blueprint {
     pub weighted: bool,
     /// What the weight is the ratio of.
     pub weight_level: WeightLevel,
-    /// The batch brings the weights.
-    pub given_weights: bool,
+    /// Weights are divided by a number that the batch brings.
+    pub normalizes: bool,
     /// Weights are moved into bounds.
     pub truncates: bool,
     /// Weights out of their bounds are 0.
@@ -81,10 +81,7 @@ impl Blueprint {
         double: bool,
     ) -> Option<Self> {
         let correction = objective.rollout_correction;
-        let given_weights = correction.is_some_and(|correction| correction.normalize);
-        // What the batch brings has been weighed, filtered and vetoed already.
-        let computed = correction.filter(|_| !given_weights);
-        let weight = computed.and_then(|correction| correction.weight);
+        let weight = correction.and_then(|correction| correction.weight);
         let mode = weight.map(|weight| weight.mode);
         let importance = match objective.surrogate {
             Surrogate::PolicyGradient(surrogate) => surrogate.weight,
@@ -115,16 +112,16 @@ impl Blueprint {
             corrected: correction.is_some(),
             weighted: weight.is_some(),
             weight_level: weight.map_or(WeightLevel::Token, |weight: RolloutWeight| weight.level),
-            given_weights,
+            normalizes: correction.is_some_and(|correction| correction.normalize),
             truncates: matches!(mode, Some(WeightMode::Truncate(_))),
             masks: matches!(mode, Some(WeightMode::Mask(_))),
-            filter_bits: computed.map_or(0, |correction| {
+            filter_bits: correction.map_or(0, |correction| {
                 let filters = correction.filters.iter();
                 filters.fold(0, |bits, filter| {
                     bits | filter_bit(filter.level, filter.estimator)
                 })
             }),
-            vetoes: computed.is_some_and(|correction| correction.veto.is_some()),
+            vetoes: correction.is_some_and(|correction| correction.veto.is_some()),
             off_policy: objective.off_policy_mask.is_some(),
             penalized: objective.kl_penalty.is_some(),
             kl_estimator: objective
@@ -171,7 +168,6 @@ impl Blueprint {
             log_probs: true,
             old_log_probs: true,
             rollout_log_probs: self.reads_rollout(),
-            weights: self.given_weights,
             ref_log_probs: self.penalized,
             entropies: self.entropy,
             advantages: true,

@@ -47,8 +47,6 @@ columns! {
     old_log_probs,
     /// Log-probs that the sampler reported.
     rollout_log_probs,
-    /// Rollout weights that the caller has computed.
-    weights,
     /// Log-probs of the reference policy.
     ref_log_probs,
     /// Entropies of the token distributions of the policy that is trained.

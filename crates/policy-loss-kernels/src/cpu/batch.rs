@@ -21,6 +21,8 @@ pub struct Batch<'a> {
     pub columns: Columns<Option<Floats<'a>>>,
     /// Which tokens are valid; absent: all.
     pub mask: Option<Mask<'a>>,
+    /// What rollout weights are divided by, where the objective normalizes them.
+    pub weight_mean: f64,
 }
 
 /// A slice of one of the floating-point types.

@@ -63,6 +63,7 @@ pub fn run<T: Real>(
             blueprint,
             numbers: Numbers::new(objective),
             scale,
+            weight_mean: batch.weight_mean,
         },
         kernels: T::kernels(&blueprint),
         inputs: Inputs {

@@ -33,6 +33,8 @@ pub struct Plan {
     pub numbers: Numbers,
     /// The batch's part of the reduction's factor.
     pub scale: f64,
+    /// What rollout weights are divided by, where they are normalized.
+    pub weight_mean: f64,
 }
 
 /// A row of the batch: what is gathered over its tokens.
@@ -188,7 +190,7 @@ impl Specialization {
             false => Blueprint {
                 corrected: false,
                 weighted: false,
-                given_weights: false,
+                normalizes: false,
                 truncates: false,
                 masks: false,
                 filter_bits: 0,
@@ -323,7 +325,7 @@ impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
         let mut first = 0;
         for state in rows {
             let last = staged.mask.len().min(first + (row_length - start));
-            let row = row(lanes, &blueprint, &numbers, self.plan.scale, state);
+            let row = row(lanes, &blueprint, self.plan, self.plan.scale, state);
             let own = gradients.take(last - first);
             let (output, output_rest) = T::Lanes::<S>::split_output(own.log_probs);
             let (entropy_output, entropy_rest) = T::Lanes::<S>::split_output(own.entropies);
@@ -480,9 +482,7 @@ impl<T: Real> WithSimd for AddKeptWeights<'_, T> {
     fn with_simd<S: Simd>(self, simd: S) {
         let lanes = T::lanes(simd);
         let Plan {
-            blueprint,
-            numbers,
-            scale,
+            blueprint, numbers, ..
         } = *self.plan;
         let Block {
             staged,
@@ -494,7 +494,7 @@ impl<T: Real> WithSimd for AddKeptWeights<'_, T> {
         let mut first = 0;
         for state in rows {
             let last = staged.mask.len().min(first + (row_length - start));
-            let row = row(lanes, &blueprint, &numbers, scale, state);
+            let row = row(lanes, &blueprint, self.plan, self.plan.scale, state);
             let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[first..last]));
             for place in 0..vectors.mask.len() {
                 let inputs = inputs(lanes, &vectors, place);
@@ -516,13 +516,13 @@ impl<T: Real> WithSimd for AddKeptWeights<'_, T> {
 fn row<L: Lanes>(
     lanes: L,
     blueprint: &Blueprint,
-    numbers: &Numbers,
+    plan: &Plan,
     scale: f64,
     state: &RowState,
 ) -> Row<L> {
     let like = Values(lanes, lanes.zero());
     let mut row = match blueprint.by_rows() {
-        true => share(numbers, &RowTotals::new(lanes, &state.sums), like, *blueprint),
+        true => share(&plan.numbers, &RowTotals::new(lanes, &state.sums), like, *blueprint),
         false => unshared(like),
     };
     if blueprint.adds_weights() {
@@ -530,6 +530,7 @@ fn row<L: Lanes>(
         row.mean_slope = row.mean_surrogate * splat(lanes, mean_weight);
     }
     row.gradient_factor = row.factor * splat(lanes, scale);
+    row.weight_mean = splat(lanes, plan.weight_mean);
     row
 }
 
@@ -546,10 +547,7 @@ impl<T: Real> WithSimd for RowRatio<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> (f64, f64) {
         let lanes = T::lanes(simd);
-        let Plan {
-            blueprint, numbers, ..
-        } = self.plan;
-        let row = row(lanes, blueprint, numbers, 1.0, self.state);
+        let row = row(lanes, &self.plan.blueprint, self.plan, 1.0, self.state);
         (first_lane(row.ratio), first_lane(row.ratio_slope))
     }
 }
@@ -574,7 +572,6 @@ fn inputs<L: Lanes>(lanes: L, vectors: &Staged<&[L::Vector]>, place: usize) -> T
                 log_probs,
                 old_log_probs,
                 rollout_log_probs,
-                weights,
                 ref_log_probs,
                 entropies,
                 advantages,
@@ -585,7 +582,6 @@ fn inputs<L: Lanes>(lanes: L, vectors: &Staged<&[L::Vector]>, place: usize) -> T
         log_probs: Values(lanes, log_probs[place]),
         old_log_probs: Values(lanes, old_log_probs[place]),
         rollout_log_probs: Values(lanes, rollout_log_probs[place]),
-        weight: Values(lanes, weights[place]),
         ref_log_probs: Values(lanes, ref_log_probs[place]),
         entropy: Values(lanes, entropies[place]),
         advantage: Values(lanes, advantages[place]),

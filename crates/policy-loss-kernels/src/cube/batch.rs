@@ -52,7 +52,7 @@ impl Buffer {
 /// The inputs of the loss, each of `sequences * tokens` elements; advantages may also be one for each
 /// sequence.
 ///
-/// `log_probs`, `weights`, `ref_log_probs` and `entropies` are of one type, f32 or f64, in which
+/// `log_probs`, `ref_log_probs` and `entropies` are of one type, f32 or f64, in which
 /// everything is computed; the others of any float type that the device has. Whatever stands at a
 /// masked position takes no part.
 #[derive(Clone, Debug)]
@@ -66,6 +66,9 @@ pub struct Batch {
     pub columns: Columns<Option<Buffer>>,
     /// Whether there is one advantage for each sequence.
     pub advantages_per_sequence: bool,
+    /// One element, of the type of `log_probs`: what rollout weights are divided by. Read where the
+    /// objective normalizes them.
+    pub weight_mean: Option<Buffer>,
     /// Which tokens are valid, as unsigned integers: 0 where a token is masked. Absent: all.
     pub mask: Option<Buffer>,
 }

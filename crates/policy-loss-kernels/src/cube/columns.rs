@@ -36,7 +36,7 @@ pub struct Inputs<E: Types> {
     log_probs: Column<E::Real, E::Width>,
     old_log_probs: Column<E::OldLogProbs, E::Width>,
     rollout_log_probs: OptionalColumn<E::RolloutLogProbs, E::Width>,
-    weights: OptionalColumn<E::Real, E::Width>,
+    weight_mean: ComptimeOption<Box<[E::Real]>>,
     ref_log_probs: OptionalColumn<E::Real, E::Width>,
     entropies: OptionalColumn<E::Real, E::Width>,
     advantages: AdvantageColumn<E>,
@@ -69,10 +69,6 @@ impl<E: Types> Inputs<E> {
         if comptime!(blueprint.reads_rollout()) {
             rollout_log_probs = Vector::cast_from(self.rollout_log_probs.as_ref().unwrap()[index]);
         }
-        let mut weight = log_probs;
-        if comptime!(blueprint.given_weights) {
-            weight = self.weights.as_ref().unwrap()[index];
-        }
         let mut ref_log_probs = log_probs;
         if comptime!(blueprint.penalized) {
             ref_log_probs = self.ref_log_probs.as_ref().unwrap()[index];
@@ -85,11 +81,19 @@ impl<E: Types> Inputs<E> {
             log_probs,
             old_log_probs: Vector::cast_from(self.old_log_probs[index]),
             rollout_log_probs,
-            weight,
             ref_log_probs,
             entropy,
             advantage: self.advantage(index, sequence),
             valid: self.valid(index),
+        }
+    }
+
+    /// What rollout weights are divided by.
+    pub fn weight_mean(&self) -> Vector<E::Real, E::Width> {
+        #[comptime]
+        match &self.weight_mean {
+            ComptimeOption::Some(mean) => Vector::new(mean[0]),
+            ComptimeOption::None => Vector::new(E::Real::new(1.0)),
         }
     }
 

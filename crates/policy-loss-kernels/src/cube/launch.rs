@@ -175,7 +175,7 @@ pub fn arithmetic(log_probs: ElemType) -> ElemType {
 fn inputs<E: Types>(batch: &Batch, blueprint: &Blueprint) -> InputsLaunch<E> {
     let length = batch.sequences * batch.tokens;
     let columns = batch.columns.as_ref().zip(blueprint.reads());
-    let [log_probs, old_log_probs, rollout_log_probs, weights, ref_log_probs, entropies, advantages] =
+    let [log_probs, old_log_probs, rollout_log_probs, ref_log_probs, entropies, advantages] =
         columns.named().map(|(name, (column, is_read))| {
             let length = match name == "advantages" && batch.advantages_per_sequence {
                 true => batch.sequences,
@@ -191,7 +191,12 @@ fn inputs<E: Types>(batch: &Batch, blueprint: &Blueprint) -> InputsLaunch<E> {
         log_probs.expect(ALWAYS),
         old_log_probs.expect(ALWAYS),
         rollout_log_probs.into(),
-        weights.into(),
+        batch
+            .weight_mean
+            .as_ref()
+            .filter(|_| blueprint.normalizes)
+            .map(|mean| mean.argument(1))
+            .into(),
         ref_log_probs.into(),
         entropies.into(),
         match batch.advantages_per_sequence {

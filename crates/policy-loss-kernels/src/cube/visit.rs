@@ -82,7 +82,8 @@ fn by_tokens<E: Types>(
 ) {
     let vectors = sequences * vectors_per_row;
     let step = CUBE_COUNT * comptime!(division.cube_size as usize);
-    let row = unshared::<E>(Vector::new(E::Real::new(0.0)));
+    let mut row = unshared::<E>(Vector::new(E::Real::new(0.0)));
+    row.weight_mean = inputs.weight_mean();
     let mut index = CUBE_POS * comptime!(division.cube_size as usize) + UNIT_POS as usize;
     while index < vectors {
         let stop = end_of_stretch(index, vectors, step);
@@ -176,6 +177,7 @@ fn by_rows<E: Types>(
             blueprint,
         );
         let mut row = share::<E>(numbers, &row_sums, Vector::new(zero), blueprint);
+        row.weight_mean = inputs.weight_mean();
         if comptime!(blueprint.adds_weights()) {
             let own = sum_of_kept_weights::<E>(
                 inputs, numbers, &row, sequence, start, end, step, blueprint,

@@ -31,9 +31,7 @@ formulas! {
             inputs.old_log_probs - inputs.rollout_log_probs,
         );
         let mut value = row.weight;
-        if comptime!(blueprint.given_weights) {
-            value = keep::<E>(inputs.valid, inputs.weight);
-        } else if comptime!(blueprint.weighted && blueprint.weight_level == WeightLevel::Token) {
+        if comptime!(blueprint.weighted && blueprint.weight_level == WeightLevel::Token) {
             value = exponential::<E>(gap);
         }
         let mut truncated = nowhere::<E>(gap);
@@ -48,6 +46,10 @@ formulas! {
                 truncated = either::<E>(less::<E>(value, low), greater::<E>(value, high));
                 value = clamped::<E>(value, low, high);
             }
+        }
+        if comptime!(blueprint.normalizes) {
+            // A weight that was set to 0 may have been infinite.
+            value = drop_where::<E>(rejected, value) / row.weight_mean;
         }
         if comptime!(blueprint.filters_by(FilterLevel::Token)) {
             let double = comptime!(blueprint.double);

@@ -12,8 +12,6 @@ formulas! {
         pub old_log_probs: Values<E>,
         /// Anything where the objective does not read it.
         pub rollout_log_probs: Values<E>,
-        /// Anything where the objective computes weights itself.
-        pub weight: Values<E>,
         /// Anything where there is no KL penalty.
         pub ref_log_probs: Values<E>,
         /// Anything where there is no entropy bonus.
@@ -43,6 +41,8 @@ formulas! {
         pub mean_slope: Values<E>,
         /// The rollout weight of the sequence, where it has one.
         pub weight: Values<E>,
+        /// What rollout weights are divided by.
+        pub weight_mean: Values<E>,
         /// All of its weights are 0.
         pub rejected: Flags<E>,
         /// The row's part of the reduction's factor: `1 / n_b` for a sequence mean, else 1.
@@ -66,6 +66,7 @@ formulas! {
             mean_surrogate: zero,
             mean_slope: zero,
             weight: one,
+            weight_mean: one,
             rejected: nowhere::<E>(like),
             factor: one,
             gradient_factor: one,
