@@ -26,7 +26,7 @@ use crate::{BatchError, KlEstimator};
 ///
 /// Source: [Schulman 2020](http://joschu.net/blog/kl-approx.html).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(transparent)]
 pub struct KlReward {
     /// The estimate; k1 by default, whose expectation is the divergence itself.
     pub estimator: KlEstimator,
