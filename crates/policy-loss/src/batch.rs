@@ -23,9 +23,7 @@ use crate::GlobalTotals;
 /// [`with_sequence_ids`](Self::with_sequence_ids).
 #[derive(Debug, Clone)]
 pub struct PolicyBatch {
-    pub(crate) log_probs: Tensor<2>,
-    /// False where `log_probs` are a stand-in of their shape.
-    pub(crate) has_log_probs: bool,
+    pub(crate) log_probs: Option<Tensor<2>>,
     pub(crate) old_log_probs: Option<Tensor<2>>,
     pub(crate) advantages: Advantages,
     pub(crate) action_mask: Option<Tensor<2, Bool>>,
@@ -75,8 +73,7 @@ impl PolicyBatch {
     /// a gradient.
     pub fn on_policy(log_probs: Tensor<2>, advantages: impl Into<Advantages>) -> Self {
         Self {
-            log_probs,
-            has_log_probs: true,
+            log_probs: Some(log_probs),
             old_log_probs: None,
             advantages: advantages.into(),
             action_mask: None,
@@ -91,10 +88,16 @@ impl PolicyBatch {
     /// A batch whose log-probs are computed together with the loss, by
     /// [`PolicyLoss::forward_linear`](crate::PolicyLoss::forward_linear). Any other method refuses it.
     pub fn without_log_probs(old_log_probs: Tensor<2>, advantages: impl Into<Advantages>) -> Self {
-        let stand_in = old_log_probs.clone().without_autodiff();
         Self {
-            has_log_probs: false,
-            ..Self::new(stand_in, old_log_probs, advantages)
+            log_probs: None,
+            old_log_probs: Some(old_log_probs),
+            advantages: advantages.into(),
+            action_mask: None,
+            rollout_log_probs: None,
+            ref_log_probs: None,
+            entropies: None,
+            sequence_ids: None,
+            totals: None,
         }
     }
 

@@ -4,22 +4,22 @@ use burn::tensor::{Bool, DType, Device, Tensor};
 
 use crate::device::{computes, describe, dtypes, names};
 use crate::packed::Packing;
-use crate::{Advantages, BatchError, Behavior, PolicyBatch, PolicyLossConfig};
+use crate::{Advantages, BatchError, Behavior, Objective, PolicyBatch};
 
 impl PolicyBatch {
     /// Every check, none of which touches the device's queue.
-    pub(crate) fn check(self, config: &PolicyLossConfig) -> Result<CheckedBatch, BatchError> {
-        if !self.has_log_probs {
+    pub(crate) fn check(self, objective: &Objective) -> Result<CheckedBatch, BatchError> {
+        let Some(log_probs) = self.log_probs else {
             return Err(BatchError::Missing {
                 tensor: "log_probs",
                 needed_by: "every method but `PolicyLoss::forward_linear`, which computes them,",
                 add_with: "PolicyBatch::new",
             });
-        }
-        let shape = self.log_probs.dims();
-        let device = self.log_probs.device();
+        };
+        let shape = log_probs.dims();
+        let device = log_probs.device();
         let floats = [
-            ("log_probs", Some(&self.log_probs)),
+            ("log_probs", Some(&log_probs)),
             ("old_log_probs", self.old_log_probs.as_ref()),
             ("rollout_log_probs", self.rollout_log_probs.as_ref()),
             ("ref_log_probs", self.ref_log_probs.as_ref()),
@@ -42,32 +42,32 @@ impl PolicyBatch {
         let advantages = check_advantages(self.advantages, shape, packing.as_ref(), &device)?;
         let rollout_log_probs = needed(
             self.rollout_log_probs,
-            needs_rollout(config),
+            needs_rollout(objective),
             "rollout_log_probs",
             "PolicyBatch::with_rollout_log_probs",
         )?;
         let ref_log_probs = needed(
             self.ref_log_probs,
-            config.kl_penalty.map(|_| "`kl_penalty`"),
+            objective.kl_penalty.map(|_| "`kl_penalty`"),
             "ref_log_probs",
             "PolicyBatch::with_ref_log_probs",
         )?;
         let entropies = needed(
             self.entropies,
-            config.entropy_bonus.map(|_| "`entropy_bonus`"),
+            objective.entropy_bonus.map(|_| "`entropy_bonus`"),
             "entropies",
             "PolicyBatch::with_entropies",
         )?;
         let scale = match self.totals {
-            Some(totals) => Some(totals.scale(config.reduction)?),
+            Some(totals) => Some(totals.scale(objective.reduction)?),
             None => None,
         };
         // On policy: a constant of the same values.
         let old_log_probs = self
             .old_log_probs
-            .unwrap_or_else(|| self.log_probs.clone().without_autodiff());
+            .unwrap_or_else(|| log_probs.clone().without_autodiff());
         let batch = CheckedBatch {
-            log_probs: self.log_probs,
+            log_probs,
             old_log_probs,
             advantages,
             action_mask: self.action_mask,
@@ -125,11 +125,11 @@ fn needed(
     }
 }
 
-fn needs_rollout(config: &PolicyLossConfig) -> Option<&'static str> {
-    if config.rollout_correction.is_some() {
+fn needs_rollout(objective: &Objective) -> Option<&'static str> {
+    if objective.rollout_correction.is_some() {
         return Some("`rollout_correction`");
     }
-    match config.ratio.against {
+    match objective.ratio.against {
         Behavior::Rollout => Some("`ratio.against = rollout`"),
         Behavior::Old => None,
     }

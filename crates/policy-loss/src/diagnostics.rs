@@ -105,8 +105,8 @@ impl PolicyBatch {
         let mut batch = self.clone();
         batch.totals = None;
         // They are not read.
-        batch.has_log_probs = true;
-        let batch = batch.check(&reads_rollout)?;
+        batch.log_probs = batch.log_probs.or_else(|| batch.old_log_probs.clone());
+        let batch = batch.check(&reads_rollout.objective)?;
         let dtype = arithmetic(batch.log_probs.dtype());
         let constant = |x: Tensor<2>| x.without_autodiff().cast(dtype);
         let rollout = batch.rollout_log_probs.expect("it was checked to be there");

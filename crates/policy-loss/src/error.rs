@@ -103,6 +103,21 @@ pub enum BatchError {
         /// The device.
         device: String,
     },
+    /// The device has fused kernels, and this library was built without them; plain tensor
+    /// operations take up to twenty times as long.
+    #[error(
+        "this build has no fused kernels for {device}; accepted: the feature `{feature}` of \
+         policy-loss, which the crate policy-loss-{feature} turns on, or `implementation` composed"
+    )]
+    FeatureMissing {
+        /// The device.
+        device: String,
+        /// The feature that adds them.
+        feature: &'static str,
+    },
+    /// Metrics of different objectives do not add up.
+    #[error("these metrics belong to different objectives; accepted: metrics of one objective")]
+    Merge,
     /// The fused implementation was asked for an objective that it does not cover.
     #[error(
         "`implementation` is fused, which does not cover `{part}` on {device}; accepted for this \

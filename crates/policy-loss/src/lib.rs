@@ -80,7 +80,7 @@
 
 mod advantages;
 mod alike;
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+#[cfg(feature = "fused")]
 mod backends;
 mod batch;
 mod checked;
@@ -89,10 +89,6 @@ mod config;
 pub mod device;
 mod diagnostics;
 mod error;
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
-mod fused;
-#[cfg(not(any(feature = "flex", feature = "ndarray", feature = "cube")))]
-#[path = "not_fused.rs"]
 mod fused;
 mod implementation;
 mod kl_controller;
@@ -101,7 +97,7 @@ mod log_probs;
 mod loss;
 mod mask;
 mod openrlhf;
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+#[cfg(feature = "fused")]
 #[doc(hidden)]
 pub mod ops;
 mod output;
@@ -126,7 +122,7 @@ pub use log_probs::{Entropy, LinearHead, LogProbs, LogProbsConfig, TokenLogProbs
 pub use loss::PolicyLoss;
 pub use mask::{action_mask, action_mask_from_tensor};
 pub use openrlhf::OpenRlhfPolicyLoss;
-pub use output::{MetricValues, PolicyLossMetrics, PolicyLossOutput, PolicyLossValues};
+pub use output::{MetricValues, PolicyLossMetrics, PolicyLossOutput, PolicyLossValues, Sum, Sums};
 // The vocabulary of objectives stands below kernels and library alike.
 #[doc(inline)]
 pub use policy_loss_kernels::objective::{

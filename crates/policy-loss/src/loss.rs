@@ -69,40 +69,40 @@ impl PolicyLoss {
     /// compute a tensor's type, or the global totals do not fit the reduction, or the fused
     /// implementation is asked for where there is none. All of it is found before any device work.
     pub fn forward(&self, batch: PolicyBatch) -> Result<PolicyLossOutput, BatchError> {
-        let batch = batch.check(&self.config)?;
+        let objective = &self.config.objective;
+        let batch = batch.check(objective)?;
         let implementation = self.implementation(&batch)?;
         if batch.is_empty() {
-            return Ok(PolicyLossOutput::empty(
-                &self.config,
-                batch.log_probs,
-                implementation,
-            ));
+            return Ok(PolicyLossOutput::empty(objective, batch, implementation));
         }
-        Ok(match implementation {
-            Implementation::Fused => fused::forward(&self.config, batch),
-            _ => composed::forward(&self.config, batch),
-        })
+        let outputs = match implementation {
+            Implementation::Fused => fused::forward(objective, batch),
+            Implementation::Auto | Implementation::Composed => composed::forward(objective, batch),
+        };
+        Ok(PolicyLossOutput::new(objective, outputs, implementation))
     }
 
     /// The implementation that a batch's device has for this objective.
     fn implementation(&self, batch: &CheckedBatch) -> Result<Implementation, BatchError> {
-        if self.config.implementation == Implementation::Composed {
-            return Ok(Implementation::Composed);
-        }
+        let must_be_fused = match self.config.implementation {
+            Implementation::Composed => return Ok(Implementation::Composed),
+            Implementation::Auto => false,
+            Implementation::Fused => true,
+        };
         let device = batch.log_probs.device();
-        match (
-            self.config.implementation,
-            fused::support(&self.config, &device),
-        ) {
-            (_, Support::Full) => Ok(Implementation::Fused),
-            (Implementation::Fused, Support::NoKernels) => Err(BatchError::NotFused {
-                device: describe(&device),
+        let name = || describe(&device);
+        match fused::support(&self.config.objective, &device) {
+            Support::Full => Ok(Implementation::Fused),
+            Support::FeatureMissing(feature) => Err(BatchError::FeatureMissing {
+                device: name(),
+                feature,
             }),
-            (Implementation::Fused, Support::AllBut(part)) => Err(BatchError::PartNotFused {
+            Support::NoKernels if must_be_fused => Err(BatchError::NotFused { device: name() }),
+            Support::AllBut(part) if must_be_fused => Err(BatchError::PartNotFused {
                 part,
-                device: describe(&device),
+                device: name(),
             }),
-            _ => Ok(Implementation::Composed),
+            Support::NoKernels | Support::AllBut(_) => Ok(Implementation::Composed),
         }
     }
 
@@ -118,13 +118,13 @@ impl PolicyLoss {
     ///
     /// As [`forward`](Self::forward).
     pub fn forward_no_reduction(&self, batch: PolicyBatch) -> Result<Tensor<2>, BatchError> {
-        let mut batch = batch.check(&self.config)?;
+        let mut batch = batch.check(&self.config.objective)?;
         let dtype = batch.log_probs.dtype();
         if batch.is_empty() {
             return Ok(batch.log_probs.cast(composed::arithmetic(dtype)));
         }
         let packing = batch.packing.take();
-        let (token_loss, ..) = composed::token_losses(&self.config, batch);
+        let (token_loss, ..) = composed::token_losses(&self.config.objective, batch);
         Ok(match packing {
             Some(packing) => packing.unpad(token_loss),
             None => token_loss,

@@ -7,9 +7,7 @@
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, ExtensionType, backend_extension};
-use policy_loss_kernels::Objective;
-
-use crate::groups::Groups;
+use policy_loss_kernels::{Columns, Objective};
 
 /// The inputs of the fused loss. What the objective does not read is a stand-in.
 #[derive(ExtensionType)]
@@ -19,30 +17,61 @@ pub struct FusedInputs<B: Backend> {
     pub log_probs: FloatTensor<B>,
     /// `[B, T]`.
     pub old_log_probs: FloatTensor<B>,
-    /// `[B, T]`; `old_log_probs` where the objective does not read it.
+    /// `[B, T]`.
     pub rollout_log_probs: FloatTensor<B>,
-    /// `[B, T]`, of the type of `log_probs`: the weights of `Weight::Given`; else
-    /// `old_log_probs`.
-    pub weights: FloatTensor<B>,
-    /// `[B, T]`; `old_log_probs` without a penalty.
+    /// `[B, T]`, of the type of `log_probs`.
     pub ref_log_probs: FloatTensor<B>,
+    /// `[B, T]`, of the type of `log_probs`.
+    pub entropies: FloatTensor<B>,
     /// `[B, T]` or `[B, 1]`.
     pub advantages: FloatTensor<B>,
+    /// `[1]`, of the type of `log_probs`: what rollout weights are divided by.
+    pub weight_mean: FloatTensor<B>,
     /// `[B, T]`; `[1, 1]` where every token is valid.
     pub action_mask: BoolTensor<B>,
 }
 
-/// What the fused loss yields in one pass.
+impl<B: Backend> FusedInputs<B> {
+    /// The columns of the batch, what weights are divided by, and the mask.
+    pub(crate) fn parts(self) -> (Columns<FloatTensor<B>>, FloatTensor<B>, BoolTensor<B>) {
+        let columns = Columns {
+            log_probs: self.log_probs,
+            old_log_probs: self.old_log_probs,
+            rollout_log_probs: self.rollout_log_probs,
+            ref_log_probs: self.ref_log_probs,
+            entropies: self.entropies,
+            advantages: self.advantages,
+        };
+        (columns, self.weight_mean, self.action_mask)
+    }
+}
+
+/// What is computed of the inputs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FusedTask {
+    /// The objective, whose surrogate has a kernel.
+    pub objective: Objective,
+    /// Replaces the division by a local count where global totals are given.
+    pub scale: Option<f64>,
+    /// Whether there is an action mask.
+    pub masked: bool,
+    /// Whether the gradients are wanted.
+    pub with_gradient: bool,
+}
+
+/// What the fused loss yields in one pass, of the type of `log_probs`.
 #[derive(ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct FusedOutputs<B: Backend> {
     /// `[1]`.
     pub loss: FloatTensor<B>,
-    /// Every metric, in the order of [`PolicyLossMetrics`](crate::PolicyLossMetrics).
-    pub metrics: FloatTensor<B>,
+    /// `[1, N]`, the row of [`Sums`](policy_loss_kernels::Sums).
+    pub sums: FloatTensor<B>,
     /// `[B, T]`, the gradient of `log_probs` up to `factor`; `[1, 1]` where none is wanted.
     pub gradient: FloatTensor<B>,
-    /// `[1]`, what `gradient` still has to be multiplied by.
+    /// `[B, T]`, the same of `entropies`; `[1, 1]` where none is wanted or read.
+    pub entropy_gradient: FloatTensor<B>,
+    /// `[1]`, what the gradients still have to be multiplied by.
     pub factor: FloatTensor<B>,
 }
 
@@ -55,13 +84,11 @@ pub struct FusedOutputs<B: Backend> {
     Autodiff,
 )]
 pub trait PolicyLossOps: Backend {
-    /// Loss, metrics and gradient, in one pass over the inputs.
+    /// Loss, sums and gradients, in one pass over the inputs.
     #[fusion(meta = forward_metadata)]
     fn policy_loss_forward(
         #[extension_type] inputs: FusedInputs<Self>,
-        objective: Objective,
-        masked: bool,
-        with_gradient: bool,
+        task: FusedTask,
     ) -> FusedOutputs<Self>;
 
     /// `gradient * factor * upstream`.
@@ -74,31 +101,18 @@ pub trait PolicyLossOps: Backend {
 }
 
 #[cfg(all(feature = "fusion", feature = "cube"))]
-fn forward_metadata(
-    inputs: &FusedInputsMetadata,
-    objective: &Objective,
-    _masked: &bool,
-    with_gradient: &bool,
-) -> FusedOutputsMetadata {
-    let arithmetic = crate::composed::arithmetic(inputs.log_probs.dtype);
-    let vector = |length: usize| TensorSpec::new([length].into(), arithmetic);
+fn forward_metadata(inputs: &FusedInputsMetadata, task: &FusedTask) -> FusedOutputsMetadata {
+    let like = &inputs.log_probs;
+    let number = || TensorSpec::new([1].into(), like.dtype);
+    let gradient = |wanted: bool| match wanted {
+        true => like.clone(),
+        false => TensorSpec::new([1, 1].into(), like.dtype),
+    };
     FusedOutputsMetadata {
-        loss: vector(1),
-        metrics: vector(crate::output::metric_count(groups(objective))),
-        gradient: match with_gradient {
-            true => inputs.log_probs.clone(),
-            false => TensorSpec::new([1, 1].into(), inputs.log_probs.dtype),
-        },
-        factor: vector(1),
-    }
-}
-
-/// Which metrics the kernels yield for an objective.
-pub(crate) fn groups(objective: &Objective) -> Groups {
-    Groups {
-        rollout_correction: objective.correction.is_some(),
-        off_policy_mask: objective.off_policy.is_some(),
-        kl_penalty: objective.penalty.is_some(),
-        entropy_bonus: false,
+        loss: number(),
+        sums: TensorSpec::new([1, policy_loss_kernels::Sum::ALL.len()].into(), like.dtype),
+        gradient: gradient(task.with_gradient),
+        entropy_gradient: gradient(task.with_gradient && task.objective.entropy_bonus.is_some()),
+        factor: number(),
     }
 }

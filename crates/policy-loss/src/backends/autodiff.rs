@@ -1,82 +1,98 @@
-//! The fused loss under autodiff: the forward pass yields the gradient, the backward pass scales
-//! it.
+//! The fused loss under autodiff: the forward pass yields the gradients, the backward pass scales
+//! them.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, binary};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend};
-use policy_loss_kernels::Objective;
 
-use crate::ops::{FusedInputs, FusedOutputs, PolicyLossOps};
+use crate::ops::{FusedInputs, FusedOutputs, FusedTask, PolicyLossOps};
 
 #[derive(Debug)]
 struct PolicyLossBackward;
 
-/// What the backward pass needs: the gradient up to a factor, and the factor.
+/// What the backward pass needs: the gradients up to a factor, and the factor.
 #[derive(Debug, Clone)]
-struct SavedGradient<B: Backend> {
-    gradient: FloatTensor<B>,
+struct SavedGradients<B: Backend> {
+    log_probs: FloatTensor<B>,
+    entropies: FloatTensor<B>,
     factor: FloatTensor<B>,
 }
 
-impl<B: Backend + PolicyLossOps> Backward<B, 1> for PolicyLossBackward {
-    type State = SavedGradient<B>;
+impl<B: Backend + PolicyLossOps> Backward<B, 2> for PolicyLossBackward {
+    type State = SavedGradients<B>;
 
     fn backward(
         self,
-        ops: Ops<Self::State, 1>,
+        ops: Ops<Self::State, 2>,
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let SavedGradient { gradient, factor } = ops.state;
-        unary::<B, _>(ops.parents, ops.node, grads, |upstream| {
-            B::policy_loss_backward(gradient, factor, upstream)
-        });
+        let SavedGradients {
+            log_probs,
+            entropies,
+            factor,
+        } = ops.state;
+        let other_factor = factor.clone();
+        binary::<B, _, _>(
+            ops.parents,
+            ops.node,
+            grads,
+            |upstream| B::policy_loss_backward(log_probs, factor, upstream),
+            |upstream| B::policy_loss_backward(entropies, other_factor, upstream),
+        );
     }
 }
 
 impl<B: Backend + PolicyLossOps, C: CheckpointStrategy> PolicyLossOps for Autodiff<B, C> {
-    fn policy_loss_forward(
-        inputs: FusedInputs<Self>,
-        objective: Objective,
-        masked: bool,
-        with_gradient: bool,
-    ) -> FusedOutputs<Self> {
+    fn policy_loss_forward(inputs: FusedInputs<Self>, task: FusedTask) -> FusedOutputs<Self> {
         let (log_probs, log_probs_node) = inputs.log_probs.into_parts();
+        let (entropies, entropies_node) = inputs.entropies.into_parts();
         let inner = FusedInputs {
             log_probs,
             old_log_probs: inputs.old_log_probs.into_primitive(),
             rollout_log_probs: inputs.rollout_log_probs.into_primitive(),
-            weights: inputs.weights.into_primitive(),
             ref_log_probs: inputs.ref_log_probs.into_primitive(),
+            entropies,
             advantages: inputs.advantages.into_primitive(),
+            weight_mean: inputs.weight_mean.into_primitive(),
             action_mask: inputs.action_mask,
         };
         // The loss is one value whatever the size of the batch: nothing here is worth recomputing.
         let prepared = PolicyLossBackward
-            .prepare::<C>([log_probs_node])
+            .prepare::<C>([log_probs_node, entropies_node])
             .compute_bound()
             .stateful();
         let (loss, rest) = match prepared {
             OpsKind::Tracked(prepared) => {
-                let outputs = B::policy_loss_forward(inner, objective, masked, with_gradient);
-                let saved = SavedGradient {
-                    gradient: outputs.gradient.clone(),
+                let task = FusedTask {
+                    with_gradient: true,
+                    ..task
+                };
+                let outputs = B::policy_loss_forward(inner, task);
+                let saved = SavedGradients {
+                    log_probs: outputs.gradient.clone(),
+                    entropies: outputs.entropy_gradient.clone(),
                     factor: outputs.factor.clone(),
                 };
                 (prepared.finish(saved, outputs.loss.clone()), outputs)
             }
             OpsKind::UnTracked(prepared) => {
-                let outputs = B::policy_loss_forward(inner, objective, masked, false);
+                let task = FusedTask {
+                    with_gradient: false,
+                    ..task
+                };
+                let outputs = B::policy_loss_forward(inner, task);
                 (prepared.finish(outputs.loss.clone()), outputs)
             }
         };
         FusedOutputs {
             loss,
-            metrics: Self::from_inner(rest.metrics),
+            sums: Self::from_inner(rest.sums),
             gradient: Self::from_inner(rest.gradient),
+            entropy_gradient: Self::from_inner(rest.entropy_gradient),
             factor: Self::from_inner(rest.factor),
         }
     }

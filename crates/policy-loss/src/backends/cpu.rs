@@ -1,93 +1,73 @@
-//! What the CPU backends share: from slices to loss, metrics and gradient.
+//! What the CPU backends share: from slices to loss, sums and gradients.
 
-use burn::tensor::{DType, Element as BurnElement, TensorData};
-use policy_loss_kernels::cpu::{self, Batch, Element};
-use policy_loss_kernels::{Objective, Summary};
+use burn::tensor::{Element as BurnElement, TensorData};
+use policy_loss_kernels::Columns;
+use policy_loss_kernels::cpu::{Batch, Floats, Mask, Real, evaluate};
 
-use crate::groups::Groups;
-use crate::ops::groups;
-use crate::output::MetricValues;
+use crate::ops::FusedTask;
 
 /// One pass over a batch, with results as tensor data.
 pub(crate) struct Pass {
     pub loss: TensorData,
-    pub metrics: TensorData,
+    pub sums: TensorData,
     pub gradient: TensorData,
+    pub entropy_gradient: TensorData,
     pub factor: TensorData,
 }
 
-/// Computes a batch whose slices fit together; the caller took them from checked tensors. `E` is f32
-/// or f64, the type of the arithmetic.
-pub(crate) fn forward<E: Element + BurnElement>(
-    objective: &Objective,
-    batch: &Batch<'_, E>,
-    with_gradient: bool,
+/// Computes a batch of this shape, whose slices were taken from checked tensors.
+pub(crate) fn forward(
+    task: &FusedTask,
+    shape: [usize; 2],
+    columns: Columns<Floats<'_>>,
+    weight_mean: f64,
+    mask: Mask<'_>,
 ) -> Pass {
-    let (summary, gradient) = match with_gradient {
-        true => {
-            let (summary, gradient) = cpu::forward_with_gradient(objective, batch).expect(CHECKED);
-            let shape = [batch.sequences, batch.tokens];
-            (summary, TensorData::new(gradient, shape))
-        }
-        false => {
-            let summary = cpu::forward(objective, batch).expect(CHECKED);
-            (summary, TensorData::new(vec![E::from_elem(0)], [1, 1]))
-        }
+    let [sequences, tokens] = shape;
+    let batch = Batch {
+        sequences,
+        tokens,
+        columns: columns.map(Some),
+        mask: task.masked.then_some(mask),
+        weight_mean,
     };
-    let dtype = E::dtype();
+    match columns.log_probs {
+        Floats::F64(_) => pass::<f64>(task, &batch),
+        // Half precision was widened before it came here.
+        Floats::F32(_) | Floats::F16(_) | Floats::Bf16(_) => pass::<f32>(task, &batch),
+    }
+}
+
+fn pass<T: Real + BurnElement>(task: &FusedTask, batch: &Batch<'_>) -> Pass {
+    let evaluated = evaluate::<T>(&task.objective, batch, task.scale, task.with_gradient)
+        .expect("the batch was checked before it came here");
+    let gradient = |values: Vec<T>| match values.is_empty() {
+        true => TensorData::new(vec![T::from_elem(0)], [1, 1]),
+        false => TensorData::new(values, [batch.sequences, batch.tokens]),
+    };
+    let row = evaluated.sums.to_row();
+    let columns = row.len();
+    let data = |values: Vec<f64>, shape: &[usize]| {
+        TensorData::new(values, shape.to_vec()).convert_dtype(T::dtype())
+    };
     Pass {
-        loss: data(vec![summary.loss], dtype),
-        metrics: data(metrics(&summary, groups(objective)), dtype),
-        gradient,
+        loss: data(vec![evaluated.loss], &[1]),
+        sums: data(row, &[1, columns]),
+        gradient: gradient(evaluated.gradient),
+        entropy_gradient: gradient(evaluated.entropy_gradient),
         // The kernel has applied the factor of the reduction already.
-        factor: data(vec![1.0], dtype),
+        factor: data(vec![1.0], &[1]),
     }
 }
 
-const CHECKED: &str = "the batch was checked before it came here";
-
-fn data(values: Vec<f64>, dtype: DType) -> TensorData {
-    let shape = [values.len()];
-    TensorData::new(values, shape).convert_dtype(dtype)
-}
-
-fn metrics(summary: &Summary, groups: Groups) -> Vec<f64> {
-    let n = summary.valid_tokens.max(1.0);
-    let effective_sample_size = |sum: f64, squares: f64| match squares {
-        0.0 => 0.0,
-        squares => sum * sum / (n * squares),
-    };
-    let ppo_kl = summary.negative_log_ratio / n;
-    let of_weights = |value: f64| groups.rollout_correction.then_some(value);
-    MetricValues {
-        clip_ratio: (summary.clipped_above + summary.clipped_below) / n,
-        ppo_kl,
-        clipped_above: summary.clipped_above / n,
-        clipped_below: summary.clipped_below / n,
-        dual_clipped: summary.dual_clipped / n,
-        ratio_mean: summary.ratio / n,
-        ratio_min: summary.min_ratio,
-        ratio_max: summary.max_ratio,
-        ratio_effective_sample_size: effective_sample_size(summary.ratio, summary.squared_ratio),
-        kl_k1: ppo_kl,
-        kl_k2: summary.squared_log_ratio / (2.0 * n),
-        kl_k3: summary.k3 / n,
-        valid_tokens: summary.valid_tokens,
-        valid_sequences: summary.valid_sequences,
-        non_finite: summary.non_finite,
-        rollout_kl: of_weights(summary.rollout_log_ratio / n),
-        weight_mean: of_weights(summary.weight / n),
-        weight_effective_sample_size: of_weights(effective_sample_size(
-            summary.weight,
-            summary.squared_weight,
-        )),
-        weight_truncated: of_weights(summary.truncated / n),
-        weight_zeroed: of_weights(summary.zeroed / n),
-        off_policy_dropped: groups.off_policy_mask.then_some(summary.dropped / n),
-        kl: groups.kl_penalty.then_some(summary.kl / n),
-        entropy: None,
+/// The one value of a tensor.
+pub(crate) fn number(values: Floats<'_>) -> f64 {
+    match values {
+        Floats::F64(values) => values[0],
+        Floats::F32(values) => f64::from(values[0]),
+        Floats::F16(values) => values[0].to_f64(),
+        Floats::Bf16(values) => values[0].to_f64(),
     }
-    .packed()
 }
 
 /// Calls `$body` with `$E` bound to the element type of `$dtype`.
@@ -101,3 +81,46 @@ macro_rules! for_float {
     };
 }
 pub(crate) use for_float;
+
+/// Implements [`PolicyLossOps`](crate::ops::PolicyLossOps) for a backend in host memory, which says
+/// how to borrow its tensors (`borrow`, `floats`, `mask`) and how to scale one in place (`scaled`).
+macro_rules! implement_policy_loss_ops {
+    ($backend:ty, $tensor:ty) => {
+        impl crate::ops::PolicyLossOps for $backend {
+            fn policy_loss_forward(
+                inputs: crate::ops::FusedInputs<Self>,
+                task: crate::ops::FusedTask,
+            ) -> crate::ops::FusedOutputs<Self> {
+                let shape = burn::backend::TensorMetadata::shape(&inputs.log_probs).dims();
+                let (columns, weight_mean, action_mask) = inputs.parts();
+                let (columns, weight_mean) = (columns.map(borrow), borrow(weight_mean));
+                let action_mask = borrow(action_mask);
+                let weight_mean = super::cpu::number(floats(&weight_mean));
+                let mask = mask(&action_mask);
+                let columns = columns.as_ref().map(floats);
+                let pass = super::cpu::forward(&task, shape, columns, weight_mean, mask);
+                crate::ops::FusedOutputs {
+                    loss: <$tensor>::from_data(pass.loss),
+                    sums: <$tensor>::from_data(pass.sums),
+                    gradient: <$tensor>::from_data(pass.gradient),
+                    entropy_gradient: <$tensor>::from_data(pass.entropy_gradient),
+                    factor: <$tensor>::from_data(pass.factor),
+                }
+            }
+
+            fn policy_loss_backward(
+                gradient: burn::backend::tensor::FloatTensor<Self>,
+                factor: burn::backend::tensor::FloatTensor<Self>,
+                upstream: burn::backend::tensor::FloatTensor<Self>,
+            ) -> burn::backend::tensor::FloatTensor<Self> {
+                let [factor, upstream] =
+                    [factor, upstream].map(|it| super::cpu::number(floats(&borrow(it))));
+                match factor * upstream {
+                    1.0 => gradient,
+                    scale => scaled(gradient, scale),
+                }
+            }
+        }
+    };
+}
+pub(crate) use implement_policy_loss_ops;

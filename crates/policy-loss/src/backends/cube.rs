@@ -6,57 +6,45 @@ use burn::backend::cubecl::dtype_to_storage_type;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeBackend;
-use burn_cubecl::kernel::{cast, into_contiguous};
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use policy_loss_kernels::Objective;
-use policy_loss_kernels::cube::{self, Advantages, Batch, Buffer};
+use policy_loss_kernels::Sum;
+use policy_loss_kernels::cube::{self, Batch, Buffer};
 
-use crate::ops::{FusedInputs, FusedOutputs, PolicyLossOps, groups};
-use crate::output::metric_count;
+use crate::ops::{FusedInputs, FusedOutputs, FusedTask, PolicyLossOps};
 
 impl PolicyLossOps for CubeBackend {
-    fn policy_loss_forward(
-        inputs: FusedInputs<Self>,
-        objective: Objective,
-        masked: bool,
-        with_gradient: bool,
-    ) -> FusedOutputs<Self> {
+    fn policy_loss_forward(inputs: FusedInputs<Self>, task: FusedTask) -> FusedOutputs<Self> {
         let shape = inputs.log_probs.shape();
         let [sequences, tokens] = shape.dims();
-        let per_sequence = inputs.advantages.shape().dims::<2>()[1] != tokens;
         let like = inputs.log_probs.clone();
-        let advantages = buffer(inputs.advantages);
+        let advantages_per_sequence = inputs.advantages.shape().dims::<2>()[1] != tokens;
+        let (columns, weight_mean, action_mask) = inputs.parts();
         let batch = Batch {
             sequences,
             tokens,
-            log_probs: buffer(inputs.log_probs),
-            old_log_probs: buffer(inputs.old_log_probs),
-            rollout_log_probs: objective
-                .uses_rollout()
-                .then(|| buffer(inputs.rollout_log_probs)),
-            weights: objective
-                .uses_given_weights()
-                .then(|| buffer(inputs.weights)),
-            // The kernels read it in the type of the arithmetic.
-            ref_log_probs: objective
-                .penalty
-                .map(|_| buffer(cast(inputs.ref_log_probs, like.dtype))),
-            advantages: match per_sequence {
-                true => Advantages::PerSequence(advantages),
-                false => Advantages::PerToken(advantages),
-            },
-            mask: masked.then(|| buffer(inputs.action_mask)),
+            columns: columns.map(buffer).map(Some),
+            advantages_per_sequence,
+            weight_mean: Some(buffer(weight_mean)),
+            mask: task.masked.then(|| buffer(action_mask)),
         };
-        let outputs = cube::forward(&like.client, &objective, batch, with_gradient);
-        let metrics = metric_count(groups(&objective));
-        let gradient_shape = match with_gradient {
-            true => shape,
-            false => [1, 1].into(),
+        let FusedTask {
+            objective,
+            scale,
+            with_gradient,
+            ..
+        } = task;
+        let outputs = cube::forward(&like.client, &objective, &batch, scale, with_gradient);
+        let gradient = |buffer: Buffer, wanted: bool| {
+            let shape = if wanted { shape.clone() } else { [1, 1].into() };
+            tensor(&like, buffer, shape, like.dtype)
         };
+        let with_entropies = with_gradient && objective.entropy_bonus.is_some();
         FusedOutputs {
             loss: tensor(&like, outputs.loss, [1], like.dtype),
-            metrics: tensor(&like, outputs.metrics, [metrics], like.dtype),
-            gradient: tensor(&like, outputs.gradient, gradient_shape, like.dtype),
+            sums: tensor(&like, outputs.sums, [1, Sum::ALL.len()], like.dtype),
+            gradient: gradient(outputs.gradient, with_gradient),
+            entropy_gradient: gradient(outputs.entropy_gradient, with_entropies),
             factor: tensor(&like, outputs.factor, [1], like.dtype),
         }
     }
@@ -88,8 +76,6 @@ pub(crate) fn buffer(tensor: CubeTensor) -> Buffer {
 }
 
 /// A tensor on the device of another.
-///
-/// Loss, metrics and gradient are of the arithmetic's type, which is that of `log_probs` here.
 pub(crate) fn tensor(
     like: &CubeTensor,
     buffer: Buffer,

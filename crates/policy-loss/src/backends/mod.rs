@@ -1,7 +1,7 @@
 //! The fused loss of each backend, one file each.
 
 mod autodiff;
-#[cfg(any(feature = "flex", feature = "ndarray"))]
+#[cfg(feature = "host")]
 pub(crate) mod cpu;
 #[cfg(feature = "cube")]
 pub(crate) mod cube;

@@ -32,7 +32,8 @@ pub(crate) fn weights(correction: &RolloutCorrection, gap: Tensor<2>, valid: &Va
         },
     };
     if let (true, Some(weight)) = (correction.normalize, correction.weight) {
-        bounded.weight = normalized(weight.level, bounded.weight, valid);
+        let mean = mean(weight.level, bounded.weight.clone(), valid);
+        bounded.weight = bounded.weight / mean.reshape([1, 1]).expand(gap.dims());
     }
     let filtered = correction
         .filters
@@ -96,11 +97,10 @@ fn bounded_ratio(weight: RolloutWeight, gap: Tensor<2>, valid: &Valid) -> Bounde
     }
 }
 
-/// Weights divided by their mean, over tokens, or over sequences where a sequence shares one;
-/// unchanged where every weight is 0.
-fn normalized(level: WeightLevel, weight: Tensor<2>, valid: &Valid) -> Tensor<2> {
-    let shape = weight.dims();
-    let selected = valid.select(weight.clone());
+/// The mean of weights, `[1]`: over tokens, or over sequences where a sequence shares one; 1 where
+/// every weight is 0.
+fn mean(level: WeightLevel, weight: Tensor<2>, valid: &Valid) -> Tensor<1> {
+    let selected = valid.select(weight);
     let mean = match level {
         WeightLevel::Token => valid.mean(selected),
         WeightLevel::Sequence | WeightLevel::Geometric => {
@@ -108,8 +108,13 @@ fn normalized(level: WeightLevel, weight: Tensor<2>, valid: &Valid) -> Tensor<2>
         }
     };
     let nothing = mean.clone().equal_elem(0);
-    let mean = mean.mask_fill(nothing, 1).reshape([1, 1]);
-    weight / mean.expand(shape)
+    mean.mask_fill(nothing, 1)
+}
+
+/// What the weights of a gap are divided by where they are normalized, `[1]`.
+#[cfg(feature = "fused")]
+pub(crate) fn weight_mean(weight: RolloutWeight, gap: Tensor<2>, valid: &Valid) -> Tensor<1> {
+    mean(weight.level, bounded_ratio(weight, gap, valid).weight, valid)
 }
 
 /// Where a filter drops a token, `[B, T]`.

@@ -4,7 +4,7 @@ use burn::config::Config;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use crate::config::positive;
+use policy_loss_kernels::objective::check::positive;
 use crate::{ConfigError, Implementation};
 
 /// Configuration of [`TokenLogProbs`].

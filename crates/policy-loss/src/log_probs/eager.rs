@@ -112,8 +112,7 @@ fn with_log_probs(
     log_probs: Tensor<2>,
 ) -> Result<PolicyLossOutput, BatchError> {
     loss.forward(PolicyBatch {
-        log_probs,
-        has_log_probs: true,
+        log_probs: Some(log_probs),
         ..batch.clone()
     })
 }

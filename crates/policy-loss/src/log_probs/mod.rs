@@ -1,18 +1,18 @@
 //! From logits, or from hidden states without the logits, to log-probs and entropies.
 
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+#[cfg(feature = "fused")]
 mod backends;
 mod checks;
 mod composed;
 mod config;
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+#[cfg(feature = "fused")]
 mod default;
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+#[cfg(feature = "fused")]
 mod eager;
 mod head;
 mod linear;
 mod logits;
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+#[cfg(feature = "fused")]
 #[doc(hidden)]
 pub mod ops;
 mod policy_loss;

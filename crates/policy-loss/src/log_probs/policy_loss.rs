@@ -4,7 +4,7 @@ use burn::tensor::{Int, Tensor};
 
 use super::LinearHead;
 use super::config::{Entropy, TokenLogProbs};
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+#[cfg(feature = "fused")]
 use super::eager;
 use crate::{BatchError, PolicyBatch, PolicyLoss, PolicyLossOutput};
 
@@ -64,13 +64,22 @@ impl PolicyLoss {
         batch: PolicyBatch,
     ) -> Result<PolicyLossOutput, BatchError> {
         // Found before any product. Entropies are made on the way, too.
-        let mut checked = batch.clone();
-        checked.has_log_probs = true;
-        if self.config().entropy_bonus.is_some() {
-            checked.entropies = Some(checked.log_probs.clone());
+        let objective = &self.config().objective;
+        let known = batch.old_log_probs.as_ref().or(batch.log_probs.as_ref());
+        let Some(known) = known.map(|known| known.clone().without_autodiff()) else {
+            return Err(BatchError::Missing {
+                tensor: "old_log_probs",
+                needed_by: "`PolicyLoss::forward_linear`",
+                add_with: "PolicyBatch::without_log_probs",
+            });
+        };
+        let [sequences, tokens] = known.dims();
+        let mut complete = batch.clone();
+        complete.log_probs = Some(known.clone());
+        if objective.entropy_bonus.is_some() {
+            complete.entropies = Some(known);
         }
-        checked.check(self.config())?;
-        let [sequences, tokens] = batch.log_probs.dims();
+        complete.check(objective)?;
         let got = hidden.dims();
         if got[..2] != [sequences, tokens] {
             return Err(BatchError::Shape {
@@ -79,9 +88,9 @@ impl PolicyLoss {
                 got: got.to_vec(),
             });
         }
-        #[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+        #[cfg(feature = "fused")]
         // Without old log-probs the new ones take their place: all of them have to be known.
-        if self.config().decomposes_over_tokens() && batch.old_log_probs.is_some() {
+        if objective.decomposes_over_tokens() && batch.old_log_probs.is_some() {
             let output = eager::forward(self, log_probs, &hidden, head, &targets, &batch)?;
             if let Some(output) = output {
                 return Ok(output);
@@ -101,15 +110,14 @@ fn recomputed(
     batch: PolicyBatch,
 ) -> Result<PolicyLossOutput, BatchError> {
     let mut config = *log_probs.config();
-    config.entropy = match loss.config().entropy_bonus {
+    config.entropy = match loss.config().objective.entropy_bonus {
         Some(_) => Entropy::Tracked,
         None => Entropy::None,
     };
     let mask = batch.action_mask.clone();
     let log_probs = TokenLogProbs { config }.forward_linear(hidden, head, targets, mask)?;
     loss.forward(PolicyBatch {
-        log_probs: log_probs.log_probs,
-        has_log_probs: true,
+        log_probs: Some(log_probs.log_probs),
         entropies: log_probs.entropies,
         ..batch
     })

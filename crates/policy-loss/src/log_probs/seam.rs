@@ -2,9 +2,9 @@
 
 use burn::tensor::{Device, Int, Tensor};
 
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+#[cfg(feature = "fused")]
 pub use connected::*;
-#[cfg(not(any(feature = "flex", feature = "ndarray", feature = "cube")))]
+#[cfg(not(feature = "fused"))]
 pub use unconnected::*;
 
 /// Hidden states and a head that fit together, all of one float type.
@@ -16,7 +16,7 @@ pub struct Head {
     pub bias: Tensor<1>,
 }
 
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+#[cfg(feature = "fused")]
 impl Head {
     /// Whether any gradient is wanted.
     pub fn is_tracked(&self) -> bool {
@@ -44,7 +44,7 @@ pub struct Plan {
     pub has_bias: bool,
 }
 
-#[cfg(any(feature = "flex", feature = "ndarray", feature = "cube"))]
+#[cfg(feature = "fused")]
 mod connected {
     use burn::backend::{Dispatch, DispatchDevice};
 
@@ -209,7 +209,7 @@ mod connected {
     }
 }
 
-#[cfg(not(any(feature = "flex", feature = "ndarray", feature = "cube")))]
+#[cfg(not(feature = "fused"))]
 mod unconnected {
     //! A build without a backend of ours: everything is composed, and nothing here is reached.
 

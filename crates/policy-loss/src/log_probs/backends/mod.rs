@@ -1,7 +1,7 @@
 //! Log-probs of each backend, one file each.
 
 mod autodiff;
-#[cfg(any(feature = "flex", feature = "ndarray"))]
+#[cfg(feature = "host")]
 mod cpu;
 #[cfg(feature = "cube")]
 mod cube;

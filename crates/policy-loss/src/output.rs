@@ -1,0 +1,175 @@
+//! What comes out.
+
+use burn::tensor::{Tensor, TensorReadError};
+pub use policy_loss_kernels::{MetricValues, Sum, Sums};
+use serde::Serialize;
+
+use crate::checked::CheckedBatch;
+use crate::composed::{LossAndSums, arithmetic};
+use crate::device::describe;
+use crate::{BatchError, Implementation, Objective};
+
+/// The loss of a batch, tracked, and what its metrics are made of, detached; all of it still on the
+/// device.
+///
+/// Loss and metrics are computed in f64 where `log_probs` is f64, else in f32.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PolicyLossOutput {
+    /// `[1]`; `loss.backward()` gives the gradient of `log_probs`.
+    pub loss: Tensor<1>,
+    /// Everything worth watching.
+    pub metrics: PolicyLossMetrics,
+    /// The implementation that computed it; never [`Implementation::Auto`].
+    pub implementation: Implementation,
+}
+
+impl PolicyLossOutput {
+    pub(crate) fn new(
+        objective: &Objective,
+        outputs: LossAndSums,
+        implementation: Implementation,
+    ) -> Self {
+        Self {
+            loss: outputs.loss,
+            metrics: PolicyLossMetrics {
+                rows: outputs.sums,
+                objective: *objective,
+            },
+            implementation,
+        }
+    }
+
+    /// A batch without a token: loss 0, with an empty gradient, and metrics 0.
+    pub(crate) fn empty(
+        objective: &Objective,
+        batch: CheckedBatch,
+        implementation: Implementation,
+    ) -> Self {
+        let dtype = arithmetic(batch.log_probs.dtype());
+        let loss = batch.log_probs.cast(dtype).sum();
+        let device = loss.device().without_autodiff();
+        let row = Sums::default().to_row();
+        let shape = [1, row.len()];
+        let row = burn::tensor::TensorData::new(row, shape).convert_dtype(dtype);
+        let sums = Tensor::from_data(row, (&device, dtype));
+        Self::new(objective, LossAndSums { loss, sums }, implementation)
+    }
+
+    /// Reads the loss and every metric back, in one transfer.
+    ///
+    /// # Errors
+    ///
+    /// The device failed to execute what was queued, or to deliver it.
+    pub fn read(&self) -> Result<PolicyLossValues, TensorReadError> {
+        let loss = self.loss.clone().without_autodiff();
+        let rows = self.metrics.rows.clone();
+        let length: usize = rows.dims().iter().product();
+        let values: Vec<f64> =
+            Tensor::cat(vec![loss, rows.reshape([length])], 0).try_into_vec_as()?;
+        Ok(PolicyLossValues {
+            loss: values[0],
+            metrics: MetricValues::of(&merged(&values[1..]), &self.metrics.objective),
+        })
+    }
+}
+
+/// A loss and its metrics as numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct PolicyLossValues {
+    /// The loss.
+    pub loss: f64,
+    /// The metrics.
+    pub metrics: MetricValues,
+}
+
+/// What the metrics of a batch are made of, detached and still on the device: rows of [`Sums`].
+///
+/// [`read`](Self::read) brings the metrics back, in one transfer. Rows add up: the metrics of a step
+/// are those of its [merged](Self::merge) micro-batches or shards, exactly, the least and the largest
+/// included.
+///
+/// ```
+/// # #[cfg(feature = "flex")] {
+/// # use burn::tensor::{Device, Tensor};
+/// # use policy_loss::{GlobalTotals, PolicyBatch, PolicyLossConfig};
+/// # let device = Device::flex();
+/// # let batch = |value: f32| {
+/// #     let x = Tensor::<2>::full([1, 3], value, &device);
+/// #     PolicyBatch::new(x.clone(), x * 1.1, Tensor::<1>::from_floats([1.0], &device))
+/// # };
+/// # let (first, second) = (batch(-0.5), batch(-1.0));
+/// let loss = PolicyLossConfig::new().init()?;
+/// let totals = GlobalTotals::new().with_tokens(6);
+/// let first = loss.forward(first.with_totals(totals))?;
+/// let second = loss.forward(second.with_totals(totals))?;
+/// let metrics = first.metrics.merge(&second.metrics)?.read()?;
+/// assert_eq!(metrics.valid_tokens, 6.0);
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Between processes, [`sums`](Self::sums) are sent as numbers, added up by
+/// [`Sums::merge`], and [`MetricValues::of`] makes metrics of them.
+#[derive(Debug, Clone)]
+pub struct PolicyLossMetrics {
+    /// `[K, N]`, a row for each batch.
+    rows: Tensor<2>,
+    objective: Objective,
+}
+
+impl PolicyLossMetrics {
+    /// Those of both batches together. Nothing is read back.
+    ///
+    /// # Errors
+    ///
+    /// The metrics are of different objectives, or on different devices; between devices, add up
+    /// their [`sums`](Self::sums).
+    pub fn merge(&self, other: &Self) -> Result<Self, BatchError> {
+        if self.objective != other.objective {
+            return Err(BatchError::Merge);
+        }
+        let (expected, got) = (self.rows.device(), other.rows.device());
+        if expected != got {
+            return Err(BatchError::Device {
+                tensor: "metrics",
+                expected: describe(&expected),
+                got: describe(&got),
+            });
+        }
+        let dtype = self.rows.dtype();
+        let rows = vec![self.rows.clone(), other.rows.clone().cast(dtype)];
+        Ok(Self {
+            rows: Tensor::cat(rows, 0),
+            objective: self.objective,
+        })
+    }
+
+    /// Reads every metric back, in one transfer.
+    ///
+    /// # Errors
+    ///
+    /// The device failed to execute what was queued, or to deliver it.
+    pub fn read(&self) -> Result<MetricValues, TensorReadError> {
+        Ok(MetricValues::of(&self.sums()?, &self.objective))
+    }
+
+    /// Reads what the metrics are made of back, in one transfer.
+    ///
+    /// # Errors
+    ///
+    /// The device failed to execute what was queued, or to deliver it.
+    pub fn sums(&self) -> Result<Sums, TensorReadError> {
+        Ok(merged(&self.rows.clone().try_into_vec_as::<f64>()?))
+    }
+}
+
+/// The rows of batches, put together.
+fn merged(values: &[f64]) -> Sums {
+    let mut sums = Sums::default();
+    for row in values.chunks(Sum::ALL.len()) {
+        sums.merge(&Sums::from_row(row));
+    }
+    sums
+}
