@@ -2,10 +2,7 @@
 
 /// How two parts of a number become that of both.
 #[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(
-    not(feature = "cube"),
-    derive(Clone, Copy, Debug, PartialEq, Eq, Hash)
-)]
+#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
 pub enum Kind {
     /// Added.
     Sum,
@@ -126,6 +123,11 @@ macro_rules! accumulators {
             use crate::cube::lanes::Lanes;
             use crate::cube::words::{Elements, combine, neutral};
 
+            fn place(needed: &[$Sum], sum: $Sum) -> usize {
+                let place = needed.iter().position(|other| *other == sum);
+                place.expect("a sum that is needed")
+            }
+
             #[derive(CubeType)]
             pub struct $Sums<E: Elements> { $(pub $name: E::Real,)* }
 
@@ -149,6 +151,44 @@ macro_rules! accumulators {
                 ) {
                     $(if comptime!(needed.contains(&$Sum::$name)) {
                         self.$name = lanes.fold(comptime!($Sum::$name.kind()), self.$name);
+                    })*
+                }
+
+                /// Writes the numbers that are needed to a column of `[numbers, columns]`.
+                pub fn write(
+                    &self,
+                    numbers: &mut [E::Real],
+                    column: usize,
+                    columns: usize,
+                    #[comptime] needed: Vec<$Sum>,
+                ) {
+                    $(if comptime!(needed.contains(&$Sum::$name)) {
+                        let place = comptime!(place(&needed, $Sum::$name));
+                        numbers[place * columns + column] = self.$name;
+                    })*
+                }
+
+                /// Puts the numbers of `count` columns together, with all lanes of a row.
+                pub fn read(
+                    &mut self,
+                    numbers: &[E::Real],
+                    first: usize,
+                    count: usize,
+                    columns: usize,
+                    lanes: &mut Lanes<E::Real>,
+                    #[comptime] needed: Vec<$Sum>,
+                ) {
+                    $(if comptime!(needed.contains(&$Sum::$name)) {
+                        let place = comptime!(place(&needed, $Sum::$name));
+                        let kind = comptime!($Sum::$name.kind());
+                        let mut own = neutral::<E::Real>(kind);
+                        let mut column = lanes.lane;
+                        while column < count {
+                            let other = numbers[place * columns + first + column];
+                            own = combine::<E::Real>(kind, own, other);
+                            column += lanes.count();
+                        }
+                        self.$name = lanes.fold(kind, own);
                     })*
                 }
 

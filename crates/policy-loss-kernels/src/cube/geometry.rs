@@ -23,12 +23,43 @@ const WIDEST: usize = 4;
 /// Units that look through one sequence together where each token stands for itself.
 const SEARCH_LANES: u32 = 32;
 
+/// Vectors that a unit should have in a segment of a sequence, for the sums of segments to be few.
+const VECTORS_PER_UNIT: usize = 16;
+
+/// Fewer cubes than this leave a large device idle.
+const FEW_CUBES: u32 = 256;
+
 /// The launch of a visit.
 pub struct Geometry {
     /// Tokens in a vector.
     pub width: usize,
     pub cubes: u32,
     pub division: Division,
+    /// The segments of each sequence, where they are divided.
+    pub segments: Option<SegmentSize>,
+}
+
+/// How a sequence is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentSize {
+    /// Segments in a sequence.
+    pub count: usize,
+    /// Vectors in a segment.
+    pub vectors: usize,
+}
+
+impl SegmentSize {
+    /// For sequences of `vectors` vectors; none where whole sequences keep the device busy, or are
+    /// short.
+    fn new(sequences: usize, vectors: usize) -> Option<Self> {
+        let least = VECTORS_PER_UNIT * CUBE_SIZE as usize;
+        let wanted = (FEW_CUBES as usize).div_ceil(sequences.max(1));
+        let count = wanted.min(vectors.div_ceil(least));
+        (sequences < FEW_CUBES as usize && count > 1).then(|| Self {
+            count,
+            vectors: vectors.div_ceil(count),
+        })
+    }
 }
 
 impl Geometry {
@@ -42,15 +73,22 @@ impl Geometry {
     ) -> Self {
         let largest = types.iter().map(ElemType::size).max().unwrap_or(1);
         let width = width(client, largest, tokens);
-        let (lanes, cubes) = match blueprint.by_rows() {
-            true => {
+        // The sum of kept weights would take one more kernel.
+        let segments = match blueprint.by_rows() && !blueprint.adds_weights() {
+            true => SegmentSize::new(sequences, tokens / width),
+            false => None,
+        };
+        let (lanes, cubes) = match (segments, blueprint.by_rows()) {
+            (Some(segments), _) => (CUBE_SIZE, bounded(sequences * segments.count)),
+            (None, true) => {
                 let lanes = lanes(tokens);
                 (lanes, cubes_for_sequences(sequences, lanes))
             }
-            false => (SEARCH_LANES, cubes_for_tokens(sequences * tokens)),
+            (None, false) => (SEARCH_LANES, cubes_for_tokens(sequences * tokens)),
         };
         Self {
             width,
+            segments,
             cubes,
             division: Division {
                 cube_size: CUBE_SIZE,
@@ -110,6 +148,17 @@ mod tests {
         for (tokens, expected) in expected {
             assert_eq!(lanes(tokens), expected, "{tokens} tokens");
         }
+    }
+
+    #[test]
+    fn few_long_sequences_are_divided() {
+        let vectors = 1_000_000 / 4;
+        let one = SegmentSize::new(1, vectors).expect("divided");
+        assert!(one.count > 100 && one.count * one.vectors >= vectors);
+        let four = SegmentSize::new(4, 65_536).expect("divided");
+        assert!(four.count >= 32 && four.count * four.vectors >= 65_536);
+        assert_eq!(SegmentSize::new(1, 1000), None);
+        assert_eq!(SegmentSize::new(1000, vectors), None);
     }
 
     #[test]

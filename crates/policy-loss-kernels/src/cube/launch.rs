@@ -5,8 +5,9 @@ use cubecl::prelude::*;
 
 use super::backward::scale;
 use super::columns::{AdvantageColumnArgs, InputsLaunch, Types};
-use super::geometry::{self, CUBE_SIZE, Geometry};
+use super::geometry::{self, CUBE_SIZE, Geometry, SegmentSize};
 use super::partials::{BatchSizeLaunch, finish};
+use super::segments::{SegmentsLaunch, finish_segments, gather_segments, visit_segments};
 use super::visit::visit;
 use super::{Batch, Buffer, Outputs};
 use crate::blueprint::{Blueprint, Numbers};
@@ -66,27 +67,21 @@ pub fn forward(
     );
     let cube_dim = CubeDim::new_1d(CUBE_SIZE);
 
-    // SAFETY: the kernel touches nothing beyond the shape of the batch, one vector of a gradient
-    // that is not asked for, and the partial sums of its cubes; `argument` has checked that the
-    // buffers are as long.
-    #[allow(unsafe_code)]
-    unsafe {
-        visit::launch_unchecked(
-            client,
-            CubeCount::Static(geometry.cubes, 1, 1),
-            cube_dim,
-            geometry.width,
-            inputs(batch, &blueprint),
-            Numbers::new(objective).arguments(arithmetic),
-            gradient.argument(gradient.length()),
-            entropy_gradient.argument(entropy_gradient.length()),
-            partials.argument(partials_length),
-            batch.sequences,
-            batch.tokens / geometry.width,
-            geometry.division,
-            blueprint,
-            types,
-        );
+    let visit = Visit {
+        client,
+        batch,
+        blueprint,
+        numbers: Numbers::new(objective),
+        types,
+        arithmetic,
+        geometry: &geometry,
+        gradient: &gradient,
+        entropy_gradient: &entropy_gradient,
+        partials: &partials,
+    };
+    match geometry.segments {
+        Some(segments) => visit.launch_segments(segments),
+        None => visit.launch(),
     }
 
     let row = Sum::ALL.len();
@@ -118,6 +113,121 @@ pub fn forward(
         );
     }
     outputs
+}
+
+/// The visit of a batch, ready to be launched.
+struct Visit<'a> {
+    client: &'a Client,
+    batch: &'a Batch,
+    blueprint: Blueprint,
+    numbers: Numbers,
+    types: [ElemType; 5],
+    arithmetic: ElemType,
+    geometry: &'a Geometry,
+    gradient: &'a Buffer,
+    entropy_gradient: &'a Buffer,
+    partials: &'a Buffer,
+}
+
+// SAFETY of all launches below: the kernels touch nothing beyond the shape of the batch, one vector of
+// a gradient that is not asked for, the partial sums of their cubes, and the sums and the slope of
+// each segment; `argument` has checked that the buffers are as long.
+#[allow(unsafe_code)]
+impl Visit<'_> {
+    fn cubes(&self) -> CubeCount {
+        CubeCount::Static(self.geometry.cubes, 1, 1)
+    }
+
+    /// Whole sequences.
+    fn launch(&self) {
+        // SAFETY: see above.
+        unsafe {
+            visit::launch_unchecked(
+                self.client,
+                self.cubes(),
+                CubeDim::new_1d(CUBE_SIZE),
+                self.geometry.width,
+                inputs(self.batch, &self.blueprint),
+                self.numbers.arguments(self.arithmetic),
+                self.gradient.argument(self.gradient.length()),
+                self.entropy_gradient
+                    .argument(self.entropy_gradient.length()),
+                self.partials.argument(self.partials.length()),
+                self.batch.sequences,
+                self.batch.tokens / self.geometry.width,
+                self.geometry.division,
+                self.blueprint,
+                self.types,
+            );
+        }
+    }
+
+    /// Segments of sequences.
+    fn launch_segments(&self, size: SegmentSize) {
+        let total = self.batch.sequences * size.count;
+        let row_sums_length = self.blueprint.row_sums().len().max(1) * total;
+        let row_sums = Buffer::empty(self.client, row_sums_length, self.arithmetic);
+        let slopes = Buffer::empty(self.client, total, self.arithmetic);
+        let segments = || {
+            SegmentsLaunch::new(
+                self.batch.sequences,
+                self.batch.tokens / self.geometry.width,
+                size.count,
+                size.vectors,
+            )
+        };
+        // SAFETY: see above.
+        unsafe {
+            gather_segments::launch_unchecked(
+                self.client,
+                self.cubes(),
+                CubeDim::new_1d(CUBE_SIZE),
+                self.geometry.width,
+                inputs(self.batch, &self.blueprint),
+                self.numbers.arguments(self.arithmetic),
+                row_sums.argument(row_sums_length),
+                segments(),
+                self.geometry.division,
+                self.blueprint,
+                self.types,
+            );
+            visit_segments::launch_unchecked(
+                self.client,
+                self.cubes(),
+                CubeDim::new_1d(CUBE_SIZE),
+                self.geometry.width,
+                inputs(self.batch, &self.blueprint),
+                self.numbers.arguments(self.arithmetic),
+                row_sums.argument(row_sums_length),
+                slopes.argument(total),
+                self.gradient.argument(self.gradient.length()),
+                self.entropy_gradient
+                    .argument(self.entropy_gradient.length()),
+                self.partials.argument(self.partials.length()),
+                segments(),
+                self.geometry.division,
+                self.blueprint,
+                self.types,
+            );
+            if self.blueprint.with_gradient && self.blueprint.shares_gradient() {
+                finish_segments::launch_unchecked(
+                    self.client,
+                    self.cubes(),
+                    CubeDim::new_1d(CUBE_SIZE),
+                    self.geometry.width,
+                    inputs(self.batch, &self.blueprint),
+                    self.numbers.arguments(self.arithmetic),
+                    row_sums.argument(row_sums_length),
+                    slopes.argument(total),
+                    self.gradient.argument(self.gradient.length()),
+                    segments(),
+                    self.geometry.division,
+                    self.blueprint,
+                    self.types,
+                );
+            }
+        }
+    }
 }
 
 /// `gradient * factor * upstream`, of the type of `gradient`, and in its memory if nothing else
@@ -175,17 +285,23 @@ pub fn arithmetic(log_probs: ElemType) -> ElemType {
 fn inputs<E: Types>(batch: &Batch, blueprint: &Blueprint) -> InputsLaunch<E> {
     let length = batch.sequences * batch.tokens;
     let columns = batch.columns.as_ref().zip(blueprint.reads());
-    let [log_probs, old_log_probs, rollout_log_probs, ref_log_probs, entropies, advantages] =
-        columns.named().map(|(name, (column, is_read))| {
-            let length = match name == "advantages" && batch.advantages_per_sequence {
-                true => batch.sequences,
-                false => length,
-            };
-            is_read.then(|| match column {
-                Some(buffer) => buffer.argument(length),
-                None => panic!("the objective reads `{name}`"),
-            })
-        });
+    let [
+        log_probs,
+        old_log_probs,
+        rollout_log_probs,
+        ref_log_probs,
+        entropies,
+        advantages,
+    ] = columns.named().map(|(name, (column, is_read))| {
+        let length = match name == "advantages" && batch.advantages_per_sequence {
+            true => batch.sequences,
+            false => length,
+        };
+        is_read.then(|| match column {
+            Some(buffer) => buffer.argument(length),
+            None => panic!("the objective reads `{name}`"),
+        })
+    });
     let advantages = advantages.expect(ALWAYS);
     InputsLaunch::new(
         log_probs.expect(ALWAYS),

@@ -166,16 +166,11 @@ fn by_rows<E: Types>(
         let end = select(sequence < sequences, start + vectors_per_row, start);
         let start = start + lanes.lane;
 
-        let row_sums = row_sums::<E>(
-            inputs,
-            numbers,
-            sequence,
-            start,
-            end,
-            vectors_per_row,
-            &mut lanes,
-            blueprint,
-        );
+        let mut row_sums =
+            gather_tokens::<E>(inputs, numbers, sequence, start, end, &mut lanes, blueprint);
+        if comptime!(!blueprint.masked) {
+            row_sums.tokens = E::Real::cast_from(vectors_per_row * E::Width::value());
+        }
         let mut row = share::<E>(numbers, &row_sums, Vector::new(zero), blueprint);
         row.weight_mean = inputs.weight_mean();
         if comptime!(blueprint.adds_weights()) {
@@ -186,66 +181,36 @@ fn by_rows<E: Types>(
             row.mean_slope = row.mean_surrogate * mean::<E>(own, row_sums.tokens);
         }
         let speaks = sequence < sequences && lanes.lane == 0;
-        let tokens = select(speaks, row_sums.tokens, zero);
-        if comptime!(blueprint.masked) {
-            sums.valid_sequences += select(tokens > zero, E::Real::new(1.0), zero);
-        }
-        if comptime!(blueprint.sequence_ratio()) {
-            add_sequence_ratio::<E>(sums, row.ratio.extract(0usize), tokens);
-        }
-
-        let mut ratio_slope = zero;
-        let mut index = start;
-        while index < end {
-            let stop = end_of_stretch(index, end, step);
-            let mut stretch = Sums::<E>::new();
-            let mut stretch_of_slopes = zero;
-            while index < stop {
-                let tokens = inputs.tokens(index, sequence, blueprint);
-                let own = token::<E>(numbers, &row, &tokens, &mut stretch, blueprint);
-                if comptime!(blueprint.with_gradient) {
-                    // What flows through a shared ratio is added below.
-                    if comptime!(!blueprint.shares_gradient() || blueprint.penalized) {
-                        gradient[index] = own.log_probs;
-                    }
-                    if comptime!(blueprint.entropy) {
-                        entropy_gradient[index] = own.entropy;
-                    }
-                }
-                if comptime!(blueprint.shares_gradient()) {
-                    stretch_of_slopes += own.ratio_slope.vector_sum();
-                }
-                index += step;
-            }
-            ratio_slope += stretch_of_slopes;
-            sums.add(&stretch);
-        }
-
+        add_row::<E>(sums, &row, select(speaks, row_sums.tokens, zero), blueprint);
+        let ratio_slope = visit_tokens::<E>(
+            inputs,
+            numbers,
+            &row,
+            gradient,
+            entropy_gradient,
+            sums,
+            sequence,
+            start,
+            end,
+            step,
+            blueprint,
+        );
         if comptime!(blueprint.with_gradient && blueprint.shares_gradient()) {
             let shared = Vector::new(lanes.sum(ratio_slope)) * row.ratio_slope;
-            let mut index = start;
-            while index < end {
-                let mut slopes = keep::<E>(inputs.valid(index), shared);
-                if comptime!(blueprint.penalized) {
-                    slopes += gradient[index];
-                }
-                gradient[index] = slopes;
-                index += step;
-            }
+            add_shared::<E>(inputs, gradient, shared, start, end, step, blueprint);
         }
         first += CUBE_COUNT * rows;
     }
 }
 
-/// The sums of a sequence, for all lanes of its row.
+/// Adds the sums of a unit's tokens, for all lanes of its row.
 #[cube]
-fn row_sums<E: Types>(
+pub fn gather_tokens<E: Types>(
     inputs: &Inputs<E>,
     numbers: &NumberArguments,
     sequence: usize,
     start: usize,
     end: usize,
-    vectors_per_row: usize,
     lanes: &mut Lanes<E::Real>,
     #[comptime] blueprint: Blueprint,
 ) -> RowSums<E> {
@@ -265,10 +230,99 @@ fn row_sums<E: Types>(
         }
         sums.fold_lanes(lanes, comptime!(blueprint.row_sums()));
     }
-    if comptime!(!blueprint.masked) {
-        sums.tokens = E::Real::cast_from(vectors_per_row * E::Width::value());
-    }
     sums
+}
+
+/// Counts a sequence with its `tokens` valid tokens, and its ratio once for each of them. `tokens` is
+/// 0 for all units but one.
+#[cube]
+pub fn add_row<E: Types>(
+    sums: &mut Sums<E>,
+    row: &Row<E>,
+    tokens: E::Real,
+    #[comptime] blueprint: Blueprint,
+) {
+    let zero = E::Real::new(0.0);
+    if comptime!(blueprint.masked) {
+        sums.valid_sequences += select(tokens > zero, E::Real::new(1.0), zero);
+    }
+    if comptime!(blueprint.sequence_ratio()) {
+        let ratio = row.ratio.extract(0usize);
+        sums.ratio += ratio * tokens;
+        sums.squared_ratio += ratio * ratio * tokens;
+        let some = tokens > zero;
+        // Comparisons with NaN are false, so that NaN is left out.
+        let least = sums.least_ratio;
+        let largest = sums.largest_ratio;
+        sums.least_ratio = select(some && ratio < least, ratio, least);
+        sums.largest_ratio = select(some && ratio > largest, ratio, largest);
+    }
+}
+
+/// Visits a unit's tokens. Returns the sum of what their losses change by with the ratio that they
+/// share; what flows through it is added to the gradient afterwards.
+#[cube]
+pub fn visit_tokens<E: Types>(
+    inputs: &Inputs<E>,
+    numbers: &NumberArguments,
+    row: &Row<E>,
+    gradient: &mut [Vector<E::Real, E::Width>],
+    entropy_gradient: &mut [Vector<E::Real, E::Width>],
+    sums: &mut Sums<E>,
+    sequence: usize,
+    start: usize,
+    end: usize,
+    #[comptime] step: usize,
+    #[comptime] blueprint: Blueprint,
+) -> E::Real {
+    let mut ratio_slope = E::Real::new(0.0);
+    let mut index = start;
+    while index < end {
+        let stop = end_of_stretch(index, end, step);
+        let mut stretch = Sums::<E>::new();
+        let mut stretch_of_slopes = E::Real::new(0.0);
+        while index < stop {
+            let tokens = inputs.tokens(index, sequence, blueprint);
+            let own = token::<E>(numbers, row, &tokens, &mut stretch, blueprint);
+            if comptime!(blueprint.with_gradient) {
+                if comptime!(!blueprint.shares_gradient() || blueprint.penalized) {
+                    gradient[index] = own.log_probs;
+                }
+                if comptime!(blueprint.entropy) {
+                    entropy_gradient[index] = own.entropy;
+                }
+            }
+            if comptime!(blueprint.shares_gradient()) {
+                stretch_of_slopes += own.ratio_slope.vector_sum();
+            }
+            index += step;
+        }
+        ratio_slope += stretch_of_slopes;
+        sums.add(&stretch);
+    }
+    ratio_slope
+}
+
+/// Adds what flows through a shared ratio to the gradients of a unit's tokens.
+#[cube]
+pub fn add_shared<E: Types>(
+    inputs: &Inputs<E>,
+    gradient: &mut [Vector<E::Real, E::Width>],
+    shared: Vector<E::Real, E::Width>,
+    start: usize,
+    end: usize,
+    #[comptime] step: usize,
+    #[comptime] blueprint: Blueprint,
+) {
+    let mut index = start;
+    while index < end {
+        let mut slopes = keep::<E>(inputs.valid(index), shared);
+        if comptime!(blueprint.penalized) {
+            slopes += gradient[index];
+        }
+        gradient[index] = slopes;
+        index += step;
+    }
 }
 
 /// The sum of the weights of a unit's tokens that are not dropped.
@@ -296,17 +350,6 @@ fn sum_of_kept_weights<E: Types>(
         sum += stretch;
     }
     sum
-}
-
-/// Adds the ratio that `tokens` tokens share.
-#[cube]
-fn add_sequence_ratio<E: Types>(sums: &mut Sums<E>, ratio: E::Real, tokens: E::Real) {
-    sums.ratio += ratio * tokens;
-    sums.squared_ratio += ratio * ratio * tokens;
-    let some = tokens > E::Real::new(0.0);
-    // Comparisons with NaN are false, so that NaN is left out.
-    sums.least_ratio = select(some && ratio < sums.least_ratio, ratio, sums.least_ratio);
-    sums.largest_ratio = select(some && ratio > sums.largest_ratio, ratio, sums.largest_ratio);
 }
 
 /// The end of the stretch that begins at `index` and of which a unit takes every `step`-th vector.

@@ -1,0 +1,230 @@
+//! The visit for few and very long sequences: each is divided into segments, one for a cube, so that
+//! a single sequence fills the device. What the tokens of a sequence share is made of the sums of its
+//! segments, which a kernel of its own adds up first.
+
+use cubecl::prelude::*;
+
+use super::columns::{Inputs, Types};
+use super::lanes::{Division, Lanes};
+use super::partials::write_partials;
+use super::visit::{add_row, add_shared, gather_tokens, visit_tokens};
+use crate::blueprint::Blueprint;
+use crate::blueprint::gpu::NumberArguments;
+use crate::formula::row::gpu::{Row, share};
+use crate::formula::row_sums::gpu::RowSums;
+use crate::sums::gpu::Sums;
+
+/// How sequences are divided into segments.
+#[derive(CubeType, CubeLaunch)]
+pub struct Segments {
+    pub sequences: usize,
+    /// Vectors in a sequence.
+    pub vectors_per_row: usize,
+    /// Segments in a sequence.
+    pub count: usize,
+    /// Vectors in a segment; the last of a sequence may have fewer.
+    pub vectors: usize,
+}
+
+/// One segment: its sequence, and its vectors.
+#[derive(CubeType)]
+struct Segment {
+    sequence: usize,
+    is_first: bool,
+    start: usize,
+    end: usize,
+}
+
+#[cube]
+impl Segments {
+    /// Segments of all sequences.
+    fn total(&self) -> usize {
+        self.sequences * self.count
+    }
+
+    fn segment(&self, number: usize) -> Segment {
+        let sequence = number / self.count;
+        let place = number % self.count;
+        let first = sequence * self.vectors_per_row;
+        let end = first + self.vectors_per_row;
+        let start = first + place * self.vectors;
+        let stop = start + self.vectors;
+        Segment {
+            sequence,
+            is_first: place == 0,
+            start: select(start < end, start, end),
+            end: select(stop < end, stop, end),
+        }
+    }
+}
+
+/// Writes the sums of each segment to its column of `row_sums`, `[sums, segments]`.
+#[cube(launch_unchecked)]
+pub fn gather_segments<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
+    inputs: &Inputs<(O, R, V, M, A, N)>,
+    numbers: &NumberArguments,
+    row_sums: &mut [A],
+    segments: &Segments,
+    #[comptime] division: Division,
+    #[comptime] blueprint: Blueprint,
+    #[define(O, R, V, M, A)] _types: [ElemType; 5],
+) {
+    let mut lanes = Lanes::<A>::new(division);
+    let total = segments.total();
+    let mut number = CUBE_POS;
+    while number < total {
+        let segment = segments.segment(number);
+        let sums = gather_tokens::<(O, R, V, M, A, N)>(
+            inputs,
+            numbers,
+            segment.sequence,
+            segment.start + lanes.lane,
+            segment.end,
+            &mut lanes,
+            blueprint,
+        );
+        if lanes.lane == 0 {
+            sums.write(row_sums, number, total, comptime!(blueprint.row_sums()));
+        }
+        number += CUBE_COUNT;
+    }
+}
+
+/// What the tokens of a sequence share, from the sums of its segments.
+#[cube]
+fn shared_row<E: Types>(
+    inputs: &Inputs<E>,
+    numbers: &NumberArguments,
+    row_sums: &[E::Real],
+    segments: &Segments,
+    sequence: usize,
+    lanes: &mut Lanes<E::Real>,
+    tokens: &mut E::Real,
+    #[comptime] blueprint: Blueprint,
+) -> Row<E> {
+    let mut sums = RowSums::<E>::new();
+    let first = sequence * segments.count;
+    let total = segments.total();
+    let needed = comptime!(blueprint.row_sums());
+    sums.read(row_sums, first, segments.count, total, lanes, needed);
+    if comptime!(!blueprint.masked) {
+        sums.tokens = E::Real::cast_from(segments.vectors_per_row * E::Width::value());
+    }
+    *tokens = sums.tokens;
+    let mut row = share::<E>(numbers, &sums, Vector::new(E::Real::new(0.0)), blueprint);
+    row.weight_mean = inputs.weight_mean();
+    row
+}
+
+/// Visits the tokens: as the kernel for whole sequences, but for what flows through a ratio that
+/// tokens share, whose slopes are written to `slopes`, one for each segment.
+#[cube(launch_unchecked)]
+pub fn visit_segments<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
+    inputs: &Inputs<(O, R, V, M, A, N)>,
+    numbers: &NumberArguments,
+    row_sums: &[A],
+    slopes: &mut [A],
+    gradient: &mut [Vector<A, N>],
+    entropy_gradient: &mut [Vector<A, N>],
+    partials: &mut [A],
+    segments: &Segments,
+    #[comptime] division: Division,
+    #[comptime] blueprint: Blueprint,
+    #[define(O, R, V, M, A)] _types: [ElemType; 5],
+) {
+    let mut lanes = Lanes::<A>::new(division);
+    let mut sums = Sums::<(O, R, V, M, A, N)>::new();
+    let step = comptime!(division.lanes as usize);
+    let total = segments.total();
+    let mut number = CUBE_POS;
+    while number < total {
+        let segment = segments.segment(number);
+        let mut tokens = A::new(0.0);
+        let row = shared_row::<(O, R, V, M, A, N)>(
+            inputs,
+            numbers,
+            row_sums,
+            segments,
+            segment.sequence,
+            &mut lanes,
+            &mut tokens,
+            blueprint,
+        );
+        let speaks = segment.is_first && lanes.lane == 0;
+        let counted = select(speaks, tokens, A::new(0.0));
+        add_row::<(O, R, V, M, A, N)>(&mut sums, &row, counted, blueprint);
+        let slope = visit_tokens::<(O, R, V, M, A, N)>(
+            inputs,
+            numbers,
+            &row,
+            gradient,
+            entropy_gradient,
+            &mut sums,
+            segment.sequence,
+            segment.start + lanes.lane,
+            segment.end,
+            step,
+            blueprint,
+        );
+        if comptime!(blueprint.with_gradient && blueprint.shares_gradient()) {
+            let slope = lanes.sum(slope);
+            if lanes.lane == 0 {
+                slopes[number] = slope;
+            }
+        }
+        number += CUBE_COUNT;
+    }
+    let cube_size = comptime!(division.cube_size);
+    write_partials::<(O, R, V, M, A, N)>(&sums, partials, cube_size, blueprint);
+}
+
+/// Adds what flows through the ratio that the tokens of a sequence share.
+#[cube(launch_unchecked)]
+pub fn finish_segments<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
+    inputs: &Inputs<(O, R, V, M, A, N)>,
+    numbers: &NumberArguments,
+    row_sums: &[A],
+    slopes: &[A],
+    gradient: &mut [Vector<A, N>],
+    segments: &Segments,
+    #[comptime] division: Division,
+    #[comptime] blueprint: Blueprint,
+    #[define(O, R, V, M, A)] _types: [ElemType; 5],
+) {
+    let mut lanes = Lanes::<A>::new(division);
+    let step = comptime!(division.lanes as usize);
+    let total = segments.total();
+    let mut number = CUBE_POS;
+    while number < total {
+        let segment = segments.segment(number);
+        let mut tokens = A::new(0.0);
+        let row = shared_row::<(O, R, V, M, A, N)>(
+            inputs,
+            numbers,
+            row_sums,
+            segments,
+            segment.sequence,
+            &mut lanes,
+            &mut tokens,
+            blueprint,
+        );
+        let mut slope = A::new(0.0);
+        let mut other = lanes.lane;
+        while other < segments.count {
+            slope += slopes[segment.sequence * segments.count + other];
+            other += step;
+        }
+        let shared = Vector::new(lanes.sum(slope)) * row.ratio_slope;
+        let start = segment.start + lanes.lane;
+        add_shared::<(O, R, V, M, A, N)>(
+            inputs,
+            gradient,
+            shared,
+            start,
+            segment.end,
+            step,
+            blueprint,
+        );
+        number += CUBE_COUNT;
+    }
+}
