@@ -12,7 +12,8 @@ use std::error::Error;
 use std::path::Path;
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
-use policy_loss::{MetricValues, PolicyBatch, PolicyLossConfig, RolloutCorrection, action_mask};
+use policy_loss::presets::{icepop, seq_mask_tis, tis};
+use policy_loss::{MetricValues, PolicyBatch, PolicyLossConfig, action_mask};
 use safetensors::{Dtype, SafeTensors};
 
 const ROLLOUT: &str = concat!(
@@ -53,19 +54,10 @@ fn objectives() -> [(&'static str, PolicyLossConfig); 8] {
         ("grpo", PolicyLossConfig::grpo()),
         ("dapo", PolicyLossConfig::dapo()),
         ("gspo", PolicyLossConfig::gspo()),
-        (
-            "ppo + truncate",
-            corrected(RolloutCorrection::tis(low, high)),
-        ),
-        (
-            "ppo + mask",
-            corrected(RolloutCorrection::icepop(low, high)),
-        ),
+        ("ppo + tis", corrected(tis(low, high))),
+        ("ppo + icepop", corrected(icepop(low, high))),
         // The geometric mean of a whole sequence strays far less than a single token.
-        (
-            "ppo + sequence_mask",
-            corrected(RolloutCorrection::seq_mask_tis(0.98, 1.02)),
-        ),
+        ("ppo + seq_mask_tis", corrected(seq_mask_tis(0.98, 1.02))),
     ]
 }
 

@@ -14,7 +14,7 @@ pub struct Arguments {
     /// Where to train.
     #[arg(long, value_enum, default_value_t)]
     pub device: Backend,
-    /// The objective: ppo, dual_clip_ppo, grpo, dapo or gspo.
+    /// The objective by its name, such as ppo, grpo, dapo, gspo or cispo.
     #[arg(long, default_value_t = Preset::Grpo)]
     pub preset: Preset,
     /// Rollouts to sample and to learn from.

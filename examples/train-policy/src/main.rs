@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use policy_loss::RolloutCorrection;
+use policy_loss::{RolloutCorrection, presets};
 
 use crate::cli::Arguments;
 use crate::report::Report;
@@ -30,7 +30,7 @@ use crate::train::Trainer;
 
 /// The sampler's weights are rounded, so its log-probs are not quite those of the trainer. The
 /// weight that makes up for it is held within this range (truncated importance sampling).
-const CORRECTION: RolloutCorrection = RolloutCorrection::tis(0.5, 2.0);
+const CORRECTION: RolloutCorrection = presets::tis(0.5, 2.0);
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {

@@ -31,21 +31,21 @@ const CURVES: [Curve; 4] = [
         meaning: "fraction of clipped tokens",
         color: RGBColor(213, 94, 0),
         legend: SeriesLabelPosition::UpperRight,
-        value: |iteration| iteration.clip_ratio,
+        value: |iteration| iteration.metrics.clip_ratio,
     },
     Curve {
         name: "ppo_kl",
         meaning: "old policy against trained policy",
         color: RGBColor(0, 158, 115),
         legend: SeriesLabelPosition::UpperRight,
-        value: |iteration| iteration.ppo_kl,
+        value: |iteration| iteration.metrics.ppo_kl,
     },
     Curve {
         name: "rollout_kl",
         meaning: "sampler against trainer",
         color: RGBColor(170, 80, 140),
         legend: SeriesLabelPosition::UpperRight,
-        value: |iteration| iteration.rollout_kl,
+        value: |iteration| iteration.metrics.rollout_kl.unwrap_or(0.0),
     },
 ];
 

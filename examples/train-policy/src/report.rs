@@ -57,14 +57,14 @@ fn line(number: u64, iteration: &Iteration) {
     let Iteration {
         reward,
         loss,
-        clip_ratio,
-        ppo_kl,
-        rollout_kl,
-        ratio_min,
-        ratio_max,
+        metrics,
     } = iteration;
     println!(
-        "{number:9} {reward:7.3} {loss:8.4} {clip_ratio:10.4} {ppo_kl:9.5} {rollout_kl:10.6} \
-         {ratio_min:9.3} {ratio_max:9.3}"
+        "{number:9} {reward:7.3} {loss:8.4} {:10.4} {:9.5} {:10.6} {:9.3} {:9.3}",
+        metrics.clip_ratio,
+        metrics.ppo_kl,
+        metrics.rollout_kl.unwrap_or(0.0),
+        metrics.ratio_min,
+        metrics.ratio_max,
     );
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Element, Int, Tensor, TensorData};
-use policy_loss::{AdvantageBatch, AdvantageEstimatorConfig, TokenLogProbs};
+use policy_loss::{AdvantageBatch, AdvantageEstimator, TokenLogProbs};
 use rand::Rng;
 
 use crate::model::Policy;
@@ -38,6 +38,7 @@ impl Rollout {
     pub fn new(
         policy: &Policy,
         log_probs: &TokenLogProbs,
+        estimator: &AdvantageEstimator,
         prompts: &[Prompt],
         group_size: usize,
         device: &Device,
@@ -45,6 +46,10 @@ impl Rollout {
     ) -> Result<(Self, f64), Box<dyn Error>> {
         // Outside autodiff: whatever a rollout computes is a constant of the objective.
         let trainer = policy.valid();
+        // Answers to one prompt stand side by side.
+        let groups: Vec<i64> = (0..prompts.len() * group_size)
+            .map(|answer| (answer / group_size) as i64)
+            .collect();
         let prompts: Vec<_> = prompts.iter().flat_map(|p| vec![p; group_size]).collect();
         let answers = sample(&rounded(&trainer), &prompts, device, rng)?;
 
@@ -60,6 +65,7 @@ impl Rollout {
         );
         let (hidden, targets) = trainer.answers(tokens.clone());
         let mask = Some(action_mask.clone());
+        let graded = AdvantageBatch::new(Tensor::<1>::from_data(&rewards[..], device));
         let rollout = Self {
             old_log_probs: log_probs
                 .forward_linear(hidden, &trainer.head(), targets, mask)?
@@ -70,7 +76,7 @@ impl Rollout {
                 padded(&answers, |answer| answer.log_probs.clone()),
                 device,
             ),
-            advantages: group_normalised(&rewards, group_size, device)?,
+            advantages: estimator.forward(graded.with_group_ids(groups))?.advantages,
         };
         Ok((rollout, f64::from(mean(&rewards))))
     }
@@ -97,22 +103,6 @@ fn padded<E: Element + Default>(answers: &[Answer], row: impl Fn(&Answer) -> Vec
         values.extend(row);
     }
     TensorData::new(values, [answers.len(), ANSWER_LENGTH])
-}
-
-/// The advantages of GRPO: how much better an answer is than the others to the same prompt.
-fn group_normalised(
-    rewards: &[f32],
-    group_size: usize,
-    device: &Device,
-) -> Result<Tensor<2>, Box<dyn Error>> {
-    // Answers to one prompt stand side by side.
-    let prompts: Vec<i64> = (0..rewards.len())
-        .map(|answer| (answer / group_size) as i64)
-        .collect();
-    let rewards = Tensor::<1>::from_data(rewards, device);
-    let batch = AdvantageBatch::new(rewards).with_group_ids(prompts);
-    let output = AdvantageEstimatorConfig::grpo().init()?.forward(batch)?;
-    Ok(output.advantages)
 }
 
 fn mean(values: &[f32]) -> f32 {

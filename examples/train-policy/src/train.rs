@@ -5,7 +5,8 @@ use std::error::Error;
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::Device;
 use policy_loss::{
-    LogProbsConfig, PolicyBatch, PolicyLoss, PolicyLossConfig, PolicyLossValues, TokenLogProbs,
+    AdvantageEstimator, AdvantageEstimatorConfig, LogProbsConfig, MetricValues, PolicyBatch,
+    PolicyLoss, PolicyLossConfig, PolicyLossMetrics, TokenLogProbs,
 };
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -29,6 +30,7 @@ const MINIBATCH: usize = 128;
 pub struct Trainer {
     device: Device,
     policy: Policy,
+    estimator: AdvantageEstimator,
     loss: PolicyLoss,
     log_probs: TokenLogProbs,
     optimizer: ModuleOptimizer,
@@ -36,19 +38,13 @@ pub struct Trainer {
     rng: ChaCha8Rng,
 }
 
-/// What one iteration did: the reward before it, and the means over its optimiser steps.
-#[derive(Clone, Copy, Default)]
+/// What one iteration did: the reward before it, and the metrics of its optimiser steps together.
+#[derive(Clone, Copy)]
 pub struct Iteration {
     /// Mean reward of the rollout.
     pub reward: f64,
     pub loss: f64,
-    pub clip_ratio: f64,
-    pub ppo_kl: f64,
-    pub rollout_kl: f64,
-    /// Smallest ratio of all steps.
-    pub ratio_min: f64,
-    /// Largest ratio of all steps.
-    pub ratio_max: f64,
+    pub metrics: MetricValues,
 }
 
 impl Trainer {
@@ -67,6 +63,8 @@ impl Trainer {
         Ok(Self {
             policy: Policy::new(&device.clone().autodiff()),
             device: device.clone(),
+            // How much better an answer is than the others to the same prompt.
+            estimator: AdvantageEstimatorConfig::grpo().init()?,
             loss: loss.init()?,
             log_probs: LogProbsConfig::new().init()?,
             optimizer: AdamConfig::new().init(),
@@ -85,25 +83,39 @@ impl Trainer {
         let (rollout, reward) = Rollout::new(
             &self.policy,
             &self.log_probs,
+            &self.estimator,
             &prompts,
             GROUP_SIZE,
             &self.device,
             &mut self.rng,
         )?;
 
-        let mut steps = Vec::new();
+        let mut steps: Option<PolicyLossMetrics> = None;
         let mut indices: Vec<i32> = (0..(PROMPTS * GROUP_SIZE) as i32).collect();
         for _ in 0..EPOCHS {
             indices.shuffle(&mut self.rng);
             for minibatch in indices.chunks(MINIBATCH) {
-                steps.push(self.step(rollout.select(minibatch))?);
+                let step = self.step(rollout.select(minibatch))?;
+                steps = Some(match steps {
+                    Some(steps) => steps.merge(&step)?,
+                    None => step,
+                });
             }
         }
-        Ok(summarise(reward, &steps))
+        // The metrics of all steps as if they were one batch, read back once.
+        let sums = steps
+            .ok_or("a rollout is learned from at least once")?
+            .sums()?;
+        let objective = &self.loss.config().objective;
+        Ok(Iteration {
+            reward,
+            loss: sums.mean_loss(objective),
+            metrics: MetricValues::of(&sums, objective),
+        })
     }
 
     /// One optimiser step: this is where the policy loss is.
-    fn step(&mut self, rollout: Rollout) -> Result<PolicyLossValues, Box<dyn Error>> {
+    fn step(&mut self, rollout: Rollout) -> Result<PolicyLossMetrics, Box<dyn Error>> {
         // From hidden states to the loss: the logits of all tokens are never held.
         let (hidden, answers) = self.policy.answers(rollout.tokens);
         let batch = PolicyBatch::without_log_probs(rollout.old_log_probs, rollout.advantages)
@@ -118,26 +130,6 @@ impl Trainer {
         self.policy = self
             .optimizer
             .step(self.learning_rate, self.policy.clone(), gradients);
-        Ok(output.read()?)
-    }
-}
-
-fn summarise(reward: f64, steps: &[PolicyLossValues]) -> Iteration {
-    let mean = |value: fn(&PolicyLossValues) -> f64| {
-        steps.iter().map(value).sum::<f64>() / steps.len() as f64
-    };
-    let ratios = || {
-        steps
-            .iter()
-            .map(|step| (step.metrics.ratio_min, step.metrics.ratio_max))
-    };
-    Iteration {
-        reward,
-        loss: mean(|step| step.loss),
-        clip_ratio: mean(|step| step.metrics.clip_ratio),
-        ppo_kl: mean(|step| step.metrics.ppo_kl),
-        rollout_kl: mean(|step| step.metrics.rollout_kl.unwrap_or(0.0)),
-        ratio_min: ratios().map(|(min, _)| min).fold(f64::INFINITY, f64::min),
-        ratio_max: ratios().map(|(_, max)| max).fold(0.0, f64::max),
+        Ok(output.metrics)
     }
 }

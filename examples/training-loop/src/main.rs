@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::nn::EmbeddingConfig;
 use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Distribution, Tensor, activation::log_softmax};
-use policy_loss::{PolicyBatch, PolicyLossConfig};
+use policy_loss::{AdvantageBatch, AdvantageEstimatorConfig, PolicyBatch, PolicyLossConfig};
 
 const SYMBOLS: usize = 8;
 const TOKENS: usize = 6; // symbols of a prompt, and of each answer to it
@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The smallest of all policies: a row of logits for each symbol that it may read.
     let mut policy = EmbeddingConfig::new(SYMBOLS, SYMBOLS).init(&device);
     let mut optimizer = AdamConfig::new().init();
+    let estimator = AdvantageEstimatorConfig::grpo().init()?;
     let loss = PolicyLossConfig::grpo().init()?;
     let symbols = Distribution::Uniform(0.0, SYMBOLS as f64);
 
@@ -36,9 +37,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .clone()
             .squeeze_dim(2)
             .equal((prompts.clone() + 1) % SYMBOLS as i32);
-        let rewards = right.float().mean_dim(1);
-        let deviation = rewards.clone().var(0).sqrt();
-        let advantages = (rewards.clone() - rewards.clone().mean_dim(0)) / (deviation + 1e-6);
+        let rewards = right.float().mean_dim(1).squeeze_dim::<1>(1);
+        let graded = AdvantageBatch::new(rewards.clone()).with_group_ids([0; GROUP]);
+        let advantages = estimator.forward(graded)?.advantages;
 
         // Learn: several steps, so that the ratio leaves 1 and there is something to clip.
         for step in 1..=4 {
