@@ -18,8 +18,19 @@ const ERROR_LIMIT: f64 = 0.2;
 /// assert!(controller.coefficient() > 0.2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// As JSON, unknown fields are refused:
+///
+/// ```
+/// # use policy_loss::KlControllerConfig;
+/// let config: KlControllerConfig = serde_json::from_str(
+///     r#"{ "adaptive": { "initial": 0.2, "target": 6.0, "horizon": 10000.0 } }"#,
+/// )?;
+/// assert_eq!(config, KlControllerConfig::adaptive(0.2, 6.0, 10_000.0));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum KlControllerConfig {
     /// The same coefficient all the time.
@@ -66,15 +77,15 @@ impl KlControllerConfig {
     /// A number outside its range: the error names the field, the value and what would be accepted.
     pub fn init(&self) -> Result<KlController, ConfigError> {
         match *self {
-            Self::Fixed { coefficient } => not_negative("coefficient", coefficient)?,
+            Self::Fixed { coefficient } => not_negative("fixed.coefficient", coefficient)?,
             Self::Adaptive {
                 initial,
                 target,
                 horizon,
             } => {
-                positive("initial", initial)?;
-                positive("target", target)?;
-                positive("horizon", horizon)?;
+                positive("adaptive.initial", initial)?;
+                positive("adaptive.target", target)?;
+                positive("adaptive.horizon", horizon)?;
             }
         }
         Ok(KlController { config: *self })

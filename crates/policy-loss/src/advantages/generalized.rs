@@ -82,7 +82,7 @@ impl GeneralizedAdvantage {
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
-        unit("gamma", self.gamma)?;
-        unit("lambda", self.lambda)
+        unit("generalized.gamma", self.gamma)?;
+        unit("generalized.lambda", self.lambda)
     }
 }

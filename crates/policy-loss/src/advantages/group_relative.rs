@@ -153,7 +153,7 @@ impl GroupRelative {
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         match self.deviation {
-            Some(deviation) => positive("deviation.epsilon", deviation.epsilon),
+            Some(deviation) => positive("group_relative.deviation.epsilon", deviation.epsilon),
             None => Ok(()),
         }
     }

@@ -46,12 +46,13 @@ use crate::{BatchError, ConfigError};
 /// ```
 /// # use policy_loss::AdvantageEstimatorConfig;
 /// let config: AdvantageEstimatorConfig = serde_json::from_str(
-///     r#"{ "type": "generalized", "gamma": 1.0, "lambda": 0.95, "whitening": {} }"#,
+///     r#"{ "generalized": { "gamma": 1.0, "lambda": 0.95, "whitening": {} } }"#,
 /// )?;
+/// assert_eq!(config, AdvantageEstimatorConfig::gae());
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum AdvantageEstimatorConfig {
     /// From the values of a critic.

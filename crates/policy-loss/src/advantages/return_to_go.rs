@@ -94,6 +94,6 @@ impl ReturnToGo {
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
-        unit("gamma", self.gamma)
+        unit("return_to_go.gamma", self.gamma)
     }
 }
