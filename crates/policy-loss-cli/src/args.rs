@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
-use policy_loss::Preset;
+use policy_loss::{Implementation, Preset};
 
 use crate::backends::Backend;
-use crate::requested::Objectives;
+use crate::requested::{Objectives, Requested};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -118,6 +118,10 @@ pub struct EvalArguments {
     #[arg(long, value_enum, default_value_t = Backend::Flex, value_name = "BACKEND")]
     pub device: Backend,
 
+    /// How to compute it; the results agree
+    #[arg(long, default_value = "auto", value_name = "HOW", value_parser = implementation())]
+    pub implementation: Implementation,
+
     #[command(flatten)]
     pub totals: TotalsArguments,
 
@@ -144,6 +148,10 @@ pub struct CompareArguments {
     #[arg(long, value_enum, default_value_t = Backend::Flex, value_name = "BACKEND")]
     pub device: Backend,
 
+    /// How to compute them; the results agree
+    #[arg(long, default_value = "auto", value_name = "HOW", value_parser = implementation())]
+    pub implementation: Implementation,
+
     /// Print one JSON object, and nothing else, to standard output
     #[arg(long)]
     pub json: bool,
@@ -164,6 +172,16 @@ pub struct ObjectiveArguments {
     /// The objective by name [default: ppo]
     #[arg(long, value_name = "NAME", value_parser = preset())]
     pub preset: Option<Preset>,
+}
+
+impl ObjectiveArguments {
+    /// The objective that they name; the parser lets one of them through.
+    pub fn requested(&self) -> Requested {
+        let openrlhf = self.openrlhf.clone().map(Requested::OpenRlhf);
+        let config = self.config.clone().map(Requested::Config);
+        let preset = self.preset.map(Requested::Preset);
+        openrlhf.or(config).or(preset).unwrap_or(Requested::Default)
+    }
 }
 
 /// The size of the global batch, of which this one is a shard.
@@ -245,6 +263,19 @@ pub struct ListArguments {
     /// Print one JSON object, and nothing else, to standard output
     #[arg(long)]
     pub json: bool,
+}
+
+const IMPLEMENTATIONS: [(&str, Implementation); 3] = [
+    ("auto", Implementation::Auto),
+    ("composed", Implementation::Composed),
+    ("fused", Implementation::Fused),
+];
+
+fn implementation() -> impl TypedValueParser<Value = Implementation> {
+    PossibleValuesParser::new(IMPLEMENTATIONS.map(|(name, _)| name)).map(|given| {
+        let found = IMPLEMENTATIONS.into_iter().find(|(name, _)| *name == given);
+        found.map_or(Implementation::Auto, |(_, implementation)| implementation)
+    })
 }
 
 /// Lists the names in `--help`, and suggests the nearest one where a name is unknown.

@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::output::Failure;
 
 /// How alike two names must be for one to be suggested for the other.
 const ALIKE: f64 = 0.8;

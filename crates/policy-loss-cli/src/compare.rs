@@ -2,15 +2,14 @@
 
 use burn::tensor::Tensor;
 use policy_loss::{MetricValues, PolicyLossConfig};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::args::CompareArguments;
 use crate::batch_file::{self, BatchFile};
 use crate::eval::{explain, non_finite};
-use crate::failure::Failure;
 use crate::objective::Objective;
-use crate::output::{self, printable};
-use crate::report::{Number, flush_left, plain};
+use crate::output::{self, Failure, printable};
+use crate::report::{Named, Number, flush_left, plain};
 use crate::tensors::{DeviceBatch, HostBatch};
 
 /// What fits on a screen.
@@ -42,15 +41,7 @@ struct Entry {
     /// The cosine of the angle to the gradient of each objective, in their order; 0 where one of
     /// the two gradients is 0.
     gradient_cosine: Vec<Number>,
-    #[serde(serialize_with = "by_name")]
-    metrics: Vec<(&'static str, Option<Number>)>,
-}
-
-fn by_name<S: Serializer>(
-    metrics: &[(&'static str, Option<Number>)],
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(metrics.iter().copied())
+    metrics: Named,
 }
 
 /// What one forward and backward pass leaves.
@@ -64,14 +55,14 @@ struct Computed {
 
 /// Evaluates a batch under every objective and prints them side by side.
 pub fn run(arguments: &CompareArguments) -> Result<(), Failure> {
-    let objectives = Objective::read_all(&arguments.objectives.0)?;
+    let requested = arguments.objectives.0.iter().cloned();
+    let objectives = requested
+        .map(|requested| Objective::read(requested, arguments.implementation))
+        .collect::<Result<Vec<_>, Failure>>()?;
     let bytes = batch_file::read(&arguments.batch)?;
     let file = BatchFile::parse(&arguments.batch, &bytes)?;
     let host = HostBatch::read(&file)?;
-    let device = arguments
-        .device
-        .device()
-        .map_err(|unavailable| Failure::DeviceUnavailable(unavailable.to_string()))?;
+    let device = arguments.device.device()?;
     let batch = host.move_to(&file, &device)?;
     let computed = objectives
         .into_iter()
@@ -82,17 +73,14 @@ pub fn run(arguments: &CompareArguments) -> Result<(), Failure> {
         device: arguments.device.name(),
         objectives: computed.iter().map(|one| entry(one, &computed)).collect(),
     };
-    match arguments.json {
-        true => output::json(&comparison),
-        false => output::result(&comparison.table()),
-    }
+    output::result(arguments.json, &comparison, Comparison::table)
 }
 
 /// Objectives read different tensors of a batch, so that one can be NaN where another is not.
 fn note_non_finite(computed: &[Computed]) {
     for one in computed.iter().filter(|one| one.metrics.non_finite > 0.0) {
         let what = non_finite(one.metrics.non_finite);
-        output::note(format!("{}: {what}", one.objective.origin));
+        output::note(format!("{}: {what}", one.objective.requested));
     }
 }
 
@@ -106,7 +94,7 @@ fn compute(
         .forward(batch.batch.clone())
         .map_err(|error| explain(error, file, &objective))?;
     let failed = |error: &dyn std::fmt::Display| {
-        let origin = &objective.origin;
+        let origin = &objective.requested;
         Failure::Other(format!(
             "{origin}: the device failed while it computed: {error}"
         ))
@@ -128,8 +116,8 @@ fn compute(
 
 fn entry(one: &Computed, all: &[Computed]) -> Entry {
     Entry {
-        name: one.objective.origin.to_string(),
-        short: printable(&one.objective.origin.short()),
+        name: one.objective.requested.to_string(),
+        short: printable(&one.objective.requested.short()),
         config: *one.objective.loss.config(),
         implementation: one.implementation.clone(),
         loss: Number(one.loss),
@@ -138,12 +126,7 @@ fn entry(one: &Computed, all: &[Computed]) -> Entry {
             .iter()
             .map(|other| Number(cosine(&one.gradient, &other.gradient)))
             .collect(),
-        metrics: one
-            .metrics
-            .named()
-            .into_iter()
-            .map(|(name, value)| (name, value.map(Number)))
-            .collect(),
+        metrics: Named::new(one.metrics.named()),
     }
 }
 
@@ -208,10 +191,10 @@ impl Comparison {
                 number(entry.gradient_cosine[index])
             });
         }
-        for (index, (name, _)) in objectives[0].metrics.iter().enumerate() {
-            if objectives.iter().any(|e| e.metrics[index].1.is_some()) {
+        for (index, (name, _)) in objectives[0].metrics.0.iter().enumerate() {
+            if objectives.iter().any(|e| e.metrics.0[index].1.is_some()) {
                 row(name, &|entry| {
-                    entry.metrics[index].1.map_or("-".into(), number)
+                    entry.metrics.0[index].1.map_or("-".into(), number)
                 });
             }
         }

@@ -5,15 +5,16 @@ use policy_loss::{BatchError, GlobalTotals, Reduction};
 
 use crate::args::{EvalArguments, TotalsArguments};
 use crate::batch_file::{self, BatchFile};
-use crate::failure::Failure;
-use crate::objective::{Objective, Origin};
+use crate::gradient;
+use crate::objective::Objective;
+use crate::output::{self, Failure};
 use crate::report::Report;
+use crate::requested::Requested;
 use crate::tensors::{DeviceBatch, HostBatch};
-use crate::{gradient, output};
 
 /// Evaluates a batch and prints the report.
 pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
-    let objective = Objective::read(&arguments.objective)?;
+    let objective = Objective::read(arguments.objective.requested(), arguments.implementation)?;
     if let Some(grad_out) = &arguments.grad_out {
         gradient::refuse_overwriting(grad_out, "the batch", &arguments.batch)?;
         if let Some(config) = &arguments.objective.config {
@@ -26,10 +27,7 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
     let (shape, dtype, arithmetic) = (host.shape(), host.dtype(), host.arithmetic());
     let (tokens, sequences) = (host.tokens(), host.sequences());
 
-    let device = arguments
-        .device
-        .device()
-        .map_err(|unavailable| Failure::DeviceUnavailable(unavailable.to_string()))?;
+    let device = arguments.device.device()?;
     let DeviceBatch {
         mut batch,
         log_probs,
@@ -69,10 +67,7 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
         implementation: output.implementation,
         objective: &objective,
     };
-    match arguments.json {
-        true => output::json(&report),
-        false => output::result(&report.table()),
-    }
+    output::result(arguments.json, &report, Report::table)
 }
 
 fn totals(arguments: &TotalsArguments) -> Option<GlobalTotals> {
@@ -85,12 +80,14 @@ fn totals(arguments: &TotalsArguments) -> Option<GlobalTotals> {
 }
 
 fn note_ignored(totals: &GlobalTotals, objective: &Objective) {
-    let reduction = objective.loss.config().reduction;
+    let reduction = objective.loss.config().objective.reduction;
     for field in totals.without_effect(reduction) {
         let divides_by = match reduction {
             Reduction::TokenMean => "the objective divides by tokens",
             Reduction::TokenSum => "the objective takes a sum",
-            _ => "the objective divides by sequences",
+            Reduction::SequenceMean
+            | Reduction::SequenceSumMean
+            | Reduction::FixedLength { .. } => "the objective divides by sequences",
         };
         let flag = flag(field);
         output::note(format!("{flag} has no effect: {divides_by}"));
@@ -127,15 +124,15 @@ pub fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Fa
         BatchError::Missing {
             tensor, needed_by, ..
         } => {
-            let needed_by = match objective.origin {
-                Origin::OpenRlhf => "`enable_vllm_is_correction`",
-                _ => needed_by,
+            let needed_by = match objective.requested {
+                Requested::OpenRlhf(_) => "`enable_vllm_is_correction`",
+                Requested::Config(_) | Requested::Preset(_) | Requested::Default => needed_by,
             };
             let missing = file.missing(tensor, &format!(", but {needed_by} needs it"));
-            objective.origin.bad(missing)
+            objective.requested.bad(missing)
         }
         error @ (BatchError::NotFused { .. } | BatchError::PartNotFused { .. }) => {
-            objective.origin.bad(error)
+            objective.requested.bad(error)
         }
         error => file.bad(error),
     }

@@ -9,8 +9,8 @@ use policy_loss::PolicyLossOutput;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use crate::failure::Failure;
 use crate::objective::Objective;
+use crate::output::Failure;
 
 /// The name of the tensor in the file.
 const GRAD_LOG_PROBS: &str = "grad_log_probs";

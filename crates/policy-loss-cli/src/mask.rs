@@ -5,7 +5,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::batch_file::BatchFile;
-use crate::failure::Failure;
+use crate::output::Failure;
 use crate::tensors::shape_of_rank_2;
 
 /// The name of the tensor.

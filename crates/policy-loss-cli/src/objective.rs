@@ -1,101 +1,44 @@
-//! The objective that the command line asks for.
+//! An objective, read and checked.
 
-use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
-use policy_loss::{OpenRlhfPolicyLoss, PolicyLoss, PolicyLossConfig, Preset};
+use policy_loss::{Implementation, OpenRlhfPolicyLoss, PolicyLoss, PolicyLossConfig};
 
-use crate::args::ObjectiveArguments;
-use crate::failure::Failure;
 use crate::json;
+use crate::output::Failure;
 use crate::requested::Requested;
 
 /// An objective that was checked.
 pub struct Objective {
     /// What computes it.
     pub loss: PolicyLoss,
-    /// Where it was asked for.
-    pub origin: Origin,
-}
-
-/// Where an objective was asked for; it is named in front of what is wrong with the objective.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The arguments of OpenRLHF on the command line.
-    OpenRlhf,
-    /// This file.
-    Config(String),
-    /// A name.
-    Preset(Preset),
-    /// Nowhere.
-    Default(Preset),
-}
-
-impl Display for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::OpenRlhf => f.write_str("--openrlhf"),
-            Self::Config(path) => write!(f, "--config {path}"),
-            Self::Preset(preset) => write!(f, "--preset {preset}"),
-            Self::Default(preset) => write!(f, "{preset} (default)"),
-        }
-    }
-}
-
-impl Origin {
-    /// A name that stands at the head of a column; of a long path it is the end.
-    pub fn short(&self) -> String {
-        const LENGTH: usize = 24;
-        let path = match self {
-            Self::OpenRlhf => return "openrlhf".to_owned(),
-            Self::Preset(preset) | Self::Default(preset) => return preset.to_string(),
-            Self::Config(path) => path,
-        };
-        match path.char_indices().nth_back(LENGTH - 1) {
-            Some((start @ 1.., _)) => format!("...{}", &path[start..]),
-            _ => path.clone(),
-        }
-    }
-
-    /// A failure that concerns the objective.
-    pub fn bad(&self, what: impl Display) -> Failure {
-        Failure::BadInput(format!("{self}: {what}"))
-    }
+    /// How it was asked for.
+    pub requested: Requested,
 }
 
 impl Objective {
-    /// Reads and checks the objective; the command line holds one at most.
-    pub fn read(arguments: &ObjectiveArguments) -> Result<Self, Failure> {
-        let (config, origin) = match arguments {
-            ObjectiveArguments {
-                openrlhf: Some(text),
-                ..
-            } => (from_openrlhf(text)?, Origin::OpenRlhf),
-            ObjectiveArguments {
-                config: Some(path), ..
-            } => from_file(path)?,
-            ObjectiveArguments {
-                preset: Some(preset),
-                ..
-            } => (preset.config(), Origin::Preset(*preset)),
-            _ => (Preset::Ppo.config(), Origin::Default(Preset::Ppo)),
+    /// Reads and checks an objective.
+    pub fn read(requested: Requested, implementation: Implementation) -> Result<Self, Failure> {
+        let bad = |what: String| requested.bad(what);
+        let config = match &requested {
+            Requested::OpenRlhf(text) => from_openrlhf(text).map_err(bad)?,
+            Requested::Config(path) => from_file(path).map_err(bad)?,
+            Requested::Preset(preset) => preset.config(),
+            Requested::Default => Requested::DEFAULT.config(),
         };
-        let loss = config.init().map_err(|error| origin.bad(error))?;
-        Ok(Self { loss, origin })
+        let config = config.with_implementation(implementation);
+        let loss = config.init().map_err(|error| requested.bad(error))?;
+        Ok(Self { loss, requested })
     }
 
-    /// Reads and checks several objectives.
-    pub fn read_all(requested: &[Requested]) -> Result<Vec<Self>, Failure> {
-        let read = |requested: &Requested| {
-            let (config, origin) = match requested {
-                Requested::Preset(preset) => (preset.config(), Origin::Preset(*preset)),
-                Requested::Config(path) => from_file(path)?,
-            };
-            let loss = config.init().map_err(|error| origin.bad(error))?;
-            Ok(Self { loss, origin })
-        };
-        requested.iter().map(read).collect()
+    /// The same objective, computed in this way.
+    pub fn with_implementation(
+        &self,
+        implementation: Implementation,
+    ) -> Result<PolicyLoss, Failure> {
+        let config = self.loss.config().with_implementation(implementation);
+        config.init().map_err(|error| self.requested.bad(error))
     }
 
     /// The configuration on one line, in the form that `--config` takes.
@@ -109,28 +52,26 @@ pub fn as_json(config: &PolicyLossConfig) -> String {
     serde_json::to_string(config).unwrap_or_else(|_| format!("{config:?}"))
 }
 
-fn from_openrlhf(text: &str) -> Result<PolicyLossConfig, Failure> {
-    let origin = Origin::OpenRlhf;
+fn from_openrlhf(text: &str) -> Result<PolicyLossConfig, String> {
     if !is_object(text) {
-        return Err(origin.bad(format!(
+        return Err(format!(
             "expected JSON text, such as '{{\"clip_eps_high\": 0.28}}', and got {text:?}; \
              to read a file, write --openrlhf \"$(cat FILE)\""
-        )));
+        ));
     }
-    let arguments: OpenRlhfPolicyLoss = json::read(text).map_err(|error| origin.bad(error))?;
-    PolicyLossConfig::try_from(arguments).map_err(|error| origin.bad(error))
+    let arguments: OpenRlhfPolicyLoss = json::read(text)?;
+    PolicyLossConfig::try_from(arguments).map_err(|error| error.to_string())
 }
 
-fn from_file(path: &Path) -> Result<(PolicyLossConfig, Origin), Failure> {
-    let origin = Origin::Config(path.display().to_string());
-    let bytes = fs::read(path).map_err(|error| origin.bad(error))?;
-    let text = utf8(&bytes).map_err(|what| origin.bad(what))?;
+fn from_file(path: &Path) -> Result<PolicyLossConfig, String> {
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let text = utf8(&bytes)?;
     if !is_object(text) {
-        return Err(origin
-            .bad("expected a JSON object, such as `policy-loss presets` shows for every preset"));
+        return Err(
+            "expected a JSON object, such as `policy-loss presets` shows for every preset".into(),
+        );
     }
-    let config = json::read(text).map_err(|error| origin.bad(error))?;
-    Ok((config, origin))
+    json::read(text)
 }
 
 /// Text without the mark that editors on Windows put in front of it.

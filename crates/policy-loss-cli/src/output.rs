@@ -1,30 +1,59 @@
-//! Everything that is printed: results to standard output, notes and errors to standard error.
+//! Everything that is said: results to standard output, notes and failures to standard error.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write, stderr, stdout};
+use std::process::ExitCode;
 
+use policy_loss::device::BackendUnavailable;
 use serde::Serialize;
 
-use crate::failure::Failure;
+/// A failure with a message that a person can act on.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Arguments that have no meaning together.
+    #[error("{0}")]
+    Usage(String),
+    /// The batch, the objective or the totals are wrong; mending the input helps.
+    #[error("{0}")]
+    BadInput(String),
+    /// The device cannot be used on this machine, or by this build of the program.
+    #[error("{0}")]
+    DeviceUnavailable(#[from] BackendUnavailable),
+    /// Anything else: the output cannot be written, or the device failed while it computed.
+    #[error("{0}")]
+    Other(String),
+}
 
-/// Prints a result.
-///
-/// A reader that has seen enough (`policy-loss ... | head -1`) closes the pipe; that is no failure.
-pub fn result(text: &str) -> Result<(), Failure> {
+impl Failure {
+    /// The codes that `--help` lists; the command line parser has 2 as well.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Other(_) => 1,
+            Self::Usage(_) => 2,
+            Self::BadInput(_) => 3,
+            Self::DeviceUnavailable(_) => 4,
+        })
+    }
+}
+
+/// Prints a result, as one JSON object or as a table for people.
+pub fn result<R: Serialize>(
+    as_json: bool,
+    report: &R,
+    table: impl FnOnce(&R) -> String,
+) -> Result<(), Failure> {
+    let text = match as_json {
+        true => serde_json::to_string_pretty(report)
+            .map_err(|error| Failure::Other(format!("cannot write JSON: {error}")))?,
+        false => table(report),
+    };
     let mut stdout = stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        // A reader that has seen enough (`policy-loss ... | head -1`) closes the pipe.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::Other(format!(
             "cannot write to standard output: {error}"
         ))),
         _ => Ok(()),
-    }
-}
-
-/// Prints a result as one JSON object.
-pub fn json(value: &impl Serialize) -> Result<(), Failure> {
-    match serde_json::to_string_pretty(value) {
-        Ok(text) => result(&text),
-        Err(error) => Err(Failure::Other(format!("cannot write JSON: {error}"))),
     }
 }
 

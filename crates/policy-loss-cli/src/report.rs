@@ -50,7 +50,10 @@ impl Report<'_> {
                 self.tokens, self.sequences
             ),
         ]);
-        table.add_row(["objective", &printable(&self.objective.origin.to_string())]);
+        table.add_row([
+            "objective",
+            &printable(&self.objective.requested.to_string()),
+        ]);
         table.add_row(["", &self.objective.json()]);
         table.add_row([
             "device",
@@ -106,24 +109,20 @@ pub fn flush_left(mut table: Table) -> String {
 
 impl Serialize for Report<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let metrics = self.values.metrics.named();
-        let (headline, others): (Vec<_>, Vec<_>) = metrics
-            .into_iter()
-            .map(|(name, value)| (name, value.map(Number)))
-            .partition(|(name, _)| HEADLINE.contains(name));
+        let metrics = Named::new(self.values.metrics.named()).0.into_iter();
+        let (headline, others): (Vec<_>, _) =
+            metrics.partition(|(name, _)| HEADLINE.contains(name));
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("loss", &Number(self.values.loss))?;
         for (name, value) in &headline {
             map.serialize_entry(name, value)?;
         }
-        map.serialize_entry("metrics", &Named(&others))?;
+        map.serialize_entry("metrics", &Named(others))?;
         let rollout = self.rollout.map(|rollout| {
             let named = rollout.named().into_iter();
-            named
-                .map(|(name, value)| (name, Some(Number(value))))
-                .collect::<Vec<_>>()
+            Named::new(named.map(|(name, value)| (name, Some(value))))
         });
-        map.serialize_entry("rollout", &rollout.as_deref().map(Named))?;
+        map.serialize_entry("rollout", &rollout)?;
         map.serialize_entry("tokens", &self.tokens)?;
         map.serialize_entry("sequences", &self.sequences)?;
         map.serialize_entry("device", self.device)?;
@@ -133,11 +132,23 @@ impl Serialize for Report<'_> {
 }
 
 /// Values by name, in their own order.
-struct Named<'list>(&'list [(&'static str, Option<Number>)]);
+pub struct Named(pub Vec<(&'static str, Option<Number>)>);
 
-impl Serialize for Named<'_> {
+impl Named {
+    /// As the library lists them.
+    pub fn new(values: impl IntoIterator<Item = (&'static str, Option<f64>)>) -> Self {
+        let values = values.into_iter();
+        Self(
+            values
+                .map(|(name, value)| (name, value.map(Number)))
+                .collect(),
+        )
+    }
+}
+
+impl Serialize for Named {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+        serializer.collect_map(self.0.iter().copied())
     }
 }
 

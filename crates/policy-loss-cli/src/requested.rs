@@ -1,19 +1,61 @@
-//! Objectives in the order of the command line.
+//! The objectives that the command line asks for, in its order.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
 use policy_loss::Preset;
 
 use crate::args::preset;
+use crate::output::Failure;
 
-/// An objective that was asked for.
+/// An objective that was asked for; it is named in front of what is wrong with it.
 #[derive(Debug, Clone)]
 pub enum Requested {
+    /// In the arguments of OpenRLHF, as JSON text.
+    OpenRlhf(String),
+    /// As a JSON file.
+    Config(PathBuf),
     /// By name.
     Preset(Preset),
-    /// As a file.
-    Config(PathBuf),
+    /// Not at all.
+    Default,
+}
+
+impl Requested {
+    /// What stands for an objective that nobody asked for.
+    pub const DEFAULT: Preset = Preset::Ppo;
+
+    /// A name that stands at the head of a column; of a long path it is the end.
+    pub fn short(&self) -> String {
+        const LENGTH: usize = 24;
+        let path = match self {
+            Self::OpenRlhf(_) => return "openrlhf".to_owned(),
+            Self::Preset(preset) => return preset.to_string(),
+            Self::Default => return Self::DEFAULT.to_string(),
+            Self::Config(path) => path.display().to_string(),
+        };
+        match path.char_indices().nth_back(LENGTH - 1) {
+            Some((start @ 1.., _)) => format!("...{}", &path[start..]),
+            _ => path,
+        }
+    }
+
+    /// A failure that concerns the objective.
+    pub fn bad(&self, what: impl Display) -> Failure {
+        Failure::BadInput(format!("{self}: {what}"))
+    }
+}
+
+impl Display for Requested {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OpenRlhf(_) => f.write_str("--openrlhf"),
+            Self::Config(path) => write!(f, "--config {}", path.display()),
+            Self::Preset(preset) => write!(f, "--preset {preset}"),
+            Self::Default => write!(f, "{} (default)", Self::DEFAULT),
+        }
+    }
 }
 
 /// Objectives in the order of the command line, one at least.

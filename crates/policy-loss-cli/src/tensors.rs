@@ -7,9 +7,8 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::batch_file::{BatchFile, list, nearest};
-use crate::failure::Failure;
 use crate::mask::{ACTION_MASK, Mask};
-use crate::output::note;
+use crate::output::{Failure, note};
 
 const LOG_PROBS: &str = "log_probs";
 const OLD_LOG_PROBS: &str = "old_log_probs";

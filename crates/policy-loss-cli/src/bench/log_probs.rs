@@ -1,21 +1,15 @@
 //! `policy-loss bench --what log-probs`: from hidden states to log-probs and their gradients, with
-//! and without the logits, beside the bare matrix products, interleaved in one run.
+//! and without the logits, beside the bare matrix products.
 
-mod setup;
-
-use std::time::Instant;
-
-use burn::tensor::Device;
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Distribution, Int, Tensor};
+use policy_loss::{LinearHead, LogProbsConfig, PolicyBatch, PolicyLossConfig};
 use serde::Serialize;
 
-use super::{Quartiles, sync};
+use super::{Machine, Quartiles, at_the_peak, mebibytes};
 use crate::args::BenchArguments;
-use crate::backends::Backend;
-use crate::failure::Failure;
-use crate::memory::peak_extra_bytes;
-use crate::output;
+use crate::output::{self, Failure};
 use crate::report::{flush_left, plain};
-use setup::{Contestant, Setup};
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -39,10 +33,9 @@ struct Line {
 }
 
 /// Measures and prints the report.
-pub fn run(arguments: &BenchArguments, device: &Device) -> Result<(), Failure> {
-    let setup = Setup::new(arguments, device)?;
+pub fn run(arguments: &BenchArguments, machine: &Machine) -> Result<(), Failure> {
+    let setup = Setup::new(arguments, &machine.device)?;
     let rounds = arguments.rounds.map_or(5, |rounds| rounds.get());
-    let on_host = matches!(arguments.device, Backend::Flex | Backend::Ndarray);
     let logits = setup
         .tokens
         .saturating_mul(setup.vocabulary)
@@ -55,29 +48,20 @@ pub fn run(arguments: &BenchArguments, device: &Device) -> Result<(), Failure> {
     // The first round is not timed: it fills pools and compiles kernels.
     for round in 0..=rounds {
         for (contestant, times) in contestants.iter().zip(&mut times) {
-            let start = Instant::now();
-            let kept = setup.step(*contestant)?;
-            sync(device)?;
-            let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-            drop(kept);
+            let nanoseconds = machine.time(|| setup.step(*contestant))?;
             if round > 0 {
-                times.push(milliseconds);
+                times.push(nanoseconds / 1e6);
             }
         }
     }
     let mut lines = Vec::new();
-    for (contestant, mut times) in contestants.into_iter().zip(times) {
-        let quartiles = Quartiles::of(&mut times);
+    for (contestant, times) in contestants.into_iter().zip(times) {
+        let quartiles = Quartiles::of(times);
         lines.push(Line {
             name: contestant.name(),
             median_ms: quartiles.median,
             spread_ms: quartiles.spread,
-            peak_extra_bytes: peak_extra_bytes(device, on_host, || {
-                let kept = setup.step(contestant)?;
-                sync(device)?;
-                drop(kept);
-                Ok(())
-            })?,
+            peak_extra_bytes: machine.peak_extra_bytes(|| setup.step(contestant))?,
         });
     }
     let report = Report {
@@ -90,16 +74,12 @@ pub fn run(arguments: &BenchArguments, device: &Device) -> Result<(), Failure> {
         weight_gradient_bytes: setup.width * setup.vocabulary * 4,
         contestants: lines,
     };
-    match arguments.json {
-        true => output::json(&report),
-        false => output::result(&report.table()),
-    }
+    output::result(arguments.json, &report, Report::table)
 }
 
 impl Report {
     fn table(&self) -> String {
         let mut table = plain();
-        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         table.add_row(["device".into(), self.device.to_owned()]);
         table.add_row([
             "head".into(),
@@ -116,9 +96,7 @@ impl Report {
             ),
         ]);
         for line in &self.contestants {
-            let memory = line.peak_extra_bytes.map_or(String::new(), |bytes| {
-                format!(", {:.1} MiB at the peak", mebibytes(bytes))
-            });
+            let memory = at_the_peak(line.peak_extra_bytes);
             table.add_row([
                 line.name.to_owned(),
                 format!(
@@ -129,4 +107,177 @@ impl Report {
         }
         flush_left(table)
     }
+}
+
+/// Contestants that hold all logits take part up to this many bytes of them.
+const ALL_LOGITS: usize = 1 << 30;
+
+/// What comes out of a contestant; it lives until the device is done.
+type Kept = Vec<Tensor<2>>;
+
+/// One way from hidden states to gradients.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Contestant {
+    ThreeProducts,
+    FourProducts,
+    Naive,
+    TokenLogProbs,
+    LinearLogProbs,
+    LinearPolicyLoss,
+}
+
+impl Contestant {
+    const ALL: [Self; 6] = [
+        Self::ThreeProducts,
+        Self::FourProducts,
+        Self::Naive,
+        Self::TokenLogProbs,
+        Self::LinearLogProbs,
+        Self::LinearPolicyLoss,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::ThreeProducts => "three_products",
+            Self::FourProducts => "four_products",
+            Self::Naive => "naive",
+            Self::TokenLogProbs => "token_log_probs",
+            Self::LinearLogProbs => "linear_log_probs",
+            Self::LinearPolicyLoss => "linear_policy_loss",
+        }
+    }
+
+    fn takes_part(self, logits_bytes: usize) -> bool {
+        logits_bytes <= ALL_LOGITS || matches!(self, Self::LinearLogProbs | Self::LinearPolicyLoss)
+    }
+}
+
+/// Inputs, made once.
+struct Setup {
+    tokens: usize,
+    width: usize,
+    vocabulary: usize,
+    hidden: Tensor<2>,
+    weight: Tensor<2>,
+    targets: Tensor<1, Int>,
+    log_probs: LogProbsConfig,
+}
+
+impl Setup {
+    fn new(arguments: &BenchArguments, device: &Device) -> Result<Self, Failure> {
+        let tokens = arguments.tokens.map_or(2048, |tokens| tokens.get());
+        let width = arguments.hidden.map_or(576, |width| width.get());
+        let vocabulary = arguments.vocab.map_or(49152, |size| size.get());
+        let fits = |a: usize, b: usize| a.checked_mul(b).is_some_and(|n| n <= i32::MAX as usize);
+        if !fits(tokens, width) || !fits(width, vocabulary) || vocabulary > i32::MAX as usize {
+            return Err(Failure::BadInput(format!(
+                "--tokens {tokens}, --hidden {width} and --vocab {vocabulary} are too large; \
+                 accepted: matrices of up to 2^31 - 1 numbers"
+            )));
+        }
+        let random = |shape: [usize; 2], deviation: f64| {
+            Tensor::<2>::random(shape, Distribution::Normal(0.0, deviation), device)
+        };
+        device.seed(1);
+        let mut log_probs = LogProbsConfig::new();
+        if let Some(bytes) = arguments.memory_budget {
+            log_probs = log_probs.with_memory_budget(bytes.get());
+        }
+        // Logits of a deviation of about 3, as those of a trained head.
+        let scale = 3.0 / (width as f64).sqrt();
+        let last = vocabulary as f64;
+        Ok(Self {
+            tokens,
+            width,
+            vocabulary,
+            hidden: random([tokens, width], 1.0),
+            weight: random([width, vocabulary], scale),
+            targets: Tensor::<1>::random([tokens], Distribution::Uniform(0.0, last), device)
+                .int()
+                .clamp(0, vocabulary as i64 - 1),
+            log_probs,
+        })
+    }
+
+    fn step(&self, contestant: Contestant) -> Result<Kept, Failure> {
+        match contestant {
+            Contestant::ThreeProducts => Ok(self.products(false)),
+            Contestant::FourProducts => Ok(self.products(true)),
+            Contestant::Naive => {
+                let [hidden, weight] = self.leaves();
+                let logits = hidden.clone().matmul(weight.clone());
+                let targets = self.targets.clone().reshape([self.tokens, 1]);
+                let loss = log_softmax(logits, 1).gather(1, targets).mean();
+                Ok(gradients(loss, hidden, weight))
+            }
+            Contestant::TokenLogProbs => {
+                let [hidden, weight] = self.leaves();
+                let logits = hidden.clone().matmul(weight.clone());
+                let log_probs = self.log_probs.init().map_err(bad)?;
+                let output = log_probs
+                    .forward(logits, self.targets.clone())
+                    .map_err(bad)?;
+                Ok(gradients(output.log_probs.mean(), hidden, weight))
+            }
+            Contestant::LinearLogProbs => {
+                let [hidden, weight] = self.leaves();
+                let log_probs = self.log_probs.init().map_err(bad)?;
+                let head = LinearHead::new(weight.clone());
+                let output = log_probs
+                    .forward_linear(hidden.clone(), &head, self.targets.clone(), None)
+                    .map_err(bad)?;
+                drop(head);
+                Ok(gradients(output.log_probs.mean(), hidden, weight))
+            }
+            Contestant::LinearPolicyLoss => self.policy_loss(),
+        }
+    }
+
+    /// The products that any way needs: logits, both gradients, and the logits again.
+    fn products(&self, again: bool) -> Kept {
+        let (hidden, weight) = (self.hidden.clone(), self.weight.clone());
+        if again {
+            drop(hidden.clone().matmul(weight.clone()));
+        }
+        let logits = hidden.clone().matmul(weight.clone());
+        vec![
+            logits.clone().matmul(weight.transpose()),
+            hidden.transpose().matmul(logits),
+        ]
+    }
+
+    fn policy_loss(&self) -> Result<Kept, Failure> {
+        let [hidden, weight] = self.leaves();
+        let shape = [1, self.tokens];
+        let device = self.hidden.device();
+        let old_log_probs = Tensor::<2>::full(shape, -(self.vocabulary as f64).ln(), &device);
+        let advantages = Tensor::<2>::ones(shape, &device);
+        let loss = PolicyLossConfig::new().init().map_err(bad)?;
+        let output = loss
+            .forward_linear(
+                &self.log_probs.init().map_err(bad)?,
+                hidden.clone().unsqueeze::<3>(),
+                &LinearHead::new(weight.clone()),
+                self.targets.clone().reshape(shape),
+                PolicyBatch::without_log_probs(old_log_probs, advantages),
+            )
+            .map_err(bad)?;
+        Ok(gradients(output.loss, hidden, weight))
+    }
+
+    fn leaves(&self) -> [Tensor<2>; 2] {
+        [&self.hidden, &self.weight].map(|tensor| tensor.clone().autodiff().require_grad())
+    }
+}
+
+fn gradients(loss: Tensor<1>, hidden: Tensor<2>, weight: Tensor<2>) -> Kept {
+    let mut gradients = loss.backward();
+    [hidden, weight]
+        .iter()
+        .filter_map(|leaf| leaf.grad_remove(&mut gradients))
+        .collect()
+}
+
+fn bad(error: impl std::error::Error) -> Failure {
+    Failure::Other(error.to_string())
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::program;
+use crate::support::{CPU_BACKENDS, program};
 
 fn bench(more: &[&str]) -> Value {
     let arguments = ["bench", "--rounds", "1", "--json"];
@@ -14,7 +14,7 @@ fn bench(more: &[&str]) -> Value {
 #[test]
 fn log_probs_with_and_without_the_logits() {
     let sizes = ["--tokens", "9", "--hidden", "4", "--vocab", "33"];
-    for device in ["flex", "ndarray"] {
+    for device in CPU_BACKENDS {
         let what = ["--what", "log-probs", "--device", device];
         let report = bench(&[&what[..], &sizes].concat());
         assert_eq!(report["vocabulary"], 33);

@@ -17,7 +17,7 @@ fn compare(batch: &Written, arguments: &[&str]) -> String {
 fn each_objective_is_what_eval_says() {
     let batch = Batch::two_rows().write();
     let file = batch.beside("objective.json");
-    std::fs::write(&file, r#"{"surrogate": {"type": "reinforce"}}"#).unwrap();
+    std::fs::write(&file, r#"{"surrogate": {"policy_gradient": {}}}"#).unwrap();
     let names = ["ppo", "gspo", "cispo", "sapo"];
     let mut arguments = vec!["--json", "--config", file.to_str().unwrap()];
     for name in names {

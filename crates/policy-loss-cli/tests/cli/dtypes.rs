@@ -2,10 +2,7 @@
 
 use safetensors::Dtype;
 
-use crate::support::{Batch, CPU_BACKENDS, close, round};
-
-/// The float tensors of a batch that must be there.
-const FLOATS: [&str; 3] = ["log_probs", "old_log_probs", "advantages"];
+use crate::support::{Batch, CPU_BACKENDS, close};
 
 #[test]
 fn f64_is_computed_in_f64() {
@@ -36,7 +33,7 @@ fn mixed_types_are_read_together() {
         .cast("advantages", Dtype::BF16)
         .f32("rollout_log_probs", &[2, 3], &[0.0; 6])
         .cast("rollout_log_probs", Dtype::F16);
-    for backend in ["flex", "ndarray"] {
+    for backend in CPU_BACKENDS {
         // 1 and -0.5 are the same in bf16, so nothing changes.
         let got = mixed.write().evaluate(&["--device", backend]);
         let loss = got.report["loss"].as_f64().unwrap();
@@ -60,44 +57,8 @@ fn the_gradient_has_the_type_of_log_probs() {
     }
 }
 
-/// NdArray lacks f16 and bf16: the result is that of the same values in f32, and the gradient is
-/// rounded once, at the end.
-#[test]
-fn what_a_device_lacks_is_widened_without_loss() {
-    for dtype in [Dtype::F16, Dtype::BF16] {
-        let narrow = FLOATS
-            .iter()
-            .fold(Batch::two_rows(), |batch, name| batch.cast(name, dtype));
-        let wide = FLOATS
-            .iter()
-            .fold(Batch::two_rows(), |batch, name| batch.rounded(name, dtype));
-        let got = narrow.write().evaluate(&["--device", "ndarray"]);
-        let expected = wide.write().evaluate(&["--device", "ndarray"]);
-        for name in FLOATS {
-            let note = format!(
-                "`{name}` is widened from {}",
-                dtype.to_string().to_lowercase()
-            );
-            assert!(got.notes.contains(&note), "{}", got.notes);
-        }
-        assert_eq!(got.report, expected.report);
-        assert_eq!(got.gradient.dtype, dtype);
-        let rounded = expected
-            .gradient
-            .values
-            .iter()
-            .map(|x| round(*x as f32, dtype).into());
-        assert_eq!(got.gradient.values, rounded.collect::<Vec<f64>>());
-
-        // Flex has both types, and needs no detour.
-        let flex = narrow.write().evaluate(&["--device", "flex"]);
-        assert!(!flex.notes.contains("widened"), "{}", flex.notes);
-        assert_eq!(flex.gradient.dtype, dtype);
-        near(&flex.gradient.values, &got.gradient.values, dtype);
-    }
-}
-
 /// Equal up to one step of the type.
+#[cfg(any(feature = "ndarray", feature = "wgpu"))]
 #[track_caller]
 fn near(got: &[f64], expected: &[f64], dtype: Dtype) {
     let step = match dtype {
@@ -109,6 +70,69 @@ fn near(got: &[f64], expected: &[f64], dtype: Dtype) {
             (got - expected).abs() <= step * expected.abs(),
             "{got}, {expected}"
         );
+    }
+}
+
+#[cfg(feature = "ndarray")]
+mod ndarray {
+    use half::{bf16, f16};
+
+    use super::*;
+
+    /// The float tensors of a batch that must be there.
+    const FLOATS: [&str; 3] = ["log_probs", "old_log_probs", "advantages"];
+
+    /// NdArray lacks f16 and bf16: the result is that of the same values in f32, and the gradient is
+    /// rounded once, at the end.
+    #[test]
+    fn what_a_device_lacks_is_widened_without_loss() {
+        for dtype in [Dtype::F16, Dtype::BF16] {
+            let narrow = FLOATS
+                .iter()
+                .fold(Batch::two_rows(), |batch, name| batch.cast(name, dtype));
+            let wide = FLOATS
+                .iter()
+                .fold(Batch::two_rows(), |batch, name| rounded(batch, name, dtype));
+            let got = narrow.write().evaluate(&["--device", "ndarray"]);
+            let expected = wide.write().evaluate(&["--device", "ndarray"]);
+            for name in FLOATS {
+                let note = format!(
+                    "`{name}` is widened from {}",
+                    dtype.to_string().to_lowercase()
+                );
+                assert!(got.notes.contains(&note), "{}", got.notes);
+            }
+            assert_eq!(got.report, expected.report);
+            assert_eq!(got.gradient.dtype, dtype);
+            let rounded = expected
+                .gradient
+                .values
+                .iter()
+                .map(|x| round(*x as f32, dtype).into());
+            assert_eq!(got.gradient.values, rounded.collect::<Vec<f64>>());
+
+            // Flex has both types, and needs no detour.
+            let flex = narrow.write().evaluate(&["--device", "flex"]);
+            assert!(!flex.notes.contains("widened"), "{}", flex.notes);
+            assert_eq!(flex.gradient.dtype, dtype);
+            near(&flex.gradient.values, &got.gradient.values, dtype);
+        }
+    }
+
+    /// The values that `cast` would leave, in f32.
+    fn rounded(batch: Batch, name: &str, to: Dtype) -> Batch {
+        let (shape, values) = batch.values(name);
+        let values: Vec<_> = values.into_iter().map(|x| round(x, to)).collect();
+        batch.f32(name, &shape, &values)
+    }
+
+    /// The nearest value of a narrower float type.
+    fn round(value: f32, to: Dtype) -> f32 {
+        match to {
+            Dtype::F16 => f16::from_f32(value).to_f32(),
+            Dtype::BF16 => bf16::from_f32(value).to_f32(),
+            other => panic!("{other} is not narrower than f32"),
+        }
     }
 }
 

@@ -220,7 +220,8 @@ fn rollout_kl_is_null_without_a_correction() {
     assert_eq!(plain["metrics"]["weight_mean"], Value::Null);
     close(plain["loss"].as_f64().unwrap(), -1.0, 1e-6, "loss");
 
-    let config = r#"{"rollout_correction": {"weight": {"mode": {"type": "truncate", "low": 0.5, "high": 5.0}}}}"#;
+    let config =
+        r#"{"rollout_correction": {"weight": {"mode": {"truncate": {"low": 0.5, "high": 5.0}}}}}"#;
     let file = batch.beside("config.json");
     std::fs::write(&file, config).unwrap();
     let report = batch.evaluate(&["--config", file.to_str().unwrap()]).report;

@@ -107,7 +107,7 @@ fn empty_and_fully_masked_batches_are_0() {
 /// Every backend that this build can run.
 fn backends() -> impl Iterator<Item = &'static str> {
     let wgpu = cfg!(feature = "wgpu").then_some("wgpu");
-    CPU_BACKENDS.into_iter().chain(wgpu)
+    CPU_BACKENDS.iter().copied().chain(wgpu)
 }
 
 #[test]
@@ -227,6 +227,28 @@ fn json_is_one_object_with_these_fields() {
     assert!(report["tokens"].is_u64());
     assert_eq!(report["tokens"], 6);
     assert_eq!(report["sequences"], 2);
+}
+
+#[test]
+fn the_implementation_is_chosen_by_name() {
+    let batch = Batch::two_rows().write();
+    let [auto, composed, fused] = ["auto", "composed", "fused"]
+        .map(|name| batch.evaluate(&["--implementation", name]).report);
+    assert_eq!(auto, fused);
+    assert_eq!(fused["implementation"], "fused");
+    assert_eq!(composed["implementation"], "composed");
+    let [expected, got] = [&composed, &fused].map(|report| report["loss"].as_f64().unwrap());
+    close(got, expected, 1e-6, "loss");
+    batch.refuses(
+        &["--implementation", "fused", "--preset", "clip_cov"],
+        3,
+        &[
+            "--preset clip_cov",
+            "does not cover",
+            "accepted for this objective: auto, composed",
+        ],
+    );
+    batch.refuses(&["--implementation", "fast"], 2, &["auto, composed, fused"]);
 }
 
 #[test]

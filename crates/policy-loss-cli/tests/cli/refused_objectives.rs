@@ -1,160 +1,283 @@
-//! Objectives, totals and devices that cannot be had: each with its exit code and a telling error.
+//! Objectives that cannot be had: each with an error that names the field, its value and what is
+//! accepted.
 
 use crate::support::{Batch, Written};
 
-fn refused_config(batch: &Written, text: &str, telling: &[&str]) {
-    let path = batch.beside("config.json");
-    std::fs::write(&path, text).unwrap();
-    batch.refuses(&["--config", path.to_str().unwrap()], 3, telling);
+/// What `--config` refuses, and the error; one that ends in `...` is only the beginning.
+const CONFIGS: &str = r#"
+{"surrogat": {}}
+    unknown field `surrogat`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `rollout_correction`, `kl_penalty`, `entropy_bonus`, `reduction`; is it `surrogate`?
+{"implementation": "fused"}
+    unknown field `implementation`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `rollout_correction`, `kl_penalty`, `entropy_bonus`, `reduction`
+{"surrogate": {"clip": {"lo": 1}}}
+    unknown field `surrogate.clip.lo`; accepted: `low`, `high`, `dual_clip`, `delta`; is it `low`?
+{"surrogate": {"clip": {"low": 0.1, "A": 1}}}
+    unknown field `surrogate.clip.A`; accepted: `low`, `high`, `dual_clip`, `delta`
+{"surrogate": {"clop": {}}}
+    `surrogate` is {"clop":{}}; accepted: {"clip": {...}}, {"policy_gradient": {...}}, ...
+{"surrogate": {}}
+    `surrogate` is {}; accepted: {"clip": {...}}, {"policy_gradient": {...}}, ...
+{"surrogate": {"type": "clip", "low": 0.1}}
+    `surrogate` is {"low":0.1,"type":"clip"}; accepted: {"clip": {...}}, {"policy_gradient": {...}}, ...
+{"surrogate": {"clip": {}, "sigmoid_gate": {}}}
+    `surrogate` is {"clip":{},"sigmoid_gate":{}}; accepted: {"clip": {...}}, {"policy_gradient": {...}}, ...
+{"surrogate": "clip"}
+    `surrogate` is "clip"; accepted: {"clip": {...}}, {"policy_gradient": {...}}, ...
+{"surrogate": ["clip"]}
+    `surrogate` is ["clip"]; accepted: {"clip": {...}}, {"policy_gradient": {...}}, ...
+{"surrogate": ["clip", 0.1]}
+    `surrogate` is ["clip",0.1]; accepted: {"clip": {...}}, {"policy_gradient": {...}}, ...
+{"surrogate": {"clip": 0}}
+    `surrogate.clip` is 0; accepted: an object of `low`, `high`, `dual_clip`, `delta`
+{"surrogate": {"clip": {"low": [0.2]}}}
+    `surrogate.clip.low` is [0.2]; accepted: a number
+{"surrogate": {"clip": {"low": 0.3, "high": "0.2"}}}
+    `surrogate.clip.high` is "0.2"; accepted: a number
+{"surrogate": {"clip": {"low": null}}}
+    `surrogate.clip.low` is null; accepted: a number
+{"surrogate": {"clip": {"low": -1}}}
+    `surrogate.clip.low` is -1; accepted: a finite number above 0
+{"surrogate": {"clip": {"dual_clip": 1}}}
+    `surrogate.clip.dual_clip` is 1; accepted: a finite number above 1, or none
+{"surrogate": {"clip": {"high": 0.3, "low": 1e400 }}}
+    `surrogate.clip.low`: 1e400 is a number out of range at line 1 column 49; accepted: up to 1.8e308
+{"surrogate": {"trust_region": {"divergence": {"kl": null}}}}
+    `surrogate.trust_region.divergence` is {"kl":null}; accepted: "total_variation", "kl"
+{"surrogate": {"covariance_clip": {"seed": 1.5}}}
+    `surrogate.covariance_clip.seed` is 1.5; accepted: an integer, 0 or above
+{"ratio": []}
+    `ratio` is []; accepted: an object of `level`, `against`
+{"ratio": ["token", "old"]}
+    `ratio` is ["token","old"]; accepted: an object of `level`, `against`
+{"ratio": {"level": 0}}
+    `ratio.level` is 0; accepted: "token", "sequence", "sequence_token", "sequence_sum"
+{"ratio": {"level": "word"}}
+    `ratio.level` is "word"; accepted: "token", "sequence", "sequence_token", "sequence_sum"
+{"ratio": {"level": ["token"]}}
+    `ratio.level` is ["token"]; accepted: "token", "sequence", "sequence_token", "sequence_sum"
+{"ratio": {"level": {"token": null}}}
+    `ratio.level` is {"token":null}; accepted: "token", "sequence", "sequence_token", "sequence_sum"
+{"ratio": {"against": "rollout"}, "rollout_correction": {"weight": {"mode": "raw"}}}
+    `ratio.against = rollout` together with `rollout_correction` has no meaning: the ratio already holds ...
+{"off_policy_mask": [0.1]}
+    `off_policy_mask` is [0.1]; accepted: an object of `delta`
+{"kl_penalty": [0.1]}
+    `kl_penalty` is [0.1]; accepted: an object of `coefficient`, `estimator`, `gradient`
+{"kl_penalty": {}}
+    `kl_penalty.coefficient` is missing; accepted: a number
+{"kl_penalty": {"coefficient": {"type": "x", "low": 1}}}
+    `kl_penalty.coefficient` is {"low":1,"type":"x"}; accepted: a number
+{"kl_penalty": {"coefficient": 0.1, "estimator": "K3"}}
+    `kl_penalty.estimator` is "K3"; accepted: "k1", "k2", "k3", "abs"
+{"kl_penalty": "whatever is as long as this is not repeated from its beginning to its end"}
+    `kl_penalty` is "whatever is as long as this is not repeated from its beginn...; accepted: an object of `coefficient`, `estimator`, `gradient`
+{"reduction": null}
+    `reduction` is null; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+{"reduction": "sum"}
+    `reduction` is "sum"; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+{"reduction": "fixed_length"}
+    `reduction` is "fixed_length"; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+{"reduction": {"fixed_length": [10]}}
+    `reduction.fixed_length` is [10]; accepted: an object of `length`
+{"reduction": {"fixed_length": {"length": -1}}}
+    `reduction.fixed_length.length` is -1; accepted: an integer, 0 or above
+{"reduction": {"token_mean": null}}
+    `reduction` is {"token_mean":null}; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+{"reduction": {"token_mean": {}}}
+    `reduction` is {"token_mean":{}}; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+{"rollout_correction": {"normalize": 1}}
+    `rollout_correction.normalize` is 1; accepted: true or false
+{"rollout_correction": {"veto": -1e999}}
+    `rollout_correction.veto`: -1e999 is a number out of range at line 1 column 38; accepted: up to 1.8e308
+{"rollout_correction": {"weight": {}}}
+    `rollout_correction.weight.mode` is missing; accepted: {"truncate": {...}}, {"mask": {...}}, "raw"
+{"rollout_correction": {"weight": ["token", "raw"]}}
+    `rollout_correction.weight` is ["token","raw"]; accepted: an object of `level`, `mode`
+{"rollout_correction": {"weight": {"mode": ["truncate", 0.5, 2]}}}
+    `rollout_correction.weight.mode` is ["truncate",0.5,2]; accepted: {"truncate": {...}}, {"mask": {...}}, "raw"
+{"rollout_correction": {"weight": {"mode": {"truncate": {}}}}}
+    `rollout_correction.weight.mode.truncate.high` is missing, but a range needs it; accepted: `low`, `high` or both, finite and above 0
+{"rollout_correction": {"weight": {"mode": {"truncate": {"low": 5, "high": 0.5}}}}}
+    `rollout_correction.weight.mode.truncate.low` is 5, above `rollout_correction.weight.mode.truncate.high` = 0.5; accepted: low <= high
+{"rollout_correction": {"filters": {}}}
+    `rollout_correction.filters` is {}; accepted: a list
+{"rollout_correction": {"filters": [["token", "k1", {"high": 2}]]}}
+    `rollout_correction.filters[0]` is ["token","k1",{"high":2}]; accepted: an object of `level`, `estimator`, `bounds`
+{"rollout_correction": {"filters": [{"level": "token", "estimator": "k1", "bounds": [0.5, 2]}]}}
+    `rollout_correction.filters[0].bounds` is [0.5,2]; accepted: an object of `low`, `high`
+{"rollout_correction": {"filters": [{"level": "token", "estimator": "k1", "bounds": {"high": 2}}, {"level": "token", "estimator": "k1", "bounds": {"high": 3}}]}}
+    `rollout_correction.filters`: two filters have the level "token" and the estimator "k1"; accepted: one range for each pair, such as the intersection of the two
+{"surrogate": {"clip": {"low": 0.1, "low": 0.3}}}
+    `surrogate.clip`: duplicate field `low` at line 1 column 41
+{"surrogate": {"clip": {}, "clip": {}}}
+    `surrogate`: a name that is given twice at line 1 column 25
+{"reduction": "token_sum", "reduction": "token_sum"}
+    duplicate field `reduction` at line 1 column 38
+{"reduction": "token_mean",}
+    trailing comma at line 1 column 28
+{"surrogate": {"clip": {
+    `surrogate.clip`: EOF while parsing an object at line 1 column 24
+{"a": nul}
+    `a`: expected ident at line 1 column 10
+[]
+    expected a JSON object, such as `policy-loss presets` ...
+"#;
+
+/// What `--openrlhf` refuses.
+const OPENRLHF: &str = r#"
+{"clip_eps_low": -0.1}
+    `clip_eps_low` is -0.1; accepted: a finite number above 0
+{"clip_eps_high": 0}
+    `clip_eps_high` is 0; accepted: a finite number above 0
+{"dual_clip": 1}
+    `dual_clip` is 1; accepted: a finite number above 1, or none
+{"dual_clip": 0.5}
+    `dual_clip` is 0.5; accepted: a finite number above 1, or none
+{"clip_eps_high": 1e999}
+    `clip_eps_high`: 1e999 is a number out of range at line 1 column 23; accepted: up to 1.8e308
+{"policy_loss_type": "grpo"}
+    `policy_loss_type` is "grpo"; accepted: "ppo", "gspo"
+{"vllm_is_correction_type": "mis"}
+    `vllm_is_correction_type` is "mis"; accepted: "tis", "icepop", "seq-mask-tis"
+{"enable_vllm_is_correction": true}
+    `vllm_is_truncated_threshold` is missing, but enable_vllm_is_correction needs it; accepted: [low, high], both finite and above 0, low <= high
+{"vllm_is_truncated_threshold": [5, 0.5]}
+    `vllm_is_truncated_threshold[0]` is 5, above `vllm_is_truncated_threshold[1]` = 0.5; accepted: low <= high
+{"vllm_is_truncated_threshold": [0, 5]}
+    `vllm_is_truncated_threshold[0]` is 0; accepted: a finite number above 0
+{"vllm_is_truncated_threshold": [NaN, 5]}
+    `vllm_is_truncated_threshold[0]`: expected value at line 1 column 34
+{"vllm_is_truncated_threshold": [0.5, Infinity]}
+    `vllm_is_truncated_threshold[1]`: expected value at line 1 column 39
+{"vllm_is_truncated_threshold": [0.5]}
+    `vllm_is_truncated_threshold` is [0.5]; accepted: an array of length 2
+{"vllm_is_truncated_threshold": [0.5, 5, 6]}
+    `vllm_is_truncated_threshold` is [0.5,5,6]; accepted: an array of length 2
+{"clip_eps": 0.2}
+    unknown field `clip_eps`; accepted: `clip_eps_low`, `clip_eps_high`, ...
+{"policy_loss_type": 1}
+    `policy_loss_type` is 1; accepted: a string
+{"dual_clip": "3"}
+    `dual_clip` is "3"; accepted: a number
+{"dual_clip": 3,}
+    trailing comma at line 1 column 17
+{'dual_clip': 3}
+    key must be a string at line 1 column 2
+{"dual_clip": 3
+    EOF while parsing an object at line 1 column 15
+[0.2, 0.2]
+    expected JSON text, such as '{"clip_eps_high": 0.28}', and got "[0.2, 0.2]"; to read a file, write --openrlhf "$(cat FILE)"
+objective.json
+    expected JSON text, such as '{"clip_eps_high": 0.28}', and got "objective.json"; to read a file, write --openrlhf "$(cat FILE)"
+"#;
+
+/// The cases of a table: a line of input, and a line of error.
+fn cases(table: &'static str) -> Vec<(&'static str, &'static str)> {
+    let lines: Vec<_> = table.trim().lines().collect();
+    let pairs = lines.chunks(2);
+    pairs.map(|pair| (pair[0], pair[1].trim())).collect()
 }
 
-#[test]
-fn arguments_of_openrlhf() {
-    let batch = Batch::two_rows().write();
-    let correction = |thresholds: &str| {
-        format!(
-            r#"{{"enable_vllm_is_correction": true, "vllm_is_truncated_threshold": {thresholds}}}"#
-        )
+/// Asserts that an objective is refused with this very error, below the name of `argument`.
+fn refused(batch: &Written, argument: &str, value: &str, error: &str) {
+    let place = match argument {
+        "--config" => format!("--config {value}"),
+        _ => argument.to_owned(),
     };
-    let cases: [(&str, &[&str]); 22] = [
-        (
-            r#"{"clip_eps_low": -0.1}"#,
-            &["`clip_eps_low` is -0.1", "above 0"],
-        ),
-        (r#"{"clip_eps_high": 0}"#, &["`clip_eps_high` is 0"]),
-        (r#"{"dual_clip": 1}"#, &["`dual_clip` is 1", "above 1"]),
-        (r#"{"dual_clip": 0.5}"#, &["`dual_clip` is 0.5"]),
-        (
-            r#"{"clip_eps_high": 1e999}"#,
-            &["`clip_eps_high` is 1e999", "accepted: numbers up to"],
-        ),
-        (
-            r#"{"policy_loss_type": "grpo"}"#,
-            &["`policy_loss_type` is \"grpo\"", "\"gspo\""],
-        ),
-        (
-            r#"{"vllm_is_correction_type": "mis"}"#,
-            &["`vllm_is_correction_type` is \"mis\"", "\"icepop\""],
-        ),
-        (
-            r#"{"enable_vllm_is_correction": true}"#,
-            &["`vllm_is_truncated_threshold` is missing"],
-        ),
-        (
-            &correction("[5, 0.5]"),
-            &["`vllm_is_truncated_threshold[0]` is 5", "low <= high"],
-        ),
-        (
-            &correction("[NaN, 5]"),
-            &["`vllm_is_truncated_threshold[0]`", "line 1 column"],
-        ),
-        (&correction("[0.5, Infinity]"), &["line 1 column"]),
-        (
-            &correction("[0, 5]"),
-            &["`vllm_is_truncated_threshold[0]` is 0"],
-        ),
-        (
-            &correction("[0.5]"),
-            &[
-                "`vllm_is_truncated_threshold` is [0.5]",
-                "accepted: an array of length 2",
-            ],
-        ),
-        (
-            &correction("[0.5, 5, 6]"),
-            &[
-                "`vllm_is_truncated_threshold` is [0.5,5,6]",
-                "accepted: an array of length 2",
-            ],
-        ),
-        (
-            r#"{"clip_eps": 0.2}"#,
-            &["unknown field `clip_eps`", "accepted: `clip_eps_low`"],
-        ),
-        (
-            r#"{"dual_clip": "3"}"#,
-            &["`dual_clip` is \"3\"; accepted: a number"],
-        ),
-        (
-            r#"{"dual_clip": 3,}"#,
-            &["trailing comma", "line 1 column 17"],
-        ),
-        (
-            "{'dual_clip': 3}",
-            &["key must be a string", "line 1 column 2"],
-        ),
-        (r#"{"dual_clip": 3"#, &["EOF", "line 1 column"]),
-        ("[0.2, 0.2]", &["expected JSON text", "[0.2, 0.2]"]),
-        ("", &["expected JSON text"]),
-        ("objective.json", &["expected JSON text", "$(cat FILE)"]),
-    ];
-    for (text, telling) in cases {
-        let mut telling = telling.to_vec();
-        telling.push("--openrlhf");
-        batch.refuses(&["--openrlhf", text], 3, &telling);
+    let expected = format!("error: {place}: {}", error.trim_end_matches("..."));
+    let output = batch.eval(&[argument, value]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let said = said.lines().last().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    match error.ends_with("...") {
+        true => assert!(said.starts_with(&expected), "{said}\n{expected}"),
+        false => assert_eq!(said, expected),
     }
+}
+
+fn refused_config(batch: &Written, text: &str, error: &str) {
+    let path = batch.beside("config.json");
+    std::fs::write(&path, text).unwrap();
+    refused(batch, "--config", path.to_str().unwrap(), error);
 }
 
 #[test]
 fn configurations() {
     let batch = Batch::two_rows().write();
-    let cases: [(&str, &[&str]); 13] = [
-        (
-            r#"{"surrogate": {"type": "clip", "low": -1}}"#,
-            &["`surrogate.low` is -1", "above 0"],
-        ),
-        (
-            r#"{"surrogate": {"type": "clip", "dual_clip": 1}}"#,
-            &["`surrogate.dual_clip` is 1"],
-        ),
-        (
-            r#"{"surrogate": {"type": "clip", "lo": 1}}"#,
-            &["unknown field `lo` in `surrogate`", "accepted: `low`"],
-        ),
-        (
-            r#"{"surrogate": {"type": "clop"}}"#,
-            &[
-                "`surrogate.type` is \"clop\"",
-                "accepted: \"clip\", \"cispo\"",
-            ],
-        ),
-        (
-            r#"{"surrogat": {}}"#,
-            &["unknown field `surrogat`", "accepted: `ratio`, `surrogate`"],
-        ),
-        (
-            r#"{"reduction": "sum"}"#,
-            &["`reduction` is \"sum\"", "accepted: \"token_mean\""],
-        ),
-        (
-            r#"{"ratio": {"level": "word"}}"#,
-            &["`ratio.level` is \"word\"", "accepted: \"token\""],
-        ),
-        (
-            r#"{"rollout_correction": {"weight": {"mode": {"type": "truncate", "low": 5, "high": 0.5}}}}"#,
-            &["`rollout_correction.weight.mode.low` is 5"],
-        ),
-        (
-            r#"{"rollout_correction": {"weight": {"mode": {"type": "truncate"}}}}"#,
-            &["`rollout_correction.weight.mode.high` is missing"],
-        ),
-        (
-            r#"{"ratio": {"against": "rollout"},
-                "rollout_correction": {"weight": {"mode": {"type": "raw"}}}}"#,
-            &["`ratio.against = rollout` together with `rollout_correction`"],
-        ),
-        (
-            "{\n  \"reduction\": \"token_mean\",\n}",
-            &["trailing comma", "line 3 column 1"],
-        ),
-        ("[]", &["expected a JSON object", "policy-loss presets"]),
-        ("", &["expected a JSON object"]),
-    ];
-    for (text, telling) in cases {
-        let mut telling = telling.to_vec();
-        telling.extend(["--config", "config.json"]);
-        refused_config(&batch, text, &telling);
+    for (text, error) in cases(CONFIGS) {
+        refused_config(&batch, text, error);
     }
+    refused_config(&batch, "", "expected a JSON object...");
+    refused_config(
+        &batch,
+        "{\n  \"reduction\": \"token_mean\",\n}",
+        "trailing comma at line 3 column 1",
+    );
+    refused_config(
+        &batch,
+        "{\"surrogate\": {\"clip\": {\n\"low\":\t1e400 }}}",
+        "`surrogate.clip.low`: 1e400 is a number out of range at line 2 column 12...",
+    );
+}
+
+#[test]
+fn arguments_of_openrlhf() {
+    let batch = Batch::two_rows().write();
+    for (text, error) in cases(OPENRLHF) {
+        refused(&batch, "--openrlhf", text, error);
+    }
+    refused(&batch, "--openrlhf", "", "expected JSON text...");
+}
+
+#[test]
+fn nothing_is_left_that_a_terminal_obeys() {
+    let batch = Batch::two_rows()
+        .f32("a\u{1b}[31m\u{7f}", &[1], &[0.0])
+        .write();
+    for text in [
+        r#"{"surr\u001b[31mogate": {}}"#,
+        r#"{"surrogate": {"cl\u009bip": {}}}"#,
+        r#"{"surrogate": {"clip": {"l\u202eow": 1}}}"#,
+        "{\"a\\n\\u001b\": nul}",
+    ] {
+        let path = batch.beside("config.json");
+        std::fs::write(&path, text).unwrap();
+        let mut command = batch.eval(&["--config", path.to_str().unwrap()]);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert_printable(&output.stderr, 1);
+    }
+    let output = batch.eval(&[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    // No mask, and an ignored tensor.
+    assert_printable(&output.stderr, 2);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains(r"ignored in the file: a\u{1b}[31m\u{7f}"),
+        "{said}"
+    );
+}
+
+fn assert_printable(stderr: &[u8], lines: usize) {
+    let said = str::from_utf8(stderr).unwrap();
+    assert_eq!(said.lines().count(), lines, "{said:?}");
+    let is_hidden = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    assert!(!said.contains(is_hidden), "{said:?}");
+}
+
+#[test]
+fn marks_in_front_of_the_text() {
+    let batch = Batch::two_rows().write();
+    let path = batch.beside("config.json");
+    let path_text = path.to_str().unwrap();
+    std::fs::write(&path, "\u{feff}{\"reduction\": \"token_sum\"}").unwrap();
+    let marked = batch.evaluate(&["--config", path_text]).report;
+    std::fs::write(&path, "{\"reduction\": \"token_sum\"}").unwrap();
+    assert_eq!(marked, batch.evaluate(&["--config", path_text]).report);
+    std::fs::write(&path, b"\xff\xfe{\0}\0").unwrap();
+    batch.refuses(&["--config", path_text], 3, &["is UTF-16", "UTF-8"]);
+    std::fs::write(&path, b"{\xe9}").unwrap();
+    batch.refuses(&["--config", path_text], 3, &["is no text", "UTF-8"]);
 }
 
 #[test]
@@ -195,100 +318,4 @@ fn two_objectives() {
     ] {
         batch.refuses(&arguments, 2, &["cannot be used with"]);
     }
-}
-
-#[test]
-fn totals() {
-    let batch = Batch::two_rows().write();
-    let cases: [(&[&str], &[&str]); 8] = [
-        (
-            &["--world-size", "4"],
-            &["--global-tokens is missing", "`token_mean`"],
-        ),
-        (
-            &["--world-size", "4", "--preset", "grpo"],
-            &["--global-sequences is missing", "`sequence_mean`"],
-        ),
-        (
-            &["--global-sequences", "4"],
-            &["--global-tokens is missing"],
-        ),
-        (
-            &["--global-tokens", "4", "--preset", "gspo"],
-            &["--global-sequences is missing"],
-        ),
-        (
-            &["--global-tokens", "0"],
-            &["--global-tokens is 0", "above 0"],
-        ),
-        (
-            &["--global-tokens", "4", "--world-size", "0"],
-            &["--world-size is 0"],
-        ),
-        (
-            &["--global-sequences", "0", "--preset", "grpo"],
-            &["--global-sequences is 0"],
-        ),
-        // A total that this objective does not need is checked all the same.
-        (
-            &["--global-sequences", "0", "--global-tokens", "4"],
-            &["--global-sequences is 0"],
-        ),
-    ];
-    for (arguments, telling) in cases {
-        batch.refuses(arguments, 3, telling);
-    }
-    for value in ["-1", "1.5", "many", "99999999999999999999999"] {
-        batch.refuses(
-            &[&format!("--global-tokens={value}")],
-            2,
-            &["--global-tokens"],
-        );
-    }
-}
-
-#[test]
-fn devices() {
-    let batch = Batch::two_rows().write();
-    batch.refuses(&["--device", "tpu"], 2, &["tpu", "flex"]);
-    for (backend, compiled_in) in [
-        ("wgpu", cfg!(feature = "wgpu")),
-        ("cuda", cfg!(feature = "cuda")),
-    ] {
-        if compiled_in {
-            continue;
-        }
-        let install = format!("cargo install --path crates/policy-loss-cli --features {backend}");
-        let run = format!("cargo run -p policy-loss-cli --features {backend}");
-        let telling = ["was built without it", install.as_str(), run.as_str()];
-        batch.refuses(&["--device", backend], 4, &telling);
-    }
-}
-
-/// Without a driver wgpu panics at its first use; the adapter looks first.
-#[cfg(all(feature = "wgpu", target_os = "linux"))]
-#[test]
-fn a_machine_without_a_driver() {
-    let batch = Batch::two_rows().write();
-    let mut command = batch.eval(&["--device", "wgpu"]);
-    command
-        .env("VK_ICD_FILENAMES", "/nonexistent")
-        .env("VK_DRIVER_FILES", "/nonexistent")
-        .env("__EGL_VENDOR_LIBRARY_FILENAMES", "/nonexistent")
-        .env("LIBGL_DRIVERS_PATH", "/nonexistent");
-    let telling = ["wgpu is unavailable", "mesa-vulkan-drivers"];
-    crate::support::refuses(&mut command, 4, &telling);
-}
-
-#[test]
-fn usage() {
-    use crate::support::{program, refuses};
-    refuses(program().arg("evaluate"), 2, &["evaluate", "eval"]);
-    refuses(program().arg("eval"), 2, &["BATCH.safetensors"]);
-    refuses(
-        program().args(["eval", "a", "b"]),
-        2,
-        &["unexpected argument 'b'"],
-    );
-    refuses(program().args(["eval", "a", "--grad"]), 2, &["--grad-out"]);
 }

@@ -70,7 +70,7 @@ fn near(got: f64, expected: f64, absolute: f64, what: &str) {
 
 #[test]
 fn ten_configurations_on_the_cpu() {
-    CPU_BACKENDS.into_iter().for_each(check);
+    CPU_BACKENDS.iter().copied().for_each(check);
 }
 
 #[cfg(feature = "wgpu")]

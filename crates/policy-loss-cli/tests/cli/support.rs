@@ -9,8 +9,12 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The backends that every build has.
-pub const CPU_BACKENDS: [&str; 2] = ["flex", "ndarray"];
+/// The CPU backends that this build has.
+pub const CPU_BACKENDS: &[&str] = &[
+    "flex",
+    #[cfg(feature = "ndarray")]
+    "ndarray",
+];
 
 /// The program.
 pub fn program() -> Command {
@@ -86,14 +90,8 @@ impl Batch {
         self.raw(name, to, &shape, bytes)
     }
 
-    /// The values that `cast` would leave, in f32.
-    pub fn rounded(self, name: &str, to: Dtype) -> Self {
-        let (shape, values) = self.values(name);
-        let values: Vec<_> = values.into_iter().map(|x| round(x, to)).collect();
-        self.f32(name, &shape, &values)
-    }
-
-    fn values(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+    /// The shape and the values of an f32 tensor.
+    pub fn values(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
         let tensor = self.tensors.iter().find(|(present, ..)| present == name);
         let (_, _, shape, bytes) = tensor.unwrap();
         let values = bytes
@@ -215,15 +213,6 @@ fn widen<const SIZE: usize>(bytes: &[u8], read: fn([u8; SIZE]) -> f64) -> Vec<f6
     let (values, rest) = bytes.as_chunks::<SIZE>();
     assert!(rest.is_empty());
     values.iter().map(|bytes| read(*bytes)).collect()
-}
-
-/// The nearest value of a narrower float type.
-pub fn round(value: f32, to: Dtype) -> f32 {
-    match to {
-        Dtype::F16 => f16::from_f32(value).to_f32(),
-        Dtype::BF16 => bf16::from_f32(value).to_f32(),
-        other => panic!("{other} is not narrower than f32"),
-    }
 }
 
 /// Asserts that a command fails with this code, with an error that says all of this and no result.
