@@ -12,10 +12,7 @@ use crate::sums::Sum;
 /// The choices of an objective and of a batch, without their numbers. What is not chosen leaves no
 /// trace in a compiled kernel.
 #[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(
-    not(feature = "cube"),
-    derive(Clone, Copy, Debug, PartialEq, Eq, Hash)
-)]
+#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
 pub struct Blueprint {
     /// The formula of the ratio and the advantage.
     pub surrogate: SurrogateKind,

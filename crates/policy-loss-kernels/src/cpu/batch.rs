@@ -140,6 +140,9 @@ impl<'a> Batch<'a> {
             check("mask", mask.0.len())?;
         }
         let read = self.columns.zip(reads);
-        Ok((read.map(|(column, is_read)| column.filter(|_| is_read)), total))
+        Ok((
+            read.map(|(column, is_read)| column.filter(|_| is_read)),
+            total,
+        ))
     }
 }

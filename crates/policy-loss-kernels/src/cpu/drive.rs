@@ -174,9 +174,14 @@ impl<T: Real> Evaluation<'_, T> {
             rows[chunk.rows.start].ratio_slope += ratio_slope;
         }
         if self.plan.blueprint.shares_gradient() {
-            partition::each(total, tasks, || (), |(), (chunk, gradients)| {
-                self.finish(&rows[chunk.rows.clone()], chunk, gradients.reborrow());
-            });
+            partition::each(
+                total,
+                tasks,
+                || (),
+                |(), (chunk, gradients)| {
+                    self.finish(&rows[chunk.rows.clone()], chunk, gradients.reborrow());
+                },
+            );
         }
         self.add_ratios(&rows, &mut sums);
         sums
@@ -292,8 +297,16 @@ impl<T: Real> Evaluation<'_, T> {
             sums.merge(&Sums {
                 ratio: tokens * ratio,
                 squared_ratio: tokens * ratio * ratio,
-                least_ratio: if ratio.is_nan() { f64::from(f32::MAX) } else { ratio },
-                largest_ratio: if ratio.is_nan() { f64::from(f32::MIN) } else { ratio },
+                least_ratio: if ratio.is_nan() {
+                    f64::from(f32::MAX)
+                } else {
+                    ratio
+                },
+                largest_ratio: if ratio.is_nan() {
+                    f64::from(f32::MIN)
+                } else {
+                    ratio
+                },
                 ..Sums::default()
             });
         }
@@ -344,7 +357,11 @@ impl Counts {
         let Some(Mask(mask)) = batch.mask else {
             return Self {
                 tokens: total,
-                sequences: if batch.tokens == 0 { 0 } else { batch.sequences },
+                sequences: if batch.tokens == 0 {
+                    0
+                } else {
+                    batch.sequences
+                },
                 by_row: None,
             };
         };

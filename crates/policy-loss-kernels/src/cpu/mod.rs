@@ -6,9 +6,12 @@
 //! Batches that are large enough are divided among the threads of the current
 //! [`rayon`] pool, by their shape alone: results are the same bits for any number of threads.
 //!
-//! Inputs may be f64, f32, f16 or bf16, in any mixture. Arithmetic is f64 if `log_probs` is
-//! f64, else f32; sums over tokens are f64. No input is copied: what has another type is
-//! converted a block at a time. Memory in proportion to the tokens is that of the output.
+//! Inputs may be f64, f32, f16 or bf16, in any mixture. Arithmetic is f64 or f32, whichever the
+//! caller asks for; sums over tokens are f64. No input is copied: what has another type is
+//! converted a block at a time. Memory in proportion to the tokens is that of the gradients.
+//!
+//! `POLICY_LOSS_VECTOR_UNIT` in the environment (`avx512`, `avx2`, `neon` or `scalar`) takes the
+//! choice of the vector unit from the machine.
 
 mod batch;
 mod drive;
@@ -23,22 +26,26 @@ mod scale;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod vector_unit;
 mod visit;
 pub(crate) mod words;
 
 use std::mem::MaybeUninit;
-
-use pulp::Arch;
 
 use crate::objective::Objective;
 use crate::sums::Sums;
 
 pub use batch::{Batch, BatchError, Floats, Mask};
 pub use element::Element;
+#[doc(hidden)]
+pub use pulp::Arch;
 pub use real::Real;
 pub use scale::scale_in_place;
+#[doc(hidden)]
+pub use vector_unit::units;
 
 use drive::Wanted;
+use vector_unit::vector_unit;
 use visit::Gradients;
 
 /// What a batch gives.
@@ -72,10 +79,12 @@ pub fn evaluate<T: Real>(
     scale: Option<f64>,
     with_gradient: bool,
 ) -> Result<Evaluated<T>, BatchError> {
-    evaluate_on(Arch::new(), objective, batch, scale, with_gradient)
+    evaluate_on(vector_unit(), objective, batch, scale, with_gradient)
 }
 
-fn evaluate_on<T: Real>(
+/// As [`evaluate`], on a certain vector unit: for tests.
+#[doc(hidden)]
+pub fn evaluate_on<T: Real>(
     arch: Arch,
     objective: &Objective,
     batch: &Batch<'_>,
@@ -116,6 +125,11 @@ fn evaluate_on<T: Real>(
     })
 }
 
-fn spare<T>(memory: &mut Vec<T>, length: usize) -> &mut [MaybeUninit<T>] {
-    &mut memory.spare_capacity_mut()[..length]
+fn spare<T: Real>(memory: &mut Vec<T>, length: usize) -> &mut [MaybeUninit<T>] {
+    let spare = &mut memory.spare_capacity_mut()[..length];
+    if cfg!(debug_assertions) {
+        // What is not written shows.
+        spare.fill(MaybeUninit::new(T::from_f64(f64::NAN)));
+    }
+    spare
 }

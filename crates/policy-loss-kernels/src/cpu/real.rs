@@ -25,13 +25,16 @@ pub trait Real:
     + Neg<Output = Self>
     + 'static
 {
+    /// The lanes of a vector unit.
     type Lanes<S: Simd>: Lanes<Real = Self>;
 
     /// Whether it is f64.
     const IS_DOUBLE: bool;
+    /// `1 / ln 2`.
     const LOG2_E: Self;
     /// The upper bits of ln 2: its product with any exponent is exact.
     const LN_2_HIGH: Self;
+    /// The lower bits of ln 2.
     const LN_2_LOW: Self;
     /// Adding it rounds to an integer, which then stands in the lowest bits.
     const ROUND: Self;
@@ -44,14 +47,18 @@ pub trait Real:
     /// Minimax polynomial of `(exp(x) - 1 - x) / x²`, highest power first.
     const EXP_REMAINDER: &'static [Self];
 
+    /// The lanes of this vector unit.
     fn lanes<S: Simd>(simd: S) -> Self::Lanes<S>;
     /// The loops of an objective: not generic, so that they are compiled in this crate and not once
     /// more in every crate that calls them.
     fn kernels(blueprint: &Blueprint) -> Kernels<Self>;
+    /// The nearest value.
     fn from_f64(value: f64) -> Self;
+    /// The same value.
     fn from_f32(value: f32) -> Self;
     /// The values themselves, if they have this type already.
     fn of_floats(values: Floats<'_>) -> Option<&[Self]>;
+    /// The same value.
     fn to_f64(self) -> f64;
 }
 

@@ -70,8 +70,10 @@ pub struct Gradients<'a, T> {
 impl<'a, T> Gradients<'a, T> {
     /// The first elements, as far as there are any, which are taken off.
     pub fn take(&mut self, count: usize) -> Gradients<'a, T> {
-        let mut take = |memory: &mut &'a mut [MaybeUninit<T>]| {
-            let (taken, rest) = std::mem::take(memory).split_at_mut(count.min(memory.len()));
+        let take = |memory: &mut &'a mut [MaybeUninit<T>]| {
+            // Not in one expression: what has been taken is empty.
+            let count = count.min(memory.len());
+            let (taken, rest) = std::mem::take(memory).split_at_mut(count);
             *memory = rest;
             taken
         };
@@ -522,7 +524,12 @@ fn row<L: Lanes>(
 ) -> Row<L> {
     let like = Values(lanes, lanes.zero());
     let mut row = match blueprint.by_rows() {
-        true => share(&plan.numbers, &RowTotals::new(lanes, &state.sums), like, *blueprint),
+        true => share(
+            &plan.numbers,
+            &RowTotals::new(lanes, &state.sums),
+            like,
+            *blueprint,
+        ),
         false => unshared(like),
     };
     if blueprint.adds_weights() {

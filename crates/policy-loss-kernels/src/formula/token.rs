@@ -48,6 +48,10 @@ formulas! {
         let mut ratio = against_old.ratio;
         let mut saturated = against_old.beyond;
         let mut base_log_ratio = log_ratio;
+        if comptime!(blueprint.against == Behavior::Rollout) {
+            base_log_ratio = keep::<E>(valid, inputs.log_probs - inputs.rollout_log_probs);
+            probe = probe + absolute::<E>(base_log_ratio);
+        }
         if comptime!(blueprint.sequence_ratio()) {
             ratio = row.ratio;
             // Where the gradient is shared, the row stops it beyond the bounds.
@@ -59,8 +63,6 @@ formulas! {
             }
         } else {
             if comptime!(blueprint.against == Behavior::Rollout) {
-                base_log_ratio = keep::<E>(valid, inputs.log_probs - inputs.rollout_log_probs);
-                probe = probe + absolute::<E>(base_log_ratio);
                 let bounded = bounded_ratio::<E>(base_log_ratio, comptime!(blueprint.double));
                 ratio = bounded.ratio;
                 saturated = bounded.beyond;

@@ -172,7 +172,7 @@ fn bounded_f32_is_accurate() {
 
 #[test]
 fn f64_is_accurate() {
-    let mut random = Random::new(1);
+    let mut random = Random(1);
     let full: Vec<f64> = (0..100_000)
         .map(|_| random.between(-708.0, 709.7))
         .collect();

@@ -56,7 +56,7 @@ fn row_gradient(target: usize, row: Statistics, [a, b]: [f64; 2]) -> RowGradient
 }
 
 fn rows_of_every_length<T: Real>(tolerance: f64) {
-    let mut random = Random::new(5);
+    let mut random = Random(5);
     for arch in levels() {
         for length in (1..70).chain([1023, 1024, 1025, 3000]) {
             let logits: Vec<T> = (0..length)
@@ -128,7 +128,7 @@ fn what_is_not_a_number_is_seen() {
 
 #[test]
 fn half_precision_is_that_of_its_numbers() {
-    let mut random = Random::new(8);
+    let mut random = Random(8);
     let wide: Vec<f32> = (0..2 * 2500)
         .map(|_| f16::from_f64(random.between(-8.0, 8.0)).to_f32())
         .map(|x| bf16::from_f32(x).to_f32())
@@ -183,7 +183,7 @@ fn unknown_targets_and_rows_without_a_gradient() {
 #[test]
 fn a_head_a_block_at_a_time() {
     let [tokens, width, vocabulary] = [5, 3, 9000];
-    let mut random = Random::new(2);
+    let mut random = Random(2);
     let mut numbers =
         |count: usize| -> Vec<f64> { (0..count).map(|_| random.between(-2.0, 2.0)).collect() };
     let (mut hidden, weight, bias) = (

@@ -1,0 +1,261 @@
+//! Batches that own their memory.
+
+use half::{bf16, f16};
+use policy_loss_kernels::cpu::{Arch, Batch, Evaluated, Floats, Mask, Real, evaluate_on};
+use policy_loss_kernels::{Columns, Objective};
+use policy_loss_oracle as oracle;
+use policy_loss_oracle::{Answer, Random, Scale};
+
+/// The type of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    F64,
+    F32,
+    F16,
+    Bf16,
+}
+
+pub const KINDS: [Kind; 4] = [Kind::F64, Kind::F32, Kind::F16, Kind::Bf16];
+
+/// A column that owns its memory.
+#[derive(Clone, Debug)]
+pub enum Column {
+    F64(Vec<f64>),
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+}
+
+impl Column {
+    pub fn new(kind: Kind, values: &[f64]) -> Self {
+        match kind {
+            Kind::F64 => Self::F64(values.to_vec()),
+            Kind::F32 => Self::F32(values.iter().map(|&value| value as f32).collect()),
+            Kind::F16 => Self::F16(values.iter().map(|&value| f16::from_f64(value)).collect()),
+            Kind::Bf16 => Self::Bf16(values.iter().map(|&value| bf16::from_f64(value)).collect()),
+        }
+    }
+
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::F64(_) => Kind::F64,
+            Self::F32(_) => Kind::F32,
+            Self::F16(_) => Kind::F16,
+            Self::Bf16(_) => Kind::Bf16,
+        }
+    }
+
+    pub fn floats(&self) -> Floats<'_> {
+        match self {
+            Self::F64(values) => values.as_slice().into(),
+            Self::F32(values) => values.as_slice().into(),
+            Self::F16(values) => values.as_slice().into(),
+            Self::Bf16(values) => values.as_slice().into(),
+        }
+    }
+
+    /// The values as rounded to the column's type.
+    pub fn to_f64(&self) -> Vec<f64> {
+        match self {
+            Self::F64(values) => values.clone(),
+            Self::F32(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::F16(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::Bf16(values) => values.iter().map(|&value| value.into()).collect(),
+        }
+    }
+
+    /// The same column with other values.
+    pub fn edit(&mut self, change: impl FnOnce(&mut [f64])) {
+        let mut values = self.to_f64();
+        change(&mut values);
+        *self = Self::new(self.kind(), &values);
+    }
+}
+
+/// A batch that owns its memory. Its columns are all there.
+#[derive(Clone, Debug)]
+pub struct Data {
+    pub sequences: usize,
+    pub tokens: usize,
+    pub columns: Columns<Column>,
+    pub mask: Option<Vec<bool>>,
+}
+
+/// What a random batch looks like.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    pub shape: (usize, usize),
+    pub kinds: Columns<Kind>,
+    /// There is one advantage for each sequence.
+    pub per_sequence: bool,
+    pub masked: bool,
+}
+
+impl Form {
+    /// All columns of one type.
+    pub fn of(kind: Kind, shape: (usize, usize)) -> Self {
+        Self {
+            shape,
+            kinds: Columns::default().map(|()| kind),
+            per_sequence: false,
+            masked: false,
+        }
+    }
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        Self::F64
+    }
+}
+
+impl Data {
+    /// Realistic values, with enough spread to reach every branch.
+    pub fn random(random: &mut Random, form: Form) -> Self {
+        let (sequences, tokens) = form.shape;
+        let total = sequences * tokens;
+        let old: Vec<f64> = (0..total).map(|_| random.between(-4.0, 0.0)).collect();
+        // A drift for each row, so that ratios of sequences leave the clip range too.
+        let drift: Vec<f64> = (0..sequences).map(|_| random.between(-0.4, 0.4)).collect();
+        let mut near = |spread: f64, drift_factor: f64| -> Vec<f64> {
+            (0..total)
+                .map(|index| {
+                    let drift = drift_factor * drift[index / tokens];
+                    old[index] + drift + random.between(-spread, spread)
+                })
+                .collect()
+        };
+        let mut log_probs = near(0.5, 1.0);
+        let rollout = near(0.6, -1.0);
+        let mut reference = near(0.7, 0.0);
+        for values in [&mut log_probs, &mut reference] {
+            for value in values.iter_mut() {
+                if random.below(40) == 0 {
+                    *value += random.between(-30.0, 30.0);
+                }
+            }
+        }
+        let entropies: Vec<f64> = (0..total).map(|_| random.between(0.0, 3.0)).collect();
+        let count = if form.per_sequence { sequences } else { total };
+        let advantages: Vec<f64> = (0..count)
+            .map(|_| match random.below(12) {
+                0 => 0.0,
+                _ => random.between(-2.0, 2.0),
+            })
+            .collect();
+        let mask = form.masked.then(|| {
+            let share: Vec<usize> = (0..sequences).map(|_| random.below(5)).collect();
+            (0..total)
+                .map(|index| random.below(4) < share[index / tokens])
+                .collect()
+        });
+        let values = Columns {
+            log_probs,
+            old_log_probs: old,
+            rollout_log_probs: rollout,
+            ref_log_probs: reference,
+            entropies,
+            advantages,
+        };
+        Self {
+            sequences,
+            tokens,
+            columns: values
+                .zip(form.kinds)
+                .map(|(values, kind)| Column::new(kind, &values)),
+            mask,
+        }
+    }
+
+    /// One row of f64, without a mask.
+    pub fn row(
+        log_probs: &[f64],
+        old_log_probs: &[f64],
+        rollout: &[f64],
+        advantages: &[f64],
+    ) -> Self {
+        let column = |values| Column::new(Kind::F64, values);
+        Self {
+            sequences: 1,
+            tokens: log_probs.len(),
+            columns: Columns {
+                log_probs: column(log_probs),
+                old_log_probs: column(old_log_probs),
+                rollout_log_probs: column(rollout),
+                ref_log_probs: column(old_log_probs),
+                entropies: column(advantages),
+                advantages: column(advantages),
+            },
+            mask: None,
+        }
+    }
+
+    pub fn length(&self) -> usize {
+        self.sequences * self.tokens
+    }
+
+    pub fn is_valid(&self, index: usize) -> bool {
+        self.mask.as_ref().is_none_or(|mask| mask[index])
+    }
+
+    /// The batch, whose weights are divided by `weight_mean` where they are normalized.
+    pub fn batch(&self, weight_mean: f64) -> Batch<'_> {
+        Batch {
+            sequences: self.sequences,
+            tokens: self.tokens,
+            columns: self.columns.as_ref().map(|column| Some(column.floats())),
+            mask: self.mask.as_deref().map(Mask::from),
+            weight_mean,
+        }
+    }
+
+    /// What the kernels make of it, with weights that are normalized already.
+    pub fn run<T: Real>(
+        &self,
+        arch: Arch,
+        objective: &Objective,
+        scale: Option<f64>,
+    ) -> Evaluated<T> {
+        self.run_normalized(arch, objective, scale, 1.0)
+    }
+
+    /// What the kernels make of it where the weights have this mean.
+    pub fn run_normalized<T: Real>(
+        &self,
+        arch: Arch,
+        objective: &Objective,
+        scale: Option<f64>,
+        weight_mean: f64,
+    ) -> Evaluated<T> {
+        evaluate_on(arch, objective, &self.batch(weight_mean), scale, true)
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What the oracle makes of it, in the numbers that arithmetic in `T` sees.
+    pub fn answer<T: Real>(&self, objective: &Objective, scale: Option<Scale>) -> Answer {
+        let values = self.columns.as_ref().map(|column| {
+            let values = column.to_f64().into_iter();
+            let values = values.map(|value| T::from_f64(value).to_f64());
+            values.collect::<Vec<_>>()
+        });
+        let advantages = match values.advantages.len() == self.length() {
+            true => values.advantages,
+            false => (0..self.length())
+                .map(|index| values.advantages[index / self.tokens])
+                .collect(),
+        };
+        let batch = oracle::Batch {
+            sequences: self.sequences,
+            tokens: self.tokens,
+            constant_log_probs: values.log_probs.clone(),
+            log_probs: values.log_probs,
+            old_log_probs: Some(values.old_log_probs),
+            advantages,
+            valid: (0..self.length()).map(|i| self.is_valid(i)).collect(),
+            rollout: Some(values.rollout_log_probs),
+            reference: Some(values.ref_log_probs),
+            entropies: Some(values.entropies),
+        };
+        oracle::solve(objective, &batch, scale)
+    }
+}

@@ -1,0 +1,242 @@
+//! The policy loss as plain loops over `f64`: no tensor, no vector, no automatic differentiation,
+//! and no line shared with what it is the measure of but the types of an objective.
+//!
+//! The gradient is derived by hand, with the declared sub-gradients: inside a clamp it is 1, a
+//! clipped branch carries none, a tie takes the unclipped branch, and beyond a log-ratio of ±20
+//! it is 0.
+
+mod batch;
+mod correction;
+mod margin;
+mod metrics;
+mod penalty;
+mod random;
+mod ratio;
+mod row;
+mod surrogates;
+
+pub use batch::{Batch, Scale};
+pub use metrics::Metrics;
+pub use random::Random;
+
+use margin::Margin;
+use policy_loss_kernels::Sums;
+use policy_loss_kernels::objective::{Objective, Reduction};
+
+/// Beyond this, a log-ratio is clamped.
+const LIMIT: f64 = 20.0;
+
+/// What comes of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The reduced loss.
+    pub loss: f64,
+    /// Row by row, 0 at masked positions.
+    pub token_losses: Vec<f64>,
+    /// d loss / d log_probs, row by row, 0 at masked positions.
+    pub gradient: Vec<f64>,
+    /// d loss / d entropies, row by row; all 0 without an entropy bonus.
+    pub entropy_gradient: Vec<f64>,
+    /// Every metric, by a loop of its own.
+    pub metrics: Metrics,
+    /// The row of sums.
+    pub sums: Sums,
+    /// What the rollout weights were divided by; 1 where they are not normalized.
+    pub weight_mean: f64,
+    /// What the rounding errors of sums and gradient are relative to.
+    pub sizes: Sizes,
+    /// How near any number came to where a formula changes its branch.
+    pub margin: f64,
+}
+
+/// What the rounding errors of results are relative to: sums of absolute values, as if no terms
+/// cancelled, and an exponential times one more than the terms of its exponent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sizes {
+    /// Of the row of sums.
+    pub sums: Sums,
+    /// Of the gradient.
+    pub gradient: Vec<f64>,
+}
+
+/// What one token looks like; masked ones are never read.
+#[derive(Clone, Copy, Default)]
+struct Token {
+    /// `log_probs - base`.
+    log_ratio: f64,
+    /// The same without a gradient.
+    constant_log_ratio: f64,
+    /// The log-prob of the base.
+    base: f64,
+    ratio: f64,
+    /// d ratio / d log-prob of the token, where the ratio is its own.
+    ratio_slope: f64,
+    surrogate: f64,
+    /// d surrogate / d ratio.
+    by_ratio: f64,
+    /// d surrogate / d log-prob, apart from the ratio.
+    by_log_prob: f64,
+    /// d surrogate / d of the number that the row shares.
+    by_row: f64,
+    /// d of the number that the row shares / d log-prob of this token.
+    row_slope: f64,
+    clipped: bool,
+    dual_clipped: bool,
+    off_policy: bool,
+    weight: f64,
+    truncated: bool,
+    zeroed: bool,
+    /// The divergence, times the ratio where it is multiplied by it.
+    kl: f64,
+    /// d kl / d log-prob, apart from a ratio that the row shares.
+    kl_slope: f64,
+    /// d kl / d of the ratio that the row shares.
+    kl_by_row: f64,
+    /// d loss / d token loss.
+    share: f64,
+    /// How many times its own size the error of the surrogate is relative to.
+    condition: f64,
+    size: TokenSize,
+}
+
+/// What the rounding errors of a token's numbers are relative to.
+#[derive(Clone, Copy, Default)]
+struct TokenSize {
+    ratio: f64,
+    surrogate: f64,
+    /// Of what the surrogate moves by with the token's own log-prob.
+    slope: f64,
+    by_row: f64,
+    weight: f64,
+    kl: f64,
+    kl_slope: f64,
+    /// What cancels within the surrogate, and within its slope.
+    cancelled: f64,
+    cancelled_slope: f64,
+}
+
+impl Token {
+    /// The surrogate follows the ratio with this slope.
+    fn follow(&mut self, slope: f64) {
+        self.by_ratio = slope;
+        self.by_row = slope;
+    }
+}
+
+/// What `objective` makes of `batch`.
+///
+/// # Panics
+///
+/// The batch lacks something that the objective reads.
+#[must_use]
+pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answer {
+    let margin = Margin::new();
+    let mut tokens = vec![Token::default(); batch.valid.len()];
+    ratio::fill(objective.ratio, batch, &mut tokens, &margin);
+    surrogates::fill(&objective.surrogate, batch, &mut tokens, &margin);
+    mask_off_policy(objective, batch, &mut tokens, &margin);
+    let correction = objective.rollout_correction;
+    let weight_mean = correction::fill(correction.as_ref(), batch, &mut tokens, &margin);
+    penalty::fill(objective, batch, &mut tokens, &margin);
+    share(objective.reduction, batch, scale, &mut tokens);
+
+    let mut answer = Answer {
+        loss: 0.0,
+        token_losses: vec![0.0; tokens.len()],
+        gradient: vec![0.0; tokens.len()],
+        entropy_gradient: vec![0.0; tokens.len()],
+        metrics: metrics::of(objective, batch, &tokens),
+        sums: Sums::default(),
+        weight_mean,
+        sizes: Sizes {
+            sums: Sums::default(),
+            gradient: vec![0.0; tokens.len()],
+        },
+        margin: margin.least(),
+    };
+    let kl_coefficient = objective.kl_penalty.map_or(0.0, |it| it.coefficient);
+    for row in &batch.rows() {
+        let (mut of_the_row, mut size_of_the_row) = (0.0, 0.0);
+        for &i in row {
+            let token = &tokens[i];
+            let kept = if token.off_policy { 0.0 } else { token.weight };
+            let own = token.by_log_prob + token.by_ratio * token.ratio_slope;
+            let mut loss = -token.surrogate * kept + kl_coefficient * token.kl;
+            let slope = -own * kept + kl_coefficient * token.kl_slope;
+            let by_row = -token.by_row * kept + kl_coefficient * token.kl_by_row;
+            let mut bonus_size = 0.0;
+            if let Some(bonus) = objective.entropy_bonus {
+                let entropy = bonus.coefficient * batch.entropy(i);
+                loss -= entropy;
+                bonus_size = entropy.abs();
+                answer.entropy_gradient[i] = -bonus.coefficient * token.share;
+            }
+            answer.token_losses[i] = loss;
+            answer.loss += loss * token.share;
+            answer.gradient[i] += slope * token.share;
+            of_the_row += by_row * token.share;
+            let size = &token.size;
+            let kept = if token.off_policy { 0.0 } else { size.weight };
+            let loss = size.surrogate * kept + kl_coefficient * size.kl + bonus_size;
+            let slope = size.slope * kept + kl_coefficient * size.kl_slope;
+            let by_row = size.by_row * kept + kl_coefficient * token.kl_by_row.abs();
+            answer.sizes.sums.loss += loss * of_mean(objective, row);
+            answer.sizes.gradient[i] += slope * token.share;
+            size_of_the_row += by_row * token.share;
+        }
+        for &i in row {
+            answer.gradient[i] += of_the_row * tokens[i].row_slope;
+            let token = &tokens[i];
+            let row_slope = token.row_slope.abs() * token.size.ratio / token.ratio;
+            answer.sizes.gradient[i] += size_of_the_row * row_slope;
+        }
+    }
+    row::fill(objective, batch, &tokens, &mut answer);
+    answer
+}
+
+/// What a token's loss is multiplied by before the reduction divides.
+fn of_mean(objective: &Objective, row: &[usize]) -> f64 {
+    match objective.reduction {
+        Reduction::SequenceMean => 1.0 / row.len() as f64,
+        Reduction::TokenMean
+        | Reduction::SequenceSumMean
+        | Reduction::FixedLength { .. }
+        | Reduction::TokenSum => 1.0,
+    }
+}
+
+fn mask_off_policy(objective: &Objective, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
+    let Some(mask) = objective.off_policy_mask else {
+        return;
+    };
+    for row in batch.rows() {
+        let sum: f64 = row.iter().map(|&i| tokens[i].constant_log_ratio).sum();
+        let far = margin.exceeds(-sum / row.len() as f64, mask.delta);
+        for i in row {
+            tokens[i].off_policy = far && batch.advantages[i] < 0.0;
+        }
+    }
+}
+
+/// What each token's loss is multiplied by in the reduced loss.
+fn share(reduction: Reduction, batch: &Batch, scale: Option<Scale>, tokens: &mut [Token]) {
+    let rows = batch.rows();
+    let sequences = rows.len() as f64;
+    let all: usize = rows.iter().map(Vec::len).sum();
+    for row in &rows {
+        for &i in row {
+            let (share, count) = match reduction {
+                Reduction::TokenMean => (1.0, all as f64),
+                Reduction::SequenceMean => (1.0 / row.len() as f64, sequences),
+                Reduction::SequenceSumMean => (1.0, sequences),
+                Reduction::FixedLength { length } => (1.0 / length as f64, sequences),
+                Reduction::TokenSum => (1.0, 1.0),
+            };
+            tokens[i].share = match scale {
+                None => share / count,
+                Some(Scale { total, world_size }) => share / total * world_size,
+            };
+        }
+    }
+}

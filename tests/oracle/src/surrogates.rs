@@ -1,0 +1,323 @@
+//! The surrogate of each token, with its gradient by hand.
+
+use policy_loss_kernels::objective::{
+    Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, GammaWeight, GeometricMean,
+    ImportanceWeight, PolicyGradient, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
+};
+
+use crate::{Batch, LIMIT, Margin, Random, Token};
+
+pub fn fill(surrogate: &Surrogate, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
+    for i in batch.valid_tokens() {
+        // A ratio of the token, unless it says otherwise.
+        let token = &mut tokens[i];
+        token.condition = token.size.ratio / token.ratio;
+    }
+    match surrogate {
+        Surrogate::Clip(it) => clip(it, batch, tokens, margin),
+        Surrogate::PolicyGradient(it) => policy_gradient(it, batch, tokens, margin),
+        Surrogate::SigmoidGate(it) => sigmoid_gate(it, batch, tokens),
+        Surrogate::GeometricMean(it) => geometric_mean(it, batch, tokens, margin),
+        Surrogate::GammaWeight(it) => gamma_weight(it, batch, tokens, margin),
+        Surrogate::TrustRegion(it) => trust_region(it, batch, tokens, margin),
+        Surrogate::SquaredLogRatio(it) => squared_log_ratio(it, batch, tokens),
+        Surrogate::CovarianceClip(it) => covariance_clip(it, batch, tokens, margin),
+        Surrogate::CovariancePenalty(it) => covariance_penalty(it, batch, tokens, margin),
+    }
+    for i in batch.valid_tokens() {
+        let token = &mut tokens[i];
+        let slope = token.by_log_prob.abs() + (token.by_ratio * token.ratio_slope).abs();
+        token.size.surrogate = token.surrogate.abs() * token.condition + token.size.cancelled;
+        token.size.slope = slope * token.condition + token.size.cancelled_slope;
+        token.size.by_row = token.by_row.abs() * token.condition + token.size.cancelled;
+    }
+}
+
+/// `min(r A, clamp(r) A)`, with a dual clip or a delta.
+fn clip(clip: &Clip, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
+    for i in batch.valid_tokens() {
+        let advantage = batch.advantages[i];
+        let token = &mut tokens[i];
+        let ratio = token.ratio;
+        for bound in [1.0 - clip.low, 1.0 + clip.high] {
+            // A bound of 0 or below is never met.
+            if bound > 0.0 {
+                margin.meet(ratio.ln(), bound.ln());
+            }
+        }
+        for bound in [clip.dual_clip, clip.delta].into_iter().flatten() {
+            margin.meet(ratio.ln(), bound.ln());
+        }
+        let beyond = clip.delta.is_some_and(|delta| ratio > delta);
+        let free = match clip.delta {
+            Some(delta) if beyond => delta * advantage,
+            Some(_) | None => ratio * advantage,
+        };
+        let bounded = ratio.clamp(1.0 - clip.low, 1.0 + clip.high) * advantage;
+        // Where `delta` is the upper bound itself, it is the bound that is met.
+        token.clipped = bounded < ratio * advantage;
+        token.surrogate = match bounded < free {
+            true => bounded,
+            // NaN too, which `min` would drop.
+            false => free,
+        };
+        token.dual_clipped = beyond && !token.clipped && advantage != 0.0;
+        if let Some(dual_clip) = clip.dual_clip
+            && advantage < 0.0
+            && token.surrogate < dual_clip * advantage
+        {
+            token.surrogate = dual_clip * advantage;
+            token.dual_clipped = true;
+        }
+        if !token.clipped && !token.dual_clipped {
+            token.follow(advantage);
+        }
+    }
+}
+
+/// A constant weight times `A log_probs`.
+fn policy_gradient(
+    surrogate: &PolicyGradient,
+    batch: &Batch,
+    tokens: &mut [Token],
+    margin: &Margin,
+) {
+    for i in batch.valid_tokens() {
+        let advantage = batch.advantages[i];
+        let token = &mut tokens[i];
+        let (weight, is_cut) = match surrogate.weight {
+            ImportanceWeight::None => (1.0, false),
+            ImportanceWeight::Ratio(bounds) => cut_ratio(token, bounds, margin),
+            ImportanceWeight::RatioWhereNegative(bounds) => match advantage < 0.0 {
+                true => cut_ratio(token, bounds, margin),
+                false => (1.0, false),
+            },
+        };
+        token.clipped = is_cut && advantage.abs() > 0.0;
+        let slope = weight * advantage;
+        token.surrogate = slope * batch.log_probs[i];
+        token.by_log_prob = slope;
+    }
+}
+
+/// The constant ratio of a token, moved into the bounds, and whether it had to be moved.
+fn cut_ratio(token: &Token, bounds: Bounds, margin: &Margin) -> (f64, bool) {
+    let ratio = token.constant_log_ratio.clamp(-LIMIT, LIMIT).exp();
+    for bound in [bounds.low, bounds.high].into_iter().flatten() {
+        margin.meet(token.constant_log_ratio, bound.ln());
+    }
+    let low = bounds.low.unwrap_or(0.0);
+    let high = bounds.high.unwrap_or(f64::INFINITY);
+    (ratio.clamp(low, high), ratio < low || ratio > high)
+}
+
+/// How far a gate that is shut may be open, in proportion to a rounding error.
+const SHUT: f64 = 1e-22;
+
+/// A sigmoid of the ratio.
+fn sigmoid_gate(gate: &SigmoidGate, batch: &Batch, tokens: &mut [Token]) {
+    for i in batch.valid_tokens() {
+        let advantage = batch.advantages[i];
+        let temperature = match advantage > 0.0 {
+            true => gate.positive_temperature,
+            false => gate.negative_temperature,
+        };
+        let token = &mut tokens[i];
+        let x = temperature * (token.ratio - 1.0);
+        let (open, closed) = (1.0 / (1.0 + (-x).exp()), 1.0 / (1.0 + x.exp()));
+        token.condition *= 1.0 + temperature * token.ratio;
+        token.surrogate = advantage * open * 4.0 / temperature;
+        token.follow(advantage * 4.0 * open * closed);
+        // Where it is shut, the last digit of an open one may be left.
+        token.size.cancelled = SHUT * advantage.abs();
+        token.size.cancelled_slope = SHUT * advantage.abs() * token.ratio;
+    }
+}
+
+/// The geometric mean of clipped ratios.
+fn geometric_mean(mean: &GeometricMean, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
+    for row in batch.rows() {
+        let n = row.len() as f64;
+        let (mut sum, mut advantages) = (0.0, 0.0);
+        let (mut exponent, mut advantage_size) = (0.0, 0.0);
+        for &i in &row {
+            let advantage = batch.advantages[i];
+            let token = &mut tokens[i];
+            let d = token.log_ratio;
+            margin.meet(d, mean.high);
+            margin.meet(d, -mean.low);
+            margin.meet(d.abs(), LIMIT);
+            token.clipped =
+                (advantage > 0.0 && d > mean.high) || (advantage < 0.0 && d < -mean.low);
+            let moves = !token.clipped && advantage != 0.0 && d.abs() <= LIMIT;
+            sum += match (advantage == 0.0, token.clipped) {
+                (true, _) => 0.0,
+                (false, true) if d > 0.0 => mean.high,
+                (false, true) => -mean.low,
+                (false, false) => d.clamp(-LIMIT, LIMIT),
+            };
+            advantages += advantage;
+            exponent += d.abs().min(LIMIT) / n;
+            advantage_size += advantage.abs() / n;
+            // The row shares the logarithm of its geometric mean.
+            token.row_slope = if moves { 1.0 / n } else { 0.0 };
+        }
+        for &i in &row {
+            let token = &mut tokens[i];
+            token.surrogate = advantages / n * (sum / n).exp();
+            token.by_row = token.surrogate;
+            token.condition = 1.0 + exponent;
+            token.size.cancelled = advantage_size * (sum / n).exp();
+        }
+    }
+}
+
+/// A weight of the ratio of the whole sequence.
+fn gamma_weight(weight: &GammaWeight, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
+    for row in batch.rows() {
+        let (mut sum, mut size) = (0.0, 0.0);
+        for &i in &row {
+            let bounded = tokens[i].constant_log_ratio.clamp(-LIMIT, LIMIT);
+            sum += bounded;
+            size += bounded.abs();
+        }
+        let least = 1e-8f64.ln();
+        margin.meet(sum, least);
+        margin.meet(sum, LIMIT);
+        let log_ratio = sum.clamp(least, LIMIT);
+        for &i in &row {
+            let advantage = batch.advantages[i];
+            let (k, lambda) = match advantage < 0.0 {
+                true => (weight.negative_k, weight.negative_lambda),
+                false => (weight.positive_k, weight.positive_lambda),
+            };
+            let phi = (lambda + k * log_ratio - lambda * log_ratio.exp()).exp();
+            let phi = if phi.is_nan() { 0.0 } else { phi };
+            let token = &mut tokens[i];
+            token.surrogate = phi * advantage * batch.log_probs[i];
+            token.by_log_prob = phi * advantage;
+            token.condition = 1.0 + lambda + (k + lambda * log_ratio.exp()) * (1.0 + size);
+        }
+    }
+}
+
+/// A trust region of the divergence.
+fn trust_region(region: &TrustRegion, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
+    for i in batch.valid_tokens() {
+        let advantage = batch.advantages[i];
+        let token = &mut tokens[i];
+        let (log_p, log_q) = (batch.constant_log_probs[i], token.base);
+        let (p, q) = (log_p.exp(), log_q.exp());
+        token.clipped = match region.divergence {
+            Divergence::TotalVariation => {
+                (margin.exceeds(p - q, region.high) && advantage > 0.0)
+                    || (margin.exceeds(q - p, region.low) && advantage < 0.0)
+            }
+            Divergence::Kl => {
+                let rest = |p: f64| (1.0 - p).max(1e-8);
+                let kl = q * (log_q - log_p) + (1.0 - q) * (rest(q) / rest(p)).ln();
+                (margin.exceeds(kl, region.high) && advantage > 0.0 && p > q)
+                    || (margin.exceeds(kl, region.low) && advantage < 0.0 && p < q)
+            }
+        };
+        let ratio = token.constant_log_ratio.clamp(-LIMIT, LIMIT).exp();
+        margin.meet(token.constant_log_ratio, region.max_ratio.ln());
+        if !token.clipped {
+            // Not `min`, which drops a NaN.
+            let weight = match ratio > region.max_ratio {
+                true => region.max_ratio,
+                false => ratio,
+            };
+            token.surrogate = weight * advantage * batch.log_probs[i];
+            token.by_log_prob = weight * advantage;
+        }
+    }
+}
+
+/// `A log_probs` with a squared log-ratio.
+fn squared_log_ratio(square: &SquaredLogRatio, batch: &Batch, tokens: &mut [Token]) {
+    for i in batch.valid_tokens() {
+        let advantage = batch.advantages[i];
+        let token = &mut tokens[i];
+        token.surrogate = advantage * batch.log_probs[i]
+            - square.coefficient / 2.0 * token.log_ratio * token.log_ratio;
+        token.by_log_prob = advantage - square.coefficient * token.log_ratio;
+        token.size.cancelled = (advantage * batch.log_probs[i]).abs()
+            + square.coefficient * token.log_ratio * token.log_ratio;
+        token.size.cancelled_slope = advantage.abs() + square.coefficient * token.log_ratio.abs();
+    }
+}
+
+/// The clip, without a random few of the tokens of high covariance.
+fn covariance_clip(
+    surrogate: &CovarianceClip,
+    batch: &Batch,
+    tokens: &mut [Token],
+    margin: &Margin,
+) {
+    let bounds = Clip::new(surrogate.low, surrogate.high);
+    clip(&bounds, batch, tokens, margin);
+    let mut candidates = Vec::new();
+    for (i, covariance) in covariances(batch) {
+        let above = margin.exceeds(covariance, surrogate.min_covariance);
+        let below = margin.exceeds(surrogate.max_covariance, covariance);
+        if above && below && !tokens[i].clipped {
+            candidates.push(i);
+        }
+    }
+    let mut random = Random(surrogate.seed);
+    let numbers: Vec<u64> = (0..tokens.len()).map(|_| random.bits()).collect();
+    candidates.sort_by_key(|i| numbers[*i]);
+    candidates.truncate(count(surrogate.share, batch));
+    for i in candidates {
+        tokens[i].surrogate = 0.0;
+        // A token whose advantage is 0 loses nothing.
+        tokens[i].clipped = batch.advantages[i] != 0.0;
+        tokens[i].follow(0.0);
+    }
+}
+
+/// The ratio, with a penalty on the tokens of the highest covariance.
+fn covariance_penalty(
+    surrogate: &CovariancePenalty,
+    batch: &Batch,
+    tokens: &mut [Token],
+    margin: &Margin,
+) {
+    let mut covariances = covariances(batch);
+    covariances.sort_by(|one, other| other.1.total_cmp(&one.1));
+    let largest = count(surrogate.share, batch);
+    for (rank, (i, covariance)) in covariances.iter().enumerate() {
+        let advantage = batch.advantages[*i];
+        let token = &mut tokens[*i];
+        token.surrogate = token.ratio * advantage;
+        token.follow(advantage);
+        // Those that tie with the last one count as well.
+        let last = covariances[largest.min(covariances.len()) - 1].1;
+        if rank + 1 != largest {
+            margin.meet(*covariance, last);
+        }
+        if *covariance >= last {
+            margin.meet(token.log_ratio, 0.0);
+            token.surrogate -= surrogate.coefficient * token.log_ratio.abs();
+            if token.log_ratio != 0.0 {
+                token.by_log_prob = -surrogate.coefficient * token.log_ratio.signum();
+            }
+        }
+    }
+}
+
+/// The number of tokens that a share of the batch holds.
+fn count(share: f64, batch: &Batch) -> usize {
+    ((batch.valid_tokens().len() as f64 * share + 1e-3) as usize).max(1)
+}
+
+/// Each valid token with its covariance.
+fn covariances(batch: &Batch) -> Vec<(usize, f64)> {
+    let valid = batch.valid_tokens();
+    let mean = |values: &[f64]| valid.iter().map(|&i| values[i]).sum::<f64>() / valid.len() as f64;
+    let (advantage, log_prob) = (mean(&batch.advantages), mean(&batch.constant_log_probs));
+    let covariance =
+        |i: usize| (batch.advantages[i] - advantage) * (batch.constant_log_probs[i] - log_prob);
+    valid.iter().map(|&i| (i, covariance(i))).collect()
+}
