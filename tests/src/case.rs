@@ -3,8 +3,7 @@
 use burn::tensor::DType;
 use half::{bf16, f16};
 use policy_loss::{GlobalTotals, PolicyLossConfig, Reduction};
-
-use crate::oracle::{Answer, Batch, Scale, solve};
+use policy_loss_oracle::{Answer, Batch, Scale, solve};
 
 /// Advantages in one of the forms that a batch accepts.
 #[derive(Debug, Clone, PartialEq)]
@@ -142,13 +141,21 @@ impl Case {
 
     /// What the oracle makes of it.
     pub fn answer(&self) -> Answer {
-        solve(&self.config, &self.batch(&self.log_probs), self.scale())
+        solve(
+            &self.config.objective,
+            &self.batch(&self.log_probs),
+            self.scale(),
+        )
     }
 
     /// The same where every formula that stops the gradient sees `constant_log_probs`: its slope
     /// in `log_probs` is the gradient that the objective declares.
     pub fn answer_around(&self, constant_log_probs: &[f64]) -> Answer {
-        solve(&self.config, &self.batch(constant_log_probs), self.scale())
+        solve(
+            &self.config.objective,
+            &self.batch(constant_log_probs),
+            self.scale(),
+        )
     }
 
     fn batch(&self, constant_log_probs: &[f64]) -> Batch {
@@ -176,7 +183,7 @@ impl Case {
 
     fn scale(&self) -> Option<Scale> {
         let totals = self.totals?;
-        let total = match self.config.reduction {
+        let total = match self.config.objective.reduction {
             Reduction::TokenMean => totals.tokens,
             Reduction::TokenSum => Some(1),
             _ => totals.sequences,

@@ -2,9 +2,9 @@
 
 use burn::tensor::DType;
 use policy_loss::MetricValues;
+use policy_loss_oracle::{Answer, Metrics};
 
 use crate::case::Case;
-use crate::oracle::{Answer, Metrics};
 use crate::runner::{Outcome, Runner};
 
 /// How far two numbers may lie apart: relative to the expected one, or absolutely near 0.

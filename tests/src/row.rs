@@ -1,4 +1,4 @@
-//! One row of the table of edge cases: an input, and what must come of it.
+//! A small batch, and what must come of it, by hand.
 
 use policy_loss::{PolicyLossConfig, RolloutCorrection};
 
@@ -23,9 +23,9 @@ const DIGITS: Tolerance = Tolerance {
 };
 
 impl Row {
-    /// A row with these log-ratios; `id` is its name in the table.
-    pub fn new(id: &str, log_ratios: &[f64]) -> Self {
-        let mut case = Case::new(id, [1, log_ratios.len()]);
+    /// A row with these log-ratios; `name` is for failure messages.
+    pub fn new(name: &str, log_ratios: &[f64]) -> Self {
+        let mut case = Case::new(name, [1, log_ratios.len()]);
         case.log_probs = log_ratios.to_vec();
         Self::of(case)
     }
@@ -69,7 +69,7 @@ impl Row {
         let old = self.case.old_log_probs.iter();
         let rollout = old.zip(gaps).map(|(old, gap)| old - gap).collect();
         self.case.rollout_log_probs = Some(rollout);
-        self.case.config.rollout_correction = Some(correction);
+        self.case.config.objective.rollout_correction = Some(correction);
         self
     }
 

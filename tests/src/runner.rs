@@ -5,14 +5,13 @@ use std::fmt;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use policy_loss::device::Hardware;
 use policy_loss::{
-    Advantages, Implementation, MetricValues, PolicyBatch, PolicyLoss, PolicyLossConfig,
-    PolicyLossOutput,
+    Advantages, BatchError, Implementation, MetricValues, PolicyBatch, PolicyLoss,
+    PolicyLossConfig, PolicyLossOutput,
 };
 
 use crate::Probe;
 use crate::case::{Case, HostAdvantages};
 use crate::configs::describe;
-use crate::coverage::implementations;
 
 /// How automatic differentiation is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,12 +46,66 @@ impl fmt::Display for Runner {
     }
 }
 
-/// Runs a part of the suite with every implementation, or skips it where the backend is absent.
+/// Every implementation of the library. The whole suite runs each of them.
+pub const IMPLEMENTATIONS: [Implementation; 2] = [Implementation::Composed, Implementation::Fused];
+
+/// The implementations that the library has for a device.
+///
+/// # Panics
+///
+/// The smallest batch is refused.
+#[must_use]
+pub fn implementations(device: &Device) -> Vec<Implementation> {
+    let log_probs = Tensor::<2>::zeros([1, 1], device);
+    let has = |implementation: &Implementation| {
+        let loss = PolicyLossConfig::new()
+            .with_implementation(*implementation)
+            .init()
+            .expect("the default is valid");
+        let batch = PolicyBatch::new(log_probs.clone(), log_probs.clone(), log_probs.clone());
+        match loss.forward(batch) {
+            Ok(_) => true,
+            Err(BatchError::NotFused { .. }) => false,
+            Err(error) => panic!("the smallest batch was refused: {error}"),
+        }
+    };
+    IMPLEMENTATIONS.into_iter().filter(has).collect()
+}
+
+/// Runs a part of the suite with every implementation that the device has of the loss, or skips it
+/// where the backend is absent.
 ///
 /// # Panics
 ///
 /// The part fails, or the environment requires a backend that is absent.
 pub fn run(probe: &Probe, mode: Mode, part: fn(&Runner)) {
+    run_with(probe, mode, implementations, part);
+}
+
+/// As [`run`], with every implementation: of a part that has both on every device.
+///
+/// # Panics
+///
+/// As [`run`].
+pub fn run_with_each(probe: &Probe, mode: Mode, part: fn(&Runner)) {
+    run_with(probe, mode, |_| IMPLEMENTATIONS.to_vec(), part);
+}
+
+/// As [`run`], once: of a part that has one implementation, in plain tensor operations.
+///
+/// # Panics
+///
+/// As [`run`].
+pub fn run_once(probe: &Probe, mode: Mode, part: fn(&Runner)) {
+    run_with(probe, mode, |_| vec![Implementation::Composed], part);
+}
+
+fn run_with(
+    probe: &Probe,
+    mode: Mode,
+    implementations: fn(&Device) -> Vec<Implementation>,
+    part: fn(&Runner),
+) {
     let Some(device) = probe.device_or_skip() else {
         return;
     };
@@ -154,7 +207,7 @@ impl Runner {
         let leaf = self.leaf(case, log_probs);
         let mut batch = self.batch(case, leaf.clone(), others);
         let mut entropies = None;
-        if let (Some(values), Some(_)) = (&case.entropies, case.config.entropy_bonus) {
+        if let (Some(values), Some(_)) = (&case.entropies, case.config.objective.entropy_bonus) {
             let leaf: Tensor<2> = self.tensor(values, [case.sequences, case.tokens], others);
             let leaf = if self.is_tracked() {
                 leaf.require_grad()

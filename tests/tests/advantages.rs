@@ -5,15 +5,14 @@ use policy_loss_tests::{for_each_backend, matrix};
 
 macro_rules! parts {
     ($mode:ident) => {
-        policy_loss_tests::tests! { policy_loss_tests::run_once, policy_loss_tests::advantages, $mode;
-            suite: agrees_with_the_oracle, masked_content_changes_nothing,
+        policy_loss_tests::tests! { policy_loss_tests::run_once, policy_loss_tests::advantages::suite, $mode;
+            laws: agrees_with_the_oracle, masked_content_changes_nothing,
                 non_finite_values_are_seen, no_gradient_flows, accuracy;
-            suite_golden: golden_values;
-            suite_whitening: whitening;
-            suite_groups: by_hand, lengths, groups_of_one, equal_scores, ties,
-                sequences_have_no_order, gaps, sequence_rewards;
-            suite_errors: shapes, missing, dtypes, devices, kl_reward;
-            suite_kl: estimates, sequence_rewards, nothing;
+            golden: verl_estimators;
+            by_hand: groups, lengths, groups_of_one, equal_scores, ties, sequences_have_no_order,
+                gaps, sequence_rewards, whitening;
+            errors: shapes, missing, dtypes, devices, kl_reward;
+            kl_reward: estimates, sequence_rewards, nothing;
         }
     };
 }
@@ -31,7 +30,7 @@ for_each_backend! { matrix {
 mod configurations {
     use policy_loss::{
         AdvantageEstimatorConfig as Config, AdvantagePreset, ConfigError, Deviation,
-        GeneralizedAdvantage, GroupBaseline, GroupRelative, KlReward, ReturnToGo,
+        GeneralizedAdvantage, GroupBaseline, GroupRelative, KlEstimator, KlReward, ReturnToGo,
     };
 
     #[test]
@@ -92,19 +91,13 @@ mod configurations {
     #[test]
     fn unknown_fields_are_refused_by_name() {
         for (text, unknown) in [
-            (r#"{"type":"generalized","lam":0.9}"#, "lam"),
-            (r#"{"type":"return_to_go","lambda":0.9}"#, "lambda"),
-            (r#"{"type":"group_relative","gamma":0.9}"#, "gamma"),
-            (
-                r#"{"type":"group_relative","deviation":{"eps":1e-6}}"#,
-                "eps",
-            ),
-            (
-                r#"{"type":"generalized","whitening":{"mean":true}}"#,
-                "mean",
-            ),
-            (r#"{"type":"group_relative","baseline":"median"}"#, "median"),
-            (r#"{"type":"gae"}"#, "gae"),
+            (r#"{"generalized":{"lam":0.9}}"#, "lam"),
+            (r#"{"return_to_go":{"lambda":0.9}}"#, "lambda"),
+            (r#"{"group_relative":{"gamma":0.9}}"#, "gamma"),
+            (r#"{"group_relative":{"deviation":{"eps":1e-6}}}"#, "eps"),
+            (r#"{"generalized":{"whitening":{"mean":true}}}"#, "mean"),
+            (r#"{"group_relative":{"baseline":"median"}}"#, "median"),
+            (r#"{"gae":{}}"#, "gae"),
         ] {
             let error = serde_json::from_str::<Config>(text)
                 .unwrap_err()
@@ -114,7 +107,7 @@ mod configurations {
         assert!(serde_json::from_str::<KlReward>(r#""k4""#).is_err());
         assert_eq!(
             serde_json::from_str::<KlReward>(r#""k3""#).unwrap(),
-            KlReward::K3
+            KlReward::new(KlEstimator::K3)
         );
     }
 }
@@ -218,7 +211,7 @@ mod kl_controllers {
         let text = serde_json::to_string(controller.config()).unwrap();
         let config: Config = serde_json::from_str(&text).unwrap();
         assert_eq!(config.init().unwrap(), controller);
-        let unknown = r#"{"type":"fixed","coefficient":0.1,"horizon":1.0}"#;
+        let unknown = r#"{"fixed":{"coefficient":0.1,"horizon":1.0}}"#;
         let error = serde_json::from_str::<Config>(unknown).unwrap_err();
         assert!(error.to_string().contains("horizon"), "{error}");
     }

@@ -5,7 +5,7 @@ use policy_loss_tests::{for_each_backend, matrix};
 /// The parts that need values only; with autodiff they look at gradients, too.
 macro_rules! parts {
     ($mode:ident) => {
-        policy_loss_tests::tests! { policy_loss_tests::log_probs::run, policy_loss_tests::log_probs::suite, $mode;
+        policy_loss_tests::tests! { policy_loss_tests::run_with_each, policy_loss_tests::log_probs::suite, $mode;
             logits: values_and_gradients, shapes_and_chunks, half_types;
             linear: values_and_gradients, chunks, ranks_and_mixed_types;
             targets: are_nan, are_found;
@@ -19,7 +19,7 @@ macro_rules! parts {
 /// The parts that are about gradients.
 macro_rules! gradient_parts {
     ($mode:ident) => {
-        policy_loss_tests::tests! { policy_loss_tests::log_probs::run, policy_loss_tests::log_probs::suite, $mode;
+        policy_loss_tests::tests! { policy_loss_tests::run_with_each, policy_loss_tests::log_probs::suite, $mode;
             gradients: frozen_parts, gradient_is_the_slope, without_a_gradient_are_ignored,
                 garbage_without_a_gradient;
         }
@@ -35,8 +35,8 @@ for_each_backend! { matrix {
         parts!(Autodiff);
         gradient_parts!(Autodiff);
         // Its products take seconds in a test build: once is enough.
-        policy_loss_tests::tests! { policy_loss_tests::log_probs::run, policy_loss_tests::log_probs::suite, Autodiff;
-            real: of_hidden_states, of_logits;
+        policy_loss_tests::tests! { policy_loss_tests::run_with_each, policy_loss_tests::log_probs::suite, Autodiff;
+            golden: of_hidden_states, of_logits;
         }
     }
 

@@ -6,26 +6,25 @@ use policy_loss_tests::{for_each_backend, matrix};
 macro_rules! parts {
     ($mode:ident) => {
         policy_loss_tests::tests! { policy_loss_tests::run, policy_loss_tests::suite, $mode;
-            golden: openrlhf_cases, framework_cases, rollout_corrections;
-            objectives: every_objective, fused_coverage, on_policy, packed_sequences, missing_inputs,
+            golden: openrlhf_cases, framework_cases, rollout_corrections, real_rollout,
                 rollout_diagnostics;
-            real_rollout: ten_configurations;
-            edges_ppo: clipping, advantages_per_sequence, small_and_empty_batches, dual_clipping,
+            objectives: every_objective, fused_coverage, on_policy, packed_sequences, missing_inputs,
+                rollout_diagnostics_of_nothing;
+            clipping: clipping, advantages_per_sequence, small_and_empty_batches, dual_clipping,
                 extreme_ratios;
-            non_finite: values_are_seen, large_values_are_finite, dropped_values;
-            edges_rest: ties, thresholds, masks, nothing_valid, no_mask, sequence_ratio,
-                sequence_ratio_against_rollout, sequence_ratio_with_padding;
-            edges_rollout: weights, rejected_weights, ignored_rollout, totals, exactly_at_the_mask,
-                largest_on_either_side;
+            exact_bounds: ties, thresholds, off_policy_masks, largest_of_either_sign;
+            sequence_ratio: shared_by_its_tokens, against_rollout, with_padding;
+            rollout_weights: weights, rejected_weights, ignored_rollout;
+            masks: every_form, other_values_are_refused, only_valid_tokens_count, nothing_valid,
+                no_mask;
             garbage: in_every_input, of_each_kind, in_token_losses, in_advantages_of_masked_rows,
                 everywhere, in_half_types, in_reference_log_probs;
-            masks: every_form, other_values_are_refused;
-            layouts: views, expanded, strided_leaf;
-            dtypes: mixed, half_against_single;
-            law: shards_add_up;
+            non_finite: values_are_seen, large_values_are_finite, dropped_values;
+            tensors: views, expanded, strided_leaf, mixed_types, half_against_single;
+            shards: shards_add_up, metrics_add_up, other_metrics_are_not_merged, totals;
             shapes: of_every_size, the_same_bits_again;
             errors: shapes, missing, totals, devices, dtypes, implementations;
-            outputs: metrics_one_by_one, small_divergences, in_a_model;
+            outputs: read_in_parts, small_divergences, in_a_model;
             properties: agrees_with_the_oracle, masked_content_changes_nothing,
                 sequences_have_no_order;
         }
@@ -37,8 +36,7 @@ macro_rules! gradient_parts {
     ($mode:ident) => {
         policy_loss_tests::tests! { policy_loss_tests::run, policy_loss_tests::suite, $mode;
             gradients: constants_receive_none, contexts_may_differ, through_log_softmax,
-                combined_losses;
-            slopes: gradient_is_the_slope;
+                combined_losses, gradient_is_the_slope;
         }
     };
 }

@@ -1,18 +1,17 @@
-//! The oracle itself, against the reference's own values and against slopes.
+//! The oracle itself, against what others compute and against slopes. No device is needed.
 
 use policy_loss::Reduction;
 use policy_loss_tests::case::Case;
 use policy_loss_tests::compare::{Tolerance, assert_all_near, assert_near};
-use policy_loss_tests::{
-    busy::busy, configs, framework_golden, framework_rollout, golden, rollout,
-};
+use policy_loss_tests::golden::{Directory, frameworks, openrlhf, real_rollout, verl_rollout};
+use policy_loss_tests::{busy::busy, configs};
 
 #[test]
-fn agrees_with_the_reference() {
-    for golden in golden::cases() {
+fn golden_openrlhf_cases() {
+    for golden in openrlhf::cases(&Directory::of_environment()) {
         let (case, expected) = (&golden.case, &golden.expected);
         // The reference divides a sequence by `n_b + 1e-8`.
-        let tolerance = Tolerance::of(match case.config.reduction {
+        let tolerance = Tolerance::of(match case.config.objective.reduction {
             Reduction::SequenceMean => 2e-8,
             _ => 1e-12,
         });
@@ -47,9 +46,9 @@ fn agrees_with_the_reference() {
 }
 
 #[test]
-fn agrees_with_the_reference_on_a_real_batch() {
-    for (case, expected) in rollout::cases() {
-        let tolerance = Tolerance::of(match case.config.reduction {
+fn golden_real_rollout() {
+    for (case, expected) in real_rollout::cases(&Directory::of_environment()) {
+        let tolerance = Tolerance::of(match case.config.objective.reduction {
             Reduction::SequenceMean => 2e-8,
             _ => 1e-12,
         });
@@ -95,9 +94,9 @@ fn gradients_are_slopes() {
 /// Where the oracle differs from a framework, the reason is listed; where a reason is listed, it
 /// differs.
 #[test]
-fn agrees_with_the_frameworks() {
+fn golden_framework_cases() {
     let mut wrong = Vec::new();
-    for golden in framework_golden::cases() {
+    for golden in frameworks::cases(&Directory::of_environment()) {
         let tolerance = Tolerance::of(1e-7);
         let answer = golden.case.answer();
         let agrees = tolerance.accepts(answer.loss, golden.loss)
@@ -118,9 +117,9 @@ fn agrees_with_the_frameworks() {
 }
 
 #[test]
-fn rollout_weights_agree_with_verl() {
+fn golden_rollout_corrections() {
     let mut wrong = Vec::new();
-    for golden in framework_rollout::rollout_cases() {
+    for golden in verl_rollout::rollout_cases(&Directory::of_environment()) {
         let answer = golden.case.answer();
         // verl adds 1e-8 to the mean that it divides by.
         let tolerance = match golden.name.ends_with("batchnorm") {
@@ -135,4 +134,74 @@ fn rollout_weights_agree_with_verl() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Another directory takes the place of this one, whole.
+mod other_directories {
+    use std::path::Path;
+    use std::process::{Command, Output};
+
+    use policy_loss_tests::golden::DIRECTORY;
+
+    const FILE: &str = "openrlhf_policy_loss.json";
+
+    /// Runs a golden test of this very program.
+    fn run(directory: &Path) -> (bool, String) {
+        let program = std::env::current_exe().expect("it is running");
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = Command::new(program)
+            .args(["--exact", "golden_openrlhf_cases"])
+            .env(DIRECTORY, directory)
+            .output()
+            .expect("it can be started");
+        let output = [stdout, stderr].concat();
+        let output = String::from_utf8(output).expect("it writes text");
+        assert!(output.contains("running 1 test"), "{output}");
+        (status.success(), output)
+    }
+
+    #[test]
+    fn are_read() {
+        let directory = tempfile::tempdir().expect("it can be made");
+        let path = directory.path().join(FILE);
+        let own = concat!(env!("CARGO_MANIFEST_DIR"), "/data/");
+        let text = std::fs::read_to_string(format!("{own}{FILE}")).expect("it can be read");
+        let mut file: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+        // One case is as good as many.
+        let cases = file["cases"].as_array_mut().expect("a list");
+        cases.truncate(1);
+        std::fs::write(&path, file.to_string()).expect("it can be written");
+        let (succeeds, output) = run(directory.path());
+        assert!(succeeds, "{output}");
+
+        let loss = &mut file["cases"][0]["expected_f64"]["loss"];
+        *loss = (loss.as_f64().expect("a number") + 1e-6).into();
+        std::fs::write(&path, file.to_string()).expect("it can be written");
+        let (succeeds, output) = run(directory.path());
+        assert!(!succeeds && output.contains("loss is"), "{output}");
+
+        file["cases"] = serde_json::json!([]);
+        std::fs::write(&path, file.to_string()).expect("it can be written");
+        let (succeeds, output) = run(directory.path());
+        assert!(!succeeds && output.contains("holds no case"), "{output}");
+    }
+
+    #[test]
+    fn what_is_missing_is_a_failure() {
+        let directory = tempfile::tempdir().expect("it can be made");
+        for missing in [directory.path(), &directory.path().join("absent")] {
+            let (succeeds, output) = run(missing);
+            assert!(!succeeds, "{output}");
+            for part in [DIRECTORY, FILE, &missing.display().to_string()] {
+                assert!(output.contains(part), "{output} does not name {part}");
+            }
+        }
+        std::fs::write(directory.path().join(FILE), "{}").expect("it can be written");
+        let (succeeds, output) = run(directory.path());
+        let named = output.contains("does not hold golden values") && output.contains(FILE);
+        assert!(!succeeds && named, "{output}");
+    }
 }

@@ -6,8 +6,9 @@ use policy_loss_tests::{for_each_backend, matrix};
 /// The parts that need values only; with autodiff they look at gradients, too.
 macro_rules! parts {
     ($mode:ident) => {
-        policy_loss_tests::tests! { policy_loss_tests::run_once, policy_loss_tests::value_loss, $mode;
-            suite: agrees_with_the_oracle, masked_content_changes_nothing, nothing_valid,
+        policy_loss_tests::tests! { policy_loss_tests::run_once, policy_loss_tests::value_loss::suite, $mode;
+            golden: framework_cases;
+            laws: agrees_with_the_oracle, masked_content_changes_nothing, nothing_valid,
                 shards_add_up, non_finite_values_are_seen, metrics_one_by_one, errors;
         }
     };
@@ -16,8 +17,8 @@ macro_rules! parts {
 /// The parts that are about gradients.
 macro_rules! gradient_parts {
     ($mode:ident) => {
-        policy_loss_tests::tests! { policy_loss_tests::run_once, policy_loss_tests::value_loss, $mode;
-            suite_gradients: gradient_is_the_slope, branches, roundings_do_not_clip,
+        policy_loss_tests::tests! { policy_loss_tests::run_once, policy_loss_tests::value_loss::suite, $mode;
+            gradients: gradient_is_the_slope, branches, roundings_do_not_clip,
                 constants_receive_none;
         }
     };

@@ -7,9 +7,9 @@ use policy_loss::{
 };
 
 use super::oracle::{Answer, Batch, Compared, Estimator, estimate, whiten};
-use crate::busy::Random;
 use crate::case::round;
 use crate::runner::{Runner, values};
+use policy_loss_oracle::Random;
 
 /// Rewards in one of the forms that a batch accepts.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,7 +1,7 @@
 //! Hidden states, a head, and what follows from them.
 
 use super::oracle;
-use crate::busy::Random;
+use policy_loss_oracle::Random;
 
 /// Hidden states and a head. Every number is exact in every float type.
 #[derive(Debug, Clone)]

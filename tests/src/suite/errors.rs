@@ -3,12 +3,12 @@
 use burn::tensor::{DType, Device, Tensor};
 use policy_loss::{
     Advantages, BatchError, Behavior, GlobalTotals, Implementation, PolicyBatch, PolicyLossConfig,
-    Ratio, Reduction, RolloutCorrection,
+    Ratio, Reduction, RolloutCorrection, presets,
 };
 
 use crate::runner::Runner;
 
-const TIS: RolloutCorrection = RolloutCorrection::tis(0.5, 5.0);
+const TIS: RolloutCorrection = presets::tis(0.5, 5.0);
 
 fn zeros(runner: &Runner, shape: [usize; 2]) -> Tensor<2> {
     Tensor::zeros(shape, &runner.device)
@@ -82,7 +82,7 @@ pub fn shapes(runner: &Runner) {
     assert_names(&error, &["advantages", "[3]"]);
 }
 
-/// H4 and G3: what the objective reads must be there; what it does not read need not.
+/// What the objective reads must be there; what it does not read need not.
 pub fn missing(runner: &Runner) {
     let against_rollout = Ratio::TOKEN.against(Behavior::Rollout);
     for (config, needed_by) in [
@@ -102,62 +102,50 @@ pub fn missing(runner: &Runner) {
         );
         match error {
             BatchError::Missing { tensor, .. } => assert_eq!(tensor, "rollout_log_probs"),
-            other => panic!("{runner}: H4: {other:?}"),
+            other => panic!("{runner}: {other:?}"),
         }
         let given = batch(runner).with_rollout_log_probs(zeros(runner, [2, 3]));
-        assert!(runner.init(&config).forward(given).is_ok(), "{runner}: H4");
+        assert!(runner.init(&config).forward(given).is_ok(), "{runner}");
     }
 }
 
-/// I2, I3: totals that are 0, or without the one that the reduction counts.
+/// Totals that are 0, or without the one that the reduction counts.
 pub fn totals(runner: &Runner) {
     let new = GlobalTotals::new;
-    for (id, reduction, totals, field) in [
+    for (reduction, totals, field) in [
         (
-            "I2",
             Reduction::TokenMean,
             new().with_world_size(4),
             "totals.tokens",
         ),
         (
-            "I2",
             Reduction::SequenceMean,
             new().with_world_size(4),
             "totals.sequences",
         ),
-        ("I2", Reduction::TokenMean, new(), "totals.tokens"),
+        (Reduction::TokenMean, new(), "totals.tokens"),
         (
-            "I2",
             Reduction::TokenMean,
             new().with_sequences(3),
             "totals.tokens",
         ),
         (
-            "I2",
             Reduction::SequenceMean,
             new().with_tokens(3),
             "totals.sequences",
         ),
+        (Reduction::TokenMean, new().with_tokens(0), "totals.tokens"),
         (
-            "I3",
-            Reduction::TokenMean,
-            new().with_tokens(0),
-            "totals.tokens",
-        ),
-        (
-            "I3",
             Reduction::SequenceMean,
             new().with_sequences(0),
             "totals.sequences",
         ),
         (
-            "I3",
             Reduction::TokenMean,
             new().with_tokens(3).with_sequences(0),
             "totals.sequences",
         ),
         (
-            "I3",
             Reduction::TokenMean,
             new().with_tokens(3).with_world_size(0),
             "totals.world_size",
@@ -167,8 +155,10 @@ pub fn totals(runner: &Runner) {
         let error = refused(runner, config, batch(runner).with_totals(totals));
         assert_names(&error, &[field, "above 0"]);
         match error {
-            BatchError::Totals { field: named, .. } => assert_eq!(named, field, "{runner}, {id}"),
-            other => panic!("{runner}: {id}: {other:?}"),
+            BatchError::Totals { field: named, .. } => {
+                assert_eq!(named, field, "{runner}, {reduction:?}")
+            }
+            other => panic!("{runner}: {other:?}"),
         }
     }
 }

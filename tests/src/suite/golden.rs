@@ -1,27 +1,25 @@
-//! What the reference computes.
+//! What others compute: the reference, and the frameworks.
 
 use burn::tensor::DType;
 use policy_loss::Reduction;
 
+use crate::case::Case;
 use crate::compare::{Tolerance, assert_all_near, assert_near, assert_outcome};
-use crate::golden::cases;
+use crate::golden::{Directory, frameworks, openrlhf, real_rollout, verl_rollout};
 use crate::runner::Runner;
-use crate::{framework_golden, framework_rollout};
 
 /// The reference divides a sequence by `n_b + 1e-8`, we by `n_b`.
 const REFERENCE_EPSILON: f64 = 2e-8;
 
 /// The reference's own results, and the oracle's for the metrics that the reference lacks.
 pub fn openrlhf_cases(runner: &Runner) {
-    let golden = cases();
-    assert_eq!(golden.len(), 104);
-    for golden in &runner.share(golden) {
+    for golden in &runner.share(openrlhf::cases(&Directory::of_environment())) {
         let (case, expected) = (&golden.case, &golden.expected);
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", case.name);
             let outcome = runner.outcome(case, dtype);
             let near = |name: &str, actual: f64, expected: f64| {
-                let tolerance = match (case.config.reduction, dtype) {
+                let tolerance = match (case.config.objective.reduction, dtype) {
                     (Reduction::SequenceMean, DType::F64) => Tolerance::of(REFERENCE_EPSILON),
                     _ => Tolerance::value(dtype),
                 };
@@ -43,7 +41,7 @@ pub fn openrlhf_cases(runner: &Runner) {
                 near("rollout_kl", actual, expected);
             }
             if let Some(gradient) = &outcome.gradient {
-                let tolerance = match case.config.reduction {
+                let tolerance = match case.config.objective.reduction {
                     Reduction::SequenceMean => {
                         Tolerance::gradient(dtype).at_least(REFERENCE_EPSILON)
                     }
@@ -59,7 +57,7 @@ pub fn openrlhf_cases(runner: &Runner) {
 
 /// The cases of verl and Liger-Kernel, where they mean the same.
 pub fn framework_cases(runner: &Runner) {
-    for golden in runner.share(framework_golden::cases()) {
+    for golden in runner.share(frameworks::cases(&Directory::of_environment())) {
         if golden.departure.is_some() || !runner.covers(&golden.case.config) {
             continue;
         }
@@ -85,12 +83,89 @@ pub fn framework_cases(runner: &Runner) {
 
 /// The weights and masks of verl's rollout correction.
 pub fn rollout_corrections(runner: &Runner) {
-    for golden in runner.share(framework_rollout::rollout_cases()) {
+    for golden in runner.share(verl_rollout::rollout_cases(&Directory::of_environment())) {
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", golden.name);
             let weights = runner.token_losses(&golden.case, dtype);
             let tolerance = Tolerance::value(dtype).at_least(REFERENCE_EPSILON);
             assert_all_near(tolerance, &what, &weights, &golden.weights);
+        }
+    }
+}
+
+/// A real batch of 64 sequences and 160 tokens: ten configurations against the reference's figures,
+/// and element by element against the oracle.
+pub fn real_rollout(runner: &Runner) {
+    for (case, expected) in &runner.share(real_rollout::cases(&Directory::of_environment())) {
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, {}", case.name);
+            let outcome = runner.outcome(case, dtype);
+            let tolerance = match (case.config.objective.reduction, dtype) {
+                (Reduction::SequenceMean, DType::F64) => Tolerance::of(REFERENCE_EPSILON),
+                _ => Tolerance::value(dtype),
+            };
+            let near = |name: &str, actual: f64, expected: f64| {
+                assert_near(tolerance, &format!("{what}: {name}"), actual, expected);
+            };
+            near("loss", outcome.loss, expected.loss);
+            near(
+                "clip_ratio",
+                outcome.metrics.clip_ratio,
+                expected.clip_ratio,
+            );
+            near("ppo_kl", outcome.metrics.ppo_kl, expected.ppo_kl);
+            match (outcome.metrics.rollout_kl, expected.vllm_kl) {
+                (Some(actual), Some(expected)) => near("rollout_kl", actual, expected),
+                (actual, expected) => assert_eq!(actual, expected, "{what}: rollout_kl"),
+            }
+            assert_outcome(&what, dtype, &outcome, &case.answer());
+            let Some(gradient) = &outcome.gradient else {
+                continue;
+            };
+            let squares: f64 = gradient.iter().map(|g| g * g).sum();
+            near("grad_l2", squares.sqrt(), expected.grad_l2);
+            near("grad_sum", gradient.iter().sum(), expected.grad_sum);
+            let largest = gradient.iter().fold(0.0, |max: f64, g| max.max(g.abs()));
+            near("grad_abs_max", largest, expected.grad_abs_max);
+            let nonzero = gradient.iter().filter(|g| **g != 0.0).count();
+            assert_eq!(nonzero, expected.grad_nonzero, "{what}: grad_nonzero");
+        }
+    }
+}
+
+/// What verl says about the mismatch between sampler and trainer; masked garbage changes nothing.
+pub fn rollout_diagnostics(runner: &Runner) {
+    let cases = verl_rollout::diagnostics(&Directory::of_environment());
+    assert!(!cases.is_empty(), "no batch is left");
+    for (case, expected) in runner.share(cases) {
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, {}", case.name);
+            let read = |case: &Case| {
+                let batch = runner.batch(case, runner.leaf(case, dtype), dtype);
+                let diagnostics = batch.rollout_diagnostics().expect(&what);
+                diagnostics.read().expect("they can be read")
+            };
+            let actual = read(&case);
+            let tolerance = Tolerance::value(dtype).at_least(2e-8);
+            for (name, expected) in &expected {
+                let named = actual.named();
+                let found = named.iter().find(|(known, _)| known == name);
+                let what = format!("{what}: {name}");
+                // Of chi-square, a mean of squares minus 1, the digits of the mean count.
+                let tolerance = match name.ends_with("chi_square") {
+                    true => tolerance.at_least(tolerance.relative * (1.0 + expected.abs())),
+                    false => tolerance,
+                };
+                assert_near(tolerance, &what, found.expect(&what).1, *expected);
+            }
+            let share = actual.effective_sample_size;
+            assert!(share > 0.0 && share <= 1.0 + 1e-6, "{what}: {share}");
+            let mut garbage = case.clone();
+            for i in (0..case.log_probs.len()).filter(|i| !case.is_valid(*i)) {
+                garbage.old_log_probs[i] = f64::NAN;
+                garbage.rollout_log_probs.as_mut().expect("given")[i] = f64::INFINITY;
+            }
+            assert_eq!(read(&garbage), actual, "{what}");
         }
     }
 }

@@ -4,10 +4,11 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use policy_loss::PolicyBatch;
 
+use super::properties::for_all;
 use crate::busy::busy;
 use crate::case::Case;
 use crate::compare::{Tolerance, assert_all_near};
-use crate::configs::describe;
+use crate::configs::{describe, stops_gradients};
 use crate::runner::{Runner, values};
 
 /// Nothing but `log_probs`, and the entropies where there is a bonus, receives a gradient, even
@@ -37,8 +38,6 @@ pub fn constants_receive_none(runner: &Runner) {
             .with_ref_log_probs(reference)
             .with_entropies(entropies.clone());
         let output = runner.forward(&case.name, &runner.init(&config), batch);
-        let metrics = output.metrics.clip_ratio();
-        assert!(!metrics.is_tracked(), "{runner}: a metric is tracked");
         let gradients = output.loss.backward();
         let what = format!("{runner}, {}", describe(&config));
         let gradient = values(log_probs.grad(&gradients).expect(&what));
@@ -47,7 +46,7 @@ pub fn constants_receive_none(runner: &Runner) {
         let of_entropies = entropies.grad(&gradients).is_some();
         assert_eq!(
             of_entropies,
-            config.entropy_bonus.is_some(),
+            config.objective.entropy_bonus.is_some(),
             "{what}: entropies"
         );
         for (name, tensor) in constants {
@@ -174,4 +173,44 @@ pub fn combined_losses(runner: &Runner) {
             check("loss + loss * 2", backward(twice), &|g| 3.0 * g);
         }
     }
+}
+
+/// In f64, away from kinks, the gradient is the slope between two neighbours.
+pub fn gradient_is_the_slope(runner: &Runner) {
+    const STEP: f64 = 1e-5;
+    if !runner.exact_dtypes().contains(&DType::F64) {
+        return;
+    }
+    for_all(runner, 24, |case| {
+        // Where a formula stops the gradient, the slope is another thing; the oracle's own test
+        // compares the gradient with the slope that is declared there.
+        if stops_gradients(&case.config)
+            || case.log_probs.len() > 16
+            || case.answer().margin < 10.0 * STEP
+        {
+            return;
+        }
+        let gradient = runner.outcome(&case, DType::F64).gradient;
+        let gradient = gradient.expect("the mode tracks");
+        for i in (0..case.log_probs.len()).filter(|i| case.is_valid(*i)) {
+            let loss_at = |offset: f64| {
+                let mut case = case.clone();
+                case.log_probs[i] += offset;
+                runner.outcome(&case, DType::F64).loss
+            };
+            let slope = (loss_at(STEP) - loss_at(-STEP)) / (2.0 * STEP);
+            // Ratios reach e^20, and with them the roundings of the loss.
+            let size = case
+                .answer()
+                .token_losses
+                .iter()
+                .fold(1.0, |a: f64, l| a.max(l.abs()));
+            let tolerance = Tolerance {
+                relative: 1e-6,
+                absolute: 1e-8 * size,
+            };
+            let near = tolerance.accepts(gradient[i], slope);
+            assert!(near, "gradient[{i}] is {}, the slope {slope}", gradient[i]);
+        }
+    });
 }

@@ -1,10 +1,19 @@
-//! Row A8 of the table of edge cases: masks in the forms that trainers hold them.
+//! What a mask does: the forms that trainers hold it in, and which tokens count.
 
 use burn::tensor::{Bool, Tensor, TensorData};
-use policy_loss::{BatchError, action_mask, action_mask_from_tensor};
+use policy_loss::{
+    BatchError, GlobalTotals, PolicyLossConfig, Reduction, action_mask, action_mask_from_tensor,
+};
 
-use crate::compare::Tolerance;
+use super::sequence_ratio::gspo;
+use crate::busy::busy;
+use crate::case::Case;
+use crate::compare::{Tolerance, bits};
+use crate::configs::describe;
+use crate::row::Row;
 use crate::runner::Runner;
+
+const THIRD: f64 = 1.0 / 3.0;
 
 const MASK: [[u8; 3]; 2] = [[1, 0, 1], [0, 0, 1]];
 
@@ -34,16 +43,16 @@ pub fn every_form(runner: &Runner) {
     let bools = ("bool", TensorData::new(expected.clone(), [2, 3]));
     for (name, data) in integers.into_iter().chain(halves).chain([bools]) {
         let mask = action_mask(data, &runner.device);
-        let mask = mask.unwrap_or_else(|error| panic!("{runner}, A8, {name}: {error}"));
-        assert_eq!(mask.dims(), [2, 3], "{runner}, A8, {name}");
-        assert_eq!(read(mask), expected, "{runner}, A8, {name}");
+        let mask = mask.unwrap_or_else(|error| panic!("{runner}, {name}: {error}"));
+        assert_eq!(mask.dims(), [2, 3], "{runner}, {name}");
+        assert_eq!(read(mask), expected, "{runner}, {name}");
     }
     for dtype in [runner.exact_dtypes(), runner.half_dtypes()].concat() {
         let floats: Vec<f64> = MASK.concat().into_iter().map(f64::from).collect();
         let tensor = runner.tensor(&floats, [2, 3], dtype);
         let mask = action_mask_from_tensor(tensor);
-        let mask = mask.unwrap_or_else(|error| panic!("{runner}, A8, {dtype:?}: {error}"));
-        assert_eq!(read(mask), expected, "{runner}, A8, {dtype:?}");
+        let mask = mask.unwrap_or_else(|error| panic!("{runner}, {dtype:?}: {error}"));
+        assert_eq!(read(mask), expected, "{runner}, {dtype:?}");
     }
     let empty = action_mask(TensorData::new(Vec::<bool>::new(), [0, 3]), &runner.device);
     assert_eq!(empty.expect("it is a mask").dims(), [0, 3]);
@@ -63,12 +72,12 @@ pub fn other_values_are_refused(runner: &Runner) {
             assert!(error.to_string().contains("action_mask"), "{error}");
             match error {
                 BatchError::MaskValue { value, index } => {
-                    assert_eq!(index, 4, "{runner}, A8");
+                    assert_eq!(index, 4, "{runner}");
                     // The tensor holds it in f32.
                     let near = Tolerance::of(1e-6).accepts(value, wrong);
-                    assert!(near, "{runner}, A8: {value} is not {wrong}");
+                    assert!(near, "{runner}: {value} is not {wrong}");
                 }
-                other => panic!("{runner}, A8: {other:?}"),
+                other => panic!("{runner}: {other:?}"),
             }
         }
     }
@@ -78,11 +87,92 @@ pub fn other_values_are_refused(runner: &Runner) {
         value: 2.0,
         index: 2,
     };
-    assert_eq!(error, expected, "{runner}, A8");
+    assert_eq!(error, expected, "{runner}");
     let vector = TensorData::from([0i64, 1]);
     let error = action_mask(vector, &runner.device).expect_err("no mask");
     assert!(
         matches!(error, BatchError::Shape { .. }),
-        "{runner}, A8: {error:?}"
+        "{runner}: {error:?}"
     );
+}
+
+/// Tokens that are not valid take part in nothing, wherever they lie.
+pub fn only_valid_tokens_count(runner: &Runner) {
+    let mut case = Case::new("a masked row", [2, 3]);
+    case.log_probs = vec![0.0, 0.0, 0.0, 0.5, 0.5, 0.5];
+    case.action_mask = Some(vec![true, true, true, false, false, false]);
+    for reduction in [Reduction::TokenMean, Reduction::SequenceMean] {
+        case.config = PolicyLossConfig::new().with_reduction(reduction);
+        Row::of(case.clone())
+            .loss(-1.0)
+            .gradient(&[-THIRD, -THIRD, -THIRD, 0.0, 0.0, 0.0])
+            .metric("valid_tokens", 3.0)
+            .metric("valid_sequences", 1.0)
+            .check(runner);
+    }
+    let ratio = 0.1f64.exp();
+    for config in [PolicyLossConfig::new(), gspo()] {
+        Row::new("a hole", &[0.1, 5.0, 0.1])
+            .config(config)
+            .mask(&[true, false, true])
+            .loss(-ratio)
+            .gradient(&[-ratio / 2.0, 0.0, -ratio / 2.0])
+            .check(runner);
+        Row::new("padding in front", &[5.0, 5.0, 0.1])
+            .config(config)
+            .mask(&[false, false, true])
+            .loss(-ratio)
+            .gradient(&[0.0, 0.0, -ratio])
+            .check(runner);
+    }
+}
+
+/// Without a valid token, everything is 0, with and without totals.
+pub fn nothing_valid(runner: &Runner) {
+    let totals = GlobalTotals::new()
+        .with_tokens(7)
+        .with_sequences(3)
+        .with_world_size(2);
+    for config in runner.configs() {
+        for totals in [None, Some(totals)] {
+            let name = format!("{totals:?}, {}", describe(&config));
+            let mut case = busy(0).with_config(config);
+            case.name = name;
+            case.action_mask = Some(vec![false; 24]);
+            case.totals = totals;
+            for dtype in runner.exact_dtypes() {
+                let outcome = runner.outcome(&case, dtype);
+                let what = format!("{runner}, {dtype:?}, {}", case.name);
+                assert_eq!(outcome.loss, 0.0, "{what}: loss");
+                for (name, value) in outcome.metrics.named() {
+                    assert_eq!(value.unwrap_or(0.0), 0.0, "{what}: {name}");
+                }
+                for gradient in outcome.gradient.iter().flatten() {
+                    assert_eq!(*gradient, 0.0, "{what}: gradient");
+                }
+            }
+        }
+    }
+}
+
+/// Without a mask, every token is valid, in every mode.
+pub fn no_mask(runner: &Runner) {
+    for config in runner.configs() {
+        let mut case = busy(1).with_config(config);
+        case.name = format!("no mask, {}", describe(&config));
+        case.action_mask = Some(vec![true; 24]);
+        for dtype in runner.exact_dtypes() {
+            let masked = runner.outcome(&case, dtype);
+            let absent = runner.outcome(
+                &Case {
+                    action_mask: None,
+                    ..case.clone()
+                },
+                dtype,
+            );
+            let what = format!("{runner}, {dtype:?}, {}", case.name);
+            assert_eq!(bits(&masked), bits(&absent), "{what}");
+            assert_eq!(absent.metrics.valid_tokens, 24.0, "{what}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
-//! Row C5 of the table of edge cases: what is not finite at a valid position is not hidden.
+//! What is not finite at a valid position is not hidden.
 
 use policy_loss::{
-    Behavior, OffPolicyMask, PolicyLossConfig, Reinforce, RolloutCorrection, RolloutWeight,
+    Behavior, OffPolicyMask, PolicyGradient, PolicyLossConfig, RolloutCorrection, RolloutWeight,
 };
 
 use crate::case::{Case, HostAdvantages};
@@ -19,7 +19,7 @@ const INPUTS: [&str; 6] = [
 
 /// One token of two sequences holds `value` in `input`; the last one is masked.
 fn case(input: &str, value: f64) -> Case {
-    let mut case = Case::new(format!("C5, {input} = {value}"), [2, 3]);
+    let mut case = Case::new(format!("{input} = {value}"), [2, 3]);
     case.rollout_log_probs = Some(vec![0.1; 6]);
     case.ref_log_probs = Some(vec![-0.2; 6]);
     case.entropies = Some(vec![0.7; 6]);
@@ -48,16 +48,17 @@ fn shows(outcome: &Outcome) -> bool {
 /// It is counted, and it reaches the loss or a metric.
 pub fn values_are_seen(runner: &Runner) {
     for config in runner.some_configs() {
-        let against_rollout = config.ratio.against == Behavior::Rollout;
+        let objective = config.objective;
+        let against_rollout = objective.ratio.against == Behavior::Rollout;
         for input in INPUTS {
             let is_rollout = input == "rollout_log_probs";
-            if is_rollout && !against_rollout && config.rollout_correction.is_none() {
-                continue;
-            }
-            if input == "ref_log_probs" && config.kl_penalty.is_none() {
-                continue;
-            }
-            if input == "entropies" && config.entropy_bonus.is_none() {
+            let is_read = match input {
+                "rollout_log_probs" => objective.reads_rollout(),
+                "ref_log_probs" => objective.kl_penalty.is_some(),
+                "entropies" => objective.entropy_bonus.is_some(),
+                _ => true,
+            };
+            if !is_read {
                 continue;
             }
             for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
@@ -83,7 +84,7 @@ pub fn values_are_seen(runner: &Runner) {
 /// What the off-policy mask drops takes no part in the loss, and is counted all the same.
 pub fn dropped_values(runner: &Runner) {
     let mask = PolicyLossConfig::new()
-        .with_surrogate(Reinforce::default())
+        .with_surrogate(PolicyGradient::new())
         .with_off_policy_mask(OffPolicyMask::new(0.1));
     let raw = RolloutCorrection::weigh(RolloutWeight::raw());
     let mut advantage = Case::new("A = -inf", [1, 2]).with_config(mask);

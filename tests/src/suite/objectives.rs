@@ -12,8 +12,8 @@ use crate::compare::{
     Tolerance, assert_agrees_with_oracle, assert_all_near, assert_metrics, assert_near, bits,
 };
 use crate::configs::{self, describe};
-use crate::oracle::Metrics;
 use crate::runner::{Runner, values};
+use policy_loss_oracle::Metrics;
 
 /// The fused implementation covers what the documentation says, `auto` takes it exactly there,
 /// and elsewhere the error names the part.
@@ -52,8 +52,8 @@ pub fn fused_coverage(runner: &Runner) {
 /// As the table in docs/OBJECTIVES.md: all but what needs sorting.
 fn is_documented_as_fused(config: &PolicyLossConfig) -> bool {
     !matches!(
-        config.surrogate,
-        Surrogate::ClipCov(_) | Surrogate::KlCov(_)
+        config.objective.surrogate,
+        Surrogate::CovarianceClip(_) | Surrogate::CovariancePenalty(_)
     )
 }
 
@@ -96,7 +96,7 @@ pub fn on_policy(runner: &Runner) {
 pub fn packed_sequences(runner: &Runner) {
     for config in runner.configs() {
         // Its lot falls on positions, which are others.
-        if matches!(config.surrogate, Surrogate::ClipCov(_)) {
+        if matches!(config.objective.surrogate, Surrogate::CovarianceClip(_)) {
             continue;
         }
         let case = busy(3).with_config(config);
@@ -206,41 +206,9 @@ pub fn missing_inputs(runner: &Runner) {
     assert!(error.contains("[1, N]"), "{runner}: {error}");
 }
 
-/// What verl says about the mismatch between sampler and trainer; masked garbage changes nothing.
-pub fn rollout_diagnostics(runner: &Runner) {
-    let cases = crate::framework_rollout::diagnostics();
-    assert!(cases.len() >= 3, "{} batches are left", cases.len());
-    for (case, expected) in runner.share(cases) {
-        for dtype in runner.exact_dtypes() {
-            let what = format!("{runner}, {dtype:?}, {}", case.name);
-            let read = |case: &Case| {
-                let batch = runner.batch(case, runner.leaf(case, dtype), dtype);
-                let diagnostics = batch.rollout_diagnostics().expect(&what);
-                diagnostics.read().expect("they can be read")
-            };
-            let actual = read(&case);
-            let tolerance = Tolerance::value(dtype).at_least(2e-8);
-            for (name, expected) in &expected {
-                let named = actual.named();
-                let found = named.iter().find(|(known, _)| known == name);
-                let what = format!("{what}: {name}");
-                // Of chi-square, a mean of squares minus 1, the digits of the mean count.
-                let tolerance = match name.ends_with("chi_square") {
-                    true => tolerance.at_least(tolerance.relative * (1.0 + expected.abs())),
-                    false => tolerance,
-                };
-                assert_near(tolerance, &what, found.expect(&what).1, *expected);
-            }
-            let share = actual.effective_sample_size;
-            assert!(share > 0.0 && share <= 1.0 + 1e-6, "{what}: {share}");
-            let mut garbage = case.clone();
-            for i in (0..case.log_probs.len()).filter(|i| !case.is_valid(*i)) {
-                garbage.old_log_probs[i] = f64::NAN;
-                garbage.rollout_log_probs.as_mut().expect("given")[i] = f64::INFINITY;
-            }
-            assert_eq!(read(&garbage), actual, "{what}");
-        }
-    }
+/// The diagnostics of a batch without a valid token are 0; without `rollout_log_probs` there are
+/// none.
+pub fn rollout_diagnostics_of_nothing(runner: &Runner) {
     let mut nothing = busy(0);
     nothing.action_mask = Some(vec![false; 24]);
     let dtype = runner.exact_dtypes()[0];

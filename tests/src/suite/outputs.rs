@@ -1,8 +1,8 @@
-//! What comes out: metrics one by one and all at once, and the loss as a module.
+//! What comes out: loss, metrics and sums, and the loss as a module.
 
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
-use policy_loss::{MetricValues, PolicyLoss, PolicyLossMetrics};
+use policy_loss::{MetricValues, PolicyLoss};
 
 use crate::busy::busy;
 use crate::case::Case;
@@ -10,29 +10,29 @@ use crate::compare::{Tolerance, assert_near};
 use crate::configs::describe;
 use crate::runner::Runner;
 
-/// Every metric read alone is what `read` says, in the type of the arithmetic, `[1]`, untracked.
-pub fn metrics_one_by_one(runner: &Runner) {
+/// Metrics that are read without the loss are those that are read with it, and both are formulas of
+/// the sums; loss and sums are in the type of the arithmetic, and no metric is tracked.
+pub fn read_in_parts(runner: &Runner) {
     for config in runner.some_configs() {
         let case = busy(0).with_config(config);
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", describe(&config));
             let batch = runner.batch(&case, runner.leaf(&case, dtype), dtype);
             let output = runner.forward(&case.name, &runner.init(&config), batch);
-            let read = output.metrics.read().expect("metrics can be read");
             let whole = output.read().expect("the output can be read");
-            assert_eq!(whole.metrics, read, "{what}");
+            let metrics = output.metrics.read().expect("metrics can be read");
+            assert_eq!(whole.metrics, metrics, "{what}");
+            let sums = output.metrics.sums().expect("sums can be read");
+            assert_eq!(
+                MetricValues::of(&sums, &config.objective),
+                metrics,
+                "{what}"
+            );
+            let loss = sums.mean_loss(&config.objective);
+            assert_near(Tolerance::value(dtype), &what, loss, whole.loss);
             assert_eq!(output.loss.dims(), [1], "{what}");
+            assert_eq!(output.loss.dtype(), dtype, "{what}");
             assert_eq!(output.loss.is_tracked(), runner.is_tracked(), "{what}");
-            for (name, tensor, value) in pairs(&output.metrics, &read) {
-                let what = format!("{what}: {name}");
-                assert_eq!(tensor.is_some(), value.is_some(), "{what}");
-                let (Some(tensor), Some(value)) = (tensor, value) else {
-                    continue;
-                };
-                assert_eq!((tensor.dims(), tensor.dtype()), ([1], dtype), "{what}");
-                let alone = crate::runner::values(tensor)[0];
-                assert_eq!(alone.to_bits(), value.to_bits(), "{what}");
-            }
         }
     }
 }
@@ -63,31 +63,6 @@ pub fn small_divergences(runner: &Runner) {
             }
         }
     }
-}
-
-/// Name, tensor and number of every metric.
-fn pairs(
-    metrics: &PolicyLossMetrics,
-    values: &MetricValues,
-) -> Vec<(&'static str, Option<Tensor<1>>, Option<f64>)> {
-    macro_rules! pairs {
-        ($($always:ident)* ; $($corrected:ident)*) => {
-            vec![
-                $((stringify!($always), Some(metrics.$always()), Some(values.$always)),)*
-                $((stringify!($corrected), metrics.$corrected(), values.$corrected),)*
-            ]
-        };
-    }
-    let pairs = pairs!(
-        clip_ratio ppo_kl clipped_above clipped_below dual_clipped ratio_mean ratio_min ratio_max
-        ratio_effective_sample_size kl_k1 kl_k2 kl_k3 valid_tokens valid_sequences non_finite;
-        rollout_kl weight_mean weight_effective_sample_size weight_truncated weight_zeroed
-        off_policy_dropped kl entropy
-    );
-    let names: Vec<_> = pairs.iter().map(|(name, ..)| *name).collect();
-    let known: Vec<_> = values.named().iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, known, "every metric is looked at");
-    pairs
 }
 
 #[derive(Module, Debug)]

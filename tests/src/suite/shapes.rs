@@ -1,12 +1,13 @@
 //! Shapes at the edges of what kernels divide among threads, and the same bits in every run.
 
 use policy_loss::device::Hardware;
-use policy_loss::{Clip, Implementation, PolicyLossConfig, Ratio, Reduction, RolloutCorrection};
+use policy_loss::{Clip, Implementation, PolicyLossConfig, Ratio, Reduction, presets};
 
-use crate::busy::{Random, busy};
+use crate::busy::busy;
 use crate::case::{Case, HostAdvantages};
 use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_near, bits};
 use crate::runner::Runner;
+use policy_loss_oracle::Random;
 
 /// Rows that are no multiple of a vector, one token each, longer and more than anything that is
 /// handed out at once.
@@ -25,7 +26,7 @@ fn kinds() -> [PolicyLossConfig; 2] {
     let token = PolicyLossConfig::new().with_surrogate(Clip::new(0.2, 0.28).with_dual_clip(1.5));
     let sequence = PolicyLossConfig::new()
         .with_ratio(Ratio::SEQUENCE)
-        .with_rollout_correction(RolloutCorrection::seq_mask_tis(0.9, 1.1))
+        .with_rollout_correction(presets::seq_mask_tis(0.9, 1.1))
         .with_reduction(Reduction::SequenceMean);
     [token, sequence]
 }

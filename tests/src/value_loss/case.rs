@@ -4,10 +4,10 @@ use burn::tensor::{DType, Tensor, TensorData};
 use policy_loss::{GlobalTotals, Reduction, ValueBatch, ValueLossConfig, ValueLossOutput};
 
 use super::oracle::{Answer, Batch, solve};
-use crate::busy::Random;
 use crate::case::round;
 use crate::compare::{Tolerance, assert_all_near, assert_near};
 use crate::runner::{Runner, values};
+use policy_loss_oracle::Random;
 
 /// One batch on the host.
 #[derive(Debug, Clone)]

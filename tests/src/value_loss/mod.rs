@@ -3,4 +3,3 @@
 pub mod case;
 pub mod oracle;
 pub mod suite;
-pub mod suite_gradients;

@@ -2,6 +2,7 @@
 
 pub mod edges;
 pub mod errors;
+pub mod golden;
 /// The parts that are about gradients alone.
 pub mod gradients {
     pub use super::edges::garbage_without_a_gradient;
@@ -11,7 +12,6 @@ pub mod gradients {
 pub mod linear;
 pub mod logits;
 pub mod objective;
-pub mod real;
 pub mod targets;
 
 use burn::tensor::{Bool, DType, Int, Tensor, TensorData};

@@ -6,11 +6,12 @@ use policy_loss::{
 };
 
 use super::{HeadCase, config, indices, leaf, mask, of_products};
-use crate::busy::{Random, busy};
+use crate::busy::busy;
 use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_near};
 use crate::configs::describe;
-use crate::oracle::Metrics;
 use crate::runner::{Runner, values};
+use policy_loss_oracle::Metrics;
+use policy_loss_oracle::Random;
 
 /// A batch of 4 x 6 tokens around the busy case, whose log-probs are those of a head.
 struct Setup {
@@ -108,7 +109,7 @@ fn both(
 ) -> [(PolicyLossOutput, Leaves); 2] {
     let loss = config.init().expect("valid");
     let mut with_entropies = log_probs;
-    if config.entropy_bonus.is_some() {
+    if config.objective.entropy_bonus.is_some() {
         with_entropies.entropy = Entropy::Tracked;
     }
     let with_entropies = with_entropies.init().expect("valid");

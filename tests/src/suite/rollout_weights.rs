@@ -1,0 +1,89 @@
+//! The weights of a rollout correction, by hand.
+
+use policy_loss::{PolicyLossConfig, RolloutCorrection, presets};
+
+use crate::case::{Case, HostAdvantages};
+use crate::row::Row;
+use crate::runner::Runner;
+
+const LOW: f64 = 0.5;
+const HIGH: f64 = 5.0;
+const TIS: RolloutCorrection = presets::tis(LOW, HIGH);
+const ICEPOP: RolloutCorrection = presets::icepop(LOW, HIGH);
+const SEQ_MASK_TIS: RolloutCorrection = presets::seq_mask_tis(LOW, HIGH);
+
+/// Sampler and trainer that agree, but at one token: too likely, too unlikely, and beyond every
+/// number.
+pub fn weights(runner: &Runner) {
+    let rho = 3f64.exp();
+    let check = |name: &str, first_gap: f64, correction, weights: [f64; 3]| {
+        let third = 1.0 / 3.0;
+        let truncated = correction == TIS;
+        let zeroed = weights.iter().filter(|w| **w == 0.0).count() as f64;
+        Row::new(name, &[0.0; 3])
+            .gaps(&[first_gap, 0.0, 0.0], correction)
+            .loss(-weights.iter().sum::<f64>() / 3.0)
+            .gradient(&weights.map(|w| -w / 3.0))
+            .metric("weight_mean", weights.iter().sum::<f64>() / 3.0)
+            .metric("weight_truncated", if truncated { third } else { 0.0 })
+            .metric("weight_zeroed", if truncated { 0.0 } else { zeroed / 3.0 })
+            .metric("rollout_kl", -first_gap / 3.0)
+            .check(runner);
+    };
+    check("rho = e^3, tis", 3.0, TIS, [5.0, 1.0, 1.0]);
+    check("rho = e^3, icepop", 3.0, ICEPOP, [0.0, 1.0, 1.0]);
+    check(
+        "rho = e^3, seq-mask-tis",
+        3.0,
+        SEQ_MASK_TIS,
+        [rho, 1.0, 1.0],
+    );
+    check("rho = e^-3, tis", -3.0, TIS, [0.5, 1.0, 1.0]);
+    check("rho = e^-3, icepop", -3.0, ICEPOP, [0.0, 1.0, 1.0]);
+    // The geometric mean is e^-1, below the threshold; with -1.5 it is e^-.5, above it.
+    check("rho = e^-3, seq-mask-tis", -3.0, SEQ_MASK_TIS, [0.0; 3]);
+    let kept = [(-1.5f64).exp(), 1.0, 1.0];
+    check("rho = e^-1.5, seq-mask-tis", -1.5, SEQ_MASK_TIS, kept);
+    check("rho = e^1000, tis", 1000.0, TIS, [5.0, 1.0, 1.0]);
+    check("rho = e^1000, icepop", 1000.0, ICEPOP, [0.0, 1.0, 1.0]);
+    check("rho = e^1000, seq-mask-tis", 1000.0, SEQ_MASK_TIS, [0.0; 3]);
+    check("rho = e^-1000, tis", -1000.0, TIS, [0.5, 1.0, 1.0]);
+    check("rho = e^-1000, icepop", -1000.0, ICEPOP, [0.0, 1.0, 1.0]);
+    check(
+        "rho = e^-1000, seq-mask-tis",
+        -1000.0,
+        SEQ_MASK_TIS,
+        [0.0; 3],
+    );
+}
+
+/// Rejected weights meet the largest ratios, and sequences are judged one by one.
+pub fn rejected_weights(runner: &Runner) {
+    for correction in [ICEPOP, SEQ_MASK_TIS] {
+        let mut case = Case::new(format!("{correction:?}"), [2, 3]);
+        case.log_probs = vec![100.0, 0.0, 0.1, 0.1, 0.2, 0.0];
+        case.advantages = HostAdvantages::Token(vec![-1.0, 1.0, 1.0, 1.0, -1.0, 0.5]);
+        case.rollout_log_probs = Some(vec![-1000.0, 0.0, 0.0, 0.1, 0.0, -0.1]);
+        case.config = PolicyLossConfig::new().with_rollout_correction(correction);
+        Row::of(case).metric("non_finite", 0.0).check(runner);
+    }
+}
+
+/// Without a correction, rollout log-probs are ignored, and their metrics absent.
+pub fn ignored_rollout(runner: &Runner) {
+    for dtype in runner.exact_dtypes() {
+        let without = Row::new("no correction", &[0.1, 0.2, 0.3]).case;
+        let with = Case {
+            rollout_log_probs: Some(vec![1000.0, f64::NAN, f64::INFINITY]),
+            ..without.clone()
+        };
+        let outcome = runner.outcome(&with, dtype);
+        let what = format!("{runner}, {dtype:?}");
+        assert_eq!(outcome.metrics.rollout_kl, None, "{what}");
+        assert_eq!(
+            crate::compare::bits(&outcome),
+            crate::compare::bits(&runner.outcome(&without, dtype)),
+            "{what}"
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! The ratio of a sequence, by hand.
+
+use policy_loss::{Clip, OpenRlhfPolicyLoss, PolicyLossConfig, Ratio, Reduction};
+
+use crate::case::HostAdvantages;
+use crate::compare::bits;
+use crate::row::Row;
+use crate::runner::Runner;
+
+const THIRD: f64 = 1.0 / 3.0;
+
+/// The surrogate of GSPO with the clip of PPO.
+pub(super) fn gspo() -> PolicyLossConfig {
+    PolicyLossConfig::new()
+        .with_ratio(Ratio::SEQUENCE)
+        .with_reduction(Reduction::SequenceMean)
+}
+
+/// A ratio that all tokens share, inside of the range, clipped, and clamped.
+pub fn shared_by_its_tokens(runner: &Runner) {
+    Row::new("inside of the range", &[0.0, 0.1, 0.0])
+        .config(gspo())
+        .loss(-1.0339)
+        .gradient(&[-0.34463; 3])
+        .check(runner);
+    for advantage in [1.0, -1.0] {
+        let name = format!("clamped, A = {advantage}");
+        Row::new(&name, &[200.0, 300.0, 100.0])
+            .config(gspo())
+            .advantage(advantage)
+            .loss(match advantage > 0.0 {
+                true => -1.2,
+                false => 20f64.exp(),
+            })
+            .gradient(&[0.0; 3])
+            .metric("ppo_kl", -200.0)
+            .check(runner);
+    }
+    let clip = Clip::new(0.2, 0.2).with_dual_clip(3.0);
+    let ratio = 2f64.exp();
+    Row::new("advantages of either sign", &[2.0; 3])
+        .config(gspo().with_surrogate(clip))
+        .advantages(HostAdvantages::Token(vec![1.0, -1.0, 0.0]))
+        .loss((-1.2 + 3.0) / 3.0)
+        .gradient(&[0.0; 3])
+        .metric("clip_ratio", THIRD)
+        .metric("dual_clipped", THIRD)
+        .metric("ratio_mean", ratio)
+        .check(runner);
+    let ratio = 0.1f64.exp();
+    Row::new(
+        "advantages of either sign, inside of the range",
+        &[0.2, 0.1, 0.0],
+    )
+    .config(gspo().with_surrogate(clip))
+    .advantages(HostAdvantages::Token(vec![2.0, -1.0, 0.5]))
+    .loss(-1.5 * ratio / 3.0)
+    .gradient(&[-1.5 * ratio / 9.0; 3])
+    .check(runner);
+}
+
+/// With the correction, the ratio is taken against the rollout policy, and nothing else.
+pub fn against_rollout(runner: &Runner) {
+    let arguments = OpenRlhfPolicyLoss {
+        policy_loss_type: "gspo".into(),
+        enable_vllm_is_correction: true,
+        vllm_is_truncated_threshold: Some([0.99, 1.01]),
+        ..OpenRlhfPolicyLoss::default()
+    };
+    let config = PolicyLossConfig::try_from(arguments).expect("it has a meaning");
+    let ratio = 0.1f64.exp();
+    let mut case = Row::new("against the rollout policy", &[0.3, 0.3, 0.3])
+        .config(config)
+        .case;
+    case.rollout_log_probs = Some(vec![0.2; 3]);
+    for dtype in runner.exact_dtypes() {
+        let metrics = runner.outcome(&case, dtype).metrics;
+        assert_eq!(metrics.rollout_kl, None, "{runner}, {dtype:?}");
+        assert_eq!(metrics.weight_mean, None, "{runner}, {dtype:?}");
+    }
+    Row::of(case)
+        .loss(-ratio)
+        .gradient(&[-ratio / 3.0; 3])
+        .metric("ppo_kl", -0.3)
+        .check(runner);
+}
+
+/// The negative advantages of padding are not counted as clipped.
+pub fn with_padding(runner: &Runner) {
+    for dtype in runner.exact_dtypes() {
+        let row = |advantage: f64| {
+            let mut row = Row::new("padding", &[-2.0, -2.0, 0.0]).config(gspo());
+            row.case.advantages = HostAdvantages::Token(vec![1.0, 1.0, advantage]);
+            row.mask(&[true, true, false]).metric("clip_ratio", 0.0)
+        };
+        row(-1.0).check(runner);
+        assert_eq!(
+            bits(&runner.outcome(&row(-1.0).case, dtype)),
+            bits(&runner.outcome(&row(0.0).case, dtype)),
+            "{runner}, {dtype:?}"
+        );
+    }
+}
