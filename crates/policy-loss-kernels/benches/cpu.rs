@@ -8,13 +8,13 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, main};
 use half::{bf16, f16};
 use policy_loss_kernels::cpu::{
-    Advantages, Batch, Element, Floats, Mask, forward, forward_with_gradient,
-    forward_with_gradient_into, scale_in_place,
+    Arithmetic, Batch, Element, Floats, Mask, evaluate, scale_in_place,
 };
-use policy_loss_kernels::{
-    Clip, Correction, FilterEstimator, FilterLevel, Objective, Range, RatioBase, RatioLevel,
-    Reduction, Surrogate, WeightMode,
+use policy_loss_kernels::objective::{
+    Bounds, Clip, EntropyBonus, Filter, FilterEstimator, FilterLevel, GeometricMean, KlPenalty,
+    PolicyGradient, Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, Surrogate,
 };
+use policy_loss_kernels::{Columns, Objective};
 use rayon::prelude::*;
 
 const SHAPES: [(usize, usize); 3] = [(64, 1024), (256, 4096), (1, 1 << 20)];
@@ -23,10 +23,7 @@ const SHAPES: [(usize, usize); 3] = [(64, 1024), (256, 4096), (1, 1 << 20)];
 struct Data<E> {
     sequences: usize,
     tokens: usize,
-    log_probs: Vec<E>,
-    old_log_probs: Vec<E>,
-    rollout_log_probs: Vec<E>,
-    advantages: Vec<E>,
+    columns: Columns<Vec<E>>,
     mask: Vec<bool>,
 }
 
@@ -48,15 +45,21 @@ impl<E: Element> Data<E> {
         };
         let log_probs = near(0.6);
         let rollout_log_probs = near(0.1);
+        let ref_log_probs = near(0.4);
+        let entropies = near(0.0);
         Self {
             sequences,
             tokens,
-            log_probs,
-            rollout_log_probs,
-            old_log_probs: old.iter().map(|&old| from_f64(old)).collect(),
-            advantages: (0..total)
-                .map(|_| from_f64(2.0 * uniform() - 1.0))
-                .collect(),
+            columns: Columns {
+                log_probs,
+                old_log_probs: old.iter().map(|&old| from_f64(old)).collect(),
+                rollout_log_probs,
+                ref_log_probs,
+                entropies,
+                advantages: (0..total)
+                    .map(|_| from_f64(2.0 * uniform() - 1.0))
+                    .collect(),
+            },
             // A sequence ends somewhere in its second half.
             mask: (0..total)
                 .map(|index| index % tokens < tokens / 2 + index / tokens * 7919 % (tokens / 2))
@@ -64,17 +67,16 @@ impl<E: Element> Data<E> {
         }
     }
 
-    fn batch(&self) -> Batch<'_, E> {
+    fn batch(&self) -> Batch<'_> {
         Batch {
             sequences: self.sequences,
             tokens: self.tokens,
-            log_probs: &self.log_probs,
-            old_log_probs: Floats::from(self.old_log_probs.as_slice()),
-            rollout_log_probs: Some(Floats::from(self.rollout_log_probs.as_slice())),
-            weights: None,
-            ref_log_probs: None,
-            advantages: Advantages::PerToken(Floats::from(self.advantages.as_slice())),
+            columns: self
+                .columns
+                .as_ref()
+                .map(|column| Some(Floats::from(column.as_slice()))),
             mask: Some(Mask::from(self.mask.as_slice())),
+            weight_mean: 1.0,
         }
     }
 }
@@ -83,65 +85,50 @@ fn f32s(shape: (usize, usize)) -> Data<f32> {
     Data::new(shape, |value| value as f32)
 }
 
-const TOKEN: Objective = Objective {
-    ratio_level: RatioLevel::Token,
-    ratio_base: RatioBase::Old,
-    surrogate: Surrogate::Clip(Clip {
-        low: 0.2,
-        high: 0.2,
-        dual: None,
-    }),
-    correction: None,
-    off_policy: None,
-    penalty: None,
-    reduction: Reduction::TokenMean,
-    scale: None,
-};
+/// The clip, and nothing else.
+fn token_clip() -> Objective {
+    of(Clip::new(0.2, 0.2))
+}
 
-const SEQUENCE: Objective = Objective {
-    ratio_level: RatioLevel::Sequence,
-    reduction: Reduction::SequenceMean,
-    ..TOKEN
-};
+fn of(surrogate: impl Into<Surrogate>) -> Objective {
+    let mut objective = Objective::default();
+    objective.surrogate = surrogate.into();
+    objective
+}
 
 fn tokens((sequences, tokens): (usize, usize)) -> ItemsCount {
     ItemsCount::new(sequences * tokens)
 }
 
-fn gradient<E: Element>(
+fn gradient_in<T: Arithmetic, E: Element>(
     bencher: Bencher<'_, '_>,
     shape: (usize, usize),
-    objective: Objective,
+    objective: &Objective,
     data: &Data<E>,
 ) {
     let batch = data.batch();
     bencher
         .counter(tokens(shape))
-        .bench(|| forward_with_gradient(black_box(&objective), &batch));
+        .bench(|| evaluate::<T>(black_box(objective), &batch, None, true));
+}
+
+fn gradient(bencher: Bencher<'_, '_>, shape: (usize, usize), objective: &Objective) {
+    gradient_in::<f32, _>(bencher, shape, objective, &f32s(shape));
 }
 
 #[divan::bench(args = SHAPES)]
 fn token(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    gradient(bencher, shape, TOKEN, &f32s(shape));
-}
-
-#[divan::bench(args = SHAPES)]
-fn token_into_own_memory(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let data = f32s(shape);
-    let batch = data.batch();
-    let mut gradient = Box::new_uninit_slice(data.log_probs.len());
-    bencher
-        .counter(tokens(shape))
-        .bench_local(|| forward_with_gradient_into(black_box(&TOKEN), &batch, &mut gradient));
+    gradient(bencher, shape, &token_clip());
 }
 
 #[divan::bench(args = SHAPES)]
 fn token_without_gradient(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
     let data = f32s(shape);
     let batch = data.batch();
+    let objective = token_clip();
     bencher
         .counter(tokens(shape))
-        .bench(|| forward(black_box(&TOKEN), &batch));
+        .bench(|| evaluate::<f32>(black_box(&objective), &batch, None, false));
 }
 
 #[divan::bench(args = SHAPES)]
@@ -151,96 +138,113 @@ fn token_without_mask(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
         mask: None,
         ..data.batch()
     };
+    let objective = token_clip();
     bencher
         .counter(tokens(shape))
-        .bench(|| forward_with_gradient(black_box(&TOKEN), &batch));
+        .bench(|| evaluate::<f32>(black_box(&objective), &batch, None, true));
 }
 
 #[divan::bench(args = SHAPES)]
 fn token_dual_clip(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let clip = Clip {
-        low: 0.2,
-        high: 0.2,
-        dual: Some(3.0),
-    };
-    gradient(
-        bencher,
-        shape,
-        Objective {
-            surrogate: Surrogate::Clip(clip),
-            ..TOKEN
-        },
-        &f32s(shape),
-    );
+    gradient(bencher, shape, &of(Clip::new(0.2, 0.2).with_dual_clip(3.0)));
 }
 
-const RANGE: Range = Range {
-    low: 0.5,
-    high: 2.0,
-};
+const BOUNDS: Bounds = Bounds::new(0.5, 2.0);
 
-fn corrected(bencher: Bencher<'_, '_>, shape: (usize, usize), correction: Correction) {
-    let objective = Objective {
-        correction: Some(correction),
-        ..TOKEN
-    };
-    gradient(bencher, shape, objective, &f32s(shape));
+fn corrected(bencher: Bencher<'_, '_>, shape: (usize, usize), correction: RolloutCorrection) {
+    let mut objective = token_clip();
+    objective.rollout_correction = Some(correction);
+    gradient(bencher, shape, &objective);
+}
+
+fn filtered(bencher: Bencher<'_, '_>, shape: (usize, usize), filter: Filter) {
+    let raw = RolloutCorrection::weigh(RolloutWeight::raw());
+    corrected(bencher, shape, raw.with_filter(filter));
 }
 
 #[divan::bench(args = SHAPES)]
 fn token_truncated_weight(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let mode = WeightMode::Truncate(RANGE);
-    corrected(bencher, shape, Correction::of_tokens(mode));
+    let truncate = RolloutWeight::truncate(BOUNDS);
+    corrected(bencher, shape, RolloutCorrection::weigh(truncate));
 }
 
 #[divan::bench(args = SHAPES)]
 fn token_sequence_masked_weight(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let raw = Correction::of_tokens(WeightMode::Raw);
-    let (level, estimator) = (FilterLevel::SequenceMean, FilterEstimator::K1);
-    corrected(bencher, shape, raw.with_filter(level, estimator, RANGE));
+    filtered(bencher, shape, Filter::sequence_mean_k1(BOUNDS));
 }
 
 #[divan::bench(args = SHAPES)]
 fn token_filtered_weight(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let raw = Correction::of_tokens(WeightMode::Raw);
-    let (level, estimator) = (FilterLevel::Token, FilterEstimator::K3);
-    corrected(bencher, shape, raw.with_filter(level, estimator, RANGE));
+    let filter = Filter::new(FilterLevel::Token, FilterEstimator::K3, BOUNDS);
+    filtered(bencher, shape, filter);
 }
 
 #[divan::bench(args = SHAPES)]
 fn token_sequence_mean(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let reduction = Reduction::SequenceMean;
-    gradient(
-        bencher,
-        shape,
-        Objective { reduction, ..TOKEN },
-        &f32s(shape),
-    );
+    let mut objective = token_clip();
+    objective.reduction = Reduction::SequenceMean;
+    gradient(bencher, shape, &objective);
+}
+
+#[divan::bench(args = SHAPES)]
+fn token_kl_penalty(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
+    let mut objective = token_clip();
+    objective.kl_penalty = Some(KlPenalty::new(0.1));
+    gradient(bencher, shape, &objective);
+}
+
+#[divan::bench(args = SHAPES)]
+fn token_entropy_bonus(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
+    let mut objective = token_clip();
+    objective.entropy_bonus = Some(EntropyBonus::new(0.1));
+    gradient(bencher, shape, &objective);
 }
 
 #[divan::bench(args = SHAPES)]
 fn sequence(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    gradient(bencher, shape, SEQUENCE, &f32s(shape));
+    let mut objective = token_clip();
+    objective.ratio = Ratio::SEQUENCE;
+    objective.reduction = Reduction::SequenceMean;
+    gradient(bencher, shape, &objective);
+}
+
+#[divan::bench(args = SHAPES)]
+fn weighted_policy_gradient(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
+    let surrogate = PolicyGradient::weighted(Bounds::at_most(1.28));
+    gradient(bencher, shape, &of(surrogate));
+}
+
+#[divan::bench(args = SHAPES)]
+fn sigmoid_gate(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
+    gradient(bencher, shape, &of(SigmoidGate::default()));
+}
+
+#[divan::bench(args = SHAPES)]
+fn geometric_mean(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
+    gradient(bencher, shape, &of(GeometricMean::default()));
 }
 
 #[divan::bench(args = SHAPES)]
 fn token_f64(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    gradient(bencher, shape, TOKEN, &Data::new(shape, |value| value));
+    let data = Data::new(shape, |value| value);
+    gradient_in::<f64, _>(bencher, shape, &token_clip(), &data);
 }
 
 #[divan::bench(args = SHAPES)]
 fn token_f16(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    gradient(bencher, shape, TOKEN, &Data::new(shape, f16::from_f64));
+    let data = Data::new(shape, f16::from_f64);
+    gradient_in::<f32, _>(bencher, shape, &token_clip(), &data);
 }
 
 #[divan::bench(args = SHAPES)]
 fn token_bf16(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    gradient(bencher, shape, TOKEN, &Data::new(shape, bf16::from_f64));
+    let data = Data::new(shape, bf16::from_f64);
+    gradient_in::<f32, _>(bencher, shape, &token_clip(), &data);
 }
 
 #[divan::bench(args = SHAPES)]
 fn scale(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let mut gradient = f32s(shape).log_probs;
+    let mut gradient = f32s(shape).columns.log_probs;
     bencher
         .counter(tokens(shape))
         .bench_local(|| scale_in_place(&mut gradient, black_box(-1.0)));
@@ -251,14 +255,15 @@ fn scale(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
 fn floor_same_bytes(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
     const CHUNK: usize = 16 * 1024;
     let data = f32s(shape);
-    let mut output = vec![0.0_f32; data.log_probs.len()];
+    let columns = &data.columns;
+    let mut output = vec![0.0_f32; columns.log_probs.len()];
     bencher.counter(tokens(shape)).bench_local(|| {
         let visit = |(index, output): (usize, &mut [f32])| {
             let range = index * CHUNK..index * CHUNK + output.len();
-            let inputs = data.log_probs[range.clone()]
+            let inputs = columns.log_probs[range.clone()]
                 .iter()
-                .zip(&data.old_log_probs[range.clone()])
-                .zip(&data.advantages[range.clone()])
+                .zip(&columns.old_log_probs[range.clone()])
+                .zip(&columns.advantages[range.clone()])
                 .zip(&data.mask[range]);
             for (output, (((&a, &b), &c), &mask)) in output.iter_mut().zip(inputs) {
                 *output = if mask { (a - b) * c } else { 0.0 };
