@@ -1,44 +1,5 @@
 //! Declares numbers that are accumulated over tokens, once for all machines.
 
-/// How two parts of a number become that of both.
-#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
-pub enum Kind {
-    /// Added.
-    Sum,
-    /// Added, and a whole number: devices add it up as an integer, since f32 loses whole numbers
-    /// above 2^24.
-    Count,
-    /// The smaller one; NaN is left out.
-    Least,
-    /// The larger one; NaN is left out.
-    Largest,
-}
-
-impl Kind {
-    /// The number of no token at all. Finite, because WGSL has no way to write an infinity.
-    #[must_use]
-    pub const fn neutral(self) -> f64 {
-        match self {
-            Self::Sum | Self::Count => 0.0,
-            Self::Least => f32::MAX as f64,
-            Self::Largest => f32::MIN as f64,
-        }
-    }
-
-    /// The number of two parts.
-    #[must_use]
-    pub fn merge(self, left: f64, right: f64) -> f64 {
-        // Comparisons with NaN are false.
-        match self {
-            Self::Sum | Self::Count => left + right,
-            Self::Least if right < left => right,
-            Self::Largest if right > left => right,
-            Self::Least | Self::Largest => left,
-        }
-    }
-}
-
 /// Declares a list of numbers with their kinds. It becomes
 ///
 /// - a struct of f64 on the host, with `merge`;
@@ -71,8 +32,8 @@ macro_rules! accumulators {
 
             /// How parts are put together.
             #[must_use]
-            pub const fn kind(self) -> $crate::accumulators::Kind {
-                match self { $(Self::$name => $crate::accumulators::Kind::$kind,)* }
+            pub const fn kind(self) -> $crate::kind::Kind {
+                match self { $(Self::$name => $crate::kind::Kind::$kind,)* }
             }
 
             /// The name of the field.
@@ -85,14 +46,14 @@ macro_rules! accumulators {
         impl Default for $Sums {
             /// Of no token.
             fn default() -> Self {
-                Self { $($name: $crate::accumulators::Kind::$kind.neutral(),)* }
+                Self { $($name: $crate::kind::Kind::$kind.neutral(),)* }
             }
         }
 
         impl $Sums {
             /// Puts the numbers of another part of the tokens to these.
             pub fn merge(&mut self, other: &Self) {
-                $(self.$name = $crate::accumulators::Kind::$kind.merge(self.$name, other.$name);)*
+                $(self.$name = $crate::kind::Kind::$kind.merge(self.$name, other.$name);)*
             }
 
             /// The numbers in their order.
@@ -202,7 +163,7 @@ macro_rules! accumulators {
         pub(crate) mod cpu {
             #![allow(missing_docs, dead_code)]
 
-            use crate::accumulators::Kind;
+            use crate::kind::Kind;
             use crate::cpu::words::{Elements, Total, Values, neutral};
 
             #[derive(Clone, Copy)]

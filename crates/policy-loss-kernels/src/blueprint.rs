@@ -11,6 +11,9 @@ use crate::sums::Sum;
 
 /// The choices of an objective and of a batch, without their numbers. What is not chosen leaves no
 /// trace in a compiled kernel.
+///
+/// What is asked of it is inlined: the loops of the CPU know most choices when they are compiled,
+/// and a call would hide them from the compiler.
 #[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
 #[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
 pub struct Blueprint {
@@ -80,30 +83,26 @@ impl Blueprint {
         let correction = objective.rollout_correction;
         let weight = correction.and_then(|correction| correction.weight);
         let mode = weight.map(|weight| weight.mode);
-        let importance = match objective.surrogate {
-            Surrogate::PolicyGradient(surrogate) => surrogate.weight,
-            Surrogate::Clip(_)
-            | Surrogate::SigmoidGate(_)
+        let (mut dual_clip, mut divergence) = (false, Divergence::default());
+        let mut importance = ImportanceWeight::None;
+        match objective.surrogate {
+            Surrogate::Clip(clip) => dual_clip = clip.lower_bound().is_some(),
+            Surrogate::PolicyGradient(surrogate) => importance = surrogate.weight,
+            Surrogate::TrustRegion(region) => divergence = region.divergence,
+            Surrogate::SigmoidGate(_)
             | Surrogate::GeometricMean(_)
             | Surrogate::GammaWeight(_)
-            | Surrogate::TrustRegion(_)
             | Surrogate::SquaredLogRatio(_)
             | Surrogate::CovarianceClip(_)
-            | Surrogate::CovariancePenalty(_) => ImportanceWeight::None,
-        };
+            | Surrogate::CovariancePenalty(_) => {}
+        }
         let denominator = objective.reduction.denominator();
         Some(Self {
             surrogate: objective.surrogate.kind()?,
-            dual_clip: match objective.surrogate {
-                Surrogate::Clip(clip) => clip.lower_bound().is_some(),
-                _ => false,
-            },
+            dual_clip,
             weighs_negative: importance != ImportanceWeight::None,
             weighs_others: matches!(importance, ImportanceWeight::Ratio(_)),
-            divergence: match objective.surrogate {
-                Surrogate::TrustRegion(region) => region.divergence,
-                _ => Divergence::default(),
-            },
+            divergence,
             ratio_level: objective.ratio.level,
             against: objective.ratio.against,
             corrected: correction.is_some(),
@@ -139,12 +138,14 @@ impl Blueprint {
 
     /// Whether tokens take the ratio of their sequence.
     #[must_use]
+    #[inline(always)]
     pub fn sequence_ratio(&self) -> bool {
         self.ratio_level != RatioLevel::Token
     }
 
     /// Whether the gradient of a ratio is the same for all tokens of a sequence.
     #[must_use]
+    #[inline(always)]
     pub fn shares_gradient(&self) -> bool {
         matches!(
             self.ratio_level,
@@ -154,6 +155,7 @@ impl Blueprint {
 
     /// Whether `rollout_log_probs` is read.
     #[must_use]
+    #[inline(always)]
     pub fn reads_rollout(&self) -> bool {
         self.corrected || self.against == Behavior::Rollout
     }
@@ -174,6 +176,7 @@ impl Blueprint {
     /// Whether the surrogate is a function of the ratio, so that its slope against `log_probs` is
     /// that against the ratio times the ratio.
     #[must_use]
+    #[inline(always)]
     pub fn is_of_ratio(&self) -> bool {
         matches!(
             self.surrogate,
@@ -183,6 +186,7 @@ impl Blueprint {
 
     /// Whether the surrogate takes something from the whole sequence beside the ratio.
     #[must_use]
+    #[inline(always)]
     pub fn surrogate_is_of_row(&self) -> bool {
         matches!(
             self.surrogate,
@@ -192,37 +196,43 @@ impl Blueprint {
 
     /// Whether the slope of a token's surrogate is that of its row, weights included.
     #[must_use]
+    #[inline(always)]
     pub fn slope_is_of_row(&self) -> bool {
         self.surrogate == SurrogateKind::GeometricMean
     }
 
     /// Whether the weights of a sequence are added up before its tokens are visited.
     #[must_use]
+    #[inline(always)]
     pub fn adds_weights(&self) -> bool {
         self.slope_is_of_row() && (self.corrected || self.off_policy)
     }
 
     /// Whether there is a filter of this level and estimate.
     #[must_use]
+    #[inline(always)]
     pub fn filters(&self, level: FilterLevel, estimator: FilterEstimator) -> bool {
         self.filter_bits & filter_bit(level, estimator) != 0
     }
 
     /// Whether there is a filter of this level.
     #[must_use]
+    #[inline(always)]
     pub fn filters_by(&self, level: FilterLevel) -> bool {
-        FilterEstimator::ALL
-            .into_iter()
-            .any(|estimator| self.filters(level, estimator))
+        self.filters(level, FilterEstimator::K1)
+            || self.filters(level, FilterEstimator::K2)
+            || self.filters(level, FilterEstimator::K3)
     }
 
     /// Whether a weight depends on its whole sequence.
     #[must_use]
+    #[inline(always)]
     pub fn weight_is_of_row(&self) -> bool {
         let own = self.weighted && self.weight_level != WeightLevel::Token;
         own || self.vetoes || self.filters_sequences()
     }
 
+    #[inline(always)]
     fn filters_sequences(&self) -> bool {
         self.filters_by(FilterLevel::SequenceSum)
             || self.filters_by(FilterLevel::SequenceMean)
@@ -231,6 +241,7 @@ impl Blueprint {
 
     /// Whether this estimate of the gaps is added up over a sequence.
     #[must_use]
+    #[inline(always)]
     pub fn adds_gaps(&self, estimator: FilterEstimator) -> bool {
         self.filters(FilterLevel::SequenceSum, estimator)
             || self.filters(FilterLevel::SequenceMean, estimator)
@@ -239,12 +250,14 @@ impl Blueprint {
     /// Whether a token needs to know something of its whole sequence first. If not, a sequence may
     /// be divided at will.
     #[must_use]
+    #[inline(always)]
     pub fn by_rows(&self) -> bool {
         self.sequence_mean || self.gathers()
     }
 
     /// Whether a sequence is read before its tokens are visited.
     #[must_use]
+    #[inline(always)]
     pub fn gathers(&self) -> bool {
         self.sequence_ratio()
             || self.off_policy
@@ -309,12 +322,14 @@ impl Blueprint {
 }
 
 /// The place of a filter among the bits of a blueprint.
-fn filter_bit(level: FilterLevel, estimator: FilterEstimator) -> u32 {
+#[inline(always)]
+const fn filter_bit(level: FilterLevel, estimator: FilterEstimator) -> u32 {
     1 << filter_place(level, estimator)
 }
 
 /// The place of a filter among all that there can be.
 #[must_use]
+#[inline(always)]
 pub const fn filter_place(level: FilterLevel, estimator: FilterEstimator) -> usize {
     level as usize * FilterEstimator::ALL.len() + estimator as usize
 }

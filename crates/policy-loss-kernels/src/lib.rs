@@ -28,13 +28,14 @@ pub mod cpu;
 #[cfg(feature = "cube")]
 pub mod cube;
 mod formula;
+mod kind;
 mod metrics;
 pub mod objective;
 mod sums;
 
-pub use accumulators::Kind;
 pub use blueprint::Blueprint;
 pub use columns::Columns;
+pub use kind::Kind;
 pub use metrics::MetricValues;
 pub use objective::Objective;
 pub use sums::{Sum, Sums};

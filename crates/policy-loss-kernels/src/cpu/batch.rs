@@ -1,8 +1,6 @@
 //! A batch in host memory.
 
-use half::{bf16, f16};
-
-use super::element::Element;
+use super::element::Floats;
 use crate::blueprint::Blueprint;
 use crate::columns::Columns;
 
@@ -25,20 +23,6 @@ pub struct Batch<'a> {
     pub weight_mean: f64,
 }
 
-/// A slice of one of the floating-point types.
-#[derive(Clone, Copy, Debug)]
-#[allow(clippy::exhaustive_enums)]
-pub enum Floats<'a> {
-    /// 64 bits.
-    F64(&'a [f64]),
-    /// 32 bits.
-    F32(&'a [f32]),
-    /// 16 bits, IEEE 754 half precision.
-    F16(&'a [f16]),
-    /// 16 bits, the upper half of f32.
-    Bf16(&'a [bf16]),
-}
-
 /// One byte for each token: 0 where the token is masked.
 #[derive(Clone, Copy, Debug)]
 pub struct Mask<'a>(pub(super) &'a [u8]);
@@ -52,31 +36,6 @@ impl<'a> From<&'a [bool]> for Mask<'a> {
 impl<'a> From<&'a [u8]> for Mask<'a> {
     fn from(mask: &'a [u8]) -> Self {
         Self(mask)
-    }
-}
-
-impl<'a, E: Element> From<&'a [E]> for Floats<'a> {
-    fn from(values: &'a [E]) -> Self {
-        E::floats(values)
-    }
-}
-
-impl Floats<'_> {
-    /// Number of elements.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        match self {
-            Self::F64(values) => values.len(),
-            Self::F32(values) => values.len(),
-            Self::F16(values) => values.len(),
-            Self::Bf16(values) => values.len(),
-        }
-    }
-
-    /// Whether there is no element.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

@@ -8,9 +8,8 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::batch::{Batch, BatchError, Mask};
 use super::partition::{self, Chunk};
-use super::real::Real;
 use super::stage::{BLOCK, Inputs, Scratch};
-use super::visit::{Block, Gradients, Kernels, Plan, RowRatio, RowState};
+use super::visit::{Arithmetic, Block, Gradients, Kernels, Plan, RowRatio, RowState};
 use crate::blueprint::{Blueprint, Numbers};
 use crate::objective::Objective;
 use crate::sums::Sums;
@@ -28,7 +27,7 @@ pub struct Wanted<'a, T> {
 }
 
 /// Evaluates a batch. Returns the loss and the sums; every element of the gradients is written.
-pub fn run<T: Real>(
+pub fn run<T: Arithmetic>(
     arch: Arch,
     objective: &Objective,
     batch: &Batch<'_>,
@@ -81,7 +80,7 @@ pub fn run<T: Real>(
     Ok((sums.loss * scale, sums))
 }
 
-struct Evaluation<'a, T: Real> {
+struct Evaluation<'a, T: Arithmetic> {
     arch: Arch,
     plan: Plan,
     kernels: Kernels<T>,
@@ -93,7 +92,7 @@ struct Evaluation<'a, T: Real> {
 /// A chunk, with its part of the gradients.
 type Task<'a, T> = (Chunk, Gradients<'a, T>);
 
-impl<T: Real> Evaluation<'_, T> {
+impl<T: Arithmetic> Evaluation<'_, T> {
     fn sums(&self, mut gradients: Gradients<'_, T>) -> Sums {
         let row_length = self.inputs.row_length;
         let by_rows = self.plan.blueprint.by_rows();
@@ -320,7 +319,7 @@ struct AddWhereValid<'a, T> {
     gradient: &'a mut [MaybeUninit<T>],
 }
 
-impl<T: Real> WithSimd for AddWhereValid<'_, T> {
+impl<T: Arithmetic> WithSimd for AddWhereValid<'_, T> {
     type Output = ();
 
     #[inline(always)]

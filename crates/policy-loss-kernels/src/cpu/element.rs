@@ -1,15 +1,67 @@
 //! The types that a batch can be stored in.
 
-use std::mem::MaybeUninit;
+use std::any::TypeId;
 
 use half::{bf16, f16};
 use pulp::{Arch, Simd, WithSimd};
 
-use super::batch::Floats;
 use super::half_bits::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use super::real::Real;
+use super::lanes::Real;
 
-/// A floating-point type of `log_probs` and its gradient: f64, f32, f16 or bf16.
+/// A slice of one of the floating-point types.
+#[derive(Clone, Copy, Debug)]
+#[allow(clippy::exhaustive_enums)]
+pub enum Floats<'a> {
+    /// 64 bits.
+    F64(&'a [f64]),
+    /// 32 bits.
+    F32(&'a [f32]),
+    /// 16 bits, IEEE 754 half precision.
+    F16(&'a [f16]),
+    /// 16 bits, the upper half of f32.
+    Bf16(&'a [bf16]),
+}
+
+impl<'a, E: Element> From<&'a [E]> for Floats<'a> {
+    fn from(values: &'a [E]) -> Self {
+        E::floats(values)
+    }
+}
+
+impl<'a> Floats<'a> {
+    /// Number of elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F64(values) => values.len(),
+            Self::F32(values) => values.len(),
+            Self::F16(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// Whether there is no element.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The values themselves, if they have this type already.
+    pub(super) fn of<T: Real>(self) -> Option<&'a [T]> {
+        match self {
+            Self::F64(values) => same_type(values),
+            Self::F32(values) => same_type(values),
+            Self::F16(_) | Self::Bf16(_) => None,
+        }
+    }
+}
+
+fn same_type<A: bytemuck::Pod, B: bytemuck::Pod>(values: &[A]) -> Option<&[B]> {
+    let is_same = TypeId::of::<A>() == TypeId::of::<B>();
+    is_same.then(|| bytemuck::cast_slice(values))
+}
+
+/// A floating-point type that values are stored in: f64, f32, f16 or bf16.
 ///
 /// Arithmetic is f64 for f64 and f32 for all others.
 pub trait Element: Stored {}
@@ -27,17 +79,11 @@ pub trait Stored: Copy + Send + Sync + 'static {
     fn widen<T: Real>(self) -> T;
     fn narrow(value: Self::Real) -> Self;
 
-    /// The output itself, where the arithmetic can write into it.
-    fn direct(output: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<Self::Real>]>;
     /// The values themselves, where the arithmetic can change them.
     fn in_place(values: &mut [Self]) -> Option<&mut [Self::Real]>;
 
     fn widen_all<T: Real>(arch: Arch, values: &[Self], widened: &mut [T]) {
         arch.dispatch(WidenAll { values, widened });
-    }
-
-    fn narrow_all(arch: Arch, values: &[Self::Real], output: &mut [MaybeUninit<Self>]) {
-        arch.dispatch(NarrowAll { values, output });
     }
 }
 
@@ -53,22 +99,6 @@ impl<E: Stored, T: Real> WithSimd for WidenAll<'_, E, T> {
     fn with_simd<S: Simd>(self, _simd: S) {
         for (widened, value) in self.widened.iter_mut().zip(self.values) {
             *widened = value.widen();
-        }
-    }
-}
-
-struct NarrowAll<'a, E: Stored> {
-    values: &'a [E::Real],
-    output: &'a mut [MaybeUninit<E>],
-}
-
-impl<E: Stored> WithSimd for NarrowAll<'_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
-        for (output, &value) in self.output.iter_mut().zip(self.values) {
-            output.write(E::narrow(value));
         }
     }
 }
@@ -100,10 +130,6 @@ macro_rules! implement_stored_for_real {
             #[inline(always)]
             fn narrow(value: Self) -> Self {
                 value
-            }
-
-            fn direct(output: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<Self>]> {
-                Some(output)
             }
 
             fn in_place(values: &mut [Self]) -> Option<&mut [Self]> {
@@ -141,10 +167,6 @@ macro_rules! implement_stored_for_half {
             #[inline(always)]
             fn narrow(value: f32) -> Self {
                 Self::from_bits($narrow(value))
-            }
-
-            fn direct(_output: &mut [MaybeUninit<Self>]) -> Option<&mut [MaybeUninit<f32>]> {
-                None
             }
 
             fn in_place(_values: &mut [Self]) -> Option<&mut [f32]> {

@@ -1,7 +1,6 @@
 //! The exponential, to two units in the last place.
 
-use super::lanes::Lanes;
-use super::real::Real;
+use super::lanes::{Lanes, Real};
 
 /// `exp(x)` in parts: `scale * (1 + fraction + remainder)`, where `scale` is a power of two
 /// and `remainder = exp(fraction) - 1 - fraction`.

@@ -21,7 +21,6 @@ mod half_bits;
 mod lanes;
 pub mod log_probs;
 mod partition;
-mod real;
 mod scale;
 mod stage;
 #[cfg(test)]
@@ -35,14 +34,14 @@ use std::mem::MaybeUninit;
 use crate::objective::Objective;
 use crate::sums::Sums;
 
-pub use batch::{Batch, BatchError, Floats, Mask};
-pub use element::Element;
+pub use batch::{Batch, BatchError, Mask};
+pub use element::{Element, Floats};
 #[doc(hidden)]
 pub use pulp::Arch;
-pub use real::Real;
 pub use scale::scale_in_place;
 #[doc(hidden)]
 pub use vector_unit::units;
+pub use visit::Arithmetic;
 
 use drive::Wanted;
 use vector_unit::vector_unit;
@@ -73,7 +72,7 @@ pub struct Evaluated<T> {
 ///
 /// [`BatchError`] if a slice does not fit the batch's shape or is missing, or if the surrogate has
 /// no kernel.
-pub fn evaluate<T: Real>(
+pub fn evaluate<T: Arithmetic>(
     objective: &Objective,
     batch: &Batch<'_>,
     scale: Option<f64>,
@@ -84,7 +83,7 @@ pub fn evaluate<T: Real>(
 
 /// As [`evaluate`], on a certain vector unit: for tests.
 #[doc(hidden)]
-pub fn evaluate_on<T: Real>(
+pub fn evaluate_on<T: Arithmetic>(
     arch: Arch,
     objective: &Objective,
     batch: &Batch<'_>,
@@ -125,7 +124,7 @@ pub fn evaluate_on<T: Real>(
     })
 }
 
-fn spare<T: Real>(memory: &mut Vec<T>, length: usize) -> &mut [MaybeUninit<T>] {
+fn spare<T: Arithmetic>(memory: &mut Vec<T>, length: usize) -> &mut [MaybeUninit<T>] {
     let spare = &mut memory.spare_capacity_mut()[..length];
     if cfg!(debug_assertions) {
         // What is not written shows.

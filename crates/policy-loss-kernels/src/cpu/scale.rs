@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::element::Element;
-use super::real::Real;
+use super::lanes::Real;
 use super::vector_unit::vector_unit;
 
 /// Elements that one thread scales at a time; fewer are not divided.

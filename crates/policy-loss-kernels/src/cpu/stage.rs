@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::batch::{Floats, Mask};
-use super::element::Stored;
-use super::real::Real;
+use super::batch::Mask;
+use super::element::{Floats, Stored};
+use super::lanes::Real;
 use crate::columns::Columns;
 
 /// Tokens in a block: what is staged of it stays in the first-level cache.
@@ -95,7 +95,7 @@ fn widen<'a, T: Real>(
     range: Range<usize>,
     scratch: &'a mut Vec<T>,
 ) -> &'a [T] {
-    if let Some(values) = T::of_floats(values) {
+    if let Some(values) = values.of::<T>() {
         return &values[range];
     }
     let widened = first(scratch, range.len());

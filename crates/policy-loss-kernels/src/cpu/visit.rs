@@ -5,8 +5,7 @@ use std::mem::MaybeUninit;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::lanes::Lanes;
-use super::real::Real;
+use super::lanes::{Lanes, Real};
 use super::stage::Staged;
 use super::words::{Flags, Values, splat};
 use crate::blueprint::{Blueprint, Numbers};
@@ -24,7 +23,7 @@ use crate::sums::cpu::Sums as LaneSums;
 ///
 /// A fixed number of vectors, not of tokens: the error of a sum of numbers of one sign is then the
 /// same for every vector unit, `(STRETCH + log2(lanes)) * 2^-24` in f32 at most.
-pub const STRETCH: usize = 16;
+pub const STRETCH: usize = 64;
 
 /// What a batch is computed with.
 #[derive(Clone, Copy)]
@@ -272,9 +271,17 @@ fn specialized<const INDEX: usize>(blueprint: Blueprint) -> Blueprint {
     }
 }
 
-/// The loops for f32, in which most batches are computed.
-pub fn f32_kernels(blueprint: &Blueprint) -> Kernels<f32> {
-    macro_rules! choose {
+/// A type that a batch is computed in, f32 or f64.
+pub trait Arithmetic: Real {
+    /// The loops of an objective: not generic, so that they are compiled in this crate and not once
+    /// more in every crate that calls them.
+    #[doc(hidden)]
+    fn kernels(blueprint: &Blueprint) -> Kernels<Self>;
+}
+
+impl Arithmetic for f32 {
+    fn kernels(blueprint: &Blueprint) -> Kernels<f32> {
+        macro_rules! choose {
         ($($index:literal)*) => {{
             const COUNT: usize = [$($index,)*].len();
             const { assert!(COUNT == SPECIALIZED.len()) };
@@ -285,12 +292,15 @@ pub fn f32_kernels(blueprint: &Blueprint) -> Kernels<f32> {
             }
         }};
     }
-    choose!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24)
+        choose!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24)
+    }
 }
 
-/// The loops for f64.
-pub fn f64_kernels(_blueprint: &Blueprint) -> Kernels<f64> {
-    kernels::<f64, ANY>()
+impl Arithmetic for f64 {
+    /// Few batches are computed in it, and one set of loops serves them all.
+    fn kernels(_blueprint: &Blueprint) -> Kernels<f64> {
+        kernels::<f64, ANY>()
+    }
 }
 
 fn kernels<T: Real, const INDEX: usize>() -> Kernels<T> {

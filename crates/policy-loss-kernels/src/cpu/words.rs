@@ -5,8 +5,8 @@ use std::ops::{Add, AddAssign, Div, Mul, Not, Sub};
 
 use super::exp::{Exponential as Parts, exp};
 pub use super::lanes::Lanes as Elements;
-use super::real::Real;
-use crate::accumulators::Kind;
+use super::lanes::Real;
+use crate::kind::Kind;
 
 /// Marks what a device evaluates when it compiles.
 macro_rules! comptime {

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::words::combine;
-use crate::accumulators::Kind;
+use crate::kind::Kind;
 
 /// How a cube is divided; both numbers are powers of two.
 #[derive_cube_comptime]

@@ -6,8 +6,8 @@
 use cubecl::prelude::*;
 
 use super::words::{Elements, at_least_one, combine, neutral};
-use crate::accumulators::Kind;
 use crate::blueprint::Blueprint;
+use crate::kind::Kind;
 use crate::sums::Sum;
 use crate::sums::gpu::Sums;
 

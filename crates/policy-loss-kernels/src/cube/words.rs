@@ -3,7 +3,7 @@
 
 use cubecl::prelude::*;
 
-use crate::accumulators::Kind;
+use crate::kind::Kind;
 
 /// The types that a formula is compiled for.
 pub trait Elements: Send + Sync + 'static {

@@ -1,6 +1,6 @@
 //! When the kernels agree with the oracle.
 
-use policy_loss_kernels::cpu::{Arch, Real, evaluate_on};
+use policy_loss_kernels::cpu::{Arch, Arithmetic, evaluate_on};
 use policy_loss_kernels::objective::Reduction;
 use policy_loss_kernels::{Kind, MetricValues, Objective, Sum, Sums};
 use policy_loss_oracle::{Answer, Scale};
@@ -9,7 +9,7 @@ use crate::data::Data;
 
 /// How far results in `T` lie from those of the oracle, in proportion to their sizes. Most of them
 /// are sums and products of a few numbers; a sum in lanes rounds a few dozen times.
-fn relative<T: Real>() -> f64 {
+fn relative<T: Arithmetic>() -> f64 {
     match T::IS_DOUBLE {
         true => 1e-12,
         false => 4e-6,
@@ -17,7 +17,7 @@ fn relative<T: Real>() -> f64 {
 }
 
 /// A decision as near to its threshold may go the other way. Such draws are few.
-fn least_margin<T: Real>() -> f64 {
+fn least_margin<T: Arithmetic>() -> f64 {
     match T::IS_DOUBLE {
         true => 1e-11,
         false => 2e-5,
@@ -29,7 +29,7 @@ const TINY: f64 = 1e-30;
 
 /// Compares a run on each of the vector units with the oracle. Whether it could: not where a
 /// decision is a matter of rounding.
-pub fn check<T: Real>(
+pub fn check<T: Arithmetic>(
     data: &Data,
     objective: &Objective,
     scale: Option<Scale>,
@@ -51,7 +51,7 @@ pub fn check<T: Real>(
     true
 }
 
-fn check_run<T: Real>(
+fn check_run<T: Arithmetic>(
     data: &Data,
     objective: &Objective,
     scale: Option<Scale>,

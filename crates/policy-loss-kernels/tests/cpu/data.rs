@@ -1,7 +1,7 @@
 //! Batches that own their memory.
 
 use half::{bf16, f16};
-use policy_loss_kernels::cpu::{Arch, Batch, Evaluated, Floats, Mask, Real, evaluate_on};
+use policy_loss_kernels::cpu::{Arch, Arithmetic, Batch, Evaluated, Floats, Mask, evaluate_on};
 use policy_loss_kernels::{Columns, Objective};
 use policy_loss_oracle as oracle;
 use policy_loss_oracle::{Answer, Random, Scale};
@@ -210,7 +210,7 @@ impl Data {
     }
 
     /// What the kernels make of it, with weights that are normalized already.
-    pub fn run<T: Real>(
+    pub fn run<T: Arithmetic>(
         &self,
         arch: Arch,
         objective: &Objective,
@@ -220,7 +220,7 @@ impl Data {
     }
 
     /// What the kernels make of it where the weights have this mean.
-    pub fn run_normalized<T: Real>(
+    pub fn run_normalized<T: Arithmetic>(
         &self,
         arch: Arch,
         objective: &Objective,
@@ -232,7 +232,7 @@ impl Data {
     }
 
     /// What the oracle makes of it, in the numbers that arithmetic in `T` sees.
-    pub fn answer<T: Real>(&self, objective: &Objective, scale: Option<Scale>) -> Answer {
+    pub fn answer<T: Arithmetic>(&self, objective: &Objective, scale: Option<Scale>) -> Answer {
         let values = self.columns.as_ref().map(|column| {
             let values = column.to_f64().into_iter();
             let values = values.map(|value| T::from_f64(value).to_f64());

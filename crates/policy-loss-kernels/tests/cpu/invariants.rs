@@ -1,7 +1,7 @@
 //! What must be the same bit for bit, and what is refused.
 
 use policy_loss_kernels::cpu::{
-    Batch, BatchError, Evaluated, Mask, Real, evaluate, evaluate_on, scale_in_place,
+    Arithmetic, Batch, BatchError, Evaluated, Mask, evaluate, evaluate_on, scale_in_place,
 };
 use policy_loss_kernels::objective::{Behavior, CovarianceClip, CovariancePenalty, Surrogate};
 use policy_loss_kernels::{Columns, Objective};
@@ -13,7 +13,7 @@ use crate::levels;
 use crate::objectives::{any, objectives, of, token};
 
 /// Every bit of a result.
-fn bits<T: Real>(evaluated: &Evaluated<T>) -> Vec<u64> {
+fn bits<T: Arithmetic>(evaluated: &Evaluated<T>) -> Vec<u64> {
     let gradients = [&evaluated.gradient, &evaluated.entropy_gradient];
     let gradients = gradients.into_iter().flatten().map(|value| value.to_f64());
     std::iter::once(evaluated.loss)
@@ -41,7 +41,7 @@ fn with_garbage(data: &Data, random: &mut Random) -> Data {
     spoilt
 }
 
-fn assert_ignores_garbage<T: Real>(random: &mut Random, objective: &Objective, form: Form) {
+fn assert_ignores_garbage<T: Arithmetic>(random: &mut Random, objective: &Objective, form: Form) {
     let data = Data::random(random, form);
     let spoilt = with_garbage(&data, random);
     for arch in levels() {

@@ -1,6 +1,6 @@
 //! Every combination of parts, over shapes around the widths of vectors and blocks.
 
-use policy_loss_kernels::cpu::Real;
+use policy_loss_kernels::cpu::Arithmetic;
 use policy_loss_kernels::objective::RatioLevel;
 use policy_loss_kernels::{Columns, Objective, Sums};
 use policy_loss_oracle::{Random, Scale};
@@ -24,7 +24,12 @@ impl Tally {
         self.check_in::<f64>(data, objective, scale);
     }
 
-    fn check_in<T: Real>(&mut self, data: &Data, objective: &Objective, scale: Option<Scale>) {
+    fn check_in<T: Arithmetic>(
+        &mut self,
+        data: &Data,
+        objective: &Objective,
+        scale: Option<Scale>,
+    ) {
         self.drawn += 1;
         self.compared += usize::from(check::<T>(data, objective, scale, &levels()));
     }

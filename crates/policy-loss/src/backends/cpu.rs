@@ -2,7 +2,7 @@
 
 use burn::tensor::{Element as BurnElement, TensorData};
 use policy_loss_kernels::Columns;
-use policy_loss_kernels::cpu::{Batch, Floats, Mask, Real, evaluate};
+use policy_loss_kernels::cpu::{Arithmetic, Batch, Floats, Mask, evaluate};
 
 use crate::ops::FusedTask;
 
@@ -38,7 +38,7 @@ pub(crate) fn forward(
     }
 }
 
-fn pass<T: Real + BurnElement>(task: &FusedTask, batch: &Batch<'_>) -> Pass {
+fn pass<T: Arithmetic + BurnElement>(task: &FusedTask, batch: &Batch<'_>) -> Pass {
     let evaluated = evaluate::<T>(&task.objective, batch, task.scale, task.with_gradient)
         .expect("the batch was checked before it came here");
     let gradient = |values: Vec<T>| match values.is_empty() {

@@ -6,8 +6,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::super::exp::exp;
-use super::super::lanes::Lanes;
-use super::super::real::Real;
+use super::super::lanes::{Lanes, Real};
 use super::{RowGradient, real};
 
 /// Replaces logits by their gradient. `target` is the target's place in `logits`, if it is there.

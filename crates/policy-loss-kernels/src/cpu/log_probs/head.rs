@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::super::real::Real;
+use super::super::lanes::Real;
 use super::super::vector_unit::vector_unit;
 use super::matrix::multiply;
 use super::statistics::Moments;

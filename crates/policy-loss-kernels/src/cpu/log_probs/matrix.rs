@@ -1,8 +1,7 @@
 //! Matrices as the `gemm` crate takes them: a slice with strides, checked once.
 
+use super::super::lanes::Real;
 use gemm::Parallelism;
-
-use super::super::real::Real;
 
 /// A matrix in somebody else's memory, in any layout.
 #[derive(Clone, Copy, Debug)]

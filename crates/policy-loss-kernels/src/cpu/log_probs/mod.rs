@@ -17,7 +17,7 @@ mod matrix;
 mod rows;
 pub(super) mod statistics;
 
-use super::real::Real;
+use super::lanes::Real;
 
 pub use head::{Head, HeadGradients, head_gradients, head_logits};
 pub use matrix::{Matrix, MatrixMut};

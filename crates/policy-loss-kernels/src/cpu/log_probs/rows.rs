@@ -4,7 +4,6 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::super::element::{Element, Stored};
-use super::super::real::Real;
 use super::super::vector_unit::vector_unit;
 use super::statistics::Moments;
 use super::{BLOCK, PARALLEL, RowGradient, Softmax, Statistics, gradient, place, real};
@@ -43,7 +42,7 @@ fn visit_row<E: Stored>(
     target: i64,
     moments: &mut Moments,
 ) {
-    if let Some(row) = <E::Real as Real>::of_floats(E::floats(row)) {
+    if let Some(row) = E::floats(row).of::<E::Real>() {
         let target = place(target, 0..row.len());
         return moments.visit(arch, softmax, row, target);
     }

@@ -3,8 +3,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::super::exp::exp;
-use super::super::lanes::Lanes;
-use super::super::real::Real;
+use super::super::lanes::{Lanes, Real};
 use super::super::visit::STRETCH;
 use super::{BLOCK, Softmax, Statistics, real};
 

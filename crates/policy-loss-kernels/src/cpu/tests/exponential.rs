@@ -4,7 +4,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use crate::cpu::exp::{Exponential, exp};
 use crate::cpu::lanes::Lanes;
-use crate::cpu::real::Real;
+use crate::cpu::lanes::Real;
 
 use super::{Random, levels};
 

@@ -2,13 +2,13 @@
 
 use half::{bf16, f16};
 
+use crate::cpu::lanes::Real;
 use crate::cpu::log_probs::gradient::replace;
 use crate::cpu::log_probs::statistics::Moments;
 use crate::cpu::log_probs::{
     Head, HeadGradients, Matrix, MatrixMut, RowGradient, Softmax, Statistics, gradients,
     head_gradients, head_logits, statistics,
 };
-use crate::cpu::real::Real;
 
 use super::{Random, levels};
 
