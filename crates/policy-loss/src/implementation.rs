@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Implementation {
-    /// Fused where the device has it for the objective, else composed.
+    /// Fused where the device has it for the objective, else composed. An error where the device has
+    /// it and this build does not, because the feature of its backend is off.
     #[default]
     Auto,
     /// Plain tensor operations, on every backend.

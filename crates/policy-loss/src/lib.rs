@@ -18,7 +18,11 @@
 //! [`PolicyLossConfig`] holds it, and says how it is computed.
 //! [`init`](PolicyLossConfig::init) checks it and gives a [`PolicyLoss`], a Burn module, whose
 //! [`forward`](PolicyLoss::forward) takes a [`PolicyBatch`] and returns a [`PolicyLossOutput`]: the
-//! loss, tracked, and its metrics, detached. Nothing is read back from the device until you ask.
+//! loss, tracked, and its metrics, detached. Nothing is read back from the device until you ask:
+//! [`PolicyLossMetrics::read`] brings all metrics back in one transfer. Those of micro-batches and of
+//! shards [add up](PolicyLossMetrics::merge) exactly, as do their losses and gradients with
+//! [`GlobalTotals`].
+//!
 //! Named algorithms are [presets], and [`OpenRlhfPolicyLoss`] holds OpenRLHF's arguments.
 //!
 //! Around it: [`AdvantageEstimator`] makes advantages from rewards, [`KlReward`] takes the distance to a
@@ -68,7 +72,9 @@
 //! # Features
 //!
 //! None is on by default; the adapter crates `policy-loss-flex`, `policy-loss-ndarray`,
-//! `policy-loss-wgpu` and `policy-loss-cuda` each turn theirs on and find the hardware.
+//! `policy-loss-wgpu` and `policy-loss-cuda` each turn theirs on and find the hardware. On a device
+//! whose feature is off, a loss is an error that says so, unless the implementation is
+//! [`Composed`](Implementation::Composed).
 //!
 //! | feature | Burn backend |
 //! |---|---|

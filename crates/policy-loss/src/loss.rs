@@ -61,13 +61,14 @@ impl PolicyLoss {
     /// # Shapes
     ///
     /// - `batch`: see [`PolicyBatch`]
-    /// - `loss` and every metric: `[1]`
+    /// - `loss`: `[1]`
     ///
     /// # Errors
     ///
     /// Shapes or devices differ, a tensor is missing that the objective needs, the device does not
-    /// compute a tensor's type, or the global totals do not fit the reduction, or the fused
-    /// implementation is asked for where there is none. All of it is found before any device work.
+    /// compute a tensor's type, the global totals do not fit the reduction, the fused implementation
+    /// is asked for where there is none, or this build lacks the feature that has the device's
+    /// kernels. All of it is found before any device work.
     pub fn forward(&self, batch: PolicyBatch) -> Result<PolicyLossOutput, BatchError> {
         let objective = &self.config.objective;
         let batch = batch.check(objective)?;

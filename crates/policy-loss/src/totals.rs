@@ -21,8 +21,11 @@ const SEQUENCES: &str = "totals.sequences";
 ///
 /// `world_size` undoes the averaging of gradients across ranks; leave it out (1) for gradient
 /// accumulation. For any split of a batch, the shards' gradients then sum up to the gradient of
-/// the undivided batch. So do the losses. Metrics stay those of the shard: to put means and fractions
-/// together, weigh them by `valid_tokens`.
+/// the undivided batch, and their losses to its loss, if the objective [is exact over
+/// shards](crate::Objective::is_exact_over_shards).
+///
+/// Metrics are those of the shard; [`merge`](crate::PolicyLossMetrics::merge) makes metrics of the
+/// whole batch of them, exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GlobalTotals {
     /// Valid tokens of the global batch; the token mean needs it.
