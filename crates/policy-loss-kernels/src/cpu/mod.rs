@@ -42,12 +42,11 @@ mod surrogates;
 mod tests;
 mod token;
 mod trust_region;
+mod vector_unit;
 mod visit;
 mod weight;
 
 use std::mem::MaybeUninit;
-
-use pulp::Arch;
 
 use crate::{Objective, Summary};
 
@@ -56,6 +55,7 @@ pub use element::Element;
 pub use scale::scale_in_place;
 
 use kernel::OutputKind;
+use vector_unit::vector_unit;
 
 /// The loss and its sums, without a gradient.
 ///
@@ -66,7 +66,13 @@ pub fn forward<E: Element>(
     objective: &Objective,
     batch: &Batch<'_, E>,
 ) -> Result<Summary, BatchError> {
-    drive::run(Arch::new(), objective, batch, OutputKind::Nothing, &mut [])
+    drive::run(
+        vector_unit(),
+        objective,
+        batch,
+        OutputKind::Nothing,
+        &mut [],
+    )
 }
 
 /// The loss and its sums, and the loss's gradient with respect to `log_probs`.
@@ -97,7 +103,7 @@ pub fn forward_with_gradient_into<E: Element>(
     gradient: &mut [MaybeUninit<E>],
 ) -> Result<Summary, BatchError> {
     drive::run(
-        Arch::new(),
+        vector_unit(),
         objective,
         batch,
         OutputKind::Gradient,
@@ -114,7 +120,7 @@ fn allocate<E: Element>(
     // Not zeroed first: the threads touch the memory when they write their parts.
     let mut output = Vec::with_capacity(batch.log_probs.len());
     let memory = &mut output.spare_capacity_mut()[..batch.log_probs.len()];
-    let summary = drive::run(Arch::new(), objective, batch, kind, memory)?;
+    let summary = drive::run(vector_unit(), objective, batch, kind, memory)?;
     // SAFETY: `run` was successful, so that it has written all elements up to this length.
     unsafe { output.set_len(batch.log_probs.len()) };
     Ok((summary, output))

@@ -1,10 +1,11 @@
 //! The backward pass: a product with one number.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::element::Element;
 use super::real::Real;
+use super::vector_unit::vector_unit;
 
 /// Elements that one thread scales at a time; fewer are not divided.
 const CHUNK: usize = 64 * 1024;
@@ -16,7 +17,7 @@ pub fn scale_in_place<E: Element>(gradient: &mut [E], factor: f64) {
     if factor == 1.0 {
         return;
     }
-    let arch = Arch::new();
+    let arch = vector_unit();
     let scale = |values| arch.dispatch(Scale { values, factor });
     if gradient.len() <= CHUNK {
         scale(gradient);

@@ -1,10 +1,10 @@
 //! A language-model head over a chunk of tokens: a block of the vocabulary at a time, so that what
 //! one product writes is still in the cache when the softmax and the next product read it.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::super::real::Real;
+use super::super::vector_unit::vector_unit;
 use super::matrix::multiply;
 use super::statistics::Moments;
 use super::{Matrix, MatrixMut, PARALLEL, RowGradient, Softmax, Statistics, gradient, place, real};
@@ -57,7 +57,7 @@ pub fn head_logits<T: Real>(
     let [_, vocabulary] = head.weight.shape();
     assert_eq!(targets.len(), tokens, "targets");
     assert_eq!(logits.len(), tokens * vocabulary, "logits");
-    let arch = Arch::new();
+    let arch = vector_unit();
     let mut moments = vec![Moments::new(); tokens];
     let columns = block_columns::<T>(tokens);
     for start in (0..vocabulary).step_by(columns) {
@@ -161,7 +161,7 @@ fn of_active<T: Real>(
 ) {
     let [tokens, width] = head.hidden.shape();
     let [_, vocabulary] = head.weight.shape();
-    let arch = Arch::new();
+    let arch = vector_unit();
     if vocabulary == 0 || tokens == 0 {
         if let Some(hidden) = gradients.hidden {
             hidden.fill(real(0.0));

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::super::element::{Element, Stored};
 use super::super::real::Real;
+use super::super::vector_unit::vector_unit;
 use super::statistics::Moments;
 use super::{BLOCK, PARALLEL, RowGradient, Softmax, Statistics, gradient, place, real};
 
@@ -19,7 +20,7 @@ pub fn statistics<E: Element>(softmax: Softmax, logits: &[E], targets: &[i64]) -
     let Some(vocabulary) = row_length(logits.len(), targets.len()) else {
         return Vec::new();
     };
-    let arch = Arch::new();
+    let arch = vector_unit();
     let visit = |(row, &target): (&[E], &i64)| {
         let mut moments = Moments::new();
         visit_row(arch, softmax, row, target, &mut moments);
@@ -66,7 +67,7 @@ pub fn gradients<E: Element>(scale: f64, logits: &[E], rows: &[RowGradient]) -> 
     let Some(vocabulary) = row_length(logits.len(), rows.len()) else {
         return gradients;
     };
-    let arch = Arch::new();
+    let arch = vector_unit();
     let replace = |((gradients, logits), row): ((&mut [E], &[E]), &RowGradient)| {
         // A row stays in the cache until it is replaced.
         gradients.copy_from_slice(logits);
@@ -96,7 +97,7 @@ pub fn gradients_in_place<E: Element>(scale: f64, logits: &mut [E], rows: &[RowG
     let Some(vocabulary) = row_length(logits.len(), rows.len()) else {
         return;
     };
-    let arch = Arch::new();
+    let arch = vector_unit();
     let replace = |(logits, row): (&mut [E], &RowGradient)| replace_row(arch, scale, row, logits);
     match logits.len() >= PARALLEL {
         true => logits

@@ -9,6 +9,7 @@ mod log_probs;
 mod objectives;
 mod oracle;
 mod shapes;
+mod vector_unit;
 
 use std::mem::MaybeUninit;
 
@@ -21,14 +22,12 @@ use super::batch::{Advantages, Batch, Floats, Mask};
 use super::drive;
 use super::element::Element;
 use super::kernel::OutputKind;
+use super::vector_unit::units;
 use objectives::{TOKEN, objectives, sequence_mask};
 
-/// Every vector unit that can be used here, and the portable loop.
+/// Every vector unit that the machine has, and the portable loop.
 fn levels() -> Vec<Arch> {
-    let mut levels = vec![Arch::Scalar, Arch::new()];
-    #[cfg(target_arch = "x86_64")]
-    levels.extend(pulp::x86::V3::try_new().map(Arch::V3));
-    levels
+    units().into_iter().filter_map(|(_, unit)| unit).collect()
 }
 
 /// A reproducible stream of numbers.

@@ -1,0 +1,90 @@
+//! The vector unit that the kernels run on.
+
+use std::env::{VarError, var};
+use std::sync::OnceLock;
+
+use pulp::Arch;
+
+/// The variable that takes the choice from the machine, for tests and measurements.
+/// Matrix products are not asked: `gemm` chooses for itself.
+const VARIABLE: &str = "POLICY_LOSS_VECTOR_UNIT";
+
+/// The vector unit of every call: that of the environment, else the widest of the machine.
+///
+/// # Panics
+///
+/// The environment names a unit that does not exist or that the machine does not have. Another
+/// one in its place would make a test say what it has not tested.
+pub fn vector_unit() -> Arch {
+    static UNIT: OnceLock<Result<Arch, String>> = OnceLock::new();
+    let unit = UNIT.get_or_init(|| match var(VARIABLE) {
+        Err(VarError::NotPresent) => Ok(Arch::new()),
+        Err(VarError::NotUnicode(name)) => named(&name.to_string_lossy()),
+        Ok(name) => named(&name),
+    });
+    match unit {
+        Ok(unit) => *unit,
+        Err(message) => panic!("{message}"),
+    }
+}
+
+/// The unit of a name.
+pub fn named(name: &str) -> Result<Arch, String> {
+    let units = units();
+    let unit = units.iter().find(|(known, _)| *known == name);
+    match unit {
+        Some((_, Some(unit))) => Ok(*unit),
+        Some((_, None)) => Err(format!(
+            "{VARIABLE}={name}: this machine has no such vector unit; it has {}",
+            list(units.iter().filter(|(_, unit)| unit.is_some()))
+        )),
+        None => Err(format!(
+            "{VARIABLE}={name}: no vector unit has this name; accepted are {}",
+            list(units.iter())
+        )),
+    }
+}
+
+fn list<'a>(units: impl Iterator<Item = &'a (&'static str, Option<Arch>)>) -> String {
+    units.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+/// Every unit that has a name, absent where the machine does not have it.
+pub fn units() -> [(&'static str, Option<Arch>); 4] {
+    [
+        ("avx512", avx512()),
+        ("avx2", avx2()),
+        ("neon", neon()),
+        ("scalar", Some(Arch::Scalar)),
+    ]
+}
+
+#[cfg(target_arch = "x86_64")]
+fn avx512() -> Option<Arch> {
+    pulp::x86::V4::try_new().map(Arch::V4)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn avx2() -> Option<Arch> {
+    pulp::x86::V3::try_new().map(Arch::V3)
+}
+
+#[cfg(target_arch = "aarch64")]
+fn neon() -> Option<Arch> {
+    pulp::aarch64::Neon::try_new().map(Arch::Neon)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn avx512() -> Option<Arch> {
+    None
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn avx2() -> Option<Arch> {
+    None
+}
+
+#[cfg(not(target_arch = "aarch64"))]
+fn neon() -> Option<Arch> {
+    None
+}
