@@ -13,6 +13,7 @@ use super::gather::Place;
 use super::lanes::Lanes;
 use super::real::Real;
 use super::stage::Scratch;
+use super::sums::stretches;
 use super::token::log_ratio_bounds;
 
 /// Sums over the gaps `g = old_log_probs - rollout_log_probs` of a row's valid tokens.
@@ -205,23 +206,28 @@ impl<T: Real> WithSimd for SumGaps<'_, T> {
         let (old, old_rest) = T::Lanes::<S>::split(self.old_log_probs);
         let (rollout, rollout_rest) = T::Lanes::<S>::split(self.rollout_log_probs);
         let (mask, mask_rest) = T::Lanes::<S>::split(self.mask);
+        let mut gaps = Gaps::default();
         let mut sums = LaneGaps::new(lanes);
-        for ((&old, &rollout), &mask) in old.iter().zip(rollout).zip(mask) {
-            sums.add(lanes, lanes.sub(old, rollout), mask, self.with_k3);
+        for stretch in stretches(mask.len()) {
+            let vectors = old[stretch.clone()]
+                .iter()
+                .zip(&rollout[stretch.clone()])
+                .zip(&mask[stretch]);
+            for ((&old, &rollout), &mask) in vectors {
+                sums.add(lanes, lanes.sub(old, rollout), mask, self.with_k3);
+            }
+            sums.flush(lanes, &mut gaps);
         }
         let gap = lanes.sub(lanes.load_rest(old_rest), lanes.load_rest(rollout_rest));
         sums.add(lanes, gap, lanes.load_rest(mask_rest), self.with_k3);
-        // A piece is no longer than a block, which is short enough for f32.
-        Gaps {
-            sum: lanes.sum(sums.sum),
-            half_squares: lanes.sum(sums.squares) / 2.0,
-            k3: lanes.sum(sums.k3),
-            smallest: lanes.smallest(sums.smallest),
-            largest: lanes.largest(sums.largest),
-        }
+        sums.flush(lanes, &mut gaps);
+        gaps.smallest = lanes.smallest(sums.smallest);
+        gaps.largest = lanes.largest(sums.largest);
+        gaps
     }
 }
 
+#[derive(Clone, Copy)]
 struct LaneGaps<L: Lanes> {
     sum: L::Vector,
     squares: L::Vector,
@@ -259,6 +265,21 @@ impl<L: Lanes> LaneGaps<L> {
         let is_larger = lanes.and(valid, lanes.greater(gap, self.largest));
         self.smallest = lanes.select(is_smaller, gap, self.smallest);
         self.largest = lanes.select(is_larger, gap, self.largest);
+    }
+
+    /// Moves the sums of a stretch into f64; the extremes stay.
+    #[inline(always)]
+    fn flush(&mut self, lanes: L, gaps: &mut Gaps) {
+        gaps.sum += lanes.sum(self.sum);
+        gaps.half_squares += lanes.sum(self.squares) / 2.0;
+        gaps.k3 += lanes.sum(self.k3);
+        let zero = lanes.zero();
+        *self = Self {
+            sum: zero,
+            squares: zero,
+            k3: zero,
+            ..*self
+        };
     }
 }
 

@@ -14,6 +14,7 @@ use super::of_sequence::ClippedLogRatio;
 use super::real::Real;
 use super::row::Row;
 use super::stage::{BLOCK, Scratch};
+use super::sums::{STRETCH, stretches};
 use super::token::Constants;
 use super::visit::constants;
 
@@ -163,22 +164,27 @@ impl<T: Real> WithSimd for SumClipped<'_, T> {
         let (base, base_rest) = T::Lanes::<S>::split(base);
         let (advantages, advantages_rest) = T::Lanes::<S>::split(self.columns.advantages);
         let (mask, mask_rest) = T::Lanes::<S>::split(self.columns.mask);
-        let mut sums = ClippedSums {
-            log_ratio: lanes.zero(),
-            advantage: lanes.zero(),
-        };
-        for (((&log_probs, &base), &advantage), &mask) in
-            log_probs.iter().zip(base).zip(advantages).zip(mask)
-        {
-            let difference = lanes.sub(log_probs, base);
-            sums.add(lanes, &constants, difference, advantage, mask);
+        let mut totals = [0.0; 2];
+        for stretch in stretches(mask.len()) {
+            let mut sums = ClippedSums::new(lanes);
+            let vectors = log_probs[stretch.clone()]
+                .iter()
+                .zip(&base[stretch.clone()])
+                .zip(&advantages[stretch.clone()])
+                .zip(&mask[stretch]);
+            for (((&log_probs, &base), &advantage), &mask) in vectors {
+                let difference = lanes.sub(log_probs, base);
+                sums.add(lanes, &constants, difference, advantage, mask);
+            }
+            sums.flush(lanes, &mut totals);
         }
         let difference = lanes.sub(lanes.load_rest(log_probs_rest), lanes.load_rest(base_rest));
         let advantage = lanes.load_rest(advantages_rest);
         let mask = lanes.load_rest(mask_rest);
+        let mut sums = ClippedSums::new(lanes);
         sums.add(lanes, &constants, difference, advantage, mask);
-        // A piece is no longer than a block, which is short enough for f32.
-        [lanes.sum(sums.log_ratio), lanes.sum(sums.advantage)]
+        sums.flush(lanes, &mut totals);
+        totals
     }
 }
 
@@ -188,6 +194,20 @@ struct ClippedSums<L: Lanes> {
 }
 
 impl<L: Lanes> ClippedSums<L> {
+    #[inline(always)]
+    fn new(lanes: L) -> Self {
+        Self {
+            log_ratio: lanes.zero(),
+            advantage: lanes.zero(),
+        }
+    }
+
+    #[inline(always)]
+    fn flush(self, lanes: L, [log_ratio, advantage]: &mut [f64; 2]) {
+        *log_ratio += lanes.sum(self.log_ratio);
+        *advantage += lanes.sum(self.advantage);
+    }
+
     // Not a closure: it would be compiled without the vector unit.
     #[inline(always)]
     fn add(
@@ -220,9 +240,6 @@ impl<T: Real> WithSimd for SumDifferences<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f64 {
-        /// Vectors summed in lanes before they move into f64: few enough for f32.
-        const STRETCH: usize = 64;
-
         let lanes = T::lanes(simd);
         let (low, high) = (lanes.splat(-self.bound), lanes.splat(self.bound));
         let (minuend, minuend_rest) = T::Lanes::<S>::split(self.minuend);

@@ -13,6 +13,7 @@ use super::lanes::Lanes;
 use super::real::Real;
 use super::row::Row;
 use super::stage::Scratch;
+use super::sums::stretches;
 use super::token::Inputs;
 use super::visit::{Loaded, constants, row_constants, split};
 use super::weight::{TokenWeight, dropped};
@@ -55,25 +56,29 @@ impl<T: Real> WithSimd for SumWeights<'_, T> {
         let (vectors, rest) = split::<T::Lanes<S>>(self.columns);
         // Its lanes beyond the rest are masked.
         let rest = Loaded::new(lanes, rest);
-        // A piece is no longer than a block, which is short enough for f32.
-        let mut sum = lanes.zero();
+        let mut total = 0.0;
         for columns in [vectors, rest.columns()] {
-            for index in 0..columns.mask.len() {
-                let valid = lanes.greater(columns.mask[index], lanes.zero());
-                let advantage = lanes.keep(valid, columns.advantages[index]);
-                let inputs = Inputs {
-                    log_probs: columns.log_probs[index],
-                    old_log_probs: columns.old_log_probs[index],
-                    rollout_log_probs: columns.rollout_log_probs[index],
-                    weights: columns.weights[index],
-                    advantage,
-                    valid,
-                };
-                let weight = TokenWeight::new(lanes, &constants, &row, &inputs).value;
-                let dropped = dropped(lanes, &row, advantage);
-                sum = lanes.add(sum, lanes.drop(dropped, weight));
+            for stretch in stretches(columns.mask.len()) {
+                let columns = columns.slice(stretch);
+                let mut sum = lanes.zero();
+                for index in 0..columns.mask.len() {
+                    let valid = lanes.greater(columns.mask[index], lanes.zero());
+                    let advantage = lanes.keep(valid, columns.advantages[index]);
+                    let inputs = Inputs {
+                        log_probs: columns.log_probs[index],
+                        old_log_probs: columns.old_log_probs[index],
+                        rollout_log_probs: columns.rollout_log_probs[index],
+                        weights: columns.weights[index],
+                        advantage,
+                        valid,
+                    };
+                    let weight = TokenWeight::new(lanes, &constants, &row, &inputs).value;
+                    let dropped = dropped(lanes, &row, advantage);
+                    sum = lanes.add(sum, lanes.drop(dropped, weight));
+                }
+                total += lanes.sum(sum);
             }
         }
-        lanes.sum(sum)
+        total
     }
 }

@@ -12,7 +12,7 @@ use super::lanes::Lanes;
 use super::penalty_factor::{Constants, Factor, NoRatio, OfRow, OfToken};
 use super::real::Real;
 use super::row::Row;
-use super::sums::Totals;
+use super::sums::{Totals, stretches};
 
 /// The inputs of a block, in the type of the arithmetic.
 #[derive(Clone, Copy)]
@@ -78,7 +78,7 @@ fn visit<T: Real, E: Estimate, R: Factor>(
     })
 }
 
-/// What is summed up over the tokens of a row, in lanes.
+/// What is summed up over a stretch, in lanes.
 #[derive(Clone, Copy)]
 struct Sums<L: Lanes> {
     /// `log_probs - ref_log_probs`: finite if every addend is.
@@ -86,6 +86,32 @@ struct Sums<L: Lanes> {
     /// Before it is multiplied by a ratio.
     estimate: L::Vector,
     penalty: L::Vector,
+}
+
+impl<L: Lanes> Sums<L> {
+    #[inline(always)]
+    fn new(lanes: L) -> Self {
+        Self {
+            difference: lanes.zero(),
+            estimate: lanes.zero(),
+            penalty: lanes.zero(),
+        }
+    }
+
+    #[inline(always)]
+    fn flush(self, lanes: L, totals: &mut SegmentTotals) {
+        totals.difference += lanes.sum(self.difference);
+        totals.estimate += lanes.sum(self.estimate);
+        totals.penalty += lanes.sum(self.penalty);
+    }
+}
+
+/// The same sums over the tokens of a row, in f64.
+#[derive(Clone, Copy, Default)]
+struct SegmentTotals {
+    difference: f64,
+    estimate: f64,
+    penalty: f64,
 }
 
 struct Visit<'a, T, P> {
@@ -127,14 +153,14 @@ impl<T: Real, E: Estimate, R: Factor> WithSimd for Visit<'_, T, (E, R)> {
                 mask: &columns.mask[first..last],
             };
             let sums = segment::<_, E, R>(lanes, &constants, columns, gradient);
-            let kl = lanes.sum(sums.penalty);
+            let kl = sums.penalty;
             self.totals.kl += kl;
             self.totals.kl_loss += kl * penalty.coefficient * row.loss_factor;
             if R::IS_OF_ROW && self.objective.ratio_level.shares_gradient() {
                 // The surrogate is subtracted from the loss, the penalty is added.
-                row.unclipped_advantage -= penalty.coefficient * lanes.sum(sums.estimate);
+                row.unclipped_advantage -= penalty.coefficient * sums.estimate;
             }
-            is_finite &= lanes.sum(sums.difference).is_finite();
+            is_finite &= sums.difference.is_finite();
             first = last;
             start = 0;
         }
@@ -149,43 +175,45 @@ fn segment<L: Lanes, E: Estimate, R: Factor>(
     constants: &Constants<L>,
     columns: PenaltyColumns<'_, L::Real>,
     gradient: &mut [L::Real],
-) -> Sums<L> {
+) -> SegmentTotals {
     let (log_probs, log_probs_rest) = L::split(columns.log_probs);
     let (ref_log_probs, ref_log_probs_rest) = L::split(columns.ref_log_probs);
     let (base, base_rest) = L::split(columns.base);
     let (mask, mask_rest) = L::split(columns.mask);
     let (gradient, gradient_rest) = L::split_mut(gradient);
-    let mut sums = Sums {
-        difference: lanes.zero(),
-        estimate: lanes.zero(),
-        penalty: lanes.zero(),
-    };
+    let mut totals = SegmentTotals::default();
     let count = mask.len();
     let (log_probs, ref_log_probs) = (&log_probs[..count], &ref_log_probs[..count]);
     let base = &base[..count];
-    for index in 0..count {
-        let token = [
-            log_probs[index],
-            ref_log_probs[index],
-            base[index],
-            mask[index],
-        ];
-        let slope = one::<_, E, R>(lanes, constants, token, &mut sums);
-        if let Some(gradient) = gradient.get_mut(index) {
-            *gradient = lanes.mul_add(slope, constants.factor, *gradient);
+    for stretch in stretches(count) {
+        let mut sums = Sums::new(lanes);
+        for index in stretch {
+            let token = [
+                log_probs[index],
+                ref_log_probs[index],
+                base[index],
+                mask[index],
+            ];
+            let slope = one::<_, E, R>(lanes, constants, token, &mut sums);
+            if let Some(gradient) = gradient.get_mut(index) {
+                *gradient = lanes.mul_add(slope, constants.factor, *gradient);
+            }
         }
+        sums.flush(lanes, &mut totals);
     }
     if !mask_rest.is_empty() {
         let token = [log_probs_rest, ref_log_probs_rest, base_rest, mask_rest];
         let token = token.map(|column| lanes.load_rest(column));
+        let mut sums = Sums::new(lanes);
         let slope = one::<_, E, R>(lanes, constants, token, &mut sums);
+        sums.flush(lanes, &mut totals);
         if !gradient_rest.is_empty() {
             let before = lanes.load_rest(gradient_rest);
             let after = lanes.mul_add(slope, constants.factor, before);
             lanes.replace_rest(after, gradient_rest);
         }
     }
-    sums
+    totals
 }
 
 /// A vector of tokens: adds to the sums and returns the slope, before every factor.

@@ -12,8 +12,7 @@ use super::penalty::PenaltyColumns;
 use super::real::Real;
 use crate::Objective;
 
-/// Tokens in a block: what is staged of it stays in the first-level cache, and sums over it
-/// lose next to nothing in f32.
+/// Tokens in a block: what is staged of it stays in the first-level cache.
 pub const BLOCK: usize = 1024;
 
 /// Memory for what cannot be read in place; a part that is not needed stays empty.

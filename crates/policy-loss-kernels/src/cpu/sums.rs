@@ -1,9 +1,29 @@
-//! Sums over tokens: in vector lanes for a block, which is short enough for f32, then in
+//! Sums over tokens: in vector lanes for a stretch, which is short enough for f32, then in
 //! f64.
+
+use std::ops::Range;
 
 use super::lanes::Lanes;
 
-/// What is summed up over a block, in lanes.
+/// Vectors that are added up in lanes before the lanes move into f64.
+///
+/// It counts vectors and not tokens, so that a narrow vector unit rounds no more often than a
+/// wide one: a sum of addends of one sign has a relative error of at most
+/// `(STRETCH + log2(lanes)) * 2^-24` in f32, however many there are. That holds for addends that
+/// are all alike too. Each of them is rounded the same way, so that their errors do not cancel,
+/// neither within a stretch nor from one stretch to the next.
+pub const STRETCH: usize = 32;
+
+/// The stretches of as many vectors.
+#[inline(always)]
+pub fn stretches(vectors: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..vectors)
+        .step_by(STRETCH)
+        .map(move |start| start..vectors.min(start + STRETCH))
+}
+
+/// What is summed up over a stretch, in lanes. Counts, which are exact, extremes and what is only
+/// looked at for being finite stay in the lanes for a block.
 ///
 /// A part of the objective that is not in use leaves its fields alone; the compiler then
 /// drops them.
@@ -65,24 +85,42 @@ impl<L: Lanes> LaneSums<L> {
         }
     }
 
-    /// Moves the lanes into the totals.
+    /// Moves the sums of a stretch into the totals.
     #[inline(always)]
-    pub fn flush(self, lanes: L, totals: &mut Totals) {
-        let clipped_above = lanes.sum(self.clipped_above);
+    pub fn flush(&mut self, lanes: L, totals: &mut Totals) {
+        let zero = lanes.zero();
         totals.surrogate += lanes.sum(self.surrogate);
-        totals.clipped_above += clipped_above;
-        totals.clipped_below += lanes.sum(self.clipped) - clipped_above;
-        totals.dual_clipped += lanes.sum(self.dual_clipped);
         totals.log_ratio += lanes.sum(self.log_ratio);
         totals.squared_log_ratio += lanes.sum(self.squared_log_ratio);
         totals.k3 += lanes.sum(self.k3);
         totals.ratio += lanes.sum(self.ratio);
         totals.squared_ratio += lanes.sum(self.squared_ratio);
-        totals.min_ratio = totals.min_ratio.min(lanes.smallest(self.min_ratio));
-        totals.max_ratio = totals.max_ratio.max(lanes.largest(self.max_ratio));
         totals.log_weight += lanes.sum(self.log_weight);
         totals.weight += lanes.sum(self.weight);
         totals.squared_weight += lanes.sum(self.squared_weight);
+        *self = Self {
+            surrogate: zero,
+            log_ratio: zero,
+            squared_log_ratio: zero,
+            k3: zero,
+            ratio: zero,
+            squared_ratio: zero,
+            log_weight: zero,
+            weight: zero,
+            squared_weight: zero,
+            ..*self
+        };
+    }
+
+    /// Moves what stayed in the lanes for a block into the totals, after the last stretch.
+    #[inline(always)]
+    pub fn finish(self, lanes: L, totals: &mut Totals) {
+        let clipped_above = lanes.sum(self.clipped_above);
+        totals.clipped_above += clipped_above;
+        totals.clipped_below += lanes.sum(self.clipped) - clipped_above;
+        totals.dual_clipped += lanes.sum(self.dual_clipped);
+        totals.min_ratio = totals.min_ratio.min(lanes.smallest(self.min_ratio));
+        totals.max_ratio = totals.max_ratio.max(lanes.largest(self.max_ratio));
         totals.truncated_weight += lanes.sum(self.truncated_weight);
         totals.zeroed_weight += lanes.sum(self.zeroed_weight);
         totals.rollout_difference += lanes.sum(self.rollout_difference);

@@ -14,7 +14,7 @@ use super::output::Output;
 use super::parts::Ratio;
 use super::real::Real;
 use super::row::Row;
-use super::sums::{LaneSums, Totals};
+use super::sums::{LaneSums, STRETCH, Totals};
 use super::surrogates::{SurrogatePart, numbers};
 use super::token::{Constants, Inputs, RowConstants, log_ratio_bounds, token};
 use super::weight::{RowWeightConstants, Weight, WeightConstants};
@@ -35,10 +35,12 @@ impl<T: Real, R: Ratio, W: Weight, P: SurrogatePart, O: Output> WithSimd
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let lanes = T::lanes(simd);
-        let mut walk = Walk::<_, (R, W, P, O)> {
+        let mut walk = Walk::<'_, _, (R, W, P, O)> {
             lanes,
             constants: constants(lanes, self.objective),
             sums: LaneSums::new(lanes),
+            summed: 0,
+            totals: self.totals,
             parts: PhantomData,
         };
         let Block {
@@ -61,18 +63,24 @@ impl<T: Real, R: Ratio, W: Weight, P: SurrogatePart, O: Output> WithSimd
             first = last;
             start = 0;
         }
-        walk.sums.flush(lanes, self.totals);
+        if walk.summed > 0 {
+            walk.sums.flush(lanes, walk.totals);
+        }
+        walk.sums.finish(lanes, walk.totals);
     }
 }
 
-struct Walk<L: Lanes, P> {
+struct Walk<'a, L: Lanes, P> {
     lanes: L,
     constants: Constants<L>,
     sums: LaneSums<L>,
+    /// Vectors of the present stretch that `sums` holds.
+    summed: usize,
+    totals: &'a mut Totals,
     parts: PhantomData<P>,
 }
 
-impl<L: Lanes, R: Ratio, W: Weight, P: SurrogatePart, O: Output> Walk<L, (R, W, P, O)> {
+impl<L: Lanes, R: Ratio, W: Weight, P: SurrogatePart, O: Output> Walk<'_, L, (R, W, P, O)> {
     /// The tokens of one row.
     #[inline(always)]
     fn segment(
@@ -103,7 +111,7 @@ impl<L: Lanes, R: Ratio, W: Weight, P: SurrogatePart, O: Output> Walk<L, (R, W, 
             let added_up;
             (value, added_up) = self.vectors(&constants, columns, output);
             if O::IS_ADDED_UP {
-                row.unclipped_advantage += lanes.sum(added_up);
+                row.unclipped_advantage += added_up;
             }
         }
         if O::IS_WRITTEN {
@@ -114,6 +122,43 @@ impl<L: Lanes, R: Ratio, W: Weight, P: SurrogatePart, O: Output> Walk<L, (R, W, 
     /// Returns the last output, and the sum of all where the row adds them up.
     #[inline(always)]
     fn vectors(
+        &mut self,
+        row: &RowConstants<L>,
+        columns: Columns<'_, L::Vector>,
+        output: &mut [MaybeUninit<L::Vector>],
+    ) -> (L::Vector, f64) {
+        let lanes = self.lanes;
+        let count = columns.log_probs.len();
+        let mut value = lanes.zero();
+        let mut total = 0.0;
+        let mut start = 0;
+        while start < count {
+            // Stretches go on from row to row.
+            let end = count.min(start + (STRETCH - self.summed));
+            let output = if O::IS_WRITTEN {
+                &mut output[start..end]
+            } else {
+                &mut []
+            };
+            let added_up;
+            (value, added_up) = self.stretch(row, columns.slice(start..end), output);
+            if O::IS_ADDED_UP {
+                total += lanes.sum(added_up);
+            }
+            self.summed += end - start;
+            if self.summed == STRETCH {
+                self.sums.flush(lanes, self.totals);
+                self.summed = 0;
+            }
+            start = end;
+        }
+        (value, total)
+    }
+
+    /// Vectors that the lanes have room for. Returns the last output, and the sum of all where
+    /// the row adds them up.
+    #[inline(always)]
+    fn stretch(
         &mut self,
         row: &RowConstants<L>,
         columns: Columns<'_, L::Vector>,

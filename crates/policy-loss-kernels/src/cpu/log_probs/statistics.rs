@@ -5,6 +5,7 @@ use pulp::{Arch, Simd, WithSimd};
 use super::super::exp::exp;
 use super::super::lanes::Lanes;
 use super::super::real::Real;
+use super::super::sums::STRETCH;
 use super::{BLOCK, Softmax, Statistics, real};
 
 /// A row as far as it has been visited.
@@ -142,29 +143,28 @@ impl<T: Real, const ENTROPY: bool> WithSimd for Visit<'_, T, ENTROPY> {
             sum: lanes.zero(),
             weighted: lanes.zero(),
         };
-        // Two chains hide the latency of the exponential.
-        let mut sums = [sums; 2];
-        let (pairs, single) = vectors.as_chunks::<2>();
-        for pair in pairs {
-            for (sums, &vector) in sums.iter_mut().zip(pair) {
-                sums.add::<ENTROPY>(lanes, vector);
+        // Two chains hide the latency of the exponential. Each of them takes one vector less than a
+        // stretch has: the last addition of the stretch is that of the chains.
+        for stretch in vectors.chunks(2 * (STRETCH - 1)) {
+            let mut sums = [sums; 2];
+            let (pairs, single) = stretch.as_chunks::<2>();
+            for pair in pairs {
+                for (sums, &vector) in sums.iter_mut().zip(pair) {
+                    sums.add::<ENTROPY>(lanes, vector);
+                }
             }
-        }
-        for &vector in single {
-            sums[0].add::<ENTROPY>(lanes, vector);
-        }
-        let [a, b] = sums;
-        moments.sum += lanes.sum(lanes.add(a.sum, b.sum));
-        if ENTROPY {
-            moments.weighted += lanes.sum(lanes.add(a.weighted, b.weighted));
+            for &vector in single {
+                sums[0].add::<ENTROPY>(lanes, vector);
+            }
+            let [a, b] = sums;
+            moments.sum += lanes.sum(lanes.add(a.sum, b.sum));
+            if ENTROPY {
+                moments.weighted += lanes.sum(lanes.add(a.weighted, b.weighted));
+            }
         }
         for &value in rest {
             // A vector of one value: each of its lanes would otherwise be a logit of 0.
-            let mut sums = Sums {
-                sum: lanes.zero(),
-                weighted: lanes.zero(),
-                ..a
-            };
+            let mut sums = sums;
             sums.add::<ENTROPY>(lanes, lanes.splat(value));
             moments.sum += first(lanes, sums.sum);
             if ENTROPY {

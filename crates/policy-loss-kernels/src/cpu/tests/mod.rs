@@ -1,6 +1,7 @@
 //! The kernels against a naive f64 loop, on every vector unit of the machine.
 
 mod accuracy;
+mod alike;
 mod convert;
 mod edge_cases;
 mod exponential;
