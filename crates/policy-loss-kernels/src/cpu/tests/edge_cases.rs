@@ -176,10 +176,12 @@ fn sequence_ratio() {
         ..SEQUENCE
     };
     let data = Data::row(&[0.0, 0.1, 0.0], &[0.5; 3], &[0.0; 3], &[1.0; 3]);
-    let (summary, _) = data.run(Arch::new(), &objective, OutputKind::Gradient);
-    near(summary.loss, -1.0339);
-    near(summary.negative_log_ratio, 1.4);
-    assert_eq!(summary.rollout_log_ratio, 0.0);
+    for arch in levels() {
+        let (summary, _) = data.run(arch, &objective, OutputKind::Gradient);
+        near(summary.loss, -1.0339);
+        near(summary.negative_log_ratio, 1.4);
+        assert_eq!(summary.rollout_log_ratio, 0.0);
+    }
 }
 
 #[test]
@@ -236,19 +238,23 @@ fn masked_rows() {
     let mut data = Data::row(&[0.0; 6], &[0.0; 6], &[0.0; 6], &[1.0; 6]);
     (data.sequences, data.tokens) = (2, 3);
     data.mask = Some(vec![false, false, false, true, false, true]);
-    for reduction in [Reduction::TokenMean, Reduction::SequenceMean] {
-        let objective = Objective { reduction, ..TOKEN };
-        let (summary, gradient) = data.run(Arch::new(), &objective, OutputKind::Gradient);
-        assert_eq!(summary.loss, -1.0);
-        assert_eq!(summary.valid_sequences, 1.0);
-        assert_eq!(gradient, [0.0, 0.0, 0.0, -0.5, 0.0, -0.5]);
+    for arch in levels() {
+        for reduction in [Reduction::TokenMean, Reduction::SequenceMean] {
+            let objective = Objective { reduction, ..TOKEN };
+            let (summary, gradient) = data.run(arch, &objective, OutputKind::Gradient);
+            assert_eq!(summary.loss, -1.0);
+            assert_eq!(summary.valid_sequences, 1.0);
+            assert_eq!(gradient, [0.0, 0.0, 0.0, -0.5, 0.0, -0.5]);
+        }
     }
     data.mask = Some(vec![false; 6]);
-    for scale in [None, Some(0.4)] {
-        let objective = Objective { scale, ..SEQUENCE };
-        let (summary, gradient) = data.run(Arch::new(), &objective, OutputKind::Gradient);
-        assert_eq!(summary, Summary::default());
-        assert_eq!(gradient, [0.0; 6]);
+    for arch in levels() {
+        for scale in [None, Some(0.4)] {
+            let objective = Objective { scale, ..SEQUENCE };
+            let (summary, gradient) = data.run(arch, &objective, OutputKind::Gradient);
+            assert_eq!(summary, Summary::default());
+            assert_eq!(gradient, [0.0; 6]);
+        }
     }
 }
 

@@ -84,8 +84,8 @@ fn masked_positions_stay_zero_beside_nan() {
         let mut log_probs = data.log_probs.to_f64();
         log_probs[3] = f64::NAN;
         data.log_probs = Column::new(Kind::F32, &log_probs);
-        for output in [OutputKind::Gradient] {
-            let (summary, values) = data.run(pulp::Arch::new(), &objective, output);
+        for arch in levels() {
+            let (summary, values) = data.run(arch, &objective, OutputKind::Gradient);
             assert!(summary.loss.is_nan(), "{objective:?}");
             assert_eq!(summary.non_finite, 1.0);
             let mask = data.mask.as_ref().expect("a mask");
@@ -99,6 +99,7 @@ fn masked_positions_stay_zero_beside_nan() {
 #[test]
 fn any_number_of_threads() {
     let mut random = Random::new(3);
+    let levels = levels();
     for shape in [(30, 4096), (3, 40_000), (100_000, 1)] {
         let per_sequence = random.below(2) == 0;
         let data = Data::random(&mut random, shape, [Kind::F32; 4], per_sequence, true);
@@ -106,6 +107,7 @@ fn any_number_of_threads() {
             if random.below(16) != 0 {
                 continue;
             }
+            let arch = levels[random.below(levels.len())];
             let mut seen: Option<Vec<u64>> = None;
             for threads in [1, 2, 3] {
                 let pool = ThreadPoolBuilder::new()
@@ -113,7 +115,7 @@ fn any_number_of_threads() {
                     .build()
                     .expect("a thread pool");
                 let (summary, gradient) =
-                    pool.install(|| data.run(pulp::Arch::new(), &objective, OutputKind::Gradient));
+                    pool.install(|| data.run(arch, &objective, OutputKind::Gradient));
                 let bits = bits(&summary, &gradient);
                 assert_eq!(*seen.get_or_insert_with(|| bits.clone()), bits);
             }

@@ -37,15 +37,23 @@ fn close(got: f64, expected: f64, relative: f64, absolute: f64) -> bool {
     (got - expected).abs() <= relative * expected.abs() + absolute
 }
 
+/// Compares a run on each of the vector units with the loop.
+fn check(data: &Data, objective: &Objective, archs: &[Arch]) {
+    let expected = expected(data, objective);
+    for &arch in archs {
+        check_run(data, objective, arch, &expected);
+    }
+}
+
 /// Compares one run with the loop.
-fn check(data: &Data, objective: &Objective, arch: Arch) {
-    let Expected {
-        summary: wanted,
-        gradient,
-        token_losses,
-        gradient_sizes,
+fn check_run(data: &Data, objective: &Objective, arch: Arch, expected: &Expected) {
+    let &Expected {
+        summary: ref wanted,
+        ref gradient,
+        ref token_losses,
+        ref gradient_sizes,
         margin,
-    } = expected(data, objective);
+    } = expected;
     let f64s = matches!(data.log_probs, Column::F64(_));
     // A decision this close may go the other way in f32; such draws are few.
     if margin < if f64s { 1e-12 } else { 3e-6 } {
@@ -72,7 +80,7 @@ fn check(data: &Data, objective: &Objective, arch: Arch) {
 
     for (kind, outputs) in [
         (OutputKind::Nothing, &[][..]),
-        (OutputKind::Gradient, &gradient),
+        (OutputKind::Gradient, gradient),
     ] {
         let (summary, output) = data.run(arch, objective, kind);
         // Sums cancel: their error is relative to the terms, not to the sum.
@@ -92,7 +100,7 @@ fn check(data: &Data, objective: &Objective, arch: Arch) {
             _ => 0.0,
         };
         for ((name, got, is_count), (_, want, _)) in
-            fields(&summary).into_iter().zip(fields(&wanted))
+            fields(&summary).into_iter().zip(fields(wanted))
         {
             // The loop adds one by one: its own error grows with the number of terms.
             let relative = relative + 2e-16 * n;
@@ -129,7 +137,7 @@ fn every_combination_of_parts() {
                     let shape = (1 + random.below(5), 1 + random.below(70));
                     let per_sequence = random.below(2) == 0;
                     let data = Data::random(&mut random, shape, [kind; 4], per_sequence, masked);
-                    check(&data, &objective, arch);
+                    check(&data, &objective, &[arch]);
                 }
             }
         }
@@ -151,7 +159,7 @@ fn every_length_around_vectors_and_blocks() {
                 let rows = 1 + random.below(3);
                 let masked = random.below(2) == 0;
                 let data = Data::random(&mut random, (rows, tokens), [kind; 4], false, masked);
-                check(&data, &objective, arch);
+                check(&data, &objective, &[arch]);
             }
         }
     }
@@ -170,7 +178,7 @@ fn every_mixture_of_types() {
                     let per_sequence = random.below(2) == 0;
                     let shape = (3, 1 + random.below(200));
                     let data = Data::random(&mut random, shape, kinds, per_sequence, true);
-                    check(&data, &objective, Arch::new());
+                    check(&data, &objective, &levels());
                 }
             }
         }
@@ -180,6 +188,7 @@ fn every_mixture_of_types() {
 #[test]
 fn many_short_rows_and_few_long_ones() {
     let mut random = Random::new(4);
+    let levels = levels();
     for shape in [
         (100_000, 1),
         (30_000, 3),
@@ -191,7 +200,8 @@ fn many_short_rows_and_few_long_ones() {
             if random.below(16) == 0 {
                 let masked = random.below(3) > 0;
                 let data = Data::random(&mut random, shape, [Kind::F64; 4], false, masked);
-                check(&data, &objective, Arch::new());
+                let arch = levels[random.below(levels.len())];
+                check(&data, &objective, &[arch]);
             }
         }
     }
@@ -206,11 +216,12 @@ fn batches_without_a_token() {
                     let mut random = Random::new(5);
                     let kinds = [Kind::F32; 4];
                     let data = Data::random(&mut random, shape, kinds, per_sequence, masked);
-                    let (summary, gradient) =
-                        data.run(Arch::new(), &objective, OutputKind::Gradient);
-                    assert_eq!(summary, Summary::default());
-                    assert!(summary.loss.is_sign_positive());
-                    assert!(gradient.is_empty());
+                    for arch in levels() {
+                        let (summary, gradient) = data.run(arch, &objective, OutputKind::Gradient);
+                        assert_eq!(summary, Summary::default());
+                        assert!(summary.loss.is_sign_positive());
+                        assert!(gradient.is_empty());
+                    }
                 }
             }
         }
@@ -233,6 +244,6 @@ fn sequence_ratios_reach_the_bounds() {
             *value -= 25.0;
         }
         data.log_probs = Column::new(Kind::F64, &log_probs);
-        check(&data, &objective, Arch::new());
+        check(&data, &objective, &levels());
     }
 }
