@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use pulp::Arch;
 
 /// The variable that takes the choice from the machine, for tests and measurements.
+/// Matrix products are not asked: `gemm` chooses for itself.
 const VARIABLE: &str = "POLICY_LOSS_VECTOR_UNIT";
 
 /// The vector unit of every call: that of the environment, else the widest of the machine.
