@@ -28,7 +28,7 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
         let (path, error) = (error.path().to_string(), error.into_inner());
         let mut what = error.to_string();
         if what.starts_with("number out of range") {
-            let line = text.lines().nth(error.line() - 1);
+            let line = text.lines().nth(error.line().saturating_sub(1));
             let read = line.and_then(|line| line.get(..error.column()));
             let number = read.and_then(|read| read.rsplit([' ', '\t', ':', ',', '[']).next());
             let number = number.unwrap_or_default();
