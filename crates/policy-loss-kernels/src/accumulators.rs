@@ -177,9 +177,19 @@ macro_rules! accumulators {
                     Self { $($name: neutral(lanes, Kind::$kind),)* }
                 }
 
-                /// Moves the lanes into the numbers on the host.
+                /// Moves what is rounded when it is added up into the numbers on the host, and goes
+                /// on from 0.
                 #[inline(always)]
-                pub fn flush(self, sums: &mut super::$Sums) {
+                pub fn flush(&mut self, lanes: E, sums: &mut super::$Sums) {
+                    $(if let Kind::Sum = Kind::$kind {
+                        sums.$name += self.$name.fold(Kind::Sum);
+                        self.$name = neutral(lanes, Kind::Sum);
+                    })*
+                }
+
+                /// Moves everything into the numbers on the host.
+                #[inline(always)]
+                pub fn finish(self, sums: &mut super::$Sums) {
                     $(sums.$name = Kind::$kind.merge(sums.$name, self.$name.fold(Kind::$kind));)*
                 }
             }

@@ -173,17 +173,6 @@ impl Blueprint {
         }
     }
 
-    /// Whether the surrogate is a function of the ratio, so that its slope against `log_probs` is
-    /// that against the ratio times the ratio.
-    #[must_use]
-    #[inline(always)]
-    pub fn is_of_ratio(&self) -> bool {
-        matches!(
-            self.surrogate,
-            SurrogateKind::Clip | SurrogateKind::SigmoidGate
-        )
-    }
-
     /// Whether the surrogate takes something from the whole sequence beside the ratio.
     #[must_use]
     #[inline(always)]

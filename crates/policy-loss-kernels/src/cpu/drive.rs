@@ -164,13 +164,13 @@ impl<T: Arithmetic> Evaluation<'_, T> {
                 let mut row = [rows[chunk.rows.start]];
                 let mut sums = Sums::default();
                 self.visit(scratch, &mut row, chunk, gradients.reborrow(), &mut sums);
-                (sums, row[0].ratio_slope)
+                (sums, row[0].log_ratio_slope)
             },
         );
         let mut sums = Sums::default();
-        for ((chunk, _), (part, ratio_slope)) in tasks.iter().zip(parts) {
+        for ((chunk, _), (part, log_ratio_slope)) in tasks.iter().zip(parts) {
             sums.merge(&part);
-            rows[chunk.rows.start].ratio_slope += ratio_slope;
+            rows[chunk.rows.start].log_ratio_slope += log_ratio_slope;
         }
         if self.plan.blueprint.shares_gradient() {
             partition::each(
@@ -275,10 +275,10 @@ impl<T: Arithmetic> Evaluation<'_, T> {
         for (state, gradient) in rows.iter().zip(pieces) {
             let tokens = start..start + gradient.len();
             start = tokens.end;
-            let (_, ratio_slope) = self.ratio(state);
+            let (_, log_ratio_slope) = self.ratio(state);
             self.arch.dispatch(AddWhereValid {
                 // Adding 0 turns -0 into 0.
-                value: T::from_f64(state.ratio_slope * ratio_slope + 0.0),
+                value: T::from_f64(state.log_ratio_slope * log_ratio_slope + 0.0),
                 mask: mask.map(|mask| &mask[tokens]),
                 gradient,
             });

@@ -92,7 +92,11 @@ pub trait Lanes: Copy {
     fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b + c`, rounded once where the machine can.
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
-    fn absolute(self, a: Self::Vector) -> Self::Vector;
+    fn negative(self, a: Self::Vector) -> Self::Vector;
+    /// `a` where it is smaller than `b`, else `b`: it is `b` where `a` is NaN. No lane of `b` may be.
+    fn smaller(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a` where it is larger than `b`, else `b`: it is `b` where `a` is NaN. No lane of `b` may be.
+    fn larger(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// The larger of two numbers; unspecified for NaN.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn less(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
@@ -138,6 +142,10 @@ pub trait Lanes: Copy {
         self.select(self.greater(value, high), high, value)
     }
 }
+
+/// Whether the smaller and the larger of a NaN and a number, in this order, is the number. So it is
+/// on x86, while NEON keeps the NaN.
+const DROPS_NAN: bool = cfg!(target_arch = "x86_64");
 
 /// f32 lanes of a vector unit.
 #[derive(Clone, Copy)]
@@ -223,8 +231,24 @@ macro_rules! implement_lanes {
                 }
 
                 #[inline(always)]
-                fn absolute(self, a: Self::Vector) -> Self::Vector {
-                    self.0.[<abs_ $real s>](a)
+                fn negative(self, a: Self::Vector) -> Self::Vector {
+                    self.0.[<neg_ $real s>](a)
+                }
+
+                #[inline(always)]
+                fn smaller(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+                    match DROPS_NAN {
+                        true => self.0.[<min_ $real s>](a, b),
+                        false => self.select(self.less(a, b), a, b),
+                    }
+                }
+
+                #[inline(always)]
+                fn larger(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+                    match DROPS_NAN {
+                        true => self.0.[<max_ $real s>](a, b),
+                        false => self.select(self.greater(a, b), a, b),
+                    }
                 }
 
                 #[inline(always)]

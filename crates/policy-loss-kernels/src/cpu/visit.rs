@@ -7,7 +7,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::lanes::{Lanes, Real};
 use super::stage::Staged;
-use super::words::{Flags, Values, splat};
+use super::words::{Flags, Values, count, is_non_finite, splat};
 use crate::blueprint::{Blueprint, Numbers};
 use crate::columns::Columns;
 use crate::formula::rollout::cpu::kept_weight;
@@ -23,7 +23,7 @@ use crate::sums::cpu::Sums as LaneSums;
 ///
 /// A fixed number of vectors, not of tokens: the error of a sum of numbers of one sign is then the
 /// same for every vector unit, `(STRETCH + log2(lanes)) * 2^-24` in f32 at most.
-pub const STRETCH: usize = 64;
+pub const STRETCH: usize = 32;
 
 /// What a batch is computed with.
 #[derive(Clone, Copy)]
@@ -43,7 +43,7 @@ pub struct RowState {
     /// The weights of tokens that are kept.
     pub kept_weight: f64,
     /// Derivatives of the losses of tokens with respect to the ratio that they share.
-    pub ratio_slope: f64,
+    pub log_ratio_slope: f64,
 }
 
 /// Consecutive tokens, and the rows that they belong to.
@@ -335,6 +335,8 @@ impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
             mut gradients,
         } = self.block;
         let mut first = 0;
+        // Where a gradient is not wanted it is written here: cheaper than to ask for each vector.
+        let mut unwanted = [MaybeUninit::uninit(); STRETCH];
         for state in rows {
             let last = staged.mask.len().min(first + (row_length - start));
             let row = row(lanes, &blueprint, self.plan, self.plan.scale, state);
@@ -342,7 +344,7 @@ impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
             let (output, output_rest) = T::Lanes::<S>::split_output(own.log_probs);
             let (entropy_output, entropy_rest) = T::Lanes::<S>::split_output(own.entropies);
             let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[first..last]));
-            let mut ratio_slope = Values(lanes, lanes.zero());
+            let mut log_ratio_slope = Values(lanes, lanes.zero());
 
             // The rest is a vector of its own, whose lanes beyond it are 0: masked. Both take the
             // same loop, so that the formulas are compiled once.
@@ -352,7 +354,8 @@ impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
             let mut rest_output = [MaybeUninit::uninit()];
             let mut rest_entropy_output = [MaybeUninit::uninit()];
             let writes = !output.is_empty() || !output_rest.is_empty();
-            let writes_entropies = !entropy_output.is_empty() || !entropy_rest.is_empty();
+            let writes_entropies =
+                blueprint.entropy && !(entropy_output.is_empty() && entropy_rest.is_empty());
             let parts = [
                 (vectors, vectors.mask.len(), output, entropy_output),
                 (
@@ -373,8 +376,9 @@ impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
                     let stretch = stretch.map(|column| &column[..length]);
                     let output = match writes {
                         true => &mut output[index..stop],
-                        false => &mut [],
+                        false => &mut unwanted[..stop - index],
                     };
+                    let output = &mut output[..length];
                     let entropy_output = match writes_entropies {
                         true => &mut entropy_output[index..stop],
                         false => &mut [],
@@ -382,25 +386,22 @@ impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
                     for place in 0..length {
                         let inputs = inputs(lanes, &stretch, place);
                         let gradient = token(&numbers, &row, &inputs, &mut sums, blueprint);
-                        if let Some(output) = output.get_mut(place) {
-                            output.write(gradient.log_probs.1);
-                        }
+                        output[place].write(gradient.log_probs.1);
                         if let Some(output) = entropy_output.get_mut(place) {
                             output.write(gradient.entropy.1);
                         }
                         if blueprint.shares_gradient() {
-                            ratio_slope += gradient.ratio_slope;
+                            log_ratio_slope += gradient.log_ratio_slope;
                         }
                     }
                     index = stop;
                     if pending == STRETCH {
                         pending = 0;
-                        sums.flush(self.sums);
-                        sums = LaneSums::new(lanes);
+                        sums.flush(lanes, self.sums);
                     }
                     if blueprint.shares_gradient() {
-                        state.ratio_slope += lanes.sum(ratio_slope.1);
-                        ratio_slope = Values(lanes, lanes.zero());
+                        state.log_ratio_slope += lanes.sum(log_ratio_slope.1);
+                        log_ratio_slope = Values(lanes, lanes.zero());
                     }
                 }
             }
@@ -411,8 +412,38 @@ impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
             first = last;
             start = 0;
         }
-        sums.flush(self.sums);
+        let stands_for_non_finite = lanes.sum(sums.non_finite.1);
+        sums.non_finite = Values(lanes, lanes.zero());
+        sums.finish(self.sums);
+        if !stands_for_non_finite.is_finite() {
+            self.sums.non_finite += non_finite(lanes, &numbers, &staged, blueprint);
+        }
     }
+}
+
+/// Tokens of a block at which an input is NaN or infinite.
+#[inline(always)]
+fn non_finite<L: Lanes>(
+    lanes: L,
+    numbers: &Numbers,
+    staged: &Staged<&[L::Real]>,
+    blueprint: Blueprint,
+) -> f64 {
+    let (vectors, rest) = split::<L>(*staged);
+    let rest_vectors = [rest.map(|column| lanes.load_rest(column))];
+    let row = unshared(Values(lanes, lanes.zero()));
+    let mut total = 0.0;
+    for vectors in [vectors, rest_vectors[0].as_slices()] {
+        for place in 0..vectors.mask.len() {
+            // Of one vector, and nothing else of it is used.
+            let mut sums = LaneSums::new(lanes);
+            let inputs = inputs(lanes, &vectors, place);
+            token(numbers, &row, &inputs, &mut sums, blueprint);
+            let counted = count(is_non_finite(sums.non_finite));
+            total += lanes.sum(counted.1);
+        }
+    }
+    total
 }
 
 /// Writes the lanes of a vector that are wanted; it was written itself if there are any.
@@ -455,27 +486,26 @@ impl<T: Real, const INDEX: usize> WithSimd for Gather<'_, T, INDEX> {
         for state in rows {
             let last = staged.mask.len().min(first + (row_length - start));
             let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[first..last]));
+            let mut sums = LaneRowSums::new(lanes);
             let mut index = 0;
             while index < vectors.mask.len() {
                 let stop = vectors.mask.len().min(index + STRETCH);
                 let stretch = vectors.map(|column| &column[index..stop]);
                 let length = stretch.mask.len();
                 let stretch = stretch.map(|column| &column[..length]);
-                let mut sums = LaneRowSums::new(lanes);
                 for place in 0..length {
                     let inputs = inputs(lanes, &stretch, place);
                     gather(&numbers, &inputs, &mut sums, blueprint);
                 }
-                sums.flush(&mut state.sums);
+                sums.flush(lanes, &mut state.sums);
                 index = stop;
             }
             if !rest.mask.is_empty() {
                 let rest = rest.map(|column| lanes.load_rest(column));
-                let mut sums = LaneRowSums::new(lanes);
                 let inputs = inputs(lanes, &rest.as_slices(), 0);
                 gather(&numbers, &inputs, &mut sums, blueprint);
-                sums.flush(&mut state.sums);
             }
+            sums.finish(&mut state.sums);
             first = last;
             start = 0;
         }
@@ -565,7 +595,7 @@ impl<T: Real> WithSimd for RowRatio<'_, T> {
     fn with_simd<S: Simd>(self, simd: S) -> (f64, f64) {
         let lanes = T::lanes(simd);
         let row = row(lanes, &self.plan.blueprint, self.plan, 1.0, self.state);
-        (first_lane(row.ratio), first_lane(row.ratio_slope))
+        (first_lane(row.ratio), first_lane(row.log_ratio_slope))
     }
 }
 

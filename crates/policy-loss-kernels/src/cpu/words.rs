@@ -162,8 +162,14 @@ pub fn choose<E: Elements>(condition: Flags<E>, yes: Values<E>, no: Values<E>) -
 }
 
 #[inline(always)]
-pub fn absolute<E: Elements>(x: Values<E>) -> Values<E> {
-    Values(x.0, x.0.absolute(x.1))
+pub fn negative<E: Elements>(x: Values<E>) -> Values<E> {
+    Values(x.0, x.0.negative(x.1))
+}
+
+/// `x - a * b`, rounded once.
+#[inline(always)]
+pub fn minus_product<E: Elements>(x: Values<E>, a: Values<E>, b: Values<E>) -> Values<E> {
+    Values(x.0, x.0.mul_add(x.0.negative(a.1), b.1, x.1))
 }
 
 #[inline(always)]
@@ -195,6 +201,12 @@ pub fn total<E: Elements>(x: Values<E>) -> Values<E> {
     x
 }
 
+/// A sum with `a * b` added to it, rounded once.
+#[inline(always)]
+pub fn plus_product<E: Elements>(sum: Values<E>, a: Values<E>, b: Values<E>) -> Values<E> {
+    Values(sum.0, sum.0.mul_add(a.1, b.1, sum.1))
+}
+
 /// What conditions add to a count.
 #[inline(always)]
 pub fn count<E: Elements>(condition: Flags<E>) -> Values<E> {
@@ -203,20 +215,29 @@ pub fn count<E: Elements>(condition: Flags<E>) -> Values<E> {
     choose(condition, splat(lanes, 1.0), splat(lanes, -0.0))
 }
 
-/// What numbers that are NaN or infinite add to a count.
+/// What stands for numbers that are NaN or infinite until they are counted: a sum that they are in
+/// is not finite. Few blocks hold any, and are counted once more.
 #[inline(always)]
 pub fn count_non_finite<E: Elements>(x: Values<E>) -> Values<E> {
-    count(is_nan(x - x))
+    x
+}
+
+/// Where numbers are NaN or infinite.
+#[inline(always)]
+pub fn is_non_finite<E: Elements>(x: Values<E>) -> Flags<E> {
+    is_nan(x - x)
 }
 
 /// The smaller one of each lane, where the condition holds; NaN is left out.
 #[inline(always)]
 pub fn least<E: Elements>(least: Values<E>, condition: Flags<E>, x: Values<E>) -> Values<E> {
-    choose(both(condition, less(x, least)), x, least)
+    let smaller = Values(x.0, x.0.smaller(x.1, least.1));
+    choose(condition, smaller, least)
 }
 
 /// The larger one of each lane, where the condition holds; NaN is left out.
 #[inline(always)]
 pub fn largest<E: Elements>(largest: Values<E>, condition: Flags<E>, x: Values<E>) -> Values<E> {
-    choose(both(condition, greater(x, largest)), x, largest)
+    let larger = Values(x.0, x.0.larger(x.1, largest.1));
+    choose(condition, larger, largest)
 }

@@ -214,7 +214,7 @@ pub fn finish_segments<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
             slope += slopes[segment.sequence * segments.count + other];
             other += step;
         }
-        let shared = Vector::new(lanes.sum(slope)) * row.ratio_slope;
+        let shared = Vector::new(lanes.sum(slope)) * row.log_ratio_slope;
         let start = segment.start + lanes.lane;
         add_shared::<(O, R, V, M, A, N)>(
             inputs,

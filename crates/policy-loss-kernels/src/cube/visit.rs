@@ -182,7 +182,7 @@ fn by_rows<E: Types>(
         }
         let speaks = sequence < sequences && lanes.lane == 0;
         add_row::<E>(sums, &row, select(speaks, row_sums.tokens, zero), blueprint);
-        let ratio_slope = visit_tokens::<E>(
+        let log_ratio_slope = visit_tokens::<E>(
             inputs,
             numbers,
             &row,
@@ -196,7 +196,7 @@ fn by_rows<E: Types>(
             blueprint,
         );
         if comptime!(blueprint.with_gradient && blueprint.shares_gradient()) {
-            let shared = Vector::new(lanes.sum(ratio_slope)) * row.ratio_slope;
+            let shared = Vector::new(lanes.sum(log_ratio_slope)) * row.log_ratio_slope;
             add_shared::<E>(inputs, gradient, shared, start, end, step, blueprint);
         }
         first += CUBE_COUNT * rows;
@@ -275,7 +275,7 @@ pub fn visit_tokens<E: Types>(
     #[comptime] step: usize,
     #[comptime] blueprint: Blueprint,
 ) -> E::Real {
-    let mut ratio_slope = E::Real::new(0.0);
+    let mut log_ratio_slope = E::Real::new(0.0);
     let mut index = start;
     while index < end {
         let stop = end_of_stretch(index, end, step);
@@ -293,14 +293,14 @@ pub fn visit_tokens<E: Types>(
                 }
             }
             if comptime!(blueprint.shares_gradient()) {
-                stretch_of_slopes += own.ratio_slope.vector_sum();
+                stretch_of_slopes += own.log_ratio_slope.vector_sum();
             }
             index += step;
         }
-        ratio_slope += stretch_of_slopes;
+        log_ratio_slope += stretch_of_slopes;
         sums.add(&stretch);
     }
-    ratio_slope
+    log_ratio_slope
 }
 
 /// Adds what flows through a shared ratio to the gradients of a unit's tokens.

@@ -124,8 +124,14 @@ pub fn choose<E: Elements>(condition: Flags<E>, yes: Values<E>, no: Values<E>) -
 }
 
 #[cube]
-pub fn absolute<E: Elements>(x: Values<E>) -> Values<E> {
-    x.abs()
+pub fn negative<E: Elements>(x: Values<E>) -> Values<E> {
+    Values::<E>::new(E::Real::new(0.0)) - x
+}
+
+/// `x - a * b`.
+#[cube]
+pub fn minus_product<E: Elements>(x: Values<E>, a: Values<E>, b: Values<E>) -> Values<E> {
+    x - a * b
 }
 
 #[cube]
@@ -170,6 +176,12 @@ pub fn logarithm_of_quotient<E: Elements>(left: Values<E>, right: Values<E>) -> 
 #[cube]
 pub fn total<E: Elements>(x: Values<E>) -> E::Real {
     x.vector_sum()
+}
+
+/// A sum with `a * b` added to it.
+#[cube]
+pub fn plus_product<E: Elements>(sum: E::Real, a: Values<E>, b: Values<E>) -> E::Real {
+    sum + (a * b).vector_sum()
 }
 
 /// What conditions add to a count.

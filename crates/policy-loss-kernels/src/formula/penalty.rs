@@ -14,8 +14,8 @@ formulas! {
         pub value: Values<E>,
         /// What the value changes by with the token's own log-prob.
         pub slope: Values<E>,
-        /// What the value changes by with the ratio of the sequence.
-        pub ratio_slope: Values<E>,
+        /// What the value changes by with the logarithm of the ratio of the sequence.
+        pub log_ratio_slope: Values<E>,
     }
 
     /// The penalty of tokens with this ratio; `saturated` where no gradient passes through it.
@@ -31,16 +31,16 @@ formulas! {
         let estimate = kl_estimate::<E>(log_ratio, blueprint);
         let mut value = estimate.value;
         let mut slope = estimate.slope;
-        let mut ratio_slope = constant::<E>(log_ratio, 0.0);
+        let mut log_ratio_slope = constant::<E>(log_ratio, 0.0);
         match blueprint.kl_gradient {
             KlGradient::Estimator => {}
             KlGradient::StraightThrough => {
                 slope = log_ratio;
             }
             KlGradient::ImportanceCorrected => {
-                ratio_slope = value;
                 slope = slope * ratio;
                 value = value * ratio;
+                log_ratio_slope = value;
                 if comptime!(!blueprint.shares_gradient()) {
                     slope = slope + drop_where::<E>(saturated, value);
                 }
@@ -50,7 +50,7 @@ formulas! {
             log_ratio,
             value: keep::<E>(valid, value),
             slope: keep::<E>(valid, slope),
-            ratio_slope: keep::<E>(valid, ratio_slope),
+            log_ratio_slope: keep::<E>(valid, log_ratio_slope),
         }
     }
 

@@ -25,8 +25,8 @@ formulas! {
     pub struct Row<E: Elements> {
         /// The ratio of the sequence.
         pub ratio: Values<E>,
-        /// Its derivative with respect to the log-prob of a valid token.
-        pub ratio_slope: Values<E>,
+        /// The derivative of its logarithm with respect to the log-prob of a valid token.
+        pub log_ratio_slope: Values<E>,
         /// The logarithm of the ratio lay beyond a bound.
         pub saturated: Flags<E>,
         /// Tokens with a negative advantage are dropped.
@@ -58,7 +58,7 @@ formulas! {
         let one = constant::<E>(like, 1.0);
         Row::<E> {
             ratio: one,
-            ratio_slope: zero,
+            log_ratio_slope: zero,
             saturated: nowhere::<E>(like),
             drops_negative: nowhere::<E>(like),
             gamma_of_positive: zero,
@@ -225,7 +225,7 @@ formulas! {
             let bounded = bounded_ratio::<E>(log_ratio, comptime!(blueprint.double));
             row.ratio = bounded.ratio;
             row.saturated = bounded.beyond;
-            row.ratio_slope = drop_where::<E>(bounded.beyond, bounded.ratio * part);
+            row.log_ratio_slope = drop_where::<E>(bounded.beyond, part);
         }
         if comptime!(blueprint.off_policy) {
             // Not where the mean is NaN: such a sequence goes on, and is counted.

@@ -23,7 +23,8 @@ formulas! {
     #[derive(CubeType, Clone, Copy)]
     pub struct SurrogateOutput<E: Elements> {
         pub value: Values<E>,
-        /// Its slope against the ratio, or against `log_probs` where it is no function of a ratio.
+        /// Its slope against the logarithm of the ratio, or against `log_probs` where it is no function
+        /// of a ratio.
         pub slope: Values<E>,
     }
 
@@ -78,7 +79,7 @@ formulas! {
         }
         SurrogateOutput::<E> {
             value,
-            slope: choose::<E>(constant_branch, zero, advantage),
+            slope: choose::<E>(constant_branch, zero, unclipped),
         }
     }
 
@@ -148,7 +149,7 @@ formulas! {
         let falling = exponential::<E>(x);
         let open = one / (one + falling);
         let closed = falling * open;
-        let slope = four * open * closed * advantage;
+        let slope = four * open * closed * advantage * inputs.ratio;
         SurrogateOutput::<E> {
             value: open * advantage * four / temperature,
             slope: choose::<E>(inputs.saturated, zero, slope),

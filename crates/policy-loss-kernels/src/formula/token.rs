@@ -16,10 +16,11 @@ formulas! {
     #[derive(CubeType, Clone, Copy)]
     pub struct TokenGradient<E: Elements> {
         /// With respect to their own log-probs. Where tokens share the gradient of their ratio, what
-        /// flows through the ratio is in `ratio_slope` instead.
+        /// flows through the ratio is in `log_ratio_slope` instead.
         pub log_probs: Values<E>,
-        /// With respect to the ratio of their sequence, where tokens share its gradient.
-        pub ratio_slope: Values<E>,
+        /// With respect to the logarithm of the ratio of their sequence, where tokens share its
+        /// gradient.
+        pub log_ratio_slope: Values<E>,
         /// With respect to their entropies.
         pub entropy: Values<E>,
     }
@@ -40,17 +41,17 @@ formulas! {
         let log_ratio = keep::<E>(valid, inputs.log_probs - inputs.old_log_probs);
         let against_old = bounded_ratio::<E>(log_ratio, comptime!(blueprint.double));
         sums.log_ratio += total::<E>(log_ratio);
-        sums.squared_log_ratio += total::<E>(log_ratio * log_ratio);
+        sums.squared_log_ratio = plus_product::<E>(sums.squared_log_ratio, log_ratio, log_ratio);
         sums.k3 += total::<E>(against_old.k3);
 
         // NaN or infinite where an input is.
-        let mut probe = absolute::<E>(log_ratio) + absolute::<E>(advantage);
+        let mut probe = log_ratio + advantage;
         let mut ratio = against_old.ratio;
         let mut saturated = against_old.beyond;
         let mut base_log_ratio = log_ratio;
         if comptime!(blueprint.against == Behavior::Rollout) {
             base_log_ratio = keep::<E>(valid, inputs.log_probs - inputs.rollout_log_probs);
-            probe = probe + absolute::<E>(base_log_ratio);
+            probe = probe + base_log_ratio;
         }
         if comptime!(blueprint.sequence_ratio()) {
             ratio = row.ratio;
@@ -71,7 +72,7 @@ formulas! {
             // add rounding errors.
             let kept = keep::<E>(valid, ratio);
             sums.ratio += total::<E>(kept);
-            sums.squared_ratio += total::<E>(kept * kept);
+            sums.squared_ratio = plus_product::<E>(sums.squared_ratio, kept, kept);
             sums.least_ratio = least::<E>(sums.least_ratio, valid, ratio);
             sums.largest_ratio = largest::<E>(sums.largest_ratio, valid, ratio);
         }
@@ -95,11 +96,11 @@ formulas! {
 
         if comptime!(blueprint.corrected) {
             let weight = token_weight::<E>(numbers, row, inputs, blueprint);
-            probe = probe + absolute::<E>(weight.gap);
+            probe = probe + weight.gap;
             let kept = keep::<E>(valid, weight.value);
             sums.rollout_gap += total::<E>(weight.gap);
             sums.weight += total::<E>(kept);
-            sums.squared_weight += total::<E>(kept * kept);
+            sums.squared_weight = plus_product::<E>(sums.squared_weight, kept, kept);
             sums.truncated_weights += count::<E>(both::<E>(valid, weight.truncated));
             sums.rejected_weights += count::<E>(both::<E>(valid, weight.rejected));
             value = value * kept;
@@ -117,44 +118,43 @@ formulas! {
             }
         }
 
-        // Subtracted from 0, not negated, so that a masked token gets 0 and not -0.
-        let mut loss = zero - value;
-        let mut own_slope = zero - slope;
-        let mut ratio_slope = zero;
+        let mut log_ratio_slope = zero;
         if comptime!(blueprint.shares_gradient()) {
-            ratio_slope = own_slope;
-            own_slope = zero;
-        } else if comptime!(blueprint.is_of_ratio()) {
-            own_slope = own_slope * ratio;
+            log_ratio_slope = slope;
+            slope = zero;
         }
         if comptime!(blueprint.penalized) {
             let coefficient = number::<E>(advantage, &numbers.kl_coefficient);
             let penalty = penalty::<E>(inputs, ratio, saturated, blueprint);
-            probe = probe + absolute::<E>(penalty.log_ratio);
+            probe = probe + penalty.log_ratio;
             sums.kl += total::<E>(penalty.value);
-            loss = loss + penalty.value * coefficient;
-            own_slope = own_slope + penalty.slope * coefficient;
+            value = minus_product::<E>(value, penalty.value, coefficient);
+            slope = minus_product::<E>(slope, penalty.slope, coefficient);
             if comptime!(blueprint.shares_gradient()) {
-                ratio_slope = ratio_slope + penalty.ratio_slope * coefficient;
+                let penalty_slope = penalty.log_ratio_slope;
+                log_ratio_slope =
+                    minus_product::<E>(log_ratio_slope, penalty_slope, coefficient);
             }
         }
         let mut entropy_slope = zero;
         if comptime!(blueprint.entropy) {
             let coefficient = number::<E>(advantage, &numbers.entropy_coefficient);
             let entropy = keep::<E>(valid, inputs.entropy);
-            probe = probe + absolute::<E>(entropy);
+            probe = probe + entropy;
             sums.entropy += total::<E>(entropy);
-            loss = loss - entropy * coefficient;
+            value = value + entropy * coefficient;
             entropy_slope = keep::<E>(valid, zero - coefficient * row.gradient_factor);
         }
         if comptime!(blueprint.masked) {
             sums.valid_tokens += count::<E>(valid);
         }
         sums.non_finite += count_non_finite::<E>(probe);
-        sums.loss += total::<E>(loss * row.factor);
+        // What is good counts against the loss.
+        sums.loss = plus_product::<E>(sums.loss, negative::<E>(value), row.factor);
+        // Subtracted from 0, not negated, so that a masked token gets 0 and not -0.
         TokenGradient::<E> {
-            log_probs: own_slope * row.gradient_factor,
-            ratio_slope: ratio_slope * row.gradient_factor,
+            log_probs: minus_product::<E>(zero, slope, row.gradient_factor),
+            log_ratio_slope: minus_product::<E>(zero, log_ratio_slope, row.gradient_factor),
             entropy: entropy_slope,
         }
     }
