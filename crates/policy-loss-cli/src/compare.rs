@@ -94,9 +94,9 @@ fn compute(
         .forward(batch.batch.clone())
         .map_err(|error| explain(error, file, &objective))?;
     let failed = |error: &dyn std::fmt::Display| {
-        let origin = &objective.requested;
+        let requested = &objective.requested;
         Failure::Other(format!(
-            "{origin}: the device failed while it computed: {error}"
+            "{requested}: the device failed while it computed: {error}"
         ))
     };
     let values = output.read().map_err(|error| failed(&error))?;
