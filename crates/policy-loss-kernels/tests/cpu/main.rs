@@ -1,6 +1,7 @@
 //! The kernels against an oracle of plain f64 loops, on every vector unit of the machine.
 
 mod accuracy;
+mod alike;
 mod compare;
 mod data;
 mod edge_cases;

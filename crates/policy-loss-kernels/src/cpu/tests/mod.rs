@@ -1,5 +1,6 @@
 //! What the kernels are made of. `tests/cpu` compares the kernels themselves with an oracle.
 
+mod alike;
 mod convert;
 mod exponential;
 mod log_probs;
