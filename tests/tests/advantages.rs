@@ -36,17 +36,26 @@ mod configurations {
     #[test]
     fn numbers_are_checked() {
         let cases: Vec<(Config, &str)> = vec![
-            (GeneralizedAdvantage::new(1.01, 0.5).into(), "gamma"),
-            (GeneralizedAdvantage::new(f64::NAN, 0.5).into(), "gamma"),
-            (GeneralizedAdvantage::new(0.5, -0.1).into(), "lambda"),
+            (
+                GeneralizedAdvantage::new(1.01, 0.5).into(),
+                "generalized.gamma",
+            ),
+            (
+                GeneralizedAdvantage::new(f64::NAN, 0.5).into(),
+                "generalized.gamma",
+            ),
+            (
+                GeneralizedAdvantage::new(0.5, -0.1).into(),
+                "generalized.lambda",
+            ),
             (
                 GeneralizedAdvantage::new(0.5, f64::INFINITY).into(),
-                "lambda",
+                "generalized.lambda",
             ),
-            (ReturnToGo::new(-1e-9).into(), "gamma"),
-            (epsilon(0.0), "deviation.epsilon"),
-            (epsilon(f64::NAN), "deviation.epsilon"),
-            (epsilon(-1e-6), "deviation.epsilon"),
+            (ReturnToGo::new(-1e-9).into(), "return_to_go.gamma"),
+            (epsilon(0.0), "group_relative.deviation.epsilon"),
+            (epsilon(f64::NAN), "group_relative.deviation.epsilon"),
+            (epsilon(-1e-6), "group_relative.deviation.epsilon"),
         ];
         for (config, name) in cases {
             match config.init() {
@@ -191,11 +200,11 @@ mod kl_controllers {
     #[test]
     fn configurations_are_checked() {
         for (config, name) in [
-            (Config::fixed(-0.1), "coefficient"),
-            (Config::fixed(f64::INFINITY), "coefficient"),
-            (Config::adaptive(0.0, 6.0, 1.0), "initial"),
-            (Config::adaptive(0.1, f64::NAN, 1.0), "target"),
-            (Config::adaptive(0.1, 6.0, 0.0), "horizon"),
+            (Config::fixed(-0.1), "fixed.coefficient"),
+            (Config::fixed(f64::INFINITY), "fixed.coefficient"),
+            (Config::adaptive(0.0, 6.0, 1.0), "adaptive.initial"),
+            (Config::adaptive(0.1, f64::NAN, 1.0), "adaptive.target"),
+            (Config::adaptive(0.1, 6.0, 0.0), "adaptive.horizon"),
         ] {
             match config.init() {
                 Err(ConfigError::OutOfRange { field, .. }) => assert_eq!(field, name),

@@ -65,9 +65,9 @@ impl<A: Float> Lanes<A> {
             let unit = UNIT_POS as usize;
             self.shared[unit] = value;
             sync_cube();
-            #[unroll]
+            // Not unrolled, so that there is one barrier.
             for step in 0..comptime!(lanes.ilog2()) {
-                let half = comptime!((lanes >> (step + 1)) as usize);
+                let half = comptime!(lanes as usize) >> (step as usize + 1);
                 if self.lane < half {
                     let own = self.shared[unit];
                     let other = self.shared[unit + half];

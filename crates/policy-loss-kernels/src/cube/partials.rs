@@ -33,9 +33,9 @@ pub fn write_partials<E: Elements>(
         shared[k * size + unit] = sums.get(comptime!(needed[k]));
     }
     sync_cube();
-    #[unroll]
+    // Not unrolled: a barrier takes a compiler longer than everything else, and here it is one.
     for step in 0..comptime!(cube_size.ilog2()) {
-        let half = comptime!(size >> (step + 1));
+        let half = size >> (step as usize + 1);
         if unit < half {
             #[unroll]
             for k in 0..count {
@@ -182,9 +182,9 @@ impl<A: Float> Totals<A> {
     fn fold(&mut self) {
         let sums = comptime!(self.blueprint.sums());
         let unit = UNIT_POS as usize;
-        #[unroll]
+        // Not unrolled, so that there is one barrier.
         for step in 0..comptime!(self.cube_size.ilog2()) {
-            let half = comptime!((self.cube_size >> (step + 1)) as usize);
+            let half = comptime!(self.cube_size as usize) >> (step as usize + 1);
             if unit < half {
                 #[unroll]
                 for k in 0..comptime!(sums.len()) {

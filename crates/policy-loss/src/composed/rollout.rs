@@ -114,7 +114,11 @@ fn mean(level: WeightLevel, weight: Tensor<2>, valid: &Valid) -> Tensor<1> {
 /// What the weights of a gap are divided by where they are normalized, `[1]`.
 #[cfg(feature = "fused")]
 pub(crate) fn weight_mean(weight: RolloutWeight, gap: Tensor<2>, valid: &Valid) -> Tensor<1> {
-    mean(weight.level, bounded_ratio(weight, gap, valid).weight, valid)
+    mean(
+        weight.level,
+        bounded_ratio(weight, gap, valid).weight,
+        valid,
+    )
 }
 
 /// Where a filter drops a token, `[B, T]`.

@@ -4,8 +4,8 @@ use burn::config::Config;
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use policy_loss_kernels::objective::check::positive;
 use crate::{ConfigError, Implementation};
+use policy_loss_kernels::objective::check::positive;
 
 /// Configuration of [`TokenLogProbs`].
 ///

@@ -170,9 +170,9 @@ fn fold<A: Float>(shared: &mut Shared<[A]>, value: A, #[comptime] largest: bool)
     let unit = UNIT_POS as usize;
     shared[unit] = value;
     sync_cube();
-    #[unroll]
+    // Not unrolled, so that there is one barrier.
     for step in 0..comptime!(CUBE_SIZE.ilog2()) {
-        let half = comptime!(size >> (step + 1));
+        let half = size >> (step as usize + 1);
         if unit < half {
             let left = shared[unit];
             let right = shared[unit + half];
