@@ -340,19 +340,19 @@ fn presets_are_valid_and_known_by_name() {
     assert_names(&error, &["a2c", "ppo", "gspo"]);
 }
 
-/// The table of the README is that of the library.
+/// The table of the page on objectives is that of the library.
 #[test]
-fn every_preset_is_in_the_readme() {
-    let readme = include_str!("../../README.md");
+fn every_preset_is_on_the_page_of_objectives() {
+    let page = include_str!("../../docs/OBJECTIVES.md");
     for preset in Preset::ALL {
         let row = format!(
             "| `{preset}` | {} |",
             preset.summary().replace("|d|", "abs(d)")
         );
-        assert!(readme.contains(&row), "{row}");
+        assert!(page.contains(&row), "{row}");
         assert!(!preset.source().is_empty());
     }
-    let rows = readme
+    let rows = page
         .lines()
         .filter(|line| line.starts_with("| `") && line.contains(" | "));
     assert!(rows.count() > Preset::ALL.len());

@@ -58,7 +58,7 @@ macro_rules! accumulators {
 
             /// The numbers in their order.
             #[must_use]
-            pub fn to_row(&self) -> Vec<f64> {
+            pub fn to_row(self) -> Vec<f64> {
                 vec![$(self.$name,)*]
             }
 

@@ -639,9 +639,7 @@ fn inputs<L: Lanes>(lanes: L, vectors: &Staged<&[L::Vector]>, place: usize) -> T
 /// Whole vectors, and the tokens that do not fill one.
 #[inline(always)]
 #[allow(clippy::type_complexity)]
-fn split<'a, L: Lanes>(
-    staged: Staged<&'a [L::Real]>,
-) -> (Staged<&'a [L::Vector]>, Staged<&'a [L::Real]>) {
+fn split<L: Lanes>(staged: Staged<&[L::Real]>) -> (Staged<&[L::Vector]>, Staged<&[L::Real]>) {
     (
         staged.map(|column| L::split(column).0),
         staged.map(|column| L::split(column).1),

@@ -65,8 +65,7 @@ impl<A: Float> Lanes<A> {
             let unit = UNIT_POS as usize;
             self.shared[unit] = value;
             sync_cube();
-            // Not unrolled, so that there is one barrier.
-            for step in 0..comptime!(lanes.ilog2()) {
+            for step in 0..at_run_time(comptime!(lanes.ilog2())) {
                 let half = comptime!(lanes as usize) >> (step as usize + 1);
                 if self.lane < half {
                     let own = self.shared[unit];
@@ -81,4 +80,12 @@ impl<A: Float> Lanes<A> {
             total
         }
     }
+}
+
+/// A number of turns that no compiler knows. It would unroll them, and a software renderer then
+/// takes seconds for a barrier in each.
+#[cube]
+pub fn at_run_time(#[comptime] turns: u32) -> u32 {
+    // There always is a cube.
+    select(CUBE_COUNT > 0, turns, 0u32)
 }

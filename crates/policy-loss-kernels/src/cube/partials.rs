@@ -5,6 +5,7 @@
 
 use cubecl::prelude::*;
 
+use super::lanes::at_run_time;
 use super::words::{Elements, at_least_one, combine, neutral};
 use crate::blueprint::Blueprint;
 use crate::kind::Kind;
@@ -33,8 +34,7 @@ pub fn write_partials<E: Elements>(
         shared[k * size + unit] = sums.get(comptime!(needed[k]));
     }
     sync_cube();
-    // Not unrolled: a barrier takes a compiler longer than everything else, and here it is one.
-    for step in 0..comptime!(cube_size.ilog2()) {
+    for step in 0..at_run_time(comptime!(cube_size.ilog2())) {
         let half = size >> (step as usize + 1);
         if unit < half {
             #[unroll]
@@ -182,8 +182,7 @@ impl<A: Float> Totals<A> {
     fn fold(&mut self) {
         let sums = comptime!(self.blueprint.sums());
         let unit = UNIT_POS as usize;
-        // Not unrolled, so that there is one barrier.
-        for step in 0..comptime!(self.cube_size.ilog2()) {
+        for step in 0..at_run_time(comptime!(self.cube_size.ilog2())) {
             let half = comptime!(self.cube_size as usize) >> (step as usize + 1);
             if unit < half {
                 #[unroll]

@@ -28,7 +28,7 @@ macro_rules! formulas {
     (use [$($used:ident),* $(,)?]; $($item:tt)*) => {
         #[cfg(feature = "cube")]
         pub(crate) mod gpu {
-            #![allow(clippy::needless_pass_by_ref_mut, unused_imports)]
+            #![allow(clippy::assign_op_pattern, unused_imports)]
 
             use cubecl::prelude::*;
 
@@ -43,7 +43,7 @@ macro_rules! formulas {
 
         #[cfg(feature = "cpu")]
         pub(crate) mod cpu {
-            #![allow(clippy::needless_pass_by_ref_mut, unused_imports)]
+            #![allow(clippy::assign_op_pattern, unused_imports)]
 
             use crate::blueprint::Blueprint;
             use crate::blueprint::Numbers;

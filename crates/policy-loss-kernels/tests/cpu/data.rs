@@ -7,8 +7,9 @@ use policy_loss_oracle as oracle;
 use policy_loss_oracle::{Answer, Random, Scale};
 
 /// The type of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
+    #[default]
     F64,
     F32,
     F16,
@@ -100,12 +101,6 @@ impl Form {
             per_sequence: false,
             masked: false,
         }
-    }
-}
-
-impl Default for Kind {
-    fn default() -> Self {
-        Self::F64
     }
 }
 

@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+use crate::cube::lanes::at_run_time;
 use crate::cube::words::clamped_values;
 
 /// Units in a cube.
@@ -170,8 +171,7 @@ fn fold<A: Float>(shared: &mut Shared<[A]>, value: A, #[comptime] largest: bool)
     let unit = UNIT_POS as usize;
     shared[unit] = value;
     sync_cube();
-    // Not unrolled, so that there is one barrier.
-    for step in 0..comptime!(CUBE_SIZE.ilog2()) {
+    for step in 0..at_run_time(comptime!(CUBE_SIZE.ilog2())) {
         let half = size >> (step as usize + 1);
         if unit < half {
             let left = shared[unit];
