@@ -1,5 +1,6 @@
 //! What a device really computes, as opposed to what its driver claims.
 
+#[cfg(any(feature = "flex", feature = "ndarray", feature = "wgpu"))]
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device};
 

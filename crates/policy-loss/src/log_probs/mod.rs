@@ -18,6 +18,7 @@ pub mod ops;
 mod policy_loss;
 mod seam;
 
+#[cfg(feature = "fused")]
 use std::ops::Range;
 
 use burn::tensor::Tensor;
@@ -37,6 +38,7 @@ pub struct LogProbs<const D: usize> {
 }
 
 /// Chunks of nearly the same length, none of them longer than `longest`.
+#[cfg(feature = "fused")]
 fn chunks(tokens: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
     let count = tokens.div_ceil(longest.max(1)).max(1);
     let length = tokens.div_ceil(count).max(1);
@@ -45,7 +47,7 @@ fn chunks(tokens: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
         .map(move |start| start..tokens.min(start + length))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "fused"))]
 mod tests {
     use super::chunks;
 
