@@ -8,33 +8,24 @@ use cubecl::future::block_on;
 use cubecl::ir::{ElemType, FloatKind, UIntKind};
 use divan::counter::ItemsCount;
 use divan::{Bencher, main};
-use policy_loss_kernels::cube::{Advantages, Batch, Buffer, backward, forward};
-use policy_loss_kernels::{
-    Clip, Correction, Estimator, FilterEstimator, FilterLevel, Objective, Penalty, PenaltyGradient,
-    Range, RatioBase, RatioLevel, Reduction, Surrogate, Weight, WeightLevel, WeightMode,
+use policy_loss_kernels::cube::{Batch, Buffer, backward, forward};
+use policy_loss_kernels::objective::{
+    Bounds, Clip, Filter, FilterEstimator, FilterLevel, GeometricMean, KlPenalty, Ratio,
+    RolloutCorrection, RolloutWeight, Surrogate, WeightLevel,
 };
+use policy_loss_kernels::{Columns, Objective};
 
-const SHAPES: [(usize, usize); 3] = [(64, 1024), (256, 4096), (1, 1 << 18)];
+const SHAPES: [(usize, usize); 4] = [(64, 1024), (256, 4096), (1, 1 << 18), (4, 1 << 16)];
 
-const TOKEN: Objective = Objective {
-    ratio_level: RatioLevel::Token,
-    ratio_base: RatioBase::Old,
-    surrogate: Surrogate::Clip(Clip {
-        low: 0.2,
-        high: 0.28,
-        dual: None,
-    }),
-    correction: None,
-    off_policy: None,
-    penalty: None,
-    reduction: Reduction::TokenMean,
-    scale: None,
-};
+const RANGE: Bounds = Bounds::new(0.5, 2.0);
 
-const RANGE: Range = Range {
-    low: 0.5,
-    high: 2.0,
-};
+/// The clipped surrogate, with something changed.
+fn clip_with(change: impl FnOnce(&mut Objective)) -> Objective {
+    let mut objective = Objective::default();
+    objective.surrogate = Clip::new(0.2, 0.28).into();
+    change(&mut objective);
+    objective
+}
 
 /// A batch in the device's memory; a sequence ends somewhere in its second half.
 fn batch(client: &Client, (sequences, tokens): (usize, usize)) -> Batch {
@@ -68,12 +59,16 @@ fn batch(client: &Client, (sequences, tokens): (usize, usize)) -> Batch {
     Batch {
         sequences,
         tokens,
-        log_probs: floats(log_probs),
-        old_log_probs: floats(old.clone()),
-        rollout_log_probs: Some(floats(rollout)),
-        weights: None,
-        ref_log_probs: Some(floats(reference)),
-        advantages: Advantages::PerToken(floats(advantages)),
+        columns: Columns {
+            log_probs: Some(floats(log_probs)),
+            old_log_probs: Some(floats(old.clone())),
+            rollout_log_probs: Some(floats(rollout)),
+            ref_log_probs: Some(floats(reference)),
+            entropies: None,
+            advantages: Some(floats(advantages)),
+        },
+        advantages_per_sequence: false,
+        weight_mean: None,
         mask: Some(Buffer {
             handle: client.create_from_slice(&mask),
             element: ElemType::UInt(UIntKind::U32),
@@ -81,12 +76,12 @@ fn batch(client: &Client, (sequences, tokens): (usize, usize)) -> Batch {
     }
 }
 
-/// Loss, metrics and gradient.
+/// Loss, sums and gradient.
 fn gradient(bencher: Bencher<'_, '_>, shape: (usize, usize), objective: Objective) {
     let client = cubecl::Device::default().client();
     let batch = batch(&client, shape);
     let visit = || {
-        let outputs = forward(&client, &objective, batch.clone(), true);
+        let outputs = forward(&client, &objective, &batch, None, true);
         wait(&client);
         outputs
     };
@@ -102,68 +97,48 @@ fn wait(client: &Client) {
 
 #[divan::bench(args = SHAPES)]
 fn clip(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    gradient(bencher, shape, TOKEN);
+    gradient(bencher, shape, clip_with(|_| {}));
 }
 
 #[divan::bench(args = SHAPES)]
 fn clip_of_sequence_ratio(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let ratio_level = RatioLevel::Sequence;
-    let objective = Objective {
-        ratio_level,
-        ..TOKEN
-    };
-    gradient(bencher, shape, objective);
+    gradient(bencher, shape, clip_with(|it| it.ratio = Ratio::SEQUENCE));
 }
 
 #[divan::bench(args = SHAPES)]
 fn clip_with_truncated_weight(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let correction = Some(Correction::of_tokens(WeightMode::Truncate(RANGE)));
-    let objective = Objective {
-        correction,
-        ..TOKEN
-    };
+    let correction = RolloutCorrection::weigh(RolloutWeight::truncate(RANGE));
+    let objective = clip_with(|it| it.rollout_correction = Some(correction));
     gradient(bencher, shape, objective);
 }
 
 #[divan::bench(args = SHAPES)]
 fn clip_with_filtered_weight_of_sequence(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let weight = Weight::Ratio {
-        level: WeightLevel::Geometric,
-        mode: WeightMode::Truncate(RANGE),
-    };
-    let (level, estimator) = (FilterLevel::SequenceMean, FilterEstimator::K3);
-    let correction = Correction::weigh(weight).with_filter(level, estimator, RANGE);
-    let objective = Objective {
-        correction: Some(correction),
-        ..TOKEN
-    };
+    let weight = RolloutWeight::truncate(RANGE).of_level(WeightLevel::Geometric);
+    let filter = Filter::new(FilterLevel::SequenceMean, FilterEstimator::K3, RANGE);
+    let correction = RolloutCorrection::weigh(weight).with_filter(filter);
+    let objective = clip_with(|it| it.rollout_correction = Some(correction));
     gradient(bencher, shape, objective);
 }
 
 #[divan::bench(args = SHAPES)]
 fn clip_with_penalty(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let penalty = Some(Penalty {
-        coefficient: 0.1,
-        estimator: Estimator::K3,
-        gradient: PenaltyGradient::Estimator,
-    });
-    gradient(bencher, shape, Objective { penalty, ..TOKEN });
+    let objective = clip_with(|it| it.kl_penalty = Some(KlPenalty::new(0.1)));
+    gradient(bencher, shape, objective);
 }
 
 #[divan::bench(args = SHAPES)]
 fn geometric_mean(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
-    let surrogate = Surrogate::GeometricMean {
-        low: 0.4,
-        high: 0.4,
-    };
-    gradient(bencher, shape, Objective { surrogate, ..TOKEN });
+    let surrogate = Surrogate::from(GeometricMean::new(0.4, 0.4));
+    gradient(bencher, shape, clip_with(|it| it.surrogate = surrogate));
 }
 
 /// What the backward pass does: the gradient, scaled where it is.
 #[divan::bench(args = SHAPES)]
 fn scaled_gradient(bencher: Bencher<'_, '_>, shape: (usize, usize)) {
     let client = cubecl::Device::default().client();
-    let outputs = forward(&client, &TOKEN, batch(&client, shape), true);
+    let objective = clip_with(|_| {});
+    let outputs = forward(&client, &objective, &batch(&client, shape), None, true);
     let mut gradient = Some(outputs.gradient);
     bencher
         .counter(ItemsCount::new(shape.0 * shape.1))
