@@ -18,7 +18,16 @@
 //!
 //! - `cpu`: [`cpu`](mod@cpu), slices in host memory, vectorised and threaded.
 //! - `cube`: kernels for every device that CubeCL has a runtime for.
-#![cfg_attr(not(feature = "cpu"), allow(rustdoc::broken_intra_doc_links))]
+// Without a machine to compile for, the formulas are not used.
+#![cfg_attr(
+    not(all(feature = "cpu", feature = "cube")),
+    allow(
+        dead_code,
+        unused_imports,
+        unused_macros,
+        rustdoc::broken_intra_doc_links
+    )
+)]
 
 mod accumulators;
 mod blueprint;
