@@ -63,7 +63,7 @@
 //! - A value at a masked position, whatever it is (NaN, an infinity, 1e30), changes no bit of the
 //!   loss, of a metric, or of a gradient, and its own gradient is exactly 0.
 //! - A non-finite value at a valid position is not hidden:
-//!   [`non_finite`](PolicyLossMetrics::non_finite) counts it.
+//!   [`non_finite`](MetricValues::non_finite) counts it.
 //! - Bad input is an error that names the field, the value and what would be accepted, before any
 //!   device work. User input never panics.
 //! - Sub-gradients are declared: a clipped token has gradient 0; at a tie the unclipped branch is

@@ -70,18 +70,6 @@ pub(crate) fn number(values: Floats<'_>) -> f64 {
     }
 }
 
-/// Calls `$body` with `$E` bound to the element type of `$dtype`.
-macro_rules! for_float {
-    ($dtype:expr, $E:ident => $body:expr, [$($variant:ident => $type:ty),*]) => {
-        match $dtype {
-            $(burn::tensor::DType::$variant => { type $E = $type; $body })*
-            // The batch's types were checked against what the device computes.
-            dtype => unreachable!("{dtype:?} is not computed on this device"),
-        }
-    };
-}
-pub(crate) use for_float;
-
 /// Implements [`PolicyLossOps`](crate::ops::PolicyLossOps) for a backend in host memory, which says
 /// how to borrow its tensors (`borrow`, `floats`, `mask`) and how to scale one in place (`scaled`).
 macro_rules! implement_policy_loss_ops {

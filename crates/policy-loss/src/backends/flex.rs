@@ -5,7 +5,19 @@ use burn_flex::FlexTensor;
 use half::{bf16, f16};
 use policy_loss_kernels::cpu::{Floats, Mask, scale_in_place};
 
-use super::cpu::{for_float, implement_policy_loss_ops};
+use super::cpu::implement_policy_loss_ops;
+
+/// Calls `$body` with `$E` bound to the element type of `$dtype`.
+macro_rules! for_float {
+    ($dtype:expr, $E:ident => $body:expr, [$($variant:ident => $type:ty),*]) => {
+        match $dtype {
+            $(burn::tensor::DType::$variant => { type $E = $type; $body })*
+            // The batch's types were checked against what the device computes.
+            dtype => unreachable!("{dtype:?} is not computed on this device"),
+        }
+    };
+}
+pub(crate) use for_float;
 
 implement_policy_loss_ops!(Flex, FlexTensor);
 

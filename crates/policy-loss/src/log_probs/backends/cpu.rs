@@ -54,13 +54,3 @@ pub fn row_gradients(
     };
     targets.iter().enumerate().map(row).collect()
 }
-
-/// The numbers of a small tensor.
-pub fn numbers(data: &TensorData) -> Vec<f64> {
-    data.iter::<f64>().collect()
-}
-
-/// Token indices of any integer type.
-pub fn indices(data: &TensorData) -> Vec<i64> {
-    data.iter::<i64>().collect()
-}

@@ -10,8 +10,8 @@ use policy_loss_kernels::cpu::log_probs as kernels;
 use policy_loss_kernels::cpu::log_probs::{Matrix, MatrixMut};
 use policy_loss_kernels::cpu::scale_in_place;
 
-use super::cpu::{indices, numbers, packed, row_gradients, softmax};
-use crate::backends::cpu::for_float;
+use super::cpu::{packed, row_gradients, softmax};
+use crate::backends::flex::for_float;
 use crate::log_probs::ops::{
     HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
 };
@@ -208,4 +208,14 @@ fn matrix<E: Element + Pod>(tensor: &FlexTensor) -> Matrix<'_, E> {
         |dim: usize| usize::try_from(layout.strides()[dim]).expect("`forward` made them positive");
     let values = &tensor.storage::<E>()[layout.start_offset()..];
     Matrix::new(values, tensor.shape().dims(), [stride(0), stride(1)])
+}
+
+/// The numbers of a small tensor.
+fn numbers(data: &TensorData) -> Vec<f64> {
+    data.iter::<f64>().collect()
+}
+
+/// Token indices of any integer type.
+fn indices(data: &TensorData) -> Vec<i64> {
+    data.iter::<i64>().collect()
 }
