@@ -27,8 +27,3 @@ pub use runner::{
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
-
-/// So is the code of the page about advantages.
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/ADVANTAGES.md")]
-pub struct Advantages;
