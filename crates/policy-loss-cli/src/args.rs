@@ -46,6 +46,21 @@ With --json the output is one object: loss, clip_ratio, ppo_kl, rollout_kl, metr
 far sampler and trainer are apart), tokens, sequences, device and implementation. What the
 objective or the batch does not have is null. JSON has no non-finite numbers: they are the strings \"NaN\", \"Infinity\" and \"-Infinity\".";
 
+const REPORT_HELP: &str = "\
+Draws a batch under one or more objectives (the default is ppo) into one HTML page, which opens in
+any browser, without a network.
+
+Beside what `eval` reads, the batch may hold
+
+  rewards    [B] numbers             for pictures of lengths and for warnings
+  group_ids  [B] integers, optional  equal for sequences that are compared (also: group_id)
+  tokens     [B, T] integers         as text, with --tokenizer
+
+With --steps, curves: of a directory with a safetensors file for each step, in the order of the
+numbers in their names; or of JSON lines (FILE.jsonl, or a directory with one), an object for each
+step. Numbers inside objects are called by their path, such as metrics.clip_ratio; what is no number
+is left out. A step is called by the line's `step`, `iteration` or `epoch`, else by its number.";
+
 const BENCH_HELP: &str = "\
 Measures forward and backward of the loss on this machine, in f32, interleaved in one run.
 
@@ -95,6 +110,9 @@ pub enum Command {
     /// Compare objectives on a batch: loss, metrics and gradients side by side
     #[command(after_help = EXIT_CODES)]
     Compare(CompareArguments),
+    /// Draw a batch, or a run, into one HTML page
+    #[command(long_about = REPORT_HELP, after_help = EXIT_CODES)]
+    Report(ReportArguments),
     /// List the devices of this machine, and what is missing where there is none
     Devices(ListArguments),
     /// List the named objectives
@@ -155,6 +173,33 @@ pub struct CompareArguments {
     /// Print one JSON object, and nothing else, to standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// The arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArguments {
+    /// The batch, a safetensors file as `eval` takes it
+    #[arg(value_name = "BATCH.safetensors", required_unless_present = "steps")]
+    pub batch: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub objectives: Objectives,
+
+    /// The batches of several steps, or the JSON lines of a run: a directory, or a file of lines
+    #[arg(long, value_name = "DIR")]
+    pub steps: Option<PathBuf>,
+
+    /// Show `tokens` as text, by this tokenizer; needs a program with the feature `tokenizer`
+    #[arg(long, value_name = "tokenizer.json", requires = "batch")]
+    pub tokenizer: Option<PathBuf>,
+
+    /// Where to write the page
+    #[arg(long, value_name = "FILE.html")]
+    pub out: PathBuf,
+
+    /// The backend to compute on
+    #[arg(long, value_enum, default_value_t = Backend::Flex, value_name = "BACKEND")]
+    pub device: Backend,
 }
 
 /// What to compute; the default is the preset `ppo`.

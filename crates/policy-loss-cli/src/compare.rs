@@ -1,16 +1,18 @@
 //! `policy-loss compare`: one batch under several objectives, side by side.
 
 use burn::tensor::Tensor;
-use policy_loss::{MetricValues, PolicyLossConfig};
+use policy_loss::{MetricValues, PolicyLossConfig, Warning};
 use serde::Serialize;
 
 use crate::args::CompareArguments;
 use crate::batch_file::{self, BatchFile};
-use crate::eval::{explain, non_finite};
+use crate::beside::Beside;
+use crate::eval::explain;
 use crate::objective::Objective;
 use crate::output::{self, Failure, printable};
 use crate::report::{Named, Number, flush_left, plain};
 use crate::tensors::{DeviceBatch, HostBatch};
+use crate::warned::Known;
 
 /// What fits on a screen.
 const WIDTH: usize = 100;
@@ -42,6 +44,7 @@ struct Entry {
     /// the two gradients is 0.
     gradient_cosine: Vec<Number>,
     metrics: Named,
+    warnings: Vec<Warning>,
 }
 
 /// What one forward and backward pass leaves.
@@ -51,10 +54,16 @@ struct Computed {
     loss: f64,
     metrics: MetricValues,
     gradient: Vec<f64>,
+    warnings: Vec<Warning>,
 }
 
 /// Evaluates a batch under every objective and prints them side by side.
 pub fn run(arguments: &CompareArguments) -> Result<(), Failure> {
+    if arguments.objectives.0.is_empty() {
+        return Err(Failure::Usage(
+            "there is nothing to compare: give --preset or --config, more than once".into(),
+        ));
+    }
     let requested = arguments.objectives.0.iter().cloned();
     let objectives = requested
         .map(|requested| Objective::read(requested, arguments.implementation))
@@ -63,25 +72,41 @@ pub fn run(arguments: &CompareArguments) -> Result<(), Failure> {
     let file = BatchFile::parse(&arguments.batch, &bytes)?;
     let host = HostBatch::read(&file)?;
     let device = arguments.device.device()?;
+    let beside = Beside::read(&file, host.shape());
     let batch = host.move_to(&file, &device)?;
-    let computed = objectives
+    let mut computed = objectives
         .into_iter()
         .map(|objective| compute(objective, &batch, &file))
         .collect::<Result<Vec<_>, Failure>>()?;
-    note_non_finite(&computed);
+    let known = Known::of_rollout(&batch.batch, &beside, arguments.device)?;
+    for one in &mut computed {
+        one.warnings = known.warnings(&one.objective, one.metrics)?;
+    }
+    for (names, warning) in by_message(&computed) {
+        output::warning(format!("{}: {warning}", names.join(", ")));
+    }
     let comparison = Comparison {
         device: arguments.device.name(),
         objectives: computed.iter().map(|one| entry(one, &computed)).collect(),
     };
-    output::result(arguments.json, &comparison, Comparison::table)
+    output::result(arguments.json, &comparison, Comparison::table)?;
+    output::pictures(arguments.json);
+    Ok(())
 }
 
-/// Objectives read different tensors of a batch, so that one can be NaN where another is not.
-fn note_non_finite(computed: &[Computed]) {
-    for one in computed.iter().filter(|one| one.metrics.non_finite > 0.0) {
-        let what = non_finite(one.metrics.non_finite);
-        output::note(format!("{}: {what}", one.objective.requested));
+/// Each warning once, with the objectives that it holds for.
+fn by_message(computed: &[Computed]) -> Vec<(Vec<String>, &Warning)> {
+    let mut found: Vec<(Vec<String>, &Warning)> = Vec::new();
+    for one in computed {
+        let name = one.objective.requested.to_string();
+        for warning in &one.warnings {
+            match found.iter_mut().find(|(_, known)| *known == warning) {
+                Some((names, _)) => names.push(name.clone()),
+                None => found.push((vec![name.clone()], warning)),
+            }
+        }
     }
+    found
 }
 
 fn compute(
@@ -110,6 +135,7 @@ fn compute(
         gradient: gradient
             .map_err(|error| failed(&error))?
             .unwrap_or_default(),
+        warnings: Vec::new(),
         objective,
     })
 }
@@ -127,6 +153,7 @@ fn entry(one: &Computed, all: &[Computed]) -> Entry {
             .map(|other| Number(cosine(&one.gradient, &other.gradient)))
             .collect(),
         metrics: Named::new(one.metrics.named()),
+        warnings: one.warnings.clone(),
     }
 }
 

@@ -5,20 +5,22 @@ use policy_loss::{BatchError, GlobalTotals, Reduction};
 
 use crate::args::{EvalArguments, TotalsArguments};
 use crate::batch_file::{self, BatchFile};
+use crate::beside::Beside;
 use crate::gradient;
 use crate::objective::Objective;
-use crate::output::{self, Failure};
+use crate::output::{self, Failure, refuse_overwriting};
 use crate::report::Report;
 use crate::requested::Requested;
 use crate::tensors::{DeviceBatch, HostBatch};
+use crate::warned::Known;
 
 /// Evaluates a batch and prints the report.
 pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
     let objective = Objective::read(arguments.objective.requested(), arguments.implementation)?;
     if let Some(grad_out) = &arguments.grad_out {
-        gradient::refuse_overwriting(grad_out, "the batch", &arguments.batch)?;
+        refuse_overwriting("--grad-out", grad_out, "the batch", &arguments.batch)?;
         if let Some(config) = &arguments.objective.config {
-            gradient::refuse_overwriting(grad_out, "the --config", config)?;
+            refuse_overwriting("--grad-out", grad_out, "the --config", config)?;
         }
     }
     let bytes = batch_file::read(&arguments.batch)?;
@@ -26,38 +28,39 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
     let host = HostBatch::read(&file)?;
     let (shape, dtype, arithmetic) = (host.shape(), host.dtype(), host.arithmetic());
     let (tokens, sequences) = (host.tokens(), host.sequences());
+    let beside = Beside::read(&file, host.shape());
 
     let device = arguments.device.device()?;
     let DeviceBatch {
         mut batch,
         log_probs,
     } = host.move_to(&file, &device)?;
-    if let Some(totals) = totals(&arguments.totals) {
+    let totals = totals(&arguments.totals);
+    if let Some(totals) = totals {
         note_ignored(&totals, &objective);
         batch = batch.with_totals(totals);
     }
-    // Without rollout log-probs there are none; whatever else is wrong, the loss will say.
-    let diagnostics = batch.rollout_diagnostics().ok();
     let output = objective
         .loss
-        .forward(batch)
+        .forward(batch.clone())
         .map_err(|error| explain(error, &file, &objective))?;
     let failed = |error: TensorReadError| {
         let backend = arguments.device.name();
         Failure::Other(format!("{backend} failed while it computed: {error}"))
     };
     let values = output.read().map_err(failed)?;
-    let rollout = diagnostics.map(|diagnostics| diagnostics.read());
-    let rollout = rollout.transpose().map_err(failed)?;
     if let Some(grad_out) = &arguments.grad_out {
         gradient::write(grad_out, &output, &log_probs, dtype, &objective)?;
     }
-    if values.metrics.non_finite > 0.0 {
-        output::note(non_finite(values.metrics.non_finite));
-    }
+    let known = Known {
+        totals,
+        ..Known::of_rollout(&batch, &beside, arguments.device)?
+    };
+    let warnings = known.warnings(&objective, values.metrics)?;
+    warnings.iter().for_each(output::warning);
     let report = Report {
         values,
-        rollout,
+        rollout: known.rollout,
         tokens,
         sequences,
         shape,
@@ -65,9 +68,12 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
         batch: &arguments.batch,
         device: arguments.device.name(),
         implementation: output.implementation,
+        warnings,
         objective: &objective,
     };
-    output::result(arguments.json, &report, Report::table)
+    output::result(arguments.json, &report, Report::table)?;
+    output::pictures(arguments.json);
+    Ok(())
 }
 
 fn totals(arguments: &TotalsArguments) -> Option<GlobalTotals> {
@@ -102,11 +108,6 @@ fn flag(field: &'static str) -> &'static str {
         "totals.world_size" => "--world-size",
         other => other,
     }
-}
-
-/// What there is to say where a loss or a metric may be NaN.
-pub fn non_finite(tokens: f64) -> String {
-    format!("{tokens} valid tokens hold a NaN or an infinite value")
 }
 
 /// Says a library's error in the terms of the command line.

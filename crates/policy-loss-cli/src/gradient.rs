@@ -15,32 +15,6 @@ use crate::output::Failure;
 /// The name of the tensor in the file.
 const GRAD_LOG_PROBS: &str = "grad_log_probs";
 
-/// A gradient file would overwrite `input`, which somebody took pains to write.
-pub fn refuse_overwriting(grad_out: &Path, what: &str, input: &Path) -> Result<(), Failure> {
-    match is_same_file(grad_out, input) {
-        true => Err(Failure::BadInput(format!(
-            "--grad-out {} would overwrite {what}; name another file",
-            grad_out.display()
-        ))),
-        false => Ok(()),
-    }
-}
-
-/// Whether two paths lead to one file, by way of links too.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-        identity(one).is_some_and(|one| identity(other) == Some(one))
-    }
-    #[cfg(not(unix))]
-    {
-        let place = |path: &Path| path.canonicalize().ok();
-        place(one).is_some_and(|one| place(other) == Some(one))
-    }
-}
-
 /// Computes the gradient of `log_probs` and writes it, in the type `dtype`, to `path`.
 pub fn write(
     path: &Path,

@@ -1,7 +1,9 @@
 //! Everything that is said: results to standard output, notes and failures to standard error.
 
 use std::fmt::Display;
+use std::fs;
 use std::io::{ErrorKind, Write, stderr, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 
 use policy_loss::device::BackendUnavailable;
@@ -62,6 +64,20 @@ pub fn note(text: impl Display) {
     to_stderr("note", &text);
 }
 
+/// Says that there are pictures, to a person.
+pub fn pictures(as_json: bool) {
+    if !as_json {
+        note(
+            "to look at this batch: policy-loss report, with the same arguments and --out FILE.html",
+        );
+    }
+}
+
+/// Says that something is likely to go wrong.
+pub fn warning(text: impl Display) {
+    to_stderr("warning", &text);
+}
+
 /// Says why the program failed.
 pub fn error(failure: &Failure) {
     to_stderr("error", failure);
@@ -70,6 +86,32 @@ pub fn error(failure: &Failure) {
 fn to_stderr(kind: &str, text: &dyn Display) {
     // `eprintln!` panics when standard error is closed, and there is no one left to tell.
     let _ = writeln!(stderr().lock(), "{kind}: {}", printable(&text.to_string()));
+}
+
+/// Refuses to write a result over an input of the program.
+pub fn refuse_overwriting(flag: &str, out: &Path, what: &str, input: &Path) -> Result<(), Failure> {
+    match is_same_file(out, input) {
+        true => Err(Failure::BadInput(format!(
+            "{flag} {} would overwrite {what}; name another file",
+            out.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Whether two paths lead to one file, by way of links too.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        identity(one).is_some_and(|one| identity(other) == Some(one))
+    }
+    #[cfg(not(unix))]
+    {
+        let place = |path: &Path| path.canonicalize().ok();
+        place(one).is_some_and(|one| place(other) == Some(one))
+    }
 }
 
 /// One line, in which nothing is left that a terminal would obey: names in files can hold anything.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::DType;
 use comfy_table::{Table, presets::NOTHING};
-use policy_loss::{Implementation, PolicyLossValues, RolloutDiagnosticValues};
+use policy_loss::{Implementation, PolicyLossValues, RolloutDiagnosticValues, Warning};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::objective::Objective;
@@ -33,6 +33,8 @@ pub struct Report<'run> {
     pub device: &'static str,
     /// The implementation that computed it.
     pub implementation: Implementation,
+    /// What is likely to go wrong.
+    pub warnings: Vec<Warning>,
     /// What was computed.
     pub objective: &'run Objective,
 }
@@ -123,6 +125,7 @@ impl Serialize for Report<'_> {
             Named::new(named.map(|(name, value)| (name, Some(value))))
         });
         map.serialize_entry("rollout", &rollout)?;
+        map.serialize_entry("warnings", &self.warnings)?;
         map.serialize_entry("tokens", &self.tokens)?;
         map.serialize_entry("sequences", &self.sequences)?;
         map.serialize_entry("device", self.device)?;

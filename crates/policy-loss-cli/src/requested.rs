@@ -58,7 +58,7 @@ impl Display for Requested {
     }
 }
 
-/// Objectives in the order of the command line, one at least.
+/// Objectives in the order of the command line.
 ///
 /// The parser keeps a list for each argument; where each value stood, it tells on request.
 #[derive(Debug, Clone)]
@@ -67,7 +67,7 @@ pub struct Objectives(pub Vec<Requested>);
 #[derive(Debug, Args)]
 struct Lists {
     /// An objective by name; may be repeated
-    #[arg(long, value_name = "NAME", value_parser = preset(), required_unless_present = "config")]
+    #[arg(long, value_name = "NAME", value_parser = preset())]
     preset: Vec<Preset>,
 
     /// An objective as a JSON file; may be repeated

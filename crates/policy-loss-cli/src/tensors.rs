@@ -7,6 +7,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::batch_file::{BatchFile, list, nearest};
+use crate::beside;
 use crate::mask::{ACTION_MASK, Mask};
 use crate::output::{Failure, note};
 
@@ -150,7 +151,7 @@ impl HostBatch {
             .filter(|name| file.find(name).is_none())
             .collect();
         let mut ignored = file.names();
-        ignored.retain(|name| !NAMES.contains(name));
+        ignored.retain(|name| !NAMES.contains(name) && !beside::NAMES.contains(name));
         for name in &ignored {
             if let Some(absent) = nearest(name, &absent) {
                 note(format!(

@@ -25,6 +25,13 @@ macro_rules! metrics {
         }
 
         impl MetricValues {
+            /// The name of every metric with its sentence, in the order of
+            /// [`named`](Self::named).
+            pub const SENTENCES: &'static [(&'static str, &'static str)] = &[
+                $((stringify!($name), concat!($($doc,)*)),)*
+                $($((stringify!($part_name), concat!($($part_doc,)*)),)*)*
+            ];
+
             /// The metrics of a row of sums.
             #[must_use]
             pub fn of(sums: &Sums, objective: &Objective) -> Self {

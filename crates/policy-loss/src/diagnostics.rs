@@ -10,9 +10,9 @@ use crate::{BatchError, PolicyBatch, PolicyLossConfig, RolloutCorrection, Rollou
 
 /// Declares the diagnostics once, as tensors and as numbers.
 macro_rules! diagnostics {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
         impl RolloutDiagnostics {
-            $($(#[$doc])*
+            $($(#[doc = $doc])*
             pub fn $name(&self) -> Tensor<1> {
                 self.packed.clone().narrow(0, Position::$name as usize, 1)
             })*
@@ -46,10 +46,15 @@ macro_rules! diagnostics {
         /// The values of [`RolloutDiagnostics`], read back.
         #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
         pub struct RolloutDiagnosticValues {
-            $($(#[$doc])* pub $name: f64,)*
+            $($(#[doc = $doc])* pub $name: f64,)*
         }
 
         impl RolloutDiagnosticValues {
+            /// The name of each with its sentence, in the order of [`named`](Self::named).
+            pub const SENTENCES: &'static [(&'static str, &'static str)] = &[
+                $((stringify!($name), concat!($($doc,)*)),)*
+            ];
+
             /// The name and the value of each, in the order of the documentation.
             pub fn named(&self) -> Vec<(&'static str, f64)> {
                 vec![$((stringify!($name), self.$name),)*]

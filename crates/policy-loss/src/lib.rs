@@ -109,9 +109,11 @@ pub mod ops;
 mod output;
 mod packed;
 pub mod presets;
+mod token_details;
 mod totals;
 mod valid;
 mod value;
+mod warnings;
 
 pub use advantages::{
     AdvantageBatch, AdvantageEstimator, AdvantageEstimatorConfig, AdvantageOutput, AdvantagePreset,
@@ -139,8 +141,10 @@ pub use policy_loss_kernels::objective::{
     Surrogate, TrustRegion, WeightLevel, WeightMode,
 };
 pub use presets::Preset;
+pub use token_details::TokenDetails;
 pub use totals::GlobalTotals;
 pub use value::{
     ValueBatch, ValueLoss, ValueLossConfig, ValueLossMetrics, ValueLossOutput, ValueLossValues,
     ValueMetricValues,
 };
+pub use warnings::{Observation, Warning, WarningKind, Warnings};

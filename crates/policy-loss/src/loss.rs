@@ -7,6 +7,7 @@ use crate::checked::CheckedBatch;
 use crate::device::describe;
 use crate::fused::Support;
 use crate::output::PolicyLossOutput;
+use crate::token_details::TokenDetails;
 use crate::{BatchError, Implementation, PolicyBatch, PolicyLossConfig, composed, fused};
 
 /// The policy loss of reinforcement learning from feedback.
@@ -129,6 +130,36 @@ impl PolicyLoss {
         Ok(match packing {
             Some(packing) => packing.unpad(token_loss),
             None => token_loss,
+        })
+    }
+
+    /// What the loss makes of each token: its ratio and its weight, and what was clipped or dropped.
+    /// Composed like [`forward_no_reduction`](Self::forward_no_reduction), detached, and nothing is
+    /// read back.
+    ///
+    /// # Shapes
+    ///
+    /// - `batch`: see [`PolicyBatch`]
+    /// - output: every tensor `[B, T]`
+    ///
+    /// # Errors
+    ///
+    /// As [`forward`](Self::forward), and for a batch without a single token.
+    pub fn token_details(&self, batch: PolicyBatch) -> Result<TokenDetails, BatchError> {
+        let mut batch = batch.check(&self.config.objective)?;
+        if batch.is_empty() {
+            return Err(BatchError::Shape {
+                tensor: "log_probs",
+                expected: "a token at least".into(),
+                got: batch.log_probs.dims().to_vec(),
+            });
+        }
+        let packing = batch.packing.take();
+        let (token_loss, valid, observed) = composed::token_losses(&self.config.objective, batch);
+        let details = TokenDetails::new(token_loss.without_autodiff(), valid, observed);
+        Ok(match packing {
+            Some(packing) => details.unpad(&packing),
+            None => details,
         })
     }
 }

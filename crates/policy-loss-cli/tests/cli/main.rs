@@ -9,5 +9,7 @@ mod evaluate;
 mod listings;
 mod refused_batches;
 mod refused_objectives;
+mod report;
 mod rollout;
 mod support;
+mod warnings;

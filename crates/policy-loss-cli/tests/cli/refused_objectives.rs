@@ -249,8 +249,8 @@ fn nothing_is_left_that_a_terminal_obeys() {
     }
     let output = batch.eval(&[]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
-    // No mask, and an ignored tensor.
-    assert_printable(&output.stderr, 2);
+    // No mask, an ignored tensor, a warning, and what else there is.
+    assert_printable(&output.stderr, 4);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
         said.contains(r"ignored in the file: a\u{1b}[31m\u{7f}"),

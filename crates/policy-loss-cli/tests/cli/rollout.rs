@@ -8,7 +8,8 @@ use tempfile::TempDir;
 
 use crate::support::{CPU_BACKENDS, evaluate};
 
-fn data(name: &str) -> PathBuf {
+/// A file that the tests share.
+pub fn data(name: &str) -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     root.join("../../tests/data").join(name)
 }

@@ -4,7 +4,7 @@
 pub(crate) mod kl;
 pub(crate) mod ratio;
 pub(crate) mod rollout;
-mod sums;
+pub(crate) mod sums;
 mod surrogate;
 
 use burn::tensor::{Bool, DType, Tensor};

@@ -1,0 +1,96 @@
+//! What a file may hold beside the batch: the loss does not read it, warnings and pictures do.
+
+use burn::tensor::{DType, TensorData};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use crate::batch_file::BatchFile;
+use crate::output::note;
+
+const REWARDS: &str = "rewards";
+const GROUP_IDS: [&str; 2] = ["group_ids", "group_id"];
+const TOKENS: &str = "tokens";
+
+/// The names of all of it.
+pub const NAMES: [&str; 4] = [REWARDS, GROUP_IDS[0], GROUP_IDS[1], TOKENS];
+
+/// What the file holds beside a batch of `[B, T]`.
+pub struct Beside {
+    /// `B` rewards of sequences.
+    pub rewards: Option<Vec<f64>>,
+    /// `B` numbers, equal for sequences that are compared with one another.
+    pub group_ids: Option<Vec<i64>>,
+}
+
+impl Beside {
+    /// Reads what is there. What has another form is left out, with a note.
+    pub fn read(file: &BatchFile, [batch, _]: [usize; 2]) -> Self {
+        let sequences = |shape: &[usize]| shape == [batch] || shape == [batch, 1];
+        let per_sequence = format!("[{batch}]");
+        let rewards = find(file, REWARDS).and_then(|(name, view)| {
+            let fits = sequences(view.shape());
+            let data = numbers(&view).filter(|_| fits);
+            noted(name, data, &format!("{per_sequence} numbers"))
+        });
+        let group_ids = GROUP_IDS.iter().find_map(|name| find(file, name));
+        let group_ids = group_ids.and_then(|(name, view)| {
+            let fits = sequences(view.shape()) && is_integer(&view);
+            let data = numbers(&view).filter(|_| fits);
+            noted(name, data, &format!("{per_sequence} integers"))
+        });
+        Self {
+            rewards: rewards.map(|data| data.iter::<f64>().collect()),
+            group_ids: group_ids.map(|data| data.iter::<i64>().collect()),
+        }
+    }
+}
+
+/// `B * T` token ids, row by row, if the file has them.
+pub fn token_ids(file: &BatchFile, [batch, tokens]: [usize; 2]) -> Option<Vec<i64>> {
+    let (name, view) = find(file, TOKENS)?;
+    let fits = view.shape() == [batch, tokens] && is_integer(&view);
+    let data = numbers(&view).filter(|_| fits);
+    let data = noted(name, data, &format!("[{batch}, {tokens}] integers"))?;
+    Some(data.iter::<i64>().collect())
+}
+
+fn find<'file>(
+    file: &BatchFile<'file>,
+    name: &'static str,
+) -> Option<(&'static str, TensorView<'file>)> {
+    file.find(name).map(|view| (name, view))
+}
+
+fn noted(name: &str, data: Option<TensorData>, expected: &str) -> Option<TensorData> {
+    if data.is_none() {
+        note(format!("`{name}` is left out: expected {expected}"));
+    }
+    data
+}
+
+fn is_integer(view: &TensorView) -> bool {
+    burn_dtype(view.dtype()).is_some_and(|dtype| dtype.is_int() || dtype.is_uint())
+}
+
+fn numbers(view: &TensorView) -> Option<TensorData> {
+    let dtype = burn_dtype(view.dtype())?;
+    TensorData::try_from_bytes_vec(view.data().to_vec(), view.shape(), dtype).ok()
+}
+
+fn burn_dtype(dtype: Dtype) -> Option<DType> {
+    Some(match dtype {
+        Dtype::F64 => DType::F64,
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::I64 => DType::I64,
+        Dtype::I32 => DType::I32,
+        Dtype::I16 => DType::I16,
+        Dtype::I8 => DType::I8,
+        Dtype::U64 => DType::U64,
+        Dtype::U32 => DType::U32,
+        Dtype::U16 => DType::U16,
+        Dtype::U8 => DType::U8,
+        _ => return None,
+    })
+}

@@ -1,0 +1,204 @@
+//! The steps of a run, from files.
+
+use std::cmp::Ordering;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use policy_loss::Warnings;
+use policy_loss_report::{Curves, Report};
+use serde_json::{Map, Value};
+
+use crate::backends::Backend;
+use crate::batch_file::{self, BatchFile};
+use crate::beside::Beside;
+use crate::eval::explain;
+use crate::objective::Objective;
+use crate::output::Failure;
+use crate::tensors::HostBatch;
+use crate::warned::Known;
+
+/// By what a line says which step it is.
+const STEP: [&str; 3] = ["step", "iteration", "epoch"];
+
+/// Adds the curves of what is at `path`, with what there is to warn of.
+pub fn with_curves(
+    report: Report,
+    path: &Path,
+    objectives: &[Objective],
+    backend: Backend,
+) -> Result<Report, Failure> {
+    let bad = |what: &str| Failure::BadInput(format!("--steps {}: {what}", path.display()));
+    if !path.is_dir() {
+        return Ok(report.with_curves(of_lines(path)?));
+    }
+    let entries = fs::read_dir(path).map_err(|error| bad(&error.to_string()))?;
+    let (mut batches, mut lines) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let file = entry.map_err(|error| bad(&error.to_string()))?.path();
+        match file.extension().and_then(OsStr::to_str) {
+            Some("safetensors") => batches.push(file),
+            Some("jsonl") => lines.push(file),
+            _ => {}
+        }
+    }
+    match (batches.is_empty(), &lines[..]) {
+        (true, [lines]) => Ok(report.with_curves(of_lines(lines)?)),
+        (false, []) => of_batches(report, batches, objectives, backend),
+        (true, []) => Err(bad("holds no .safetensors and no .jsonl file")),
+        (true, [_, _, ..]) => Err(bad("holds several .jsonl files; name one of them")),
+        (false, [_, ..]) => Err(bad(
+            "holds .safetensors and .jsonl files; name the .jsonl file, or move one of the two",
+        )),
+    }
+}
+
+fn of_batches(
+    mut report: Report,
+    mut batches: Vec<PathBuf>,
+    objectives: &[Objective],
+    backend: Backend,
+) -> Result<Report, Failure> {
+    batches.sort_by(|one, other| natural(&one.to_string_lossy(), &other.to_string_lossy()));
+    let device = backend.device()?;
+    let mut curves = Curves::new();
+    let mut warnings: Vec<Warnings> = objectives
+        .iter()
+        .map(|objective| Warnings::new(&objective.loss.config().objective))
+        .collect();
+    for path in batches {
+        let step = path.file_stem().unwrap_or_default().to_string_lossy();
+        let bytes = batch_file::read(&path)?;
+        let file = BatchFile::parse(&path, &bytes)?;
+        let host = HostBatch::read(&file)?;
+        let beside = Beside::read(&file, host.shape());
+        let batch = host.move_to(&file, &device)?.batch;
+        let mut values: Vec<(String, f64)> = Vec::new();
+        let rewards = beside.rewards.iter().flatten();
+        let count = rewards.clone().count();
+        if count > 0 {
+            let mean = rewards.sum::<f64>() / count as f64;
+            values.push(("reward".to_owned(), mean));
+        }
+        let known = Known::of_rollout(&batch, &beside, backend)?;
+        for (objective, warnings) in objectives.iter().zip(&mut warnings) {
+            let output = objective.loss.forward(batch.clone());
+            let output = output.map_err(|error| explain(error, &file, objective))?;
+            let read = output.read().map_err(|error| {
+                Failure::Other(format!(
+                    "{} failed while it computed: {error}",
+                    backend.name()
+                ))
+            })?;
+            let name = |metric: &str| match objectives {
+                [_] => metric.to_owned(),
+                _ => format!("{}/{metric}", objective.requested.short()),
+            };
+            values.push((name("loss"), read.loss));
+            let metrics = read.metrics.named().into_iter();
+            let metrics = metrics.filter_map(|(metric, value)| Some((name(metric), value?)));
+            values.extend(metrics);
+            let new = warnings.observe(&known.observation(read.metrics)?);
+            let of = format!("{}, {step}", objective.requested.short());
+            report = report.with_warnings(&of, &new);
+        }
+        if let Some(rollout) = known.rollout {
+            let rollout = rollout.named().into_iter();
+            values.extend(rollout.map(|(name, value)| (format!("rollout/{name}"), value)));
+        }
+        let values = values.iter().map(|(name, value)| (name.as_str(), *value));
+        curves.push(step, values);
+    }
+    Ok(report.with_curves(curves))
+}
+
+/// One object a line.
+fn of_lines(path: &Path) -> Result<Curves, Failure> {
+    let bad = |what: String| Failure::BadInput(format!("--steps {}: {what}", path.display()));
+    let text = fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    let mut curves = Curves::new();
+    for (index, line) in text.lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let number = index + 1;
+        let object: Map<String, Value> = serde_json::from_str(line)
+            .map_err(|error| bad(format!("line {number} is no JSON object: {error}")))?;
+        let name = STEP.iter().find_map(|name| object.get_key_value(*name));
+        let step = match name {
+            Some((_, Value::String(step))) => step.clone(),
+            Some((_, step)) => step.to_string(),
+            None => (curves.len() + 1).to_string(),
+        };
+        let mut values = Vec::new();
+        for (key, value) in &object {
+            if name.is_none_or(|(name, _)| name != key) {
+                flatten(key.clone(), value, &mut values);
+            }
+        }
+        let values = values.iter().map(|(name, value)| (name.as_str(), *value));
+        curves.push(step, values);
+    }
+    match curves.is_empty() {
+        true => Err(bad("holds no line".into())),
+        false => Ok(curves),
+    }
+}
+
+/// Every number in a value, by its path.
+fn flatten(name: String, value: &Value, values: &mut Vec<(String, f64)>) {
+    match value {
+        Value::Number(number) => values.extend(number.as_f64().map(|number| (name, number))),
+        Value::Object(object) => {
+            for (key, value) in object {
+                flatten(format!("{name}.{key}"), value, values);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) | Value::Array(_) => {}
+    }
+}
+
+/// The order in which `step-9` comes before `step-10`.
+fn natural(one: &str, other: &str) -> Ordering {
+    let (mut one, mut other) = (one, other);
+    loop {
+        let (left, right) = (digits(one), digits(other));
+        let order = match (left.is_empty(), right.is_empty()) {
+            (false, false) => {
+                let [a, b] = [left, right].map(|digits| digits.trim_start_matches('0'));
+                a.len().cmp(&b.len()).then_with(|| a.cmp(b))
+            }
+            _ => match (one.chars().next(), other.chars().next()) {
+                (None, None) => return Ordering::Equal,
+                (a, b) if a == b => {
+                    let length = a.map_or(0, char::len_utf8);
+                    (one, other) = (&one[length..], &other[length..]);
+                    continue;
+                }
+                (a, b) => a.cmp(&b),
+            },
+        };
+        if order != Ordering::Equal {
+            return order;
+        }
+        (one, other) = (&one[left.len()..], &other[right.len()..]);
+    }
+}
+
+/// The digits that a text begins with.
+fn digits(text: &str) -> &str {
+    let end = text.find(|character: char| !character.is_ascii_digit());
+    &text[..end.unwrap_or(text.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_names_are_compared_as_numbers() {
+        let mut names = ["s10", "s9", "s09b", "s", "t1", "s9a", "s100"];
+        names.sort_by(|one, other| natural(one, other));
+        assert_eq!(names, ["s", "s9", "s9a", "s09b", "s10", "s100", "t1"]);
+    }
+}

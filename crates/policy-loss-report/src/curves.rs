@@ -1,0 +1,127 @@
+//! What changes over the steps of a run.
+
+use policy_loss::{MetricValues, RolloutDiagnosticValues};
+use serde::Serialize;
+
+/// Points of a curve; of longer ones some are left out.
+const POINTS: usize = 1000;
+
+/// Named numbers over the steps of a run.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Curves {
+    /// What a step is called.
+    steps: Vec<String>,
+    curves: Vec<Curve>,
+    /// Every how many steps one is shown.
+    every: usize,
+}
+
+/// One number over the steps.
+#[derive(Debug, Clone, Serialize)]
+struct Curve {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sentence: Option<&'static str>,
+    /// `None` where a step does not have it, or it is no number.
+    values: Vec<Option<f64>>,
+}
+
+impl Curves {
+    /// No step yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a step with its numbers. A number that other steps have may be missing.
+    pub fn push<'names>(
+        &mut self,
+        step: impl Into<String>,
+        values: impl IntoIterator<Item = (&'names str, f64)>,
+    ) {
+        let before = self.steps.len();
+        self.steps.push(step.into());
+        for (name, value) in values {
+            let found = self.curves.iter().position(|curve| curve.name == name);
+            let index = found.unwrap_or_else(|| {
+                self.curves.push(Curve {
+                    name: name.to_owned(),
+                    sentence: sentence(name),
+                    values: Vec::new(),
+                });
+                self.curves.len() - 1
+            });
+            let curve = &mut self.curves[index].values;
+            curve.resize(before, None);
+            curve.push(value.is_finite().then_some(value));
+        }
+        for curve in &mut self.curves {
+            curve.values.resize(self.steps.len(), None);
+        }
+    }
+
+    /// The number of steps.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether there is no step.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// The same with so few steps that a page can hold them.
+    pub(crate) fn thinned(mut self) -> Self {
+        self.every = self.steps.len().div_ceil(POINTS).max(1);
+        let every = self.every;
+        self.steps = self.steps.into_iter().step_by(every).collect();
+        for curve in &mut self.curves {
+            curve.values = std::mem::take(&mut curve.values)
+                .into_iter()
+                .step_by(every)
+                .collect();
+        }
+        self
+    }
+}
+
+/// What a metric of the library is; a name may have a prefix, such as `metrics.`.
+fn sentence(name: &str) -> Option<&'static str> {
+    let last = name.rsplit(['.', '/']).next()?;
+    let sentences = MetricValues::SENTENCES
+        .iter()
+        .chain(RolloutDiagnosticValues::SENTENCES);
+    let mut found = sentences.filter(|(metric, _)| *metric == last);
+    found.next().map(|(_, sentence)| *sentence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_missing_leaves_a_gap() {
+        let mut curves = Curves::new();
+        curves.push("1", [("loss", 1.0)]);
+        curves.push("2", [("metrics.clip_ratio", 0.1), ("loss", f64::NAN)]);
+        curves.push("3", [("metrics.clip_ratio", 0.2)]);
+        assert_eq!(curves.curves[0].values, [Some(1.0), None, None]);
+        assert_eq!(curves.curves[1].values, [None, Some(0.1), Some(0.2)]);
+        assert!(curves.curves[0].sentence.is_none());
+        assert!(curves.curves[1].sentence.is_some());
+    }
+
+    #[test]
+    fn a_long_run_is_thinned() {
+        let mut curves = Curves::new();
+        for step in 0..2500 {
+            curves.push(step.to_string(), [("loss", f64::from(step))]);
+        }
+        let thinned = curves.thinned();
+        assert_eq!(thinned.every, 3);
+        assert_eq!(thinned.len(), 834);
+        assert_eq!(thinned.curves[0].values[1], Some(3.0));
+    }
+}

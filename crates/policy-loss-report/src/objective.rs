@@ -1,0 +1,341 @@
+//! What one objective makes of a batch.
+
+use burn::tensor::{Bool, Tensor, TensorReadError};
+use policy_loss::{
+    BatchError, Behavior, Clip, GeometricMean, ImportanceWeight, MetricValues, Objective,
+    PolicyBatch, PolicyLoss, PolicyLossConfig, RatioLevel, RolloutCorrection, Surrogate,
+    WeightLevel, WeightMode,
+};
+use serde::Serialize;
+
+use crate::histogram::Histogram;
+use crate::map::{Channel, Layout};
+
+/// Marks of a token, one bit each; the page has the same.
+const CLIPPED: u8 = 1;
+const TRUNCATED: u8 = 2;
+const DROPPED: u8 = 4;
+const MASKED: u8 = 8;
+
+/// One objective on the batch, as numbers of tokens.
+pub(crate) struct Computed {
+    name: String,
+    config: PolicyLossConfig,
+    loss: f64,
+    pub metrics: MetricValues,
+    pub gradient: Vec<f64>,
+    /// Sizes of the gradient that there would be without any bound.
+    unbounded: Vec<f64>,
+    pub ratio: Vec<f64>,
+    weight: Option<Vec<f64>>,
+    marks: Vec<u8>,
+}
+
+/// What was read back of a batch and does not depend on the objective.
+pub(crate) struct Tokens {
+    pub shape: [usize; 2],
+    pub valid: Vec<bool>,
+    pub advantages: Vec<f64>,
+    /// `old_log_probs - rollout_log_probs`.
+    pub gap: Option<Vec<f64>>,
+}
+
+/// Why an objective could not be computed.
+pub(crate) enum Stopped {
+    Refused(BatchError),
+    Failed(TensorReadError),
+}
+
+impl From<BatchError> for Stopped {
+    fn from(error: BatchError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<TensorReadError> for Stopped {
+    fn from(error: TensorReadError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Numbers of tokens, row by row.
+pub(crate) fn numbers(x: Tensor<2>) -> Result<Vec<f64>, Stopped> {
+    Ok(x.try_into_vec_as::<f64>()?)
+}
+
+/// Conditions of tokens, row by row.
+pub(crate) fn conditions(x: Tensor<2, Bool>) -> Result<Vec<bool>, Stopped> {
+    let numbers = numbers(x.float())?;
+    Ok(numbers.into_iter().map(|number| number != 0.0).collect())
+}
+
+impl Computed {
+    /// Computes an objective with its gradient.
+    pub fn new(
+        name: &str,
+        loss: &PolicyLoss,
+        batch: &PolicyBatch,
+        log_probs: &Tensor<2>,
+    ) -> Result<Self, Stopped> {
+        let output = loss.forward(batch.clone())?;
+        let values = output.read()?;
+        let gradient = gradient(output.loss, log_probs)?;
+        let details = loss.token_details(batch.clone())?;
+        let mut marks = vec![0; gradient.len()];
+        for (mark, marked) in [
+            (CLIPPED, Some(details.clipped)),
+            (CLIPPED, details.dual_clipped),
+            (TRUNCATED, details.weight_truncated),
+            (DROPPED, details.weight_zeroed),
+            (MASKED, details.off_policy_dropped),
+        ] {
+            if let Some(marked) = marked {
+                let marked = conditions(marked)?;
+                for (marks, marked) in marks.iter_mut().zip(marked) {
+                    *marks |= mark * u8::from(marked);
+                }
+            }
+        }
+        let unbounded = without_bounds(&loss.config().objective);
+        let unbounded = match PolicyLossConfig::from(unbounded).init() {
+            Ok(unbounded) => {
+                let loss = unbounded.forward(batch.clone())?.loss;
+                let gradient = self::gradient(loss, log_probs)?;
+                gradient.into_iter().map(f64::abs).collect()
+            }
+            Err(error) => unreachable!("the clip goes with every ratio: {error}"),
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            config: *loss.config(),
+            loss: values.loss,
+            metrics: values.metrics,
+            gradient,
+            unbounded,
+            ratio: numbers(details.ratio)?,
+            weight: details.weight.map(numbers).transpose()?,
+            marks,
+        })
+    }
+}
+
+fn gradient(loss: Tensor<1>, log_probs: &Tensor<2>) -> Result<Vec<f64>, Stopped> {
+    let gradients = loss.backward();
+    match log_probs.grad(&gradients) {
+        Some(gradient) => numbers(gradient),
+        // The objective does not depend on them.
+        None => numbers(log_probs.clone().without_autodiff().zeros_like()),
+    }
+}
+
+/// The same ratio and the same reduction, and nothing that bounds or drops: `r * A`.
+fn without_bounds(objective: &Objective) -> Objective {
+    let mut unbounded = PolicyLossConfig::new().objective;
+    unbounded.ratio = objective.ratio;
+    unbounded.reduction = objective.reduction;
+    unbounded.surrogate = Clip::new(1e30, 1e30).into();
+    unbounded
+}
+
+/// One objective on the page.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Entry {
+    name: String,
+    config: PolicyLossConfig,
+    loss: Option<f64>,
+    gradient_norm: Option<f64>,
+    cosines: Vec<Option<f64>>,
+    metrics: Vec<(&'static str, Option<f64>)>,
+    /// One count a sequence, where a sequence shares its ratio.
+    ratio_of_sequences: bool,
+    ratio_against: &'static str,
+    ratios: Histogram,
+    ratio_bounds: Vec<Bound>,
+    /// Shares of the gradient that there would be without bounds.
+    mass: Mass,
+    /// Least, mean and largest weight of sequences, in the order of the means.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weights: Option<Vec<[f64; 3]>>,
+    weight_bounds: Vec<Bound>,
+    /// Where the weights are those of single tokens, their bounds are bounds of the gap.
+    weight_of_tokens: bool,
+    ratio: Channel,
+    gradient: Channel,
+    marks: String,
+}
+
+/// A line in a picture.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Bound {
+    value: f64,
+    label: String,
+}
+
+/// What becomes of the gradient that there would be without bounds: five shares of 1.
+#[derive(Debug, Clone, Default, Serialize)]
+struct Mass {
+    kept: f64,
+    truncated: f64,
+    clipped: f64,
+    dropped: f64,
+    masked: f64,
+}
+
+impl Entry {
+    pub fn new(one: &Computed, all: &[Computed], tokens: &Tokens, layout: &Layout) -> Self {
+        let objective = &one.config.objective;
+        let of_sequences = match objective.ratio.level {
+            RatioLevel::Token => false,
+            RatioLevel::Sequence | RatioLevel::SequenceToken | RatioLevel::SequenceSum => true,
+        };
+        let ratio_bounds = ratio_bounds(objective);
+        let shown: Vec<f64> = ratio_bounds
+            .iter()
+            .map(|bound| bound.value)
+            .filter(|bound| *bound > 0.0)
+            .map(f64::ln)
+            .collect();
+        let log_ratio: Vec<f64> = one.ratio.iter().map(|ratio| ratio.ln()).collect();
+        let (weight_bounds, weight_of_tokens) = weight_bounds(objective.rollout_correction);
+        Self {
+            name: one.name.clone(),
+            config: one.config,
+            loss: finite(one.loss),
+            gradient_norm: finite(norm(&one.gradient)),
+            cosines: all
+                .iter()
+                .map(|other| cosine(&one.gradient, &other.gradient))
+                .collect(),
+            metrics: one
+                .metrics
+                .named()
+                .into_iter()
+                .map(|(name, value)| (name, value.and_then(finite)))
+                .collect(),
+            ratio_of_sequences: of_sequences,
+            ratio_against: match objective.ratio.against {
+                Behavior::Old => "old_log_probs",
+                Behavior::Rollout => "rollout_log_probs",
+            },
+            ratios: Histogram::new(&tokens.pairs(&log_ratio, of_sequences), &shown),
+            ratio_bounds,
+            mass: mass(one, tokens),
+            weights: one.weight.as_ref().map(|weight| tokens.spreads(weight)),
+            weight_bounds,
+            weight_of_tokens,
+            ratio: layout.channel(&log_ratio, &tokens.valid),
+            gradient: layout.channel(&one.gradient, &tokens.valid),
+            marks: layout.marks(&one.marks),
+        }
+    }
+}
+
+/// A number that JSON can hold.
+fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
+}
+
+fn norm(gradient: &[f64]) -> f64 {
+    gradient.iter().map(|g| g * g).sum::<f64>().sqrt()
+}
+
+/// None where one of the two is 0, or no number.
+fn cosine(one: &[f64], other: &[f64]) -> Option<f64> {
+    let product: f64 = one.iter().zip(other).map(|(a, b)| a * b).sum();
+    finite(product / (norm(one) * norm(other))).map(|cosine| cosine.clamp(-1.0, 1.0))
+}
+
+fn mass(one: &Computed, tokens: &Tokens) -> Mass {
+    let mut mass = Mass::default();
+    let mut total = 0.0;
+    let valid = tokens
+        .valid
+        .iter()
+        .zip(one.unbounded.iter().zip(&one.marks));
+    for (_, (size, marks)) in valid.filter(|(valid, (size, _))| **valid && size.is_finite()) {
+        let has = |mark| marks & mark != 0;
+        let share = match () {
+            () if has(MASKED) => &mut mass.masked,
+            () if has(DROPPED) => &mut mass.dropped,
+            () if has(CLIPPED) => &mut mass.clipped,
+            () if has(TRUNCATED) => &mut mass.truncated,
+            () => &mut mass.kept,
+        };
+        *share += size;
+        total += size;
+    }
+    if total > 0.0 {
+        let Mass {
+            kept,
+            truncated,
+            clipped,
+            dropped,
+            masked,
+        } = &mut mass;
+        for share in [kept, truncated, clipped, dropped, masked] {
+            *share /= total;
+        }
+    }
+    mass
+}
+
+/// Where the surrogate bounds the ratio.
+fn ratio_bounds(objective: &Objective) -> Vec<Bound> {
+    let bound = |value: f64, label: &str| Bound {
+        value,
+        label: label.to_owned(),
+    };
+    match objective.surrogate {
+        Surrogate::Clip(clip) => {
+            let dual = clip.lower_bound();
+            let dual = dual.map(|value| bound(value, "bound where A < 0"));
+            [
+                bound(1.0 - clip.low, "1 - low"),
+                bound(1.0 + clip.high, "1 + high"),
+            ]
+            .into_iter()
+            .chain(dual)
+            .collect()
+        }
+        Surrogate::GeometricMean(GeometricMean { low, high, .. }) => {
+            vec![
+                bound((-low).exp(), "exp(-low)"),
+                bound(high.exp(), "exp(high)"),
+            ]
+        }
+        Surrogate::PolicyGradient(surrogate) => match surrogate.weight {
+            ImportanceWeight::None => Vec::new(),
+            ImportanceWeight::Ratio(bounds) | ImportanceWeight::RatioWhereNegative(bounds) => {
+                let low = bounds.low.map(|value| bound(value, "low"));
+                let high = bounds.high.map(|value| bound(value, "high"));
+                low.into_iter().chain(high).collect()
+            }
+        },
+        // Their bounds are none of the ratio.
+        _ => Vec::new(),
+    }
+}
+
+/// The bounds of the weight, and whether they are bounds of single tokens.
+fn weight_bounds(correction: Option<RolloutCorrection>) -> (Vec<Bound>, bool) {
+    let Some(weight) = correction.and_then(|correction| correction.weight) else {
+        return (Vec::new(), false);
+    };
+    let (bounds, what) = match weight.mode {
+        WeightMode::Truncate(bounds) => (bounds, "truncated"),
+        WeightMode::Mask(bounds) => (bounds, "dropped"),
+        WeightMode::Raw => return (Vec::new(), weight.level == WeightLevel::Token),
+    };
+    let line = |value: Option<f64>, side: &str| {
+        value.map(|value| Bound {
+            value,
+            label: format!("{what} {side}"),
+        })
+    };
+    let low = line(bounds.low, "below");
+    let high = line(bounds.high, "above");
+    (
+        low.into_iter().chain(high).collect(),
+        weight.level == WeightLevel::Token,
+    )
+}
