@@ -9,10 +9,13 @@ macro_rules! parts {
             laws: agrees_with_the_oracle, masked_content_changes_nothing,
                 non_finite_values_are_seen, no_gradient_flows, accuracy;
             golden: verl_estimators;
-            by_hand: groups, lengths, groups_of_one, equal_scores, ties, sequences_have_no_order,
+            features: golden_cases_of_trainers;
+            by_hand: groups, divisors, lengths, groups_of_one, equal_scores, ties, sequences_have_no_order,
                 gaps, sequence_rewards, whitening;
             errors: shapes, missing, dtypes, devices, kl_reward;
             kl_reward: estimates, sequence_rewards, nothing;
+            teacher: agrees_with_the_oracle, masked_content_changes_nothing, sequence_advantages,
+                no_gradient_flows, missing_log_probs, errors, nothing;
         }
     };
 }
@@ -30,7 +33,8 @@ for_each_backend! { matrix {
 mod configurations {
     use policy_loss::{
         AdvantageEstimatorConfig as Config, AdvantagePreset, ConfigError, Deviation,
-        GeneralizedAdvantage, GroupBaseline, GroupRelative, KlEstimator, KlReward, ReturnToGo,
+        GeneralizedAdvantage, GroupBaseline, GroupRelative, KlEstimator, KlReward, MeanScale,
+        ReturnToGo,
     };
 
     #[test]
@@ -52,10 +56,24 @@ mod configurations {
                 GeneralizedAdvantage::new(0.5, f64::INFINITY).into(),
                 "generalized.lambda",
             ),
+            (
+                GeneralizedAdvantage::new(1.0, 1.0)
+                    .with_length_adaptive(0.0)
+                    .into(),
+                "generalized.length_adaptive",
+            ),
+            (
+                GeneralizedAdvantage::new(1.0, 1.0)
+                    .with_return_lambda(1.1)
+                    .into(),
+                "generalized.return_lambda",
+            ),
             (ReturnToGo::new(-1e-9).into(), "return_to_go.gamma"),
             (epsilon(0.0), "group_relative.deviation.epsilon"),
             (epsilon(f64::NAN), "group_relative.deviation.epsilon"),
             (epsilon(-1e-6), "group_relative.deviation.epsilon"),
+            (mean_scale(-1e-6), "group_relative.mean_scale.epsilon"),
+            (mean_scale(f64::NAN), "group_relative.mean_scale.epsilon"),
         ];
         for (config, name) in cases {
             match config.init() {
@@ -74,7 +92,34 @@ mod configurations {
 
     fn epsilon(epsilon: f64) -> Config {
         let relative = GroupRelative::new(GroupBaseline::Mean);
-        relative.with_deviation(Deviation { epsilon }).into()
+        let deviation = Deviation {
+            epsilon,
+            ..Deviation::default()
+        };
+        relative.with_deviation(deviation).into()
+    }
+
+    fn mean_scale(epsilon: f64) -> Config {
+        let relative = GroupRelative::new(GroupBaseline::Mean);
+        relative.with_mean_scale(MeanScale { epsilon }).into()
+    }
+
+    #[test]
+    fn one_scale_is_enough() {
+        let relative = GroupRelative::new(GroupBaseline::Mean)
+            .with_deviation(Deviation::default())
+            .with_mean_scale(MeanScale::default());
+        let error = Config::from(relative).init().unwrap_err();
+        assert!(
+            matches!(error, ConfigError::Combination { .. }),
+            "{error:?}"
+        );
+        let error = error.to_string();
+        assert!(
+            error.contains("deviation") && error.contains("mean_scale"),
+            "{error}"
+        );
+        assert!(mean_scale(0.0).init().is_ok());
     }
 
     #[test]
@@ -104,6 +149,12 @@ mod configurations {
             (r#"{"return_to_go":{"lambda":0.9}}"#, "lambda"),
             (r#"{"group_relative":{"gamma":0.9}}"#, "gamma"),
             (r#"{"group_relative":{"deviation":{"eps":1e-6}}}"#, "eps"),
+            (
+                r#"{"group_relative":{"deviation":{"among":"pairs"}}}"#,
+                "pairs",
+            ),
+            (r#"{"group_relative":{"mean_scale":{"eps":0}}}"#, "eps"),
+            (r#"{"group_relative":{"single":"one"}}"#, "one"),
             (r#"{"generalized":{"whitening":{"mean":true}}}"#, "mean"),
             (r#"{"group_relative":{"baseline":"median"}}"#, "median"),
             (r#"{"gae":{}}"#, "gae"),
@@ -223,5 +274,138 @@ mod kl_controllers {
         let unknown = r#"{"fixed":{"coefficient":0.1,"horizon":1.0}}"#;
         let error = serde_json::from_str::<Config>(unknown).unwrap_err();
         assert!(error.to_string().contains("horizon"), "{error}");
+    }
+}
+
+mod teacher_signals {
+    use policy_loss::{
+        ConfigError, ReverseKlAdvantage, TeacherFactor, TeacherSignalConfig as Config,
+    };
+
+    #[test]
+    fn numbers_are_checked() {
+        let add = ReverseKlAdvantage::new(1.0);
+        let factor = TeacherFactor::default();
+        let cases: [(Config, &str); 10] = [
+            (
+                ReverseKlAdvantage::new(-1.0).into(),
+                "reverse_kl.coefficient",
+            ),
+            (
+                ReverseKlAdvantage::new(f64::NAN).into(),
+                "reverse_kl.coefficient",
+            ),
+            (add.with_clamp(0.0).into(), "reverse_kl.clamp"),
+            (add.with_clamp(f64::INFINITY).into(), "reverse_kl.clamp"),
+            (add.with_discount(1.1).into(), "reverse_kl.discount"),
+            (
+                add.with_early_weight(-0.1).into(),
+                "reverse_kl.early_weight",
+            ),
+            (factor.with_mix(1.1).into(), "factor.mix"),
+            (factor.with_mix(f64::NAN).into(), "factor.mix"),
+            (factor.with_clip(0.0).into(), "factor.clip"),
+            (factor.with_clip(1.1).into(), "factor.clip"),
+        ];
+        for (config, name) in cases {
+            match config.init() {
+                Err(ConfigError::OutOfRange { field, .. }) => assert_eq!(field, name),
+                other => panic!("{config:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn json() {
+        let add = ReverseKlAdvantage::new(0.5)
+            .with_clamp(2.0)
+            .with_discount(0.9)
+            .with_early_weight(0.5);
+        for config in [add.into(), TeacherFactor::default().with_mix(0.1).into()] {
+            let text = serde_json::to_string::<Config>(&config).unwrap();
+            let read: Config = serde_json::from_str(&text).unwrap();
+            assert_eq!(read, config, "{text}");
+            assert_eq!(*read.init().unwrap().config(), config);
+        }
+        for (text, unknown) in [
+            (r#"{"reverse_kl":{"clip":1.0}}"#, "clip"),
+            (r#"{"factor":{"lambda":1.0}}"#, "lambda"),
+            (r#"{"forward_kl":{}}"#, "forward_kl"),
+        ] {
+            let error = serde_json::from_str::<Config>(text)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(unknown), "{text}: {error}");
+        }
+    }
+}
+
+mod entropy_controllers {
+    use policy_loss::{BatchError, ConfigError, EntropyControllerConfig as Config};
+
+    #[test]
+    fn it_follows() {
+        let config = Config::new(0.2).with_delta(0.25).with_limits(0.0, 0.5);
+        let mut controller = config.init().unwrap();
+        let mut seen = Vec::new();
+        // A target that is met exactly counts as too low.
+        for entropy in [0.1, 0.2, 0.05, 0.3, 0.1, 0.9, 0.9, 0.9] {
+            seen.push(controller.coefficient());
+            controller.update(entropy).unwrap();
+        }
+        assert_eq!(seen, [0.0, 0.25, 0.5, 0.5, 0.0, 0.5, 0.0, 0.0]);
+        assert_eq!(controller.config().initial, 0.0);
+    }
+
+    #[test]
+    fn what_would_break_it_is_refused() {
+        let mut controller = Config::new(0.2).init().unwrap();
+        controller.update(0.1).unwrap();
+        for entropy in [f64::NAN, f64::INFINITY] {
+            match controller.update(entropy) {
+                Err(BatchError::OutOfRange { field, .. }) => assert_eq!(field, "mean_entropy"),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(controller.coefficient(), 0.005);
+        }
+    }
+
+    #[test]
+    fn configurations_are_checked() {
+        let config = Config::new(0.2);
+        let unknown_past = Config {
+            last_entropy: Some(f64::NAN),
+            ..config
+        };
+        for (config, name) in [
+            (Config::new(-0.1), "target"),
+            (Config::new(f64::NAN), "target"),
+            (config.with_delta(0.0), "delta"),
+            (config.with_limits(-0.1, 1.0), "minimum"),
+            (config.with_limits(0.5, 0.1), "maximum"),
+            (config.with_limits(0.0, f64::INFINITY), "maximum"),
+            (config.with_initial(1.1), "initial"),
+            (config.with_initial(f64::NAN), "initial"),
+            (unknown_past, "last_entropy"),
+        ] {
+            match config.init() {
+                Err(ConfigError::OutOfRange { field, .. }) => assert_eq!(field, name),
+                other => panic!("{config:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_continues() {
+        let mut controller = Config::new(0.2).init().unwrap();
+        for entropy in [0.1, 0.1] {
+            let text = serde_json::to_string(controller.config()).unwrap();
+            let config: Config = serde_json::from_str(&text).unwrap();
+            assert_eq!(config.init().unwrap(), controller);
+            controller.update(entropy).unwrap();
+        }
+        assert_eq!(controller.coefficient(), 0.01);
+        let error = serde_json::from_str::<Config>(r#"{"goal":0.1}"#).unwrap_err();
+        assert!(error.to_string().contains("goal"), "{error}");
     }
 }

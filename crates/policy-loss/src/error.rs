@@ -151,7 +151,19 @@ pub enum BatchError {
         /// The values that would be accepted.
         accepted: String,
     },
-    /// The device failed while a mask was read back for checking.
+    /// A value that may not be missing is not finite at a token that is not masked.
+    #[error("`{tensor}` holds {value} at flat index {index}, a valid token; accepted: {accepted}")]
+    NotFinite {
+        /// The tensor's name.
+        tensor: &'static str,
+        /// The first such value.
+        value: f64,
+        /// Its index, row by row.
+        index: usize,
+        /// The values that would be accepted.
+        accepted: &'static str,
+    },
+    /// The device failed while a tensor was read back for checking.
     #[error("reading `{tensor}` back from {device} failed: {message}")]
     Read {
         /// The tensor's name.

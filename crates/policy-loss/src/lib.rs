@@ -94,6 +94,7 @@ mod composed;
 mod config;
 pub mod device;
 mod diagnostics;
+mod entropy_controller;
 mod error;
 mod fused;
 mod implementation;
@@ -109,6 +110,7 @@ pub mod ops;
 mod output;
 mod packed;
 pub mod presets;
+mod teacher;
 mod token_details;
 mod totals;
 mod valid;
@@ -117,11 +119,13 @@ mod warnings;
 
 pub use advantages::{
     AdvantageBatch, AdvantageEstimator, AdvantageEstimatorConfig, AdvantageOutput, AdvantagePreset,
-    Deviation, GeneralizedAdvantage, GroupBaseline, GroupRelative, ReturnToGo, Rewards, Whitening,
+    Among, Deviation, GeneralizedAdvantage, GroupBaseline, GroupRelative, MeanScale, ReturnToGo,
+    Rewards, SingleScore, Whitening,
 };
 pub use batch::{Advantages, PolicyBatch};
 pub use config::PolicyLossConfig;
 pub use diagnostics::{RolloutDiagnosticValues, RolloutDiagnostics};
+pub use entropy_controller::{EntropyController, EntropyControllerConfig};
 pub use error::{BatchError, ConfigError};
 pub use implementation::Implementation;
 pub use kl_controller::{KlController, KlControllerConfig};
@@ -141,6 +145,10 @@ pub use policy_loss_kernels::objective::{
     Surrogate, TrustRegion, WeightLevel, WeightMode,
 };
 pub use presets::Preset;
+pub use teacher::{
+    ReverseKlAdvantage, TeacherBatch, TeacherFactor, TeacherOutput, TeacherSignal,
+    TeacherSignalConfig,
+};
 pub use token_details::TokenDetails;
 pub use totals::GlobalTotals;
 pub use value::{

@@ -2,11 +2,12 @@
 
 use burn::tensor::{DType, Tensor, TensorData};
 use policy_loss::{
-    AdvantageBatch, AdvantageEstimatorConfig, AdvantageOutput, Deviation, GeneralizedAdvantage,
-    GroupBaseline, GroupRelative, ReturnToGo, Rewards, Whitening,
+    AdvantageBatch, AdvantageEstimatorConfig, AdvantageOutput, Among, Deviation,
+    GeneralizedAdvantage, GroupBaseline, GroupRelative, MeanScale, ReturnToGo, Rewards,
+    SingleScore, Whitening,
 };
 
-use super::oracle::{Answer, Batch, Compared, Estimator, estimate, whiten};
+use super::oracle::{Answer, Batch, Compared, Divided, Estimator, estimate, whiten};
 use crate::case::round;
 use crate::runner::{Runner, values};
 use policy_loss_oracle::Random;
@@ -38,12 +39,19 @@ pub fn configs() -> Vec<AdvantageEstimatorConfig> {
     let presets = policy_loss::AdvantagePreset::ALL.map(|preset| preset.config());
     let rescaling = Whitening::new().with_shift_mean(false);
     let mut configs = presets.to_vec();
-    let more: [AdvantageEstimatorConfig; 9] = [
+    let more: [AdvantageEstimatorConfig; 15] = [
         GeneralizedAdvantage::new(0.9, 0.8).into(),
         GeneralizedAdvantage::new(1.0, 1.0).into(),
         GeneralizedAdvantage::new(0.99, 0.0).into(),
         GeneralizedAdvantage::new(0.0, 0.5)
             .with_whitening(rescaling)
+            .into(),
+        GeneralizedAdvantage::new(0.9, 0.7)
+            .with_length_adaptive(0.6)
+            .with_whitening(Whitening::new())
+            .into(),
+        GeneralizedAdvantage::new(0.9, 0.7)
+            .with_return_lambda(0.2)
             .into(),
         ReturnToGo::new(0.9).into(),
         ReturnToGo::new(0.0)
@@ -51,7 +59,24 @@ pub fn configs() -> Vec<AdvantageEstimatorConfig> {
             .with_whitening(rescaling)
             .into(),
         GroupRelative::new(GroupBaseline::LeaveOneOut)
-            .with_deviation(Deviation { epsilon: 0.5 })
+            .with_deviation(Deviation {
+                epsilon: 0.5,
+                ..Deviation::default()
+            })
+            .into(),
+        GroupRelative::new(GroupBaseline::LengthWeighted)
+            .with_deviation(Deviation::of(Among::Others))
+            .into(),
+        GroupRelative::new(GroupBaseline::LeaveOneOut)
+            .with_deviation(Deviation::of(Among::Batch))
+            .into(),
+        GroupRelative::new(GroupBaseline::BestOther)
+            .with_mean_scale(MeanScale { epsilon: 0.25 })
+            .with_active_share(true)
+            .into(),
+        GroupRelative::new(GroupBaseline::Mean)
+            .with_single(SingleScore::Zero)
+            .with_whitening(Whitening::new())
             .into(),
         GroupRelative::new(GroupBaseline::LengthWeighted)
             .with_deviation(Deviation::default())
@@ -68,8 +93,13 @@ pub fn configs() -> Vec<AdvantageEstimatorConfig> {
 fn estimator(config: &AdvantageEstimatorConfig) -> (Estimator, Option<Whitening>) {
     match config {
         AdvantageEstimatorConfig::Generalized(c) => {
-            let (gamma, lambda) = (c.gamma, c.lambda);
-            (Estimator::Critic { gamma, lambda }, c.whitening)
+            let estimator = Estimator::Critic {
+                gamma: c.gamma,
+                lambda: c.lambda,
+                length_adaptive: c.length_adaptive,
+                return_lambda: c.return_lambda,
+            };
+            (estimator, c.whitening)
         }
         AdvantageEstimatorConfig::ReturnToGo(c) => {
             let (gamma, baseline) = (c.gamma, c.subtract_baseline);
@@ -83,7 +113,17 @@ fn estimator(config: &AdvantageEstimatorConfig) -> (Estimator, Option<Whitening>
                     GroupBaseline::LengthWeighted => Compared::ByLength,
                     GroupBaseline::BestOther => Compared::BestOther,
                 },
-                deviation_epsilon: c.deviation.map(|deviation| deviation.epsilon),
+                divided: match (c.deviation, c.mean_scale) {
+                    (None, None) => Divided::Not,
+                    (None, Some(MeanScale { epsilon })) => Divided::ByMean(epsilon),
+                    (Some(Deviation { among, epsilon }), None) => match among {
+                        Among::Group => Divided::ByGroup(epsilon),
+                        Among::Others => Divided::ByOthers(epsilon),
+                        Among::Batch => Divided::ByBatch(epsilon),
+                    },
+                    both => panic!("no configuration: {both:?}"),
+                },
+                single_is_zero: c.single == SingleScore::Zero,
                 active_share: c.active_share,
             };
             (estimator, c.whitening)
@@ -156,6 +196,16 @@ impl Case {
             .chain(&mut case.baselines)
         {
             *x = round(dtype, *x);
+        }
+        case
+    }
+
+    /// As an estimator accepts it: without negative rewards, where it divides by their mean.
+    pub fn suited_to(&self, config: &AdvantageEstimatorConfig) -> Self {
+        let mut case = self.clone();
+        if matches!(config, AdvantageEstimatorConfig::GroupRelative(c) if c.mean_scale.is_some()) {
+            let (HostRewards::Token(rewards) | HostRewards::Sequence(rewards)) = &mut case.rewards;
+            rewards.iter_mut().for_each(|x| *x = x.abs());
         }
         case
     }

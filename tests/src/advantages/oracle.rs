@@ -29,6 +29,17 @@ pub enum Compared {
     BestOther,
 }
 
+/// What the distance to the baseline is divided by; each deviation with its epsilon, the mean too.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs)]
+pub enum Divided {
+    Not,
+    ByGroup(f64),
+    ByOthers(f64),
+    ByBatch(f64),
+    ByMean(f64),
+}
+
 /// How advantages come about.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[allow(missing_docs)]
@@ -36,6 +47,8 @@ pub enum Estimator {
     Critic {
         gamma: f64,
         lambda: f64,
+        length_adaptive: Option<f64>,
+        return_lambda: Option<f64>,
     },
     Return {
         gamma: f64,
@@ -43,7 +56,8 @@ pub enum Estimator {
     },
     Group {
         compared: Compared,
-        deviation_epsilon: Option<f64>,
+        divided: Divided,
+        single_is_zero: bool,
         active_share: bool,
     },
 }
@@ -75,16 +89,28 @@ pub fn estimate(estimator: &Estimator, batch: &Batch) -> Answer {
     let mut advantages = vec![0.0; batch.valid.len()];
     let mut returns = vec![0.0; batch.valid.len()];
     match *estimator {
-        Estimator::Critic { gamma, lambda } => {
+        Estimator::Critic {
+            gamma,
+            lambda,
+            length_adaptive,
+            return_lambda,
+        } => {
             for sequence in 0..batch.sequences {
                 // A list of the valid tokens has no gaps.
-                let (mut next_value, mut next_advantage) = (0.0, 0.0);
-                for i in batch.row(sequence).into_iter().rev() {
+                let row = batch.row(sequence);
+                let policy = match length_adaptive {
+                    Some(share) => 1.0 - 1.0 / (share * row.len() as f64).max(1.0),
+                    None => lambda,
+                };
+                let critic = return_lambda.unwrap_or(lambda);
+                let (mut next_value, mut next_policy, mut next_critic) = (0.0, 0.0, 0.0);
+                for i in row.into_iter().rev() {
                     let delta = batch.rewards[i] + gamma * next_value - batch.values[i];
-                    next_advantage = delta + gamma * lambda * next_advantage;
+                    next_policy = delta + gamma * policy * next_policy;
+                    next_critic = delta + gamma * critic * next_critic;
                     next_value = batch.values[i];
-                    advantages[i] = next_advantage;
-                    returns[i] = next_advantage + batch.values[i];
+                    advantages[i] = next_policy;
+                    returns[i] = next_critic + batch.values[i];
                 }
             }
         }
@@ -103,11 +129,13 @@ pub fn estimate(estimator: &Estimator, batch: &Batch) -> Answer {
         }
         Estimator::Group {
             compared,
-            deviation_epsilon,
+            divided,
+            single_is_zero,
             active_share,
         } => {
             for sequence in 0..batch.sequences {
-                let mut advantage = against_group(batch, sequence, compared, deviation_epsilon);
+                let mut advantage =
+                    against_group(batch, sequence, compared, divided, single_is_zero);
                 if active_share {
                     let present = (0..batch.sequences).filter(|s| !batch.row(*s).is_empty());
                     let active = present.clone().filter(|s| batch.score(*s) != 0.0);
@@ -133,7 +161,8 @@ fn against_group(
     batch: &Batch,
     sequence: usize,
     compared: Compared,
-    deviation_epsilon: Option<f64>,
+    divided: Divided,
+    single_is_zero: bool,
 ) -> f64 {
     let group: Vec<usize> = (0..batch.sequences)
         .filter(|other| batch.group_ids[*other] == batch.group_ids[sequence])
@@ -144,6 +173,7 @@ fn against_group(
     let mean = |of: &[usize]| of.iter().map(|s| batch.score(*s)).sum::<f64>() / of.len() as f64;
     let lonely = others.is_empty();
     let distance = match compared {
+        _ if lonely && single_is_zero => 0.0,
         _ if lonely => score,
         Compared::Mean => score - mean(&group),
         Compared::Others => score - mean(&others),
@@ -158,18 +188,36 @@ fn against_group(
             (score - best.fold(f64::NEG_INFINITY, f64::max)).max(0.0)
         }
     };
-    let Some(epsilon) = deviation_epsilon else {
-        return distance;
+    let deviation = |of: &[usize]| {
+        let mean = mean(of);
+        let squares = of.iter().map(|s| (batch.score(*s) - mean).powi(2));
+        (squares.sum::<f64>() / (of.len() - 1) as f64).sqrt()
     };
-    let deviation = match lonely {
-        true => 1.0,
-        false => {
-            let mean = mean(&group);
-            let squares = group.iter().map(|s| (batch.score(*s) - mean).powi(2));
-            (squares.sum::<f64>() / (group.len() - 1) as f64).sqrt()
+    match divided {
+        Divided::Not => distance,
+        Divided::ByMean(_) if lonely => distance,
+        Divided::ByMean(_) if mean(&group) <= 0.0 => 0.0,
+        Divided::ByMean(epsilon) => distance / (mean(&group) + epsilon),
+        Divided::ByGroup(epsilon) | Divided::ByOthers(epsilon) | Divided::ByBatch(epsilon)
+            if lonely =>
+        {
+            distance / (1.0 + epsilon)
         }
-    };
-    distance / (deviation + epsilon)
+        Divided::ByGroup(epsilon) => distance / (deviation(&group) + epsilon),
+        Divided::ByOthers(epsilon) => {
+            let first = batch.score(others[0]);
+            match others.iter().all(|s| batch.score(*s) == first) {
+                true => distance,
+                false => distance / (deviation(&others) + epsilon),
+            }
+        }
+        Divided::ByBatch(epsilon) => {
+            let all: Vec<usize> = (0..batch.sequences)
+                .filter(|s| !batch.row(*s).is_empty())
+                .collect();
+            distance / (deviation(&all) + epsilon)
+        }
+    }
 }
 
 /// Mean 0 (unless it stays) and standard deviation 1 over the valid tokens. Means are divided by
@@ -217,4 +265,64 @@ pub fn kl(name: &str, distance: f64) -> f64 {
 
 fn factorial(k: i32) -> f64 {
     (1..=k).map(f64::from).product()
+}
+
+/// What a teacher adds to an advantage, or multiplies it by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs)]
+pub enum Teacher {
+    Adds {
+        coefficient: f64,
+        clamp: Option<f64>,
+        discount: f64,
+        early_weight: Option<f64>,
+    },
+    Multiplies {
+        mix: f64,
+        clip: f64,
+        negative_only: bool,
+    },
+}
+
+/// The advantages of one sequence with a teacher in them; `gaps` are teacher minus policy.
+pub fn taught(teacher: &Teacher, advantages: &[f64], gaps: &[f64], valid: &[bool]) -> Vec<f64> {
+    let tokens = 0..gaps.len();
+    let at = |t: usize, x: f64| if valid[t] { x } else { 0.0 };
+    let changed = |t: usize| match *teacher {
+        Teacher::Adds {
+            coefficient,
+            clamp,
+            discount,
+            early_weight,
+        } => {
+            let clamped = |t: usize| {
+                let limit = clamp.unwrap_or(f64::INFINITY);
+                at(t, gaps[t]).max(-limit).min(limit)
+            };
+            let all: f64 = tokens.clone().map(|t| clamped(t).abs()).sum();
+            let weighed = |t: usize| {
+                let before: f64 = (0..t).map(|s| clamped(s).abs()).sum();
+                let left = 1.0 - before / all.max(1e-8);
+                clamped(t) * (1.0 + early_weight.unwrap_or(0.0) * left)
+            };
+            let ahead = (t..gaps.len()).map(|k| discount.powi((k - t) as i32) * weighed(k));
+            advantages[t] + coefficient * ahead.sum::<f64>()
+        }
+        Teacher::Multiplies {
+            mix,
+            clip,
+            negative_only,
+        } => match advantages[t] {
+            0.0 => 0.0,
+            a if a > 0.0 && negative_only => a,
+            a => {
+                let factor = (a.signum() * gaps[t]).exp();
+                a * (1.0 - mix + mix * factor.clamp(1.0 - clip, 1.0 + clip))
+            }
+        },
+    };
+    tokens
+        .clone()
+        .map(|t| at(t, if valid[t] { changed(t) } else { 0.0 }))
+        .collect()
 }

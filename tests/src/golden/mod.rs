@@ -10,6 +10,7 @@
 //!
 //! Every test that reads a file has `golden` in its name. What is missing or damaged is a failure.
 
+pub mod features;
 pub mod frameworks;
 pub mod openrlhf;
 pub mod real_rollout;

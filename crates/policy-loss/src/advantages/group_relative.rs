@@ -1,14 +1,14 @@
 //! How much better an answer is than the other answers to the same prompt.
 
-use burn::tensor::Tensor;
-use policy_loss_kernels::objective::check::positive;
+use burn::tensor::{Int, Tensor};
+use policy_loss_kernels::objective::check::{not_negative, positive};
 use serde::{Deserialize, Serialize};
 
 use super::lowest;
 use super::members::{Members, number};
 use super::whitening::Whitening;
 use crate::ConfigError;
-use crate::valid::Valid;
+use crate::valid::{Valid, largest, total};
 
 /// The score of a sequence relative to its group, the same for each of its tokens.
 ///
@@ -16,16 +16,16 @@ use crate::valid::Valid;
 ///
 /// ```text
 /// advantage_i = s_i - baseline                         (GroupBaseline)
-///   deviation:    / (std of the group's scores + epsilon), unbiased
+///   deviation:    / (std of the scores + epsilon), unbiased             (Among)
+///   mean_scale:   / (mean of the group's scores + epsilon)
 ///   active_share: * sequences of the batch / those with s != 0
 /// ```
 ///
-/// then whitened over the valid tokens of the batch, if asked for.
+/// then whitened over the batch, if asked for.
 ///
 /// A sequence without a valid token belongs to no group: it is counted nowhere. **A group of one**
-/// has nothing to be compared with: its baseline is 0 and its deviation 1, so that its advantage is
-/// the score itself. The library that these estimators were compared with (verl) does the same, except
-/// that it refuses such a group under [`GroupBaseline::BestOther`].
+/// has nothing to be compared with, and [`SingleScore`] says what it gets: by default its baseline
+/// is 0 and its deviation 1, so that its advantage is the score itself.
 ///
 /// [`AdvantagePreset`](super::AdvantagePreset) names the papers.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -33,9 +33,14 @@ use crate::valid::Valid;
 pub struct GroupRelative {
     /// What a score is compared with.
     pub baseline: GroupBaseline,
-    /// Divides by the deviation of the group's scores, if given.
+    /// Divides by a deviation of the scores, if given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deviation: Option<Deviation>,
+    /// Divides by the mean of the group's scores, if given. Not together with `deviation`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_scale: Option<MeanScale>,
+    /// What a group of one gets.
+    pub single: SingleScore,
     /// Whether to make up for sequences with a score of 0, which say nothing (GPG).
     pub active_share: bool,
     /// One scale for the advantages of the batch, if any.
@@ -60,18 +65,70 @@ pub enum GroupBaseline {
     BestOther,
 }
 
-/// Division by the standard deviation of a group's scores.
+/// Division by the standard deviation of scores, unbiased.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Deviation {
+    /// Whose scores.
+    pub among: Among,
     /// Added to the deviation, so that equal scores give 0 and not NaN. Finite and above 0.
     pub epsilon: f64,
 }
 
 impl Default for Deviation {
     fn default() -> Self {
+        Self::of(Among::Group)
+    }
+}
+
+impl Deviation {
+    /// That of these scores, with an epsilon of 1e-6.
+    pub const fn of(among: Among) -> Self {
+        let epsilon = 1e-6;
+        Self { among, epsilon }
+    }
+}
+
+/// Whose scores a [`Deviation`] is that of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Among {
+    /// The group's.
+    #[default]
+    Group,
+    /// Those of the other sequences of the group. Where they are all equal, or there is only one of
+    /// them, nothing is divided. Takes memory for `S` numbers a sequence, `S` being the size of the
+    /// largest group.
+    Others,
+    /// The batch's, whatever the group: one scale for all prompts. It is the batch that is passed;
+    /// under data parallelism, estimate advantages before the batch is split.
+    Batch,
+}
+
+/// Division by the mean of a group's scores, which should not be negative: a success weighs the
+/// more, the fewer there are. A group whose mean is not above 0 gets 0.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MeanScale {
+    /// Added to the mean. Finite, 0 or above.
+    pub epsilon: f64,
+}
+
+impl Default for MeanScale {
+    fn default() -> Self {
         Self { epsilon: 1e-6 }
     }
+}
+
+/// The advantage of a sequence that has no other one to be compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SingleScore {
+    /// The score itself: its baseline is 0 and its deviation or mean 1.
+    #[default]
+    Score,
+    /// 0: it says nothing.
+    Zero,
 }
 
 impl GroupRelative {
@@ -80,14 +137,28 @@ impl GroupRelative {
         Self {
             baseline,
             deviation: None,
+            mean_scale: None,
+            single: SingleScore::Score,
             active_share: false,
             whitening: None,
         }
     }
 
-    /// Sets the division by the deviation of the group's scores.
+    /// Sets the division by a deviation of the scores.
     pub fn with_deviation(mut self, deviation: impl Into<Option<Deviation>>) -> Self {
         self.deviation = deviation.into();
+        self
+    }
+
+    /// Sets the division by the mean of the group's scores.
+    pub fn with_mean_scale(mut self, mean_scale: impl Into<Option<MeanScale>>) -> Self {
+        self.mean_scale = mean_scale.into();
+        self
+    }
+
+    /// Sets what a group of one gets.
+    pub const fn with_single(mut self, single: SingleScore) -> Self {
+        self.single = single;
         self
     }
 
@@ -143,20 +214,91 @@ impl GroupRelative {
             }
             GroupBaseline::BestOther => lead(behind.clone(), members, lowest),
         };
-        let compared = compared.mask_where(alone.clone(), scores);
-        let Some(Deviation { epsilon }) = self.deviation else {
+        let compared = match self.single {
+            SingleScore::Score => compared.mask_where(alone.clone(), scores.clone()),
+            SingleScore::Zero => compared.mask_fill(alone.clone(), 0),
+        };
+        if let Some(MeanScale { epsilon }) = self.mean_scale {
+            let mean = members.spread(members.mean(scores));
+            let without = mean.clone().lower_equal_elem(0);
+            let scaled = compared.clone() / (mean + epsilon);
+            return scaled.mask_fill(without, 0).mask_where(alone, compared);
+        }
+        let Some(Deviation { among, epsilon }) = self.deviation else {
             return compared;
         };
-        let deviation = (mean().square().sum_dim(1) / others).sqrt();
-        compared / (members.spread(deviation).mask_fill(alone, 1) + epsilon)
+        let deviation = match among {
+            Among::Group => members.spread((mean().square().sum_dim(1) / others).sqrt()),
+            Among::Others => deviation_of_others(behind, members, lowest),
+            Among::Batch => deviation_of_batch(scores, members, lowest),
+        };
+        let deviation = deviation.mask_fill(alone, 1);
+        let divisor = deviation.clone() + epsilon;
+        compared
+            / match among {
+                Among::Others => divisor.mask_fill(deviation.equal_elem(0), 1),
+                Among::Group | Among::Batch => divisor,
+            }
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        if let Some(MeanScale { epsilon }) = self.mean_scale {
+            not_negative("group_relative.mean_scale.epsilon", epsilon)?;
+            if self.deviation.is_some() {
+                return Err(ConfigError::Combination {
+                    first: "group_relative.deviation",
+                    second: "group_relative.mean_scale",
+                    reason: "each sets the scale of the advantages; leave one of them out",
+                });
+            }
+        }
         match self.deviation {
             Some(deviation) => positive("group_relative.deviation.epsilon", deviation.epsilon),
             None => Ok(()),
         }
     }
+}
+
+/// The deviation of the other scores of the group, `[G, S]`: exactly 0 where they are equal. Two
+/// passes over the others of each sequence: the group's sums less what is its own would leave
+/// nothing of the digits where one score lies far from the others.
+fn deviation_of_others(scores: Tensor<2>, members: &Members, lowest: f64) -> Tensor<2> {
+    let [groups, size] = scores.dims();
+    let shape = [groups, size, size];
+    let number = Tensor::<1, Int>::arange(0..size as i64, &scores.device());
+    let itself = number
+        .clone()
+        .reshape([1, size, 1])
+        .expand(shape)
+        .equal(number.reshape([1, 1, size]).expand(shape));
+    let absent = members.absent.clone().reshape([groups, 1, size]);
+    let left_out = itself.bool_or(absent.expand(shape));
+    let scores = scores.reshape([groups, 1, size]).expand(shape);
+    let best = scores
+        .clone()
+        .mask_fill(left_out.clone(), lowest)
+        .max_dim(2);
+    let below = (scores - best.expand(shape)).mask_fill(left_out.clone(), 0);
+    let others = members.count.clone().sub_scalar(1).reshape([groups, 1, 1]);
+    let mean = below.clone().sum_dim(2) / others.clone().clamp_min(1).expand([groups, size, 1]);
+    let centered = (below - mean.expand(shape)).mask_fill(left_out, 0);
+    let degrees = others.sub_scalar(1).clamp_min(1).expand([groups, size, 1]);
+    let variance = centered.square().sum_dim(2) / degrees;
+    variance.sqrt().reshape([groups, size])
+}
+
+/// The deviation of all scores of the batch, at every place, `[G, S]`. `scores` are 0 where a
+/// sequence is absent.
+fn deviation_of_batch(scores: Tensor<2>, members: &Members, lowest: f64) -> Tensor<2> {
+    let shape = scores.dims();
+    let spread = |x: Tensor<1>| x.reshape([1, 1]).expand(shape);
+    let best = largest(scores.clone().mask_fill(members.absent.clone(), lowest));
+    let below = members.present(scores - spread(best));
+    let count = total(members.count.clone());
+    let mean = total(below.clone()) / count.clone().clamp_min(1);
+    let centered = members.present(below - spread(mean));
+    let variance = total(centered.square()) / count.sub_scalar(1).clamp_min(1);
+    spread(variance.sqrt())
 }
 
 /// How far the best is ahead of the second best, 0 for everyone else. `behind` is the distance to

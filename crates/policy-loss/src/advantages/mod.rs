@@ -16,8 +16,9 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{DType, Tensor};
 pub use generalized::GeneralizedAdvantage;
-pub use group_relative::{Deviation, GroupBaseline, GroupRelative};
+pub use group_relative::{Among, Deviation, GroupBaseline, GroupRelative, MeanScale, SingleScore};
 pub use presets::AdvantagePreset;
+pub(crate) use recurrence::backwards;
 pub use return_to_go::ReturnToGo;
 use rewards::per_sequence;
 pub(crate) use rewards::per_token;
@@ -88,8 +89,9 @@ impl AdvantageEstimatorConfig {
     ///
     /// # Errors
     ///
-    /// A `gamma` or `lambda` outside 0 to 1, an epsilon that is not finite or not above 0. The error
-    /// names the field, the value and what would be accepted.
+    /// A `gamma` or `lambda` outside 0 to 1, an epsilon that is not finite or too small, a deviation
+    /// together with a mean to divide by. The error names the field, the value and what would be
+    /// accepted.
     pub fn init(&self) -> Result<AdvantageEstimator, ConfigError> {
         match self {
             Self::Generalized(config) => config.validate()?,

@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{
-    AdvantageEstimatorConfig, Deviation, GeneralizedAdvantage, GroupBaseline, GroupRelative,
-    ReturnToGo, Whitening,
+    AdvantageEstimatorConfig, Among, Deviation, GeneralizedAdvantage, GroupBaseline, GroupRelative,
+    MeanScale, ReturnToGo, SingleScore, Whitening,
 };
 use crate::ConfigError;
 
@@ -47,11 +47,27 @@ pub enum AdvantagePreset {
     /// `(best - second best) / (group deviation + 1e-6)` for the best of a group, 0 for the others
     /// ([arXiv 2503.19595](https://arxiv.org/abs/2503.19595)).
     PassAtK,
+    /// MaxRL, `(s - group mean) / (group mean + 1e-6)`, as SkyRL computes it: a group of one keeps
+    /// its score ([arXiv 2602.02710](https://arxiv.org/abs/2602.02710)).
+    SkyrlMaxrl,
+    /// MaxRL, `(s - group mean) / group mean`, as prime-rl computes it: a group of one gets 0
+    /// ([arXiv 2602.02710](https://arxiv.org/abs/2602.02710)).
+    PrimeRlMaxrl,
+    /// GRPO as NeMo-RL computes it: `(s - mean of the others) / (deviation of the others + 1e-6)`,
+    /// undivided where that deviation is 0; a group of one gets 0
+    /// ([NeMo-RL](https://github.com/NVIDIA-NeMo/RL)).
+    NemoRlGrpo,
+    /// GRPO with TRL's `scale_rewards = "batch"`: `(s - group mean) / (batch deviation + 1e-4)`
+    /// ([arXiv 2508.08221](https://arxiv.org/abs/2508.08221)).
+    TrlGrpoBatch,
+    /// Generalised advantage estimation with gamma 1, a lambda of `1 - 1 / (0.05 length)` for the
+    /// policy and of 1 for the returns ([arXiv 2504.05118](https://arxiv.org/abs/2504.05118)).
+    Vapo,
 }
 
 impl AdvantagePreset {
     /// Every preset, in the order of the documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 15] = [
         Self::Gae,
         Self::Grpo,
         Self::DrGrpo,
@@ -62,6 +78,11 @@ impl AdvantagePreset {
         Self::Opo,
         Self::Gpg,
         Self::PassAtK,
+        Self::SkyrlMaxrl,
+        Self::PrimeRlMaxrl,
+        Self::NemoRlGrpo,
+        Self::TrlGrpoBatch,
+        Self::Vapo,
     ];
 
     /// The name that [`FromStr`] reads and [`Display`](fmt::Display) writes.
@@ -77,6 +98,11 @@ impl AdvantagePreset {
             Self::Opo => "opo",
             Self::Gpg => "gpg",
             Self::PassAtK => "pass_at_k",
+            Self::SkyrlMaxrl => "skyrl_maxrl",
+            Self::PrimeRlMaxrl => "prime_rl_maxrl",
+            Self::NemoRlGrpo => "nemo_rl_grpo",
+            Self::TrlGrpoBatch => "trl_grpo_batch",
+            Self::Vapo => "vapo",
         }
     }
 
@@ -98,6 +124,26 @@ impl AdvantagePreset {
             Self::Gpg => mean.with_active_share(true).into(),
             Self::PassAtK => GroupRelative::new(GroupBaseline::BestOther)
                 .with_deviation(Deviation::default())
+                .into(),
+            Self::SkyrlMaxrl => mean.with_mean_scale(MeanScale::default()).into(),
+            Self::PrimeRlMaxrl => mean
+                .with_mean_scale(MeanScale { epsilon: 0.0 })
+                .with_single(SingleScore::Zero)
+                .into(),
+            Self::NemoRlGrpo => GroupRelative::new(GroupBaseline::LeaveOneOut)
+                .with_deviation(Deviation::of(Among::Others))
+                .with_single(SingleScore::Zero)
+                .into(),
+            Self::TrlGrpoBatch => mean
+                .with_deviation(Deviation {
+                    among: Among::Batch,
+                    epsilon: 1e-4,
+                })
+                .with_single(SingleScore::Zero)
+                .into(),
+            Self::Vapo => GeneralizedAdvantage::default()
+                .with_length_adaptive(0.05)
+                .with_return_lambda(1.0)
                 .into(),
         }
     }
@@ -147,4 +193,9 @@ constructors! {
     opo: Opo,
     gpg: Gpg,
     pass_at_k: PassAtK,
+    skyrl_maxrl: SkyrlMaxrl,
+    prime_rl_maxrl: PrimeRlMaxrl,
+    nemo_rl_grpo: NemoRlGrpo,
+    trl_grpo_batch: TrlGrpoBatch,
+    vapo: Vapo,
 }

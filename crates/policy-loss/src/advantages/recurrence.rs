@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 /// Two neighbouring steps are again a step of this form, so that spans of 1, 2, 4, … steps are
 /// joined: the device runs `log2(T)` rounds of a few operations on the whole batch, where a loop
 /// over the tokens would launch several for each of them.
-pub(super) fn backwards(mut factor: Tensor<2>, mut addend: Tensor<2>) -> Tensor<2> {
+pub(crate) fn backwards(mut factor: Tensor<2>, mut addend: Tensor<2>) -> Tensor<2> {
     let [_, tokens] = addend.dims();
     let mut span = 1;
     while span < tokens {

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor};
 use policy_loss::{
     AdvantageBatch, AdvantageEstimatorConfig as Config, AdvantagePreset, GeneralizedAdvantage,
-    ReturnToGo, Whitening,
+    MeanScale, ReturnToGo, Whitening,
 };
 
 use super::laws::{assert_answer, bits, tolerance};
@@ -61,6 +61,49 @@ pub fn groups(runner: &Runner) {
         "pass_at_k",
         &run(Config::pass_at_k()),
         &[0.0, alone, 0.0, 2.0 / d, 0.0],
+    );
+}
+
+/// Other divisors than the deviation of the group: the numbers of the formulas.
+pub fn divisors(runner: &Runner) {
+    let mean = policy_loss::GroupRelative::new(policy_loss::GroupBaseline::Mean);
+    let ids = [0, 0, 0, 1, 1, 2];
+    // Means 2, 0 and 9: the second group has nothing that could be shared out.
+    let s = [6.0, 0.0, 0.0, 1.0, -1.0, 9.0];
+    let exact = MeanScale { epsilon: 0.0 };
+    near(
+        "the mean",
+        &scores(runner, mean.with_mean_scale(exact).into(), &s, &ids),
+        &[2.0, -1.0, -1.0, 0.0, 0.0, 9.0],
+    );
+    let half = MeanScale { epsilon: 0.5 };
+    near(
+        "the mean, with an epsilon",
+        &scores(runner, mean.with_mean_scale(half).into(), &s, &ids),
+        &[1.6, -0.8, -0.8, 0.0, 0.0, 9.0],
+    );
+    near(
+        "prime_rl_maxrl",
+        &scores(runner, Config::prime_rl_maxrl(), &s, &ids),
+        &[2.0, -1.0, -1.0, 0.0, 0.0, 0.0],
+    );
+    // The others of the first have no deviation, those of the two behind it sqrt(18); a single
+    // other one has none at all. Far from 0 it is the same.
+    let d = 18f64.sqrt() + 1e-6;
+    for shift in [0.0, 1000.0] {
+        let s = s.map(|x| x + shift);
+        near(
+            "nemo_rl_grpo",
+            &scores(runner, Config::nemo_rl_grpo(), &s, &ids),
+            &[6.0, -3.0 / d, -3.0 / d, 2.0, -2.0, 0.0],
+        );
+    }
+    // Of all six the mean is 2.5, the sum of squares 81.5.
+    let d = (81.5f64 / 5.0).sqrt() + 1e-4;
+    near(
+        "trl_grpo_batch",
+        &scores(runner, Config::trl_grpo_batch(), &s, &ids),
+        &[4.0 / d, -2.0 / d, -2.0 / d, 1.0 / d, -1.0 / d, 0.0],
     );
 }
 

@@ -2,6 +2,8 @@
 
 pub mod by_hand;
 pub mod errors;
+pub mod features;
 pub mod golden;
 pub mod kl_reward;
 pub mod laws;
+pub mod teacher;

@@ -1,0 +1,287 @@
+//! What trainers compute for features around advantages.
+
+use burn::tensor::{Bool, DType, Tensor, TensorData};
+use policy_loss::{
+    AdvantageBatch, AdvantageEstimatorConfig as Config, Among, Deviation, EntropyBonus,
+    EntropyControllerConfig, GeneralizedAdvantage, GroupBaseline, GroupRelative, KlEstimator,
+    KlReward, KlRewardBatch, ReverseKlAdvantage, SingleScore, TeacherFactor, TeacherSignalConfig,
+    Whitening,
+};
+
+use super::teacher;
+use crate::advantages::case::{Case, HostRewards};
+use crate::case::HostAdvantages;
+use crate::compare::{Tolerance, assert_all_near, assert_near};
+use crate::golden::Directory;
+use crate::golden::features::{FILE, Feature, cases};
+use crate::runner::{Runner, values};
+
+/// Features around advantages that the library does not have, with the reason.
+const ABSENT: [(&str, &str); 6] = [
+    (
+        "dcpo smooth advantage",
+        "needs the rewards of earlier steps",
+    ),
+    ("gdpo", "compares several rewards, each by itself"),
+    (
+        "optimal token baseline (verl)",
+        "needs the squared probabilities of the head",
+    ),
+    (
+        "opd top-k reverse kl (miles)",
+        "over the vocabulary: no advantage of the sampled token",
+    ),
+    ("raw reward (NeMo-RL)", "no estimator: the score, whitened"),
+    (
+        "reinforce++ (NeMo-RL)",
+        "takes a KL from advantages, not from rewards",
+    ),
+];
+
+/// Every case of these kinds is computed here, or stands in the list above; another name fails.
+/// Kinds of the loss itself, and distillation over the vocabulary, belong to other suites.
+pub fn golden_cases_of_trainers(runner: &Runner) {
+    let directory = Directory::of_environment();
+    let mut matched = 0;
+    for case in cases(&directory) {
+        let here = matches!(case.kind.as_str(), "advantages" | "controller")
+            || case.feature == "iw-opd (TRL)";
+        if !here || ABSENT.iter().any(|(name, _)| *name == case.feature) {
+            continue;
+        }
+        for dtype in runner.exact_dtypes() {
+            compare(runner, &case, dtype);
+        }
+        matched += 1;
+    }
+    directory.assert_count(FILE, matched, 35);
+}
+
+fn compare(runner: &Runner, case: &Feature, dtype: DType) {
+    match case.feature.as_str() {
+        "maxrl" => estimator(runner, case, max_rl(case), dtype),
+        "grpo advantages (NeMo-RL)" => estimator(runner, case, nemo_grpo(case), dtype),
+        "length-adaptive GAE (NeMo-RL)" => two_lambdas(runner, case, dtype),
+        "opd advantages" => {
+            let discount = case.param("discount").as_f64().unwrap_or(0.0);
+            let config = ReverseKlAdvantage::new(case.number("coefficient"));
+            taught(runner, case, config.with_discount(discount), dtype);
+        }
+        "rlsd" => {
+            let config = TeacherFactor {
+                mix: case.number("mix"),
+                clip: case.number("clip_range"),
+                negative_only: case.flag("negative_only"),
+            };
+            taught(runner, case, config, dtype);
+        }
+        "iw-opd (TRL)" => early_tokens(runner, case, dtype),
+        "adaptive entropy (TRL)" => adaptive_entropy(runner, case, dtype),
+        other => panic!("the file holds an unknown feature: {other}"),
+    }
+}
+
+fn max_rl(case: &Feature) -> Config {
+    match case.param("framework").as_str() {
+        Some("SkyRL") => Config::skyrl_maxrl(),
+        Some("prime-rl") => Config::prime_rl_maxrl(),
+        other => panic!("{}: {other:?}", case.name),
+    }
+}
+
+fn nemo_grpo(case: &Feature) -> Config {
+    let (baseline, among) = match case.flag("leave_one_out") {
+        true => (GroupBaseline::LeaveOneOut, Among::Others),
+        false => (GroupBaseline::Mean, Among::Group),
+    };
+    let epsilon = case.number("epsilon");
+    let deviation = case
+        .flag("normalize")
+        .then_some(Deviation { among, epsilon });
+    GroupRelative::new(baseline)
+        .with_deviation(deviation)
+        .with_single(SingleScore::Zero)
+        .into()
+}
+
+/// An estimator on the rewards of sequences.
+fn estimator(runner: &Runner, case: &Feature, config: Config, dtype: DType) {
+    let mask = case.mask();
+    let [sequences, tokens] = match mask {
+        Some(_) => case.shape("action_mask"),
+        None => case.shape("rewards"),
+    };
+    let batch = Case {
+        sequences,
+        tokens,
+        rewards: HostRewards::Sequence(case.input("rewards")),
+        values: vec![0.0; sequences * tokens],
+        group_ids: case.input("group_id").iter().map(|id| *id as i64).collect(),
+        baselines: vec![0.0; sequences],
+        mask,
+    };
+    let actual = batch.run(runner, &config, dtype);
+    near(runner, case, dtype, "advantages", &actual.advantages);
+}
+
+/// Compares what stands at valid tokens: at the others it is 0 here, and anything there.
+fn near(runner: &Runner, case: &Feature, dtype: DType, name: &str, actual: &[f64]) {
+    let expected = case.expected(name);
+    let valid = case.mask().unwrap_or_else(|| vec![true; expected.len()]);
+    let at_valid = |values: &[f64]| -> Vec<f64> {
+        let pairs = values.iter().zip(&valid);
+        pairs
+            .map(|(x, valid)| if *valid { *x } else { 0.0 })
+            .collect()
+    };
+    let what = format!("{runner}, {dtype:?}, {}: {name}", case.name);
+    assert_all_near(tolerance(dtype), &what, actual, &at_valid(&expected));
+}
+
+/// Generalised advantage estimation on rewards that a KL may have been taken from.
+fn two_lambdas(runner: &Runner, case: &Feature, dtype: DType) {
+    let shape = case.shape("values");
+    let tensor = |name: &str| -> Tensor<2> { runner.tensor(&case.input(name), shape, dtype) };
+    let mask = TensorData::new(case.mask().expect("every case has one"), shape);
+    let mask = Tensor::<2, Bool>::from_data(mask, &runner.device);
+    let rewards: Tensor<1> = runner.tensor(&case.input("rewards"), [shape[0]], dtype);
+    let batch = KlRewardBatch::new(rewards, tensor("old_log_probs"), tensor("ref_log_probs"))
+        .with_action_mask(mask.clone());
+    let shaped = KlReward::new(KlEstimator::K3).forward(batch, case.number("kl_in_reward"));
+    let batch = AdvantageBatch::new(shaped.expect("accepted").rewards)
+        .with_values(tensor("values"))
+        .with_action_mask(mask);
+    let lambda = case.number("gae_lambda");
+    let policy = case.param("gae_lambda_policy").as_f64();
+    let value = case.param("gae_lambda_value").as_f64();
+    let share = case.number("length_adaptive_alpha");
+    let config = GeneralizedAdvantage::new(case.number("gae_gamma"), policy.unwrap_or(lambda))
+        .with_length_adaptive((share > 0.0).then_some(share))
+        .with_return_lambda(value.unwrap_or(lambda))
+        .with_whitening(case.flag("normalize_advantages").then(Whitening::new));
+    let estimator = Config::from(config).init().expect("sound");
+    let output = estimator.forward(batch).expect("accepted");
+    near(
+        runner,
+        case,
+        dtype,
+        "advantages",
+        &values(output.advantages),
+    );
+    let returns = output.returns.expect("there is a critic");
+    near(runner, case, dtype, "returns", &values(returns));
+}
+
+/// Advantages with a teacher in them.
+fn taught(runner: &Runner, case: &Feature, config: impl Into<TeacherSignalConfig>, dtype: DType) {
+    let batch = teacher::Case {
+        shape: case.shape("old_log_probs"),
+        teacher: case.input("teacher_log_probs"),
+        log_probs: case.input("old_log_probs"),
+        advantages: case.has("advantages").then(|| case.input("advantages")),
+        mask: case.mask().expect("every case has one"),
+    };
+    let output = batch.run(runner, config.into(), dtype);
+    near(
+        runner,
+        case,
+        dtype,
+        "advantages_out",
+        &values(output.advantages),
+    );
+}
+
+/// Distances to the teacher, early tokens first; the loss is that of REINFORCE.
+fn early_tokens(runner: &Runner, case: &Feature, dtype: DType) {
+    let [sequences, tokens] = case.shape("tokens");
+    let student = sampled(case, "student_logits");
+    let mask = case.mask().expect("every case has one");
+    let gamma = case.number("gamma");
+    let batch = teacher::Case {
+        shape: [sequences, tokens],
+        teacher: sampled(case, "teacher_logits"),
+        log_probs: match case.param("advantage").as_str() {
+            Some("teacher - rollout") => case.input("rollout_log_probs"),
+            Some("teacher - current") => student.clone(),
+            other => panic!("{}: {other:?}", case.name),
+        },
+        advantages: None,
+        mask: mask.clone(),
+    };
+    let config = ReverseKlAdvantage::new(1.0).with_early_weight(gamma);
+    let output = batch.run(runner, config.into(), dtype);
+    let count = mask.iter().filter(|valid| **valid).count() as f64;
+    let advantages = values(output.advantages);
+    let losses = advantages.iter().zip(&student).zip(&mask);
+    let losses = losses
+        .filter(|(_, valid)| **valid)
+        .map(|((a, l), _)| -a * l);
+    let tolerance = tolerance(dtype);
+    let what = format!("{runner}, {dtype:?}, {}", case.name);
+    assert_near(
+        tolerance,
+        &what,
+        losses.sum::<f64>() / count,
+        case.expected("loss")[0],
+    );
+}
+
+/// Log-probs of the tokens, in f64.
+fn sampled(case: &Feature, logits: &str) -> Vec<f64> {
+    let tokens = case.input("tokens");
+    let logits = case.input(logits);
+    let vocabulary = logits.len() / tokens.len();
+    let temperature = case.number("temperature");
+    let of = |(token, logits): (&f64, &[f64])| {
+        let scaled: Vec<f64> = logits.iter().map(|x| x / temperature).collect();
+        let sum: f64 = scaled.iter().map(|x| x.exp()).sum();
+        scaled[*token as usize] - sum.ln()
+    };
+    tokens
+        .iter()
+        .zip(logits.chunks(vocabulary))
+        .map(of)
+        .collect()
+}
+
+/// Six steps of one batch, whose entropies change: the loss of each step, and the coefficient.
+fn adaptive_entropy(runner: &Runner, case: &Feature, dtype: DType) {
+    let [sequences, tokens] = case.shape("log_probs");
+    let config = EntropyControllerConfig::new(case.number("target"))
+        .with_delta(case.number("delta"))
+        .with_initial(case.number("initial"))
+        .with_limits(case.number("min"), case.number("max"));
+    let mut controller = config.init().expect("sound");
+    let mask = case.mask().expect("every case has one");
+    let mut batch = crate::case::Case::new(case.name.clone(), [sequences, tokens]);
+    batch.log_probs = case.input("log_probs");
+    batch.old_log_probs = case.input("old_log_probs");
+    batch.advantages = HostAdvantages::Token(case.input("advantages"));
+    batch.action_mask = Some(mask.clone());
+    let clip = policy_loss::Preset::Dapo.config();
+    let steps = case.input("steps");
+    let [losses, applied, after] =
+        ["step_loss", "coefficient_applied", "coefficient_after"].map(|name| case.expected(name));
+    for (step, entropies) in steps.chunks(sequences * tokens).enumerate() {
+        let what = format!("{runner}, {dtype:?}, {}, step {step}", case.name);
+        let exact = Tolerance::of(1e-12);
+        assert_near(exact, &what, controller.coefficient(), applied[step]);
+        batch.entropies = Some(entropies.to_vec());
+        let bonus = EntropyBonus::new(controller.coefficient());
+        batch.config = clip.with_entropy_bonus(bonus);
+        let loss = runner.outcome(&batch, dtype).loss;
+        assert_near(tolerance(dtype), &what, loss, losses[step]);
+        let valid = entropies.iter().zip(&mask).filter(|(_, valid)| **valid);
+        let count = valid.clone().count() as f64;
+        let mean = valid.map(|(x, _)| x).sum::<f64>() / count;
+        controller.update(mean).expect("finite");
+        assert_near(exact, &what, controller.config().initial, after[step]);
+    }
+}
+
+fn tolerance(dtype: DType) -> Tolerance {
+    match dtype {
+        DType::F64 => Tolerance::of(1e-8),
+        _ => Tolerance::of(2e-5),
+    }
+}
