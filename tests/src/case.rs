@@ -2,7 +2,7 @@
 
 use burn::tensor::DType;
 use half::{bf16, f16};
-use policy_loss::{GlobalTotals, PolicyLossConfig, Reduction};
+use policy_loss::{Denominator, GlobalTotals, PolicyLossConfig};
 use policy_loss_oracle::{Answer, Batch, Scale, solve};
 
 /// Advantages in one of the forms that a batch accepts.
@@ -158,6 +158,21 @@ impl Case {
         )
     }
 
+    /// Whether a constant of the objective moves with `log_probs`, so that the gradient is not the
+    /// slope of the loss.
+    pub fn stops_gradients(&self) -> bool {
+        let log_probs = self.log_probs.iter().enumerate();
+        let moved: Vec<f64> = log_probs
+            .map(|(i, x)| x - 0.01 * (1 + i % 3) as f64)
+            .collect();
+        self.answer_around(&moved).loss != self.answer().loss
+    }
+
+    /// The batch as the oracle sees it.
+    pub fn oracle_batch(&self) -> Batch {
+        self.batch(&self.log_probs)
+    }
+
     fn batch(&self, constant_log_probs: &[f64]) -> Batch {
         let length = self.sequences * self.tokens;
         let advantages = match &self.advantages {
@@ -183,10 +198,10 @@ impl Case {
 
     fn scale(&self) -> Option<Scale> {
         let totals = self.totals?;
-        let total = match self.config.objective.reduction {
-            Reduction::TokenMean => totals.tokens,
-            Reduction::TokenSum => Some(1),
-            _ => totals.sequences,
+        let total = match self.config.objective.reduction.denominator() {
+            Denominator::Tokens => totals.tokens,
+            Denominator::Sequences(_) => totals.sequences,
+            Denominator::One => Some(1),
         };
         Some(Scale {
             total: total.expect("the total that the reduction counts") as f64,

@@ -3,10 +3,11 @@
 use policy_loss::{
     Behavior, Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, EntropyBonus, Filter,
     FilterEstimator, FilterLevel, GammaWeight, GeometricMean, KlEstimator, KlGradient, KlPenalty,
-    OffPolicyMask, PolicyGradient, PolicyLossConfig, Ratio, RatioLevel, Reduction,
-    RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
-    WeightLevel, presets,
+    OffPolicyMask, PolicyGradient, PolicyLossConfig, Ratio, Reduction, RolloutCorrection,
+    RolloutWeight, SigmoidGate, Surrogate, TrustRegion, WeightLevel, presets,
 };
+
+use policy_loss_oracle::dividing_filter;
 
 use crate::busy::busy;
 
@@ -81,56 +82,28 @@ const COVARIANCE_PENALTY: CovariancePenalty = CovariancePenalty {
 
 const UP_TO_ONE: Bounds = Bounds::at_most(1.0);
 
-/// Every surrogate but the plain clip, with the reductions in turn.
+/// Every surrogate with its defaults, and the forms that it can take; the reductions in turn.
 fn surrogates() -> Vec<PolicyLossConfig> {
-    let fixed_length = Reduction::FixedLength { length: 9 };
-    let surrogates: [(Surrogate, Reduction); 17] = [
-        (
-            Clip::new(0.2, 0.28).with_delta(1.5).into(),
-            Reduction::SequenceMean,
-        ),
-        (Clip::new(0.2, 0.4).with_delta(1.4).into(), fixed_length),
-        (
-            PolicyGradient::weighted(Bounds::at_most(1.28)).into(),
-            Reduction::TokenMean,
-        ),
-        (
-            PolicyGradient::weighted(Bounds::new(0.8, 1.28)).into(),
-            Reduction::SequenceSumMean,
-        ),
-        (SigmoidGate::default().into(), Reduction::SequenceMean),
-        (GeometricMean::default().into(), Reduction::SequenceMean),
-        (GeometricMean::new(0.2, 0.3).into(), Reduction::TokenMean),
-        (PolicyGradient::new().into(), Reduction::SequenceSumMean),
-        (
-            PolicyGradient::weighted(UP_TO_ONE).into(),
-            Reduction::TokenSum,
-        ),
-        (
-            PolicyGradient::weighted_where_negative(UP_TO_ONE).into(),
-            Reduction::TokenMean,
-        ),
-        (
-            PolicyGradient::weighted_where_negative(Bounds::new(0.7, 1.3)).into(),
-            Reduction::SequenceMean,
-        ),
-        (GammaWeight::default().into(), Reduction::TokenMean),
-        (TrustRegion::default().into(), Reduction::TokenMean),
-        (
-            TrustRegion::new(Divergence::Kl, 0.05, 0.1).into(),
-            fixed_length,
-        ),
-        (covariance_clip().into(), Reduction::TokenMean),
-        (COVARIANCE_PENALTY.into(), Reduction::SequenceMean),
-        (SquaredLogRatio::default().into(), Reduction::TokenMean),
+    let forms: [Surrogate; 10] = [
+        Clip::new(0.2, 0.28).with_delta(1.5).into(),
+        Clip::new(0.2, 0.4).with_delta(1.4).into(),
+        PolicyGradient::weighted(Bounds::at_most(1.28)).into(),
+        PolicyGradient::weighted(Bounds::new(0.8, 1.28)).into(),
+        PolicyGradient::weighted(UP_TO_ONE).into(),
+        PolicyGradient::weighted_where_negative(UP_TO_ONE).into(),
+        PolicyGradient::weighted_where_negative(Bounds::new(0.7, 1.3)).into(),
+        GeometricMean::new(0.2, 0.3).into(),
+        TrustRegion::new(Divergence::Kl, 0.05, 0.1).into(),
+        covariance_clip().into(),
     ];
-    surrogates
-        .map(|(surrogate, reduction)| {
-            PolicyLossConfig::new()
-                .with_surrogate(surrogate)
-                .with_reduction(reduction)
-        })
-        .to_vec()
+    let reductions = Reduction::all(9).into_iter().cycle();
+    let surrogates = Surrogate::defaults().into_iter().chain(forms);
+    let config = |(surrogate, reduction): (Surrogate, Reduction)| {
+        PolicyLossConfig::new()
+            .with_surrogate(surrogate)
+            .with_reduction(reduction)
+    };
+    surrogates.zip(reductions).map(config).collect()
 }
 
 /// The remaining ratios and reductions.
@@ -145,7 +118,6 @@ fn ratios() -> Vec<PolicyLossConfig> {
         clip(Ratio::SEQUENCE_SUM).with_reduction(Reduction::SequenceSumMean),
         clip(Ratio::SEQUENCE).with_reduction(Reduction::SequenceSumMean),
         clip(Ratio::SEQUENCE_TOKEN.against(Behavior::Rollout)),
-        clip(Ratio::TOKEN).with_reduction(Reduction::TokenSum),
         clip(Ratio::SEQUENCE).with_surrogate(SigmoidGate::default()),
         PolicyLossConfig::new()
             .with_ratio(Ratio::TOKEN.against(Behavior::Rollout))
@@ -185,26 +157,14 @@ fn weights() -> Vec<PolicyLossConfig> {
 }
 
 fn filters() -> Vec<PolicyLossConfig> {
-    let of_level = |level| FilterEstimator::ALL.map(|estimator| dividing(level, estimator));
-    FilterLevel::ALL.map(of_level).concat()
-}
-
-/// A filter of this kind that rejects something and keeps something.
-fn dividing(level: FilterLevel, estimator: FilterEstimator) -> PolicyLossConfig {
-    let bounds = (0..50).map(|step| 20.0 * 0.85_f64.powi(step));
-    let filter = |bound| Filter::new(level, estimator, Bounds::at_most(bound));
-    let mut configs = bounds.map(|bound| corrected(RolloutCorrection::filter(filter(bound))));
-    let divides = |config: &PolicyLossConfig| {
-        let zeroed = busy(0)
-            .with_config(*config)
-            .answer()
-            .metrics
-            .get("weight_zeroed");
-        zeroed.is_some_and(|zeroed| zeroed > 0.0 && zeroed < 1.0)
+    let batch = busy(0).oracle_batch();
+    let of_level = |level| {
+        FilterEstimator::ALL.map(|estimator| {
+            let filter = dividing_filter(level, estimator, &batch);
+            corrected(RolloutCorrection::filter(filter))
+        })
     };
-    configs
-        .find(divides)
-        .expect("a bound between the statistics of the batch")
+    FilterLevel::ALL.map(of_level).concat()
 }
 
 /// Surrogates that are one for a sequence: the gradient of a token takes the weights of all.
@@ -304,7 +264,7 @@ fn combinations() -> Vec<PolicyLossConfig> {
     let penalty = KlPenalty::new(0.1);
     let range = Bounds::new(0.5, 2.0);
     let truncate = RolloutWeight::truncate(range);
-    vec![
+    let mut combinations = vec![
         new()
             .with_ratio(Ratio::SEQUENCE_TOKEN)
             .with_surrogate(Clip::new(0.1, 0.2))
@@ -370,30 +330,24 @@ fn combinations() -> Vec<PolicyLossConfig> {
                 Bounds::at_most(0.8),
             )),
         ),
-        with(SquaredLogRatio::default().into())
-            .with_kl_penalty(penalty.with_estimator(KlEstimator::K2)),
-    ]
-}
-
-/// Whether some part of the objective is a constant that moves with `log_probs`, so that the
-/// gradient is not the slope of the loss.
-pub fn stops_gradients(config: &PolicyLossConfig) -> bool {
-    let objective = &config.objective;
-    let weighs_log_probs = match objective.surrogate {
-        Surrogate::Clip(_)
-        | Surrogate::SigmoidGate(_)
-        | Surrogate::GeometricMean(_)
-        | Surrogate::SquaredLogRatio(_) => false,
-        Surrogate::PolicyGradient(it) => it != PolicyGradient::new(),
-        Surrogate::GammaWeight(_)
-        | Surrogate::TrustRegion(_)
-        | Surrogate::CovarianceClip(_)
-        | Surrogate::CovariancePenalty(_) => true,
-    };
-    let straight_through = |penalty: KlPenalty| penalty.gradient == KlGradient::StraightThrough;
-    weighs_log_probs
-        || objective.ratio.level == RatioLevel::SequenceToken
-        || objective.kl_penalty.is_some_and(straight_through)
+    ];
+    // Whatever is not above.
+    for surrogate in Surrogate::defaults() {
+        let is_above = |it: &PolicyLossConfig| it.objective.surrogate.name() == surrogate.name();
+        if !combinations.iter().any(is_above) {
+            let correction =
+                RolloutCorrection::weigh(truncate).with_filter(Filter::token_k1(range));
+            let config = with(surrogate).with_kl_penalty(penalty.with_estimator(KlEstimator::K2));
+            combinations.push(config.with_rollout_correction(correction));
+        }
+    }
+    for reduction in Reduction::all(9) {
+        let is_above = |it: &PolicyLossConfig| it.objective.reduction == reduction;
+        if !combinations.iter().any(is_above) {
+            combinations.push(new().with_kl_penalty(penalty).with_reduction(reduction));
+        }
+    }
+    combinations
 }
 
 /// One line for failure messages.

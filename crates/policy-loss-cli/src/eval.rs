@@ -1,7 +1,7 @@
 //! `policy-loss eval`: the visible steps from a file to a report.
 
 use burn::tensor::TensorReadError;
-use policy_loss::{BatchError, GlobalTotals, Reduction};
+use policy_loss::{BatchError, Denominator, GlobalTotals};
 
 use crate::args::{EvalArguments, TotalsArguments};
 use crate::batch_file::{self, BatchFile};
@@ -88,12 +88,10 @@ fn totals(arguments: &TotalsArguments) -> Option<GlobalTotals> {
 fn note_ignored(totals: &GlobalTotals, objective: &Objective) {
     let reduction = objective.loss.config().objective.reduction;
     for field in totals.without_effect(reduction) {
-        let divides_by = match reduction {
-            Reduction::TokenMean => "the objective divides by tokens",
-            Reduction::TokenSum => "the objective takes a sum",
-            Reduction::SequenceMean
-            | Reduction::SequenceSumMean
-            | Reduction::FixedLength { .. } => "the objective divides by sequences",
+        let divides_by = match reduction.denominator() {
+            Denominator::Tokens => "the objective divides by tokens",
+            Denominator::Sequences(_) => "the objective divides by sequences",
+            Denominator::One => "the objective takes a sum",
         };
         let flag = flag(field);
         output::note(format!("{flag} has no effect: {divides_by}"));

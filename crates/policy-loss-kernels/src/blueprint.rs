@@ -1,11 +1,11 @@
-//! What a kernel is specialised on, and the numbers that it is given.
+//! What a kernel is specialised on, and where its numbers come from.
 
 use crate::columns::Columns;
 use crate::formula::row_sums::RowSum;
+use crate::numbers::{FILTER_BOUNDS, Numbers, filter_place};
 use crate::objective::{
-    Behavior, Bounds, Denominator, Divergence, FilterEstimator, FilterLevel, ImportanceWeight,
-    KlEstimator, KlGradient, Objective, RatioLevel, Reduction, RolloutWeight, Surrogate,
-    SurrogateKind, WeightLevel, WeightMode,
+    Behavior, Denominator, Divergence, FilterEstimator, FilterLevel, KlEstimator, KlGradient,
+    Objective, RatioLevel, RolloutWeight, SurrogateKind, WeightLevel, WeightMode,
 };
 use crate::sums::Sum;
 
@@ -83,26 +83,14 @@ impl Blueprint {
         let correction = objective.rollout_correction;
         let weight = correction.and_then(|correction| correction.weight);
         let mode = weight.map(|weight| weight.mode);
-        let (mut dual_clip, mut divergence) = (false, Divergence::default());
-        let mut importance = ImportanceWeight::None;
-        match objective.surrogate {
-            Surrogate::Clip(clip) => dual_clip = clip.lower_bound().is_some(),
-            Surrogate::PolicyGradient(surrogate) => importance = surrogate.weight,
-            Surrogate::TrustRegion(region) => divergence = region.divergence,
-            Surrogate::SigmoidGate(_)
-            | Surrogate::GeometricMean(_)
-            | Surrogate::GammaWeight(_)
-            | Surrogate::SquaredLogRatio(_)
-            | Surrogate::CovarianceClip(_)
-            | Surrogate::CovariancePenalty(_) => {}
-        }
+        let choices = objective.surrogate.choices();
         let denominator = objective.reduction.denominator();
         Some(Self {
             surrogate: objective.surrogate.kind()?,
-            dual_clip,
-            weighs_negative: importance != ImportanceWeight::None,
-            weighs_others: matches!(importance, ImportanceWeight::Ratio(_)),
-            divergence,
+            dual_clip: choices.dual_clip,
+            weighs_negative: choices.weighs_negative,
+            weighs_others: choices.weighs_others,
+            divergence: choices.divergence,
             ratio_level: objective.ratio.level,
             against: objective.ratio.against,
             corrected: correction.is_some(),
@@ -127,7 +115,7 @@ impl Blueprint {
                 .kl_penalty
                 .map_or(KlGradient::Estimator, |penalty| penalty.gradient),
             entropy: objective.entropy_bonus.is_some(),
-            sequence_mean: objective.reduction == Reduction::SequenceMean,
+            sequence_mean: objective.reduction.takes_sequence_means(),
             divides_by_tokens: matches!(denominator, Denominator::Tokens),
             divides_by_sequences: matches!(denominator, Denominator::Sequences(_)),
             masked,
@@ -221,19 +209,26 @@ impl Blueprint {
         own || self.vetoes || self.filters_sequences()
     }
 
+    /// Whether there is a filter of a level that judges sequences.
     #[inline(always)]
     fn filters_sequences(&self) -> bool {
-        self.filters_by(FilterLevel::SequenceSum)
-            || self.filters_by(FilterLevel::SequenceMean)
-            || self.filters_by(FilterLevel::SequenceMax)
+        self.filter_bits & !FILTERS_OF_TOKENS != 0
     }
 
     /// Whether this estimate of the gaps is added up over a sequence.
     #[must_use]
     #[inline(always)]
     pub fn adds_gaps(&self, estimator: FilterEstimator) -> bool {
-        self.filters(FilterLevel::SequenceSum, estimator)
-            || self.filters(FilterLevel::SequenceMean, estimator)
+        let adds = |level: FilterLevel| level.adds_up() && self.filters(level, estimator);
+        FilterLevel::ALL.map(adds).contains(&true)
+    }
+
+    /// Whether the smallest and the largest gap of a sequence are looked for.
+    #[must_use]
+    #[inline(always)]
+    pub fn needs_extremes(&self) -> bool {
+        let needs = |level: FilterLevel| level.needs_extremes() && self.filters_by(level);
+        self.vetoes || FilterLevel::ALL.map(needs).contains(&true)
     }
 
     /// Whether a token needs to know something of its whole sequence first. If not, a sequence may
@@ -276,7 +271,7 @@ impl Blueprint {
         add(self.adds_gaps(FilterEstimator::K2), &[RowSum::gap_k2]);
         add(self.adds_gaps(FilterEstimator::K3), &[RowSum::gap_k3]);
         add(
-            self.vetoes || self.filters_by(FilterLevel::SequenceMax),
+            self.needs_extremes(),
             &[RowSum::least_gap, RowSum::largest_gap],
         );
         sums
@@ -310,98 +305,15 @@ impl Blueprint {
     }
 }
 
+/// The bits of the filters that judge tokens. All others judge sequences.
+const FILTERS_OF_TOKENS: u32 = filter_bit(FilterLevel::Token, FilterEstimator::K1)
+    | filter_bit(FilterLevel::Token, FilterEstimator::K2)
+    | filter_bit(FilterLevel::Token, FilterEstimator::K3);
+
 /// The place of a filter among the bits of a blueprint.
 #[inline(always)]
 const fn filter_bit(level: FilterLevel, estimator: FilterEstimator) -> u32 {
     1 << filter_place(level, estimator)
-}
-
-/// The place of a filter among all that there can be.
-#[must_use]
-#[inline(always)]
-pub const fn filter_place(level: FilterLevel, estimator: FilterEstimator) -> usize {
-    level as usize * FilterEstimator::ALL.len() + estimator as usize
-}
-
-/// Declares the numbers of an objective once, on the host and as the arguments of a launch.
-macro_rules! numbers {
-    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
-        /// The numbers of an objective. One that it does not have is 0.
-        #[derive(Clone, Copy, Debug, Default, PartialEq)]
-        pub struct Numbers {
-            $($(#[doc = $doc])* pub $name: f64,)*
-            /// The bounds of each filter, by [`filter_place`], in pairs of low and high.
-            pub filters: [f64; FILTER_BOUNDS],
-        }
-
-        #[cfg(feature = "cube")]
-        pub(crate) mod gpu {
-            #![allow(missing_docs)]
-
-            use cubecl::prelude::*;
-
-            #[derive(CubeType, CubeLaunch)]
-            pub struct NumberArguments {
-                $(pub $name: InputScalar,)*
-                pub filters: Sequence<InputScalar>,
-            }
-
-            impl super::Numbers {
-                pub fn arguments(&self, arithmetic: ElemType) -> NumberArgumentsLaunch {
-                    let scalar = |value: f64| {
-                        // A device need not know infinities. A ratio or a weight beyond the largest
-                        // number of f32 is infinite itself.
-                        let value = value.clamp(f64::from(f32::MIN), f64::from(f32::MAX));
-                        InputScalar::new(value, arithmetic)
-                    };
-                    NumberArgumentsLaunch::new(
-                        $(scalar(self.$name),)*
-                        self.filters.iter().map(|bound| scalar(*bound)).collect(),
-                    )
-                }
-            }
-        }
-    };
-}
-
-/// The number of bounds that filters can have.
-pub const FILTER_BOUNDS: usize = 2 * FilterLevel::ALL.len() * FilterEstimator::ALL.len();
-
-numbers! {
-    /// The lower bound of the surrogate's ratio, log-ratio or change of a probability.
-    low,
-    /// The upper bound of the same.
-    high,
-    /// `c`, where a surrogate is bounded below by `c * A`.
-    dual_clip,
-    /// The temperature of the gate where `A > 0`.
-    positive_temperature,
-    /// The temperature of the gate elsewhere.
-    negative_temperature,
-    /// `k` of the gamma weight where `A >= 0`.
-    positive_k,
-    /// `lambda` of the gamma weight where `A >= 0`.
-    positive_lambda,
-    /// `k` of the gamma weight where `A < 0`.
-    negative_k,
-    /// `lambda` of the gamma weight where `A < 0`.
-    negative_lambda,
-    /// The largest weight of a trust region.
-    max_ratio,
-    /// What half of the squared log-ratio is multiplied by.
-    coefficient,
-    /// The lower bound of a rollout weight.
-    weight_low,
-    /// The upper bound of a rollout weight.
-    weight_high,
-    /// Sequences that hold a token with a gap below it are rejected.
-    least_gap,
-    /// Sequences with a mean log-ratio below it lose their tokens with a negative advantage.
-    least_mean_log_ratio,
-    /// The coefficient of the KL penalty.
-    kl_coefficient,
-    /// The coefficient of the entropy bonus.
-    entropy_coefficient,
 }
 
 impl Numbers {
@@ -416,10 +328,9 @@ impl Numbers {
             },
             None => None,
         };
-        let (weight_low, weight_high) = weight_bounds.map_or((0.0, f64::INFINITY), both);
         Self {
-            weight_low,
-            weight_high,
+            weight_low: weight_bounds.map_or(0.0, |it| it.low_or_zero()),
+            weight_high: weight_bounds.map_or(f64::INFINITY, |it| it.high_or_infinity()),
             filters: filter_bounds(objective),
             least_gap: correction
                 .and_then(|correction| correction.veto)
@@ -427,55 +338,7 @@ impl Numbers {
             least_mean_log_ratio: objective.off_policy_mask.map_or(0.0, |mask| -mask.delta),
             kl_coefficient: objective.kl_penalty.map_or(0.0, |it| it.coefficient),
             entropy_coefficient: objective.entropy_bonus.map_or(0.0, |it| it.coefficient),
-            ..Self::of_surrogate(&objective.surrogate)
-        }
-    }
-
-    fn of_surrogate(surrogate: &Surrogate) -> Self {
-        let none = Self::default();
-        match *surrogate {
-            Surrogate::Clip(clip) => Self {
-                low: 1.0 - clip.low,
-                high: 1.0 + clip.high,
-                dual_clip: clip.lower_bound().unwrap_or(0.0),
-                ..none
-            },
-            Surrogate::PolicyGradient(surrogate) => match surrogate.weight {
-                ImportanceWeight::None => none,
-                ImportanceWeight::Ratio(bounds) | ImportanceWeight::RatioWhereNegative(bounds) => {
-                    let (low, high) = both(bounds);
-                    Self { low, high, ..none }
-                }
-            },
-            Surrogate::SigmoidGate(gate) => Self {
-                positive_temperature: gate.positive_temperature,
-                negative_temperature: gate.negative_temperature,
-                ..none
-            },
-            Surrogate::GeometricMean(mean) => Self {
-                low: -mean.low,
-                high: mean.high,
-                ..none
-            },
-            Surrogate::GammaWeight(weight) => Self {
-                positive_k: weight.positive_k,
-                positive_lambda: weight.positive_lambda,
-                negative_k: weight.negative_k,
-                negative_lambda: weight.negative_lambda,
-                ..none
-            },
-            Surrogate::TrustRegion(region) => Self {
-                low: region.low,
-                high: region.high,
-                max_ratio: region.max_ratio,
-                ..none
-            },
-            Surrogate::SquaredLogRatio(square) => Self {
-                coefficient: square.coefficient,
-                ..none
-            },
-            // Without a kernel.
-            Surrogate::CovarianceClip(_) | Surrogate::CovariancePenalty(_) => none,
+            ..objective.surrogate.numbers()
         }
     }
 }
@@ -485,16 +348,9 @@ fn filter_bounds(objective: &Objective) -> [f64; FILTER_BOUNDS] {
     if let Some(correction) = objective.rollout_correction {
         for filter in correction.filters.iter() {
             let place = 2 * filter_place(filter.level, filter.estimator);
-            (filters[place], filters[place + 1]) = both(filter.bounds);
+            filters[place] = filter.bounds.low_or_zero();
+            filters[place + 1] = filter.bounds.high_or_infinity();
         }
     }
     filters
-}
-
-/// Both bounds. What is bounded is never negative, and an infinity is no bound.
-fn both(bounds: Bounds) -> (f64, f64) {
-    (
-        bounds.low.unwrap_or(0.0),
-        bounds.high.unwrap_or(f64::INFINITY),
-    )
 }

@@ -39,6 +39,7 @@ pub mod cube;
 mod formula;
 mod kind;
 mod metrics;
+mod numbers;
 pub mod objective;
 mod sums;
 

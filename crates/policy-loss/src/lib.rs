@@ -137,13 +137,7 @@ pub use openrlhf::OpenRlhfPolicyLoss;
 pub use output::{MetricValues, PolicyLossMetrics, PolicyLossOutput, PolicyLossValues, Sum, Sums};
 // The vocabulary of objectives stands below kernels and library alike.
 #[doc(inline)]
-pub use policy_loss_kernels::objective::{
-    Behavior, Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, EntropyBonus, Filter,
-    FilterEstimator, FilterLevel, Filters, GammaWeight, GeometricMean, ImportanceWeight,
-    KlEstimator, KlGradient, KlPenalty, Objective, OffPolicyMask, PolicyGradient, Ratio,
-    RatioLevel, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio,
-    Surrogate, TrustRegion, WeightLevel, WeightMode,
-};
+pub use policy_loss_kernels::objective::*;
 pub use presets::Preset;
 pub use teacher::{
     ReverseKlAdvantage, TeacherBatch, TeacherFactor, TeacherOutput, TeacherSignal,

@@ -95,12 +95,9 @@ impl Valid {
     /// What a reduction divides, `[1]`: the sum of the token losses, which are 0 at padding, or of
     /// the sequences' means.
     pub fn numerator(&self, reduction: Reduction, token_loss: Tensor<2>) -> Tensor<1> {
-        match reduction {
-            Reduction::SequenceMean => total(self.mean_per_sequence(token_loss)),
-            Reduction::TokenMean
-            | Reduction::SequenceSumMean
-            | Reduction::FixedLength { .. }
-            | Reduction::TokenSum => total(token_loss),
+        match reduction.takes_sequence_means() {
+            true => total(self.mean_per_sequence(token_loss)),
+            false => total(token_loss),
         }
     }
 

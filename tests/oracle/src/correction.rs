@@ -1,7 +1,8 @@
 //! The rollout weights.
 
 use policy_loss_kernels::objective::{
-    Bounds, Filter, FilterEstimator, FilterLevel, RolloutCorrection, WeightLevel, WeightMode,
+    Bounds, Filter, FilterEstimator, FilterLevel, Objective, RolloutCorrection, WeightLevel,
+    WeightMode,
 };
 
 use crate::{Batch, LIMIT, Margin, Token};
@@ -188,4 +189,25 @@ fn inside(bounds: Bounds, value: f64, margin: &Margin) -> bool {
     let low = bounds.low.unwrap_or(f64::NEG_INFINITY);
     let high = bounds.high.unwrap_or(f64::INFINITY);
     low <= value && value <= high
+}
+
+/// A filter of this kind that rejects a part of a batch, on either side of its bounds where the
+/// batch allows, and keeps a part; no statistic lies near a bound.
+///
+/// # Panics
+///
+/// The statistics of the batch are all alike.
+#[must_use]
+pub fn dividing_filter(level: FilterLevel, estimator: FilterEstimator, batch: &Batch) -> Filter {
+    let highs = (0..60).map(|step| 20.0 * 0.87_f64.powi(step));
+    let filters = highs.map(|high| Filter::new(level, estimator, Bounds::new(0.3 * high, high)));
+    let divides = |filter: &Filter| {
+        let mut objective = Objective::default();
+        objective.rollout_correction = Some(RolloutCorrection::filter(*filter));
+        let answer = crate::solve(&objective, batch, None);
+        let tokens = answer.sums.valid_tokens;
+        answer.margin > 1e-4 && (1.0..tokens).contains(&answer.sums.rejected_weights)
+    };
+    let mut filters = filters.filter(divides);
+    filters.next().expect("bounds between the statistics")
 }

@@ -16,6 +16,7 @@ mod row;
 mod surrogates;
 
 pub use batch::{Batch, Scale};
+pub use correction::dividing_filter;
 pub use metrics::Metrics;
 pub use random::Random;
 

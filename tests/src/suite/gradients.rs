@@ -8,7 +8,7 @@ use super::properties::for_all;
 use crate::busy::busy;
 use crate::case::Case;
 use crate::compare::{Tolerance, assert_all_near};
-use crate::configs::{describe, stops_gradients};
+use crate::configs::describe;
 use crate::runner::{Runner, values};
 
 /// Nothing but `log_probs`, and the entropies where there is a bonus, receives a gradient, even
@@ -184,9 +184,7 @@ pub fn gradient_is_the_slope(runner: &Runner) {
     for_all(runner, 24, |case| {
         // Where a formula stops the gradient, the slope is another thing; the oracle's own test
         // compares the gradient with the slope that is declared there.
-        if stops_gradients(&case.config)
-            || case.log_probs.len() > 16
-            || case.answer().margin < 10.0 * STEP
+        if case.stops_gradients() || case.log_probs.len() > 16 || case.answer().margin < 10.0 * STEP
         {
             return;
         }

@@ -118,15 +118,6 @@ pub fn totals(runner: &Runner) {
         .check(runner);
 }
 
-/// Every reduction.
-const REDUCTIONS: [Reduction; 5] = [
-    Reduction::TokenMean,
-    Reduction::SequenceMean,
-    Reduction::SequenceSumMean,
-    Reduction::FixedLength { length: 9 },
-    Reduction::TokenSum,
-];
-
 /// For every split of a batch, the metrics of the parts, merged on the device, and their sums,
 /// merged on the host, are those of the undivided batch; so is the loss that they make.
 pub fn metrics_add_up(runner: &Runner) {
@@ -136,7 +127,7 @@ pub fn metrics_add_up(runner: &Runner) {
     for (nth, config) in exact.enumerate() {
         // The gradient has no part in it, but in other modes other kernels run.
         let reductions = match runner.mode {
-            Mode::Plain => REDUCTIONS.to_vec(),
+            Mode::Plain => Reduction::all(9).to_vec(),
             Mode::Autodiff | Mode::Checkpointed => vec![config.objective.reduction],
         };
         for reduction in runner.share(reductions) {

@@ -10,7 +10,8 @@ use super::batch::{Batch, BatchError, Mask};
 use super::partition::{self, Chunk};
 use super::stage::{BLOCK, Inputs, Scratch};
 use super::visit::{Arithmetic, Block, Gradients, Kernels, Plan, RowRatio, RowState};
-use crate::blueprint::{Blueprint, Numbers};
+use crate::blueprint::Blueprint;
+use crate::numbers::Numbers;
 use crate::objective::Objective;
 use crate::sums::Sums;
 

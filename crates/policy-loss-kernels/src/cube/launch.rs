@@ -10,7 +10,8 @@ use super::partials::{BatchSizeLaunch, finish};
 use super::segments::{SegmentsLaunch, finish_segments, gather_segments, visit_segments};
 use super::visit::visit;
 use super::{Batch, Buffer, Outputs};
-use crate::blueprint::{Blueprint, Numbers};
+use crate::blueprint::Blueprint;
+use crate::numbers::Numbers;
 use crate::objective::{Denominator, Objective};
 use crate::sums::Sum;
 

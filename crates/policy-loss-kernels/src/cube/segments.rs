@@ -9,9 +9,9 @@ use super::lanes::{Division, Lanes};
 use super::partials::write_partials;
 use super::visit::{add_row, add_shared, gather_tokens, visit_tokens};
 use crate::blueprint::Blueprint;
-use crate::blueprint::gpu::NumberArguments;
 use crate::formula::row::gpu::{Row, share};
 use crate::formula::row_sums::gpu::RowSums;
+use crate::numbers::gpu::NumberArguments;
 use crate::sums::gpu::Sums;
 
 /// How sequences are divided into segments.

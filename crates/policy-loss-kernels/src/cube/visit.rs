@@ -7,12 +7,12 @@ use super::lanes::{Division, Lanes};
 use super::partials::write_partials;
 use super::words::{count, mean};
 use crate::blueprint::Blueprint;
-use crate::blueprint::gpu::NumberArguments;
 use crate::formula::parts::gpu::keep;
 use crate::formula::rollout::gpu::kept_weight;
 use crate::formula::row::gpu::{Row, gather, share, unshared};
 use crate::formula::row_sums::gpu::RowSums;
 use crate::formula::token::gpu::token;
+use crate::numbers::gpu::NumberArguments;
 use crate::sums::gpu::Sums;
 
 /// Vectors that a unit adds up in one go.

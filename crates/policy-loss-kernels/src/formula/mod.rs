@@ -33,7 +33,7 @@ macro_rules! formulas {
             use cubecl::prelude::*;
 
             use crate::blueprint::Blueprint;
-            use crate::blueprint::gpu::NumberArguments as Numbers;
+            use crate::numbers::gpu::NumberArguments as Numbers;
             use crate::cube::words::*;
             use crate::objective::*;
             $(pub(crate) use crate::formula::$used::gpu::*;)*
@@ -46,7 +46,7 @@ macro_rules! formulas {
             #![allow(clippy::assign_op_pattern, unused_imports)]
 
             use crate::blueprint::Blueprint;
-            use crate::blueprint::Numbers;
+            use crate::numbers::Numbers;
             use crate::cpu::words::*;
             use crate::objective::*;
             $(pub(crate) use crate::formula::$used::cpu::*;)*

@@ -122,7 +122,7 @@ formulas! {
                 let k3 = gap_estimate::<E>(gap, FilterEstimator::K3, comptime!(blueprint.double));
                 sums.gap_k3 += total::<E>(k3);
             }
-            if comptime!(blueprint.vetoes || blueprint.filters_by(FilterLevel::SequenceMax)) {
+            if comptime!(blueprint.needs_extremes()) {
                 sums.least_gap = least::<E>(sums.least_gap, valid, gap);
                 sums.largest_gap = largest::<E>(sums.largest_gap, valid, gap);
             }
@@ -385,7 +385,7 @@ formulas! {
         #[comptime] level: FilterLevel,
         #[comptime] estimator: FilterEstimator,
     ) -> Flags<E> {
-        let place = comptime!(2 * crate::blueprint::filter_place(level, estimator));
+        let place = comptime!(2 * crate::numbers::filter_place(level, estimator));
         let low = number::<E>(statistic, &numbers.filters[place]);
         let high = number::<E>(statistic, &numbers.filters[comptime!(place + 1)]);
         !inside::<E>(statistic, low, high)

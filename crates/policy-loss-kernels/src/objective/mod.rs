@@ -3,31 +3,24 @@
 //! These types are the one vocabulary of objectives. The kernels are compiled from them, the plain
 //! tensor operations of `policy-loss` read them, and JSON holds them.
 
-mod bounds;
+pub(crate) mod bounds;
 #[doc(hidden)]
 pub mod check;
 mod off_policy_mask;
 mod penalty;
 mod ratio;
 mod reduction;
-mod rollout;
+pub(crate) mod rollout;
 mod surrogate;
 
-pub use bounds::Bounds;
+pub use bounds::*;
 pub use check::ConfigError;
-pub use off_policy_mask::OffPolicyMask;
-pub use penalty::{EntropyBonus, KlEstimator, KlGradient, KlPenalty};
-pub use ratio::{Behavior, LEAST_LOG_RATIO, LEAST_PROBABILITY, LOG_RATIO_LIMIT, Ratio, RatioLevel};
-pub use reduction::{Denominator, Reduction};
-pub use rollout::{
-    Filter, FilterEstimator, FilterLevel, Filters, RolloutCorrection, RolloutWeight, WeightLevel,
-    WeightMode,
-};
-pub use surrogate::{
-    Clip, CovarianceClip, CovariancePenalty, Divergence, GammaWeight, GeometricMean,
-    ImportanceWeight, PolicyGradient, SigmoidGate, SquaredLogRatio, Surrogate, SurrogateKind,
-    SurrogateScope, TrustRegion,
-};
+pub use off_policy_mask::*;
+pub use penalty::*;
+pub use ratio::*;
+pub use reduction::*;
+pub use rollout::*;
+pub use surrogate::*;
 
 use serde::{Deserialize, Serialize};
 
@@ -167,20 +160,6 @@ mod tests {
 
     use super::*;
 
-    fn surrogates() -> [Surrogate; 9] {
-        [
-            Clip::default().into(),
-            PolicyGradient::default().into(),
-            SigmoidGate::default().into(),
-            GeometricMean::default().into(),
-            GammaWeight::default().into(),
-            TrustRegion::default().into(),
-            SquaredLogRatio::default().into(),
-            CovarianceClip::default().into(),
-            CovariancePenalty::default().into(),
-        ]
-    }
-
     fn refusal(objective: Value) -> String {
         let read = from_value::<Objective>(objective).expect("it can be read");
         read.validate().expect_err("it has no meaning").to_string()
@@ -188,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_surrogate_is_called_in_json_as_its_name_says() {
-        for surrogate in surrogates() {
+        for surrogate in Surrogate::defaults() {
             let json = to_value(surrogate).expect("plain data");
             let keys: Vec<_> = json.as_object().expect("one key").keys().collect();
             assert_eq!(keys, [surrogate.name()]);
@@ -201,13 +180,7 @@ mod tests {
 
     #[test]
     fn a_reduction_is_called_in_json_as_its_name_says() {
-        for reduction in [
-            Reduction::TokenMean,
-            Reduction::SequenceMean,
-            Reduction::SequenceSumMean,
-            Reduction::FixedLength { length: 5 },
-            Reduction::TokenSum,
-        ] {
+        for reduction in Reduction::all(5) {
             let name = match to_value(reduction).expect("plain data") {
                 Value::String(name) => name,
                 json => json.as_object().expect("one key").keys().cloned().collect(),
@@ -218,7 +191,7 @@ mod tests {
 
     #[test]
     fn every_default_is_accepted() {
-        for surrogate in surrogates() {
+        for surrogate in Surrogate::defaults() {
             let objective = Objective {
                 surrogate,
                 ..Objective::default()
@@ -229,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_surrogates_of_a_batch_have_no_kernels() {
-        for surrogate in surrogates() {
+        for surrogate in Surrogate::defaults() {
             let of_batch = surrogate.scope() == SurrogateScope::Batch;
             assert_eq!(surrogate.kind().is_none(), of_batch, "{}", surrogate.name());
         }

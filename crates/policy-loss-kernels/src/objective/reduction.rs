@@ -52,6 +52,29 @@ pub enum Denominator {
 }
 
 impl Reduction {
+    /// All of them, the one of a fixed length with this one.
+    #[must_use]
+    pub const fn all(length: usize) -> [Self; 5] {
+        [
+            Self::TokenMean,
+            Self::SequenceMean,
+            Self::SequenceSumMean,
+            Self::FixedLength { length },
+            Self::TokenSum,
+        ]
+    }
+
+    /// Whether the numerator adds up the means of the sequences, and not all their tokens.
+    #[must_use]
+    pub const fn takes_sequence_means(self) -> bool {
+        match self {
+            Self::SequenceMean => true,
+            Self::TokenMean | Self::SequenceSumMean | Self::FixedLength { .. } | Self::TokenSum => {
+                false
+            }
+        }
+    }
+
     /// What the numerator is divided by.
     #[must_use]
     pub const fn denominator(self) -> Denominator {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Bounds;
+use super::bounds::Bounds;
 use super::check::{ConfigError, positive};
 
 /// The correction for the mismatch between the policy that sampled and the policy that the update
@@ -308,6 +308,22 @@ impl FilterLevel {
         Self::SequenceMean,
         Self::SequenceMax,
     ];
+
+    /// Whether its statistic is made of the sum of the estimates over a sequence.
+    pub(crate) const fn adds_up(self) -> bool {
+        match self {
+            Self::SequenceSum | Self::SequenceMean => true,
+            Self::Token | Self::SequenceMax => false,
+        }
+    }
+
+    /// Whether its statistic is made of the smallest and the largest gap of a sequence.
+    pub(crate) const fn needs_extremes(self) -> bool {
+        match self {
+            Self::SequenceMax => true,
+            Self::Token | Self::SequenceSum | Self::SequenceMean => false,
+        }
+    }
 
     /// As it is written in JSON.
     const fn name(self) -> &'static str {

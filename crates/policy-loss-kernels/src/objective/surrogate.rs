@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bounds::Bounds;
 use super::check::{ConfigError, above_one, positive, share};
-use super::{Bounds, LOG_RATIO_LIMIT, Ratio, RatioLevel};
+use super::ratio::{LOG_RATIO_LIMIT, Ratio, RatioLevel};
+use crate::numbers::Numbers;
 
 /// Declares the surrogates once: the name that JSON carries, and the type.
 macro_rules! surrogates {
@@ -45,6 +47,12 @@ macro_rules! surrogates {
         })*
 
         impl Surrogate {
+            /// Every surrogate, with its default numbers.
+            #[must_use]
+            pub fn defaults() -> Vec<Self> {
+                vec![$($type::default().into(),)* $($composed::default().into(),)*]
+            }
+
             /// What kernels are compiled for; none for a surrogate that is composed only.
             #[must_use]
             pub const fn kind(&self) -> Option<SurrogateKind> {
@@ -122,6 +130,16 @@ impl Surrogate {
         self.properties().scope()
     }
 
+    /// What a kernel is compiled for, beside its [`SurrogateKind`].
+    pub(crate) fn choices(&self) -> SurrogateChoices {
+        self.properties().choices()
+    }
+
+    /// The numbers that a kernel is given; those of other parts are 0.
+    pub(crate) fn numbers(&self) -> Numbers {
+        self.properties().numbers()
+    }
+
     pub(super) fn validate(&self, ratio: Ratio) -> Result<(), ConfigError> {
         self.properties().validate()?;
         let first = match ratio.level {
@@ -152,6 +170,29 @@ trait Properties {
 
     /// As [`Surrogate::scope`].
     fn scope(&self) -> SurrogateScope;
+
+    /// As [`Surrogate::choices`]; a formula without choices, or without a kernel, has none.
+    fn choices(&self) -> SurrogateChoices {
+        SurrogateChoices::default()
+    }
+
+    /// As [`Surrogate::numbers`]; a formula without numbers, or without a kernel, has none.
+    fn numbers(&self) -> Numbers {
+        Numbers::default()
+    }
+}
+
+/// What a surrogate's kernel is compiled for, beside its kind.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct SurrogateChoices {
+    /// The surrogate is bounded for negative advantages.
+    pub dual_clip: bool,
+    /// The policy gradient is weighted for negative advantages.
+    pub weighs_negative: bool,
+    /// The policy gradient is weighted for all other advantages.
+    pub weighs_others: bool,
+    /// The measure of a trust region.
+    pub divergence: Divergence,
 }
 
 /// The reason of every surrogate whose gradient is that of `log_probs`.
@@ -265,6 +306,22 @@ impl Properties for Clip {
     fn scope(&self) -> SurrogateScope {
         SurrogateScope::Token
     }
+
+    fn choices(&self) -> SurrogateChoices {
+        SurrogateChoices {
+            dual_clip: self.lower_bound().is_some(),
+            ..SurrogateChoices::default()
+        }
+    }
+
+    fn numbers(&self) -> Numbers {
+        Numbers {
+            low: 1.0 - self.low,
+            high: 1.0 + self.high,
+            dual_clip: self.lower_bound().unwrap_or(0.0),
+            ..Numbers::default()
+        }
+    }
 }
 
 /// The surrogate of a policy gradient, whose importance weight `w` is a constant, so that no token
@@ -366,6 +423,27 @@ impl Properties for PolicyGradient {
     fn scope(&self) -> SurrogateScope {
         SurrogateScope::Token
     }
+
+    fn choices(&self) -> SurrogateChoices {
+        SurrogateChoices {
+            weighs_negative: self.weight != ImportanceWeight::None,
+            weighs_others: matches!(self.weight, ImportanceWeight::Ratio(_)),
+            ..SurrogateChoices::default()
+        }
+    }
+
+    fn numbers(&self) -> Numbers {
+        match self.weight {
+            ImportanceWeight::None => Numbers::default(),
+            ImportanceWeight::Ratio(bounds) | ImportanceWeight::RatioWhereNegative(bounds) => {
+                Numbers {
+                    low: bounds.low_or_zero(),
+                    high: bounds.high_or_infinity(),
+                    ..Numbers::default()
+                }
+            }
+        }
+    }
 }
 
 /// A soft gate in the place of the clip: the gradient fades smoothly as the ratio moves away from
@@ -425,6 +503,14 @@ impl Properties for SigmoidGate {
 
     fn scope(&self) -> SurrogateScope {
         SurrogateScope::Token
+    }
+
+    fn numbers(&self) -> Numbers {
+        Numbers {
+            positive_temperature: self.positive_temperature,
+            negative_temperature: self.negative_temperature,
+            ..Numbers::default()
+        }
     }
 }
 
@@ -493,6 +579,14 @@ impl Properties for GeometricMean {
     fn scope(&self) -> SurrogateScope {
         SurrogateScope::Sequence
     }
+
+    fn numbers(&self) -> Numbers {
+        Numbers {
+            low: -self.low,
+            high: self.high,
+            ..Numbers::default()
+        }
+    }
 }
 
 /// A policy gradient whose weight is a smooth function of the ratio of the whole sequence, like the
@@ -556,6 +650,16 @@ impl Properties for GammaWeight {
 
     fn scope(&self) -> SurrogateScope {
         SurrogateScope::Sequence
+    }
+
+    fn numbers(&self) -> Numbers {
+        Numbers {
+            positive_k: self.positive_k,
+            positive_lambda: self.positive_lambda,
+            negative_k: self.negative_k,
+            negative_lambda: self.negative_lambda,
+            ..Numbers::default()
+        }
     }
 }
 
@@ -636,6 +740,22 @@ impl Properties for TrustRegion {
     fn scope(&self) -> SurrogateScope {
         SurrogateScope::Token
     }
+
+    fn choices(&self) -> SurrogateChoices {
+        SurrogateChoices {
+            divergence: self.divergence,
+            ..SurrogateChoices::default()
+        }
+    }
+
+    fn numbers(&self) -> Numbers {
+        Numbers {
+            low: self.low,
+            high: self.high,
+            max_ratio: self.max_ratio,
+            ..Numbers::default()
+        }
+    }
 }
 
 /// The policy gradient with a squared log-ratio that keeps the policy near the base of the ratio:
@@ -682,6 +802,13 @@ impl Properties for SquaredLogRatio {
 
     fn scope(&self) -> SurrogateScope {
         SurrogateScope::Token
+    }
+
+    fn numbers(&self) -> Numbers {
+        Numbers {
+            coefficient: self.coefficient,
+            ..Numbers::default()
+        }
     }
 }
 

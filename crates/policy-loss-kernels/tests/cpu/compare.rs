@@ -1,7 +1,7 @@
 //! When the kernels agree with the oracle.
 
 use policy_loss_kernels::cpu::{Arch, Arithmetic, evaluate_on};
-use policy_loss_kernels::objective::Reduction;
+use policy_loss_kernels::objective::Denominator;
 use policy_loss_kernels::{Kind, MetricValues, Objective, Sum, Sums};
 use policy_loss_oracle::{Answer, Scale};
 
@@ -128,12 +128,9 @@ fn factor(objective: &Objective, scale: Option<Scale>, sums: &Sums) -> f64 {
             .count(sums.valid_tokens, sums.valid_sequences);
         return 1.0 / count;
     };
-    let length = match objective.reduction {
-        Reduction::FixedLength { length } => length as f64,
-        Reduction::TokenMean
-        | Reduction::SequenceMean
-        | Reduction::SequenceSumMean
-        | Reduction::TokenSum => 1.0,
+    let length = match objective.reduction.denominator() {
+        Denominator::Sequences(length) => length,
+        Denominator::Tokens | Denominator::One => 1.0,
     };
     world_size / (total * length)
 }

@@ -228,6 +228,11 @@ impl Data {
 
     /// What the oracle makes of it, in the numbers that arithmetic in `T` sees.
     pub fn answer<T: Arithmetic>(&self, objective: &Objective, scale: Option<Scale>) -> Answer {
+        oracle::solve(objective, &self.oracle_batch::<T>(), scale)
+    }
+
+    /// The batch in the numbers that arithmetic in `T` sees.
+    pub fn oracle_batch<T: Arithmetic>(&self) -> oracle::Batch {
         let values = self.columns.as_ref().map(|column| {
             let values = column.to_f64().into_iter();
             let values = values.map(|value| T::from_f64(value).to_f64());
@@ -239,7 +244,7 @@ impl Data {
                 .map(|index| values.advantages[index / self.tokens])
                 .collect(),
         };
-        let batch = oracle::Batch {
+        oracle::Batch {
             sequences: self.sequences,
             tokens: self.tokens,
             constant_log_probs: values.log_probs.clone(),
@@ -250,7 +255,6 @@ impl Data {
             rollout: Some(values.rollout_log_probs),
             reference: Some(values.ref_log_probs),
             entropies: Some(values.entropies),
-        };
-        oracle::solve(objective, &batch, scale)
+        }
     }
 }

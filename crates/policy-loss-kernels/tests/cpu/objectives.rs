@@ -1,13 +1,16 @@
 //! The objectives that the kernels are compared on.
 
+use std::sync::LazyLock;
+
 use policy_loss_kernels::Objective;
 use policy_loss_kernels::objective::{
     Behavior, Bounds, Clip, Divergence, EntropyBonus, Filter, FilterEstimator, FilterLevel,
-    GammaWeight, GeometricMean, KlEstimator, KlGradient, KlPenalty, OffPolicyMask, PolicyGradient,
-    Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, Surrogate,
-    TrustRegion, WeightLevel,
+    GeometricMean, KlEstimator, KlGradient, KlPenalty, OffPolicyMask, PolicyGradient, Ratio,
+    Reduction, RolloutCorrection, RolloutWeight, Surrogate, TrustRegion, WeightLevel,
 };
-use policy_loss_oracle::Random;
+use policy_loss_oracle::{Random, dividing_filter};
+
+use crate::data::{Data, Form, Kind};
 
 /// PPO with a higher upper bound.
 pub fn token() -> Objective {
@@ -28,31 +31,20 @@ pub fn corrected(correction: RolloutCorrection) -> Objective {
     objective
 }
 
-pub const REDUCTIONS: [Reduction; 5] = [
-    Reduction::TokenMean,
-    Reduction::SequenceMean,
-    Reduction::SequenceSumMean,
-    Reduction::FixedLength { length: 9 },
-    Reduction::TokenSum,
-];
-
 /// Every surrogate that has a kernel, in every form, with every ratio that has a meaning for it.
 pub fn surrogates() -> Vec<Objective> {
-    let surrogates: [Surrogate; 13] = [
-        Clip::new(0.2, 0.28).into(),
+    let forms: [Surrogate; 8] = [
         Clip::new(0.2, 0.28).with_dual_clip(1.5).into(),
         Clip::new(0.2, 0.4).with_delta(1.6).into(),
-        PolicyGradient::new().into(),
         PolicyGradient::weighted(Bounds::new(0.8, 1.3)).into(),
         PolicyGradient::weighted(Bounds::at_most(1.0)).into(),
         PolicyGradient::weighted_where_negative(Bounds::at_most(1.0)).into(),
-        SigmoidGate::default().into(),
         GeometricMean::new(0.2, 0.3).into(),
-        GammaWeight::default().into(),
         TrustRegion::new(Divergence::TotalVariation, 0.05, 0.1).into(),
         TrustRegion::new(Divergence::Kl, 0.01, 0.02).into(),
-        SquaredLogRatio::default().into(),
     ];
+    let defaults = Surrogate::defaults().into_iter();
+    let with_kernel = defaults.filter(|surrogate| surrogate.kind().is_some());
     let ratios = [
         Ratio::TOKEN,
         Ratio::SEQUENCE,
@@ -60,7 +52,7 @@ pub fn surrogates() -> Vec<Objective> {
         Ratio::SEQUENCE_SUM,
     ];
     let mut objectives = Vec::new();
-    for surrogate in surrogates {
+    for surrogate in with_kernel.chain(forms) {
         for ratio in ratios {
             for against in [Behavior::Old, Behavior::Rollout] {
                 let mut objective = of(surrogate);
@@ -111,15 +103,12 @@ fn corrections() -> Vec<RolloutCorrection> {
         }
     }
     let weighed = RolloutCorrection::weigh(RolloutWeight::raw());
-    for level in FilterLevel::ALL {
-        for estimator in FilterEstimator::ALL {
-            let filter = Filter::new(level, estimator, dividing(level, estimator));
-            corrections.extend([
-                RolloutCorrection::filter(filter),
-                weighed.with_filter(filter),
-                weighed.with_normalization().with_filter(filter),
-            ]);
-        }
+    for filter in FILTERS.iter().copied() {
+        corrections.extend([
+            RolloutCorrection::filter(filter),
+            weighed.with_filter(filter),
+            weighed.with_normalization().with_filter(filter),
+        ]);
     }
     corrections.extend([
         weighed.with_veto(0.45),
@@ -133,28 +122,13 @@ fn corrections() -> Vec<RolloutCorrection> {
     corrections
 }
 
-/// Bounds that some of the statistics of a random batch lie in, and some do not.
-fn dividing(level: FilterLevel, estimator: FilterEstimator) -> Bounds {
-    match (level, estimator) {
-        (FilterLevel::Token | FilterLevel::SequenceMean, FilterEstimator::K1) => {
-            Bounds::new(0.7, 1.3)
-        }
-        (FilterLevel::SequenceSum, FilterEstimator::K1) => Bounds::new(0.05, 20.0),
-        (FilterLevel::SequenceMax, FilterEstimator::K1) => Bounds::at_most(1.9),
-        (FilterLevel::Token | FilterLevel::SequenceMean, FilterEstimator::K2) => {
-            Bounds::new(0.02, 0.1)
-        }
-        (FilterLevel::Token | FilterLevel::SequenceMean, FilterEstimator::K3) => {
-            Bounds::at_most(0.08)
-        }
-        (FilterLevel::SequenceSum, FilterEstimator::K2 | FilterEstimator::K3) => {
-            Bounds::at_most(2.5)
-        }
-        (FilterLevel::SequenceMax, FilterEstimator::K2 | FilterEstimator::K3) => {
-            Bounds::at_most(0.3)
-        }
-    }
-}
+/// One of every kind: some of the statistics of a random batch pass it, and some do not.
+static FILTERS: LazyLock<Vec<Filter>> = LazyLock::new(|| {
+    let batch = Data::random(&mut Random(1), Form::of(Kind::F64, (6, 9))).oracle_batch::<f64>();
+    let of_level =
+        |level| FilterEstimator::ALL.map(|estimator| dividing_filter(level, estimator, &batch));
+    FilterLevel::ALL.map(of_level).concat()
+});
 
 /// Every estimate with every gradient that it can have.
 fn penalties() -> Vec<KlPenalty> {
@@ -184,14 +158,14 @@ fn penalties() -> Vec<KlPenalty> {
 
 /// Every surrogate with every other part, the reductions in turn.
 pub fn objectives() -> Vec<Objective> {
-    let parts = parts();
+    let (parts, reductions) = (parts(), Reduction::all(9));
     let mut objectives = Vec::new();
     for surrogate in surrogates() {
         for part in &parts {
             let mut objective = *part;
             objective.surrogate = surrogate.surrogate;
             objective.ratio = surrogate.ratio;
-            objective.reduction = REDUCTIONS[objectives.len() % REDUCTIONS.len()];
+            objective.reduction = reductions[objectives.len() % reductions.len()];
             if objective.validate().is_ok() {
                 objectives.push(objective);
             }
@@ -211,7 +185,7 @@ pub fn any(random: &mut Random) -> Objective {
         objective.kl_penalty = penalizes.then(|| random.pick(&penalties));
         objective.off_policy_mask = masks.then(|| OffPolicyMask::new(0.05));
         objective.entropy_bonus = rewards.then(|| EntropyBonus::new(0.1));
-        objective.reduction = random.pick(&REDUCTIONS);
+        objective.reduction = random.pick(&Reduction::all(9));
         if objective.validate().is_ok() {
             return objective;
         }
