@@ -141,6 +141,13 @@ impl Blueprint {
         )
     }
 
+    /// Whether the gradient of the log-probs is the same for all tokens of a sequence.
+    #[must_use]
+    #[inline(always)]
+    pub fn gradient_is_of_row(&self) -> bool {
+        self.shares_gradient() && !self.penalized
+    }
+
     /// Whether `rollout_log_probs` is read.
     #[must_use]
     #[inline(always)]

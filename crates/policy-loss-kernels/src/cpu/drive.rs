@@ -264,7 +264,8 @@ impl<T: Arithmetic> Evaluation<'_, T> {
         })
     }
 
-    /// Adds what flows through the ratio that the tokens of a row share.
+    /// Writes what flows through the ratio that the tokens of a row share, or adds it to what each of
+    /// them has of its own.
     fn finish(&self, rows: &[RowState], chunk: &Chunk, gradients: Gradients<'_, T>) {
         if !self.plan.blueprint.shares_gradient() || gradients.log_probs.is_empty() {
             return;
@@ -277,9 +278,10 @@ impl<T: Arithmetic> Evaluation<'_, T> {
             let tokens = start..start + gradient.len();
             start = tokens.end;
             let (_, log_ratio_slope) = self.ratio(state);
-            self.arch.dispatch(AddWhereValid {
+            self.arch.dispatch(FinishGradient {
                 // Adding 0 turns -0 into 0.
                 value: T::from_f64(state.log_ratio_slope * log_ratio_slope + 0.0),
+                is_written: !self.plan.blueprint.gradient_is_of_row(),
                 mask: mask.map(|mask| &mask[tokens]),
                 gradient,
             });
@@ -313,30 +315,45 @@ impl<T: Arithmetic> Evaluation<'_, T> {
     }
 }
 
-/// Adds a number to the gradients of valid tokens; the others stay as they are.
-struct AddWhereValid<'a, T> {
+/// Adds a number to the gradients of valid tokens; the others stay as they are. What is not written
+/// yet is 0.
+struct FinishGradient<'a, T> {
     value: T,
+    /// Whether every element has been written.
+    is_written: bool,
     mask: Option<&'a [u8]>,
     gradient: &'a mut [MaybeUninit<T>],
 }
 
-impl<T: Arithmetic> WithSimd for AddWhereValid<'_, T> {
+impl<T: Arithmetic> WithSimd for FinishGradient<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
-        // SAFETY: the visit has written every element of a gradient that is wanted.
+        let value = self.value;
+        if !self.is_written {
+            match self.mask {
+                None => self.gradient.fill(MaybeUninit::new(value)),
+                Some(mask) => {
+                    for (gradient, &byte) in self.gradient.iter_mut().zip(mask) {
+                        gradient.write(if byte == 0 { T::default() } else { value });
+                    }
+                }
+            }
+            return;
+        }
+        // SAFETY: the caller says that every element has been written.
         #[allow(unsafe_code)]
         let gradient = unsafe { self.gradient.assume_init_mut() };
         match self.mask {
             None => {
                 for gradient in gradient {
-                    *gradient = *gradient + self.value;
+                    *gradient = *gradient + value;
                 }
             }
             Some(mask) => {
                 for (gradient, &byte) in gradient.iter_mut().zip(mask) {
-                    let sum = *gradient + self.value;
+                    let sum = *gradient + value;
                     *gradient = if byte == 0 { *gradient } else { sum };
                 }
             }

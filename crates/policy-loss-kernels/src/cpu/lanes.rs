@@ -97,6 +97,10 @@ pub trait Lanes: Copy {
     fn smaller(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a` where it is larger than `b`, else `b`: it is `b` where `a` is NaN. No lane of `b` may be.
     fn larger(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The value, but `low` where it is less; NaN stays. No lane of `low` may be NaN.
+    fn raised(self, value: Self::Vector, low: Self::Vector) -> Self::Vector;
+    /// The value, but `high` where it is greater; NaN stays. No lane of `high` may be NaN.
+    fn lowered(self, value: Self::Vector, high: Self::Vector) -> Self::Vector;
     /// The larger of two numbers; unspecified for NaN.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn less(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
@@ -138,14 +142,19 @@ pub trait Lanes: Copy {
     /// The value moved into `[low, high]`; NaN stays.
     #[inline(always)]
     fn clamp(self, value: Self::Vector, low: Self::Vector, high: Self::Vector) -> Self::Vector {
-        let value = self.select(self.less(value, low), low, value);
-        self.select(self.greater(value, high), high, value)
+        self.lowered(self.raised(value, low), high)
     }
 }
 
 /// Whether the smaller and the larger of a NaN and a number, in this order, is the number. So it is
 /// on x86, while NEON keeps the NaN.
 const DROPS_NAN: bool = cfg!(target_arch = "x86_64");
+
+/// Whether the smaller and the larger of a number and a NaN, in this order, is the NaN. So it is on
+/// the vector units of x86, but not on one lane.
+const fn keeps_nan(lanes: usize) -> bool {
+    DROPS_NAN && lanes > 1
+}
 
 /// f32 lanes of a vector unit.
 #[derive(Clone, Copy)]
@@ -248,6 +257,22 @@ macro_rules! implement_lanes {
                     match DROPS_NAN {
                         true => self.0.[<max_ $real s>](a, b),
                         false => self.select(self.greater(a, b), a, b),
+                    }
+                }
+
+                #[inline(always)]
+                fn raised(self, value: Self::Vector, low: Self::Vector) -> Self::Vector {
+                    match keeps_nan(S::[<$real:upper _LANES>]) {
+                        true => self.0.[<max_ $real s>](low, value),
+                        false => self.select(self.less(value, low), low, value),
+                    }
+                }
+
+                #[inline(always)]
+                fn lowered(self, value: Self::Vector, high: Self::Vector) -> Self::Vector {
+                    match keeps_nan(S::[<$real:upper _LANES>]) {
+                        true => self.0.[<min_ $real s>](high, value),
+                        false => self.select(self.greater(value, high), high, value),
                     }
                 }
 

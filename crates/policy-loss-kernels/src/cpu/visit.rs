@@ -24,7 +24,7 @@ use crate::sums::cpu::Sums as LaneSums;
 ///
 /// A fixed number of vectors, not of tokens: the error of a sum of numbers of one sign is then the
 /// same for every vector unit, `(STRETCH + log2(lanes)) * 2^-24` in f32 at most.
-pub const STRETCH: usize = 32;
+pub const STRETCH: usize = 64;
 
 /// What a batch is computed with.
 #[derive(Clone, Copy)]
@@ -99,7 +99,8 @@ pub struct Kernels<T> {
     pub gather: fn(Arch, &Plan, Block<'_, T>),
     /// Adds the kept weights of a block to its rows.
     pub add_kept_weights: fn(Arch, &Plan, Block<'_, T>),
-    /// Adds a block to the sums of the batch, and writes every element of the gradients.
+    /// Adds a block to the sums of the batch, and writes every element of the gradients, but for those
+    /// of log-probs where they are one number for a row.
     pub visit: fn(Arch, &Plan, Block<'_, T>, &mut Sums),
 }
 
@@ -226,35 +227,36 @@ const KL_REGION: Specialization = Specialization {
     ..Specialization::new(SurrogateKind::TrustRegion)
 };
 
-/// The objectives that have loops of their own. All others share one that looks everything up.
+/// The objectives that have loops of their own. All others share one that looks everything up. Those
+/// without extras stand first.
 const SPECIALIZED: [Specialization; 25] = [
     CLIP,
     DUAL_CLIP,
-    CLIP.with_extras(),
-    DUAL_CLIP.with_extras(),
     Specialization {
         against: Behavior::Rollout,
         ..CLIP
     },
     CLIP.at(RatioLevel::Sequence),
-    CLIP.at(RatioLevel::Sequence).with_extras(),
     CLIP.at(RatioLevel::SequenceToken),
     CLIP.at(RatioLevel::SequenceSum),
     POLICY_GRADIENT,
-    POLICY_GRADIENT.with_extras(),
     WEIGHTED,
-    WEIGHTED.with_extras(),
     WEIGHTED_WHERE_NEGATIVE,
-    WEIGHTED_WHERE_NEGATIVE.with_extras(),
     Specialization::new(SurrogateKind::SigmoidGate),
-    Specialization::new(SurrogateKind::SigmoidGate).with_extras(),
     Specialization::new(SurrogateKind::GeometricMean),
-    Specialization::new(SurrogateKind::GeometricMean).with_extras(),
     Specialization::new(SurrogateKind::GammaWeight),
     Specialization::new(SurrogateKind::TrustRegion),
-    Specialization::new(SurrogateKind::TrustRegion).with_extras(),
     KL_REGION,
     Specialization::new(SurrogateKind::SquaredLogRatio),
+    CLIP.with_extras(),
+    DUAL_CLIP.with_extras(),
+    CLIP.at(RatioLevel::Sequence).with_extras(),
+    POLICY_GRADIENT.with_extras(),
+    WEIGHTED.with_extras(),
+    WEIGHTED_WHERE_NEGATIVE.with_extras(),
+    Specialization::new(SurrogateKind::SigmoidGate).with_extras(),
+    Specialization::new(SurrogateKind::GeometricMean).with_extras(),
+    Specialization::new(SurrogateKind::TrustRegion).with_extras(),
     Specialization::new(SurrogateKind::SquaredLogRatio).with_extras(),
 ];
 
@@ -280,35 +282,33 @@ pub trait Arithmetic: Real {
     fn kernels(blueprint: &Blueprint) -> Kernels<Self>;
 }
 
-impl Arithmetic for f32 {
-    fn kernels(blueprint: &Blueprint) -> Kernels<f32> {
-        macro_rules! choose {
-        ($($index:literal)*) => {{
-            const COUNT: usize = [$($index,)*].len();
-            const { assert!(COUNT == SPECIALIZED.len()) };
-            let wanted = Specialization::of(blueprint);
-            match SPECIALIZED.iter().position(|it| *it == wanted) {
-                $(Some($index) => kernels::<f32, $index>(),)*
-                _ => kernels::<f32, ANY>(),
+macro_rules! implement_arithmetic {
+    ($real:ident: $($index:literal)*) => {
+        impl Arithmetic for $real {
+            fn kernels(blueprint: &Blueprint) -> Kernels<$real> {
+                let wanted = Specialization::of(blueprint);
+                match SPECIALIZED.iter().position(|it| *it == wanted) {
+                    $(Some($index) => kernels::<$real, $index>(),)*
+                    _ => kernels::<$real, ANY>(),
+                }
             }
-        }};
-    }
-        choose!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24)
-    }
+        }
+    };
 }
-
-impl Arithmetic for f64 {
-    /// Few batches are computed in it, and one set of loops serves them all.
-    fn kernels(_blueprint: &Blueprint) -> Kernels<f64> {
-        kernels::<f64, ANY>()
-    }
-}
+implement_arithmetic!(f32: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24);
+// Few batches are computed in f64: what has extras looks everything up.
+implement_arithmetic!(f64: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
 
 fn kernels<T: Real, const INDEX: usize>() -> Kernels<T> {
     Kernels {
         gather: |arch, plan, block| arch.dispatch(Gather::<T, INDEX> { plan, block }),
         add_kept_weights: |arch, plan, block| arch.dispatch(AddKeptWeights { plan, block }),
-        visit: |arch, plan, block, sums| arch.dispatch(Visit::<T, INDEX> { plan, block, sums }),
+        visit: |arch, plan, block, sums| {
+            let staged = block.staged;
+            if !arch.dispatch(Visit::<T, INDEX> { plan, block, sums }) {
+                sums.non_finite += arch.dispatch(CountNonFinite { plan, staged });
+            }
+        },
     }
 }
 
@@ -319,10 +319,11 @@ struct Visit<'a, T, const INDEX: usize> {
 }
 
 impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
-    type Output = ();
+    /// Whether all inputs are finite.
+    type Output = bool;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) -> bool {
         let lanes = T::lanes(simd);
         let blueprint = specialized::<INDEX>(self.plan.blueprint);
         let numbers = self.plan.numbers;
@@ -342,7 +343,12 @@ impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
             let last = staged.mask.len().min(first + (row_length - start));
             let row = row(lanes, &blueprint, self.plan, self.plan.scale, state);
             let own = gradients.take(last - first);
-            let (output, output_rest) = T::Lanes::<S>::split_output(own.log_probs);
+            // Where a row has one gradient, it is written when the row has been visited.
+            let own_log_probs = match blueprint.gradient_is_of_row() {
+                true => &mut [],
+                false => own.log_probs,
+            };
+            let (output, output_rest) = T::Lanes::<S>::split_output(own_log_probs);
             let (entropy_output, entropy_rest) = T::Lanes::<S>::split_output(own.entropies);
             let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[first..last]));
             let mut log_ratio_slope = Values(lanes, lanes.zero());
@@ -387,7 +393,9 @@ impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
                     for place in 0..length {
                         let inputs = inputs(lanes, &stretch, place);
                         let gradient = token(&numbers, &row, &inputs, &mut sums, blueprint);
-                        output[place].write(gradient.log_probs.1);
+                        if !blueprint.gradient_is_of_row() {
+                            output[place].write(gradient.log_probs.1);
+                        }
                         if let Some(output) = entropy_output.get_mut(place) {
                             output.write(gradient.entropy.1);
                         }
@@ -416,35 +424,41 @@ impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
         let stands_for_non_finite = lanes.sum(sums.non_finite.1);
         sums.non_finite = Values(lanes, lanes.zero());
         sums.finish(self.sums);
-        if !stands_for_non_finite.is_finite() {
-            self.sums.non_finite += non_finite(lanes, &numbers, &staged, blueprint);
-        }
+        stands_for_non_finite.is_finite()
     }
 }
 
-/// Tokens of a block at which an input is NaN or infinite.
-#[inline(always)]
-fn non_finite<L: Lanes>(
-    lanes: L,
-    numbers: &Numbers,
-    staged: &Staged<&[L::Real]>,
-    blueprint: Blueprint,
-) -> f64 {
-    let (vectors, rest) = split::<L>(*staged);
-    let rest_vectors = [rest.map(|column| lanes.load_rest(column))];
-    let row = unshared(Values(lanes, lanes.zero()));
-    let mut total = 0.0;
-    for vectors in [vectors, rest_vectors[0].as_slices()] {
-        for place in 0..vectors.mask.len() {
-            // Of one vector, and nothing else of it is used.
-            let mut sums = LaneSums::new(lanes);
-            let inputs = inputs(lanes, &vectors, place);
-            token(numbers, &row, &inputs, &mut sums, blueprint);
-            let counted = count(is_non_finite(sums.non_finite));
-            total += lanes.sum(counted.1);
+/// Counts the tokens of a block at which an input is NaN or infinite. Few blocks hold any: there is
+/// one loop for all objectives.
+struct CountNonFinite<'a, T> {
+    plan: &'a Plan,
+    staged: Staged<&'a [T]>,
+}
+
+impl<T: Real> WithSimd for CountNonFinite<'_, T> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f64 {
+        let lanes = T::lanes(simd);
+        let Plan {
+            blueprint, numbers, ..
+        } = *self.plan;
+        let (vectors, rest) = split::<T::Lanes<S>>(self.staged);
+        let rest_vectors = [rest.map(|column| lanes.load_rest(column))];
+        let row = unshared(Values(lanes, lanes.zero()));
+        let mut total = 0.0;
+        for vectors in [vectors, rest_vectors[0].as_slices()] {
+            for place in 0..vectors.mask.len() {
+                // Of one vector, and nothing else of it is used.
+                let mut sums = LaneSums::new(lanes);
+                let inputs = inputs(lanes, &vectors, place);
+                token(&numbers, &row, &inputs, &mut sums, blueprint);
+                total += lanes.sum(count(is_non_finite(sums.non_finite)).1);
+            }
         }
+        total
     }
-    total
 }
 
 /// Writes the lanes of a vector that are wanted; it was written itself if there are any.
@@ -475,6 +489,10 @@ impl<T: Real, const INDEX: usize> WithSimd for Gather<'_, T, INDEX> {
     fn with_simd<S: Simd>(self, simd: S) {
         let lanes = T::lanes(simd);
         let blueprint = specialized::<INDEX>(self.plan.blueprint);
+        if !blueprint.gathers() {
+            // Known when it is compiled, for most: there is nothing to compile.
+            return;
+        }
         let numbers = self.plan.numbers;
         let Block {
             staged,

@@ -161,6 +161,18 @@ pub fn choose<E: Elements>(condition: Flags<E>, yes: Values<E>, no: Values<E>) -
     Values(yes.0, yes.0.select(condition.1, yes.1, no.1))
 }
 
+/// The value, but `low` where it is less; NaN stays.
+#[inline(always)]
+pub fn raised<E: Elements>(x: Values<E>, low: Values<E>) -> Values<E> {
+    Values(x.0, x.0.raised(x.1, low.1))
+}
+
+/// The value, but `high` where it is greater; NaN stays.
+#[inline(always)]
+pub fn lowered<E: Elements>(x: Values<E>, high: Values<E>) -> Values<E> {
+    Values(x.0, x.0.lowered(x.1, high.1))
+}
+
 #[inline(always)]
 pub fn negative<E: Elements>(x: Values<E>) -> Values<E> {
     Values(x.0, x.0.negative(x.1))

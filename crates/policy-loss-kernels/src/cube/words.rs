@@ -123,6 +123,19 @@ pub fn choose<E: Elements>(condition: Flags<E>, yes: Values<E>, no: Values<E>) -
     select_many(condition, yes, no)
 }
 
+/// The value, but `low` where it is less; NaN stays, which the built-in `max` of a device need not
+/// keep.
+#[cube]
+pub fn raised<E: Elements>(x: Values<E>, low: Values<E>) -> Values<E> {
+    select_many(x.less_than(&low), low, x)
+}
+
+/// The value, but `high` where it is greater; NaN stays.
+#[cube]
+pub fn lowered<E: Elements>(x: Values<E>, high: Values<E>) -> Values<E> {
+    select_many(x.greater_than(&high), high, x)
+}
+
 #[cube]
 pub fn negative<E: Elements>(x: Values<E>) -> Values<E> {
     Values::<E>::new(E::Real::new(0.0)) - x

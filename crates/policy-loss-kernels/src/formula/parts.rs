@@ -8,8 +8,7 @@ formulas! {
     /// `clamp(x, low, high)`; NaN stays NaN.
     #[cube]
     pub fn clamped<E: Elements>(x: Values<E>, low: Values<E>, high: Values<E>) -> Values<E> {
-        let raised = choose::<E>(less::<E>(x, low), low, x);
-        choose::<E>(greater::<E>(raised, high), high, raised)
+        lowered::<E>(raised::<E>(x, low), high)
     }
 
     /// `low <= x <= high`; NaN lies in no range.
@@ -53,7 +52,7 @@ formulas! {
         let low = constant::<E>(log_ratio, -LOG_RATIO_LIMIT);
         let above = greater::<E>(log_ratio, high);
         let below = less::<E>(log_ratio, low);
-        let bounded = choose::<E>(above, high, choose::<E>(below, low, log_ratio));
+        let bounded = clamped::<E>(log_ratio, low, high);
         let exponential = exponential_of_bounded::<E>(bounded, double);
         BoundedRatio::<E> {
             log_ratio: bounded,

@@ -135,11 +135,12 @@ formulas! {
         let zero = constant::<E>(advantage, 0.0);
         let one = constant::<E>(advantage, 1.0);
         let four = constant::<E>(advantage, 4.0);
-        let temperature = choose::<E>(
-            greater::<E>(advantage, zero),
-            number::<E>(advantage, &numbers.positive_temperature),
-            number::<E>(advantage, &numbers.negative_temperature),
-        );
+        let positive = greater::<E>(advantage, zero);
+        let of_positive = number::<E>(advantage, &numbers.positive_temperature);
+        let of_others = number::<E>(advantage, &numbers.negative_temperature);
+        let temperature = choose::<E>(positive, of_positive, of_others);
+        // Chosen after the division, so that it is one of the objective and not one of each token.
+        let height = choose::<E>(positive, four / of_positive, four / of_others);
         // Beyond ±80 the gate is shut, or open, to the last digit, and the exponential finite.
         let x = clamped::<E>(
             temperature * (one - inputs.ratio),
@@ -151,7 +152,7 @@ formulas! {
         let closed = falling * open;
         let slope = four * open * closed * advantage * inputs.ratio;
         SurrogateOutput::<E> {
-            value: open * advantage * four / temperature,
+            value: open * advantage * height,
             slope: choose::<E>(inputs.saturated, zero, slope),
         }
     }
@@ -195,7 +196,7 @@ formulas! {
         sums.clipped_below += count::<E>(down);
         let dropped = either::<E>(up, down);
         let most = number::<E>(advantage, &numbers.max_ratio);
-        let weight = choose::<E>(greater::<E>(inputs.ratio, most), most, inputs.ratio);
+        let weight = lowered::<E>(inputs.ratio, most);
         let kept = of_log_probs::<E>(inputs, weight * advantage);
         SurrogateOutput::<E> {
             value: drop_where::<E>(dropped, kept.value),
