@@ -226,7 +226,7 @@ fn filters_are_one_for_each_statistic() {
             all = all.with_filter(Filter::new(level, estimator, Bounds::at_most(2.0)));
         }
     }
-    assert_eq!(all.filters.iter().count(), 12);
+    assert_eq!(all.filters.iter().count(), 16);
     let config = corrected(all);
     let json = serde_json::to_string(&config).unwrap();
     assert_eq!(

@@ -3,7 +3,9 @@
 use policy_loss::Reduction;
 use policy_loss_tests::case::Case;
 use policy_loss_tests::compare::{Tolerance, assert_all_near, assert_near};
-use policy_loss_tests::golden::{Directory, frameworks, openrlhf, real_rollout, verl_rollout};
+use policy_loss_tests::golden::{
+    Directory, frameworks, openrlhf, peers, real_rollout, verl_rollout,
+};
 use policy_loss_tests::{busy::busy, configs};
 
 #[test]
@@ -96,7 +98,10 @@ fn gradients_are_slopes() {
 #[test]
 fn golden_framework_cases() {
     let mut wrong = Vec::new();
-    for golden in frameworks::cases(&Directory::of_environment()) {
+    let directory = Directory::of_environment();
+    let mut cases = frameworks::cases(&directory);
+    cases.extend(peers::cases(&directory));
+    for golden in cases {
         let tolerance = Tolerance::of(1e-7);
         let answer = golden.case.answer();
         let agrees = tolerance.accepts(answer.loss, golden.loss)

@@ -203,9 +203,9 @@ impl Blueprint {
     #[must_use]
     #[inline(always)]
     pub fn filters_by(&self, level: FilterLevel) -> bool {
-        self.filters(level, FilterEstimator::K1)
-            || self.filters(level, FilterEstimator::K2)
-            || self.filters(level, FilterEstimator::K3)
+        FilterEstimator::ALL
+            .map(|estimator| self.filters(level, estimator))
+            .contains(&true)
     }
 
     /// Whether a weight depends on its whole sequence.
@@ -278,6 +278,14 @@ impl Blueprint {
         add(self.adds_gaps(FilterEstimator::K2), &[RowSum::gap_k2]);
         add(self.adds_gaps(FilterEstimator::K3), &[RowSum::gap_k3]);
         add(
+            self.adds_gaps(FilterEstimator::BernoulliKl),
+            &[RowSum::bernoulli_kl],
+        );
+        add(
+            self.filters(FilterLevel::SequenceMax, FilterEstimator::BernoulliKl),
+            &[RowSum::largest_bernoulli_kl],
+        );
+        add(
             self.needs_extremes(),
             &[RowSum::least_gap, RowSum::largest_gap],
         );
@@ -313,9 +321,14 @@ impl Blueprint {
 }
 
 /// The bits of the filters that judge tokens. All others judge sequences.
-const FILTERS_OF_TOKENS: u32 = filter_bit(FilterLevel::Token, FilterEstimator::K1)
-    | filter_bit(FilterLevel::Token, FilterEstimator::K2)
-    | filter_bit(FilterLevel::Token, FilterEstimator::K3);
+const FILTERS_OF_TOKENS: u32 = {
+    let (mut bits, mut nth) = (0, 0);
+    while nth < FilterEstimator::ALL.len() {
+        bits |= filter_bit(FilterLevel::Token, FilterEstimator::ALL[nth]);
+        nth += 1;
+    }
+    bits
+};
 
 /// The place of a filter among the bits of a blueprint.
 #[inline(always)]

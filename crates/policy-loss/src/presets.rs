@@ -8,9 +8,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::{
-    Bounds, Clip, ConfigError, CovarianceClip, CovariancePenalty, Divergence, Filter, GammaWeight,
-    GeometricMean, KlPenalty, OffPolicyMask, PolicyGradient, PolicyLossConfig, Ratio, Reduction,
-    RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, TrustRegion,
+    Bounds, Clip, ConfigError, CovarianceClip, CovariancePenalty, Divergence, Filter,
+    FilterEstimator, FilterLevel, GammaWeight, GeometricMean, KlPenalty, OffPolicyMask,
+    PolicyGradient, PolicyLossConfig, Ratio, Reduction, RolloutCorrection, RolloutWeight,
+    SigmoidGate, SquaredLogRatio, TrustRegion,
 };
 
 /// Declares the presets: variant, name, formula, source and value, in the order of the
@@ -246,6 +247,20 @@ pub const fn tis(low: f64, high: f64) -> RolloutCorrection {
 #[must_use]
 pub const fn icepop(low: f64, high: f64) -> RolloutCorrection {
     RolloutCorrection::weigh(RolloutWeight::mask(Bounds::new(low, high)))
+}
+
+/// KPop: `rho` of each token, 0 where the Bernoulli divergence of the old policy and the sampler, in
+/// either direction, exceeds `bound`.
+///
+/// As AReaL's `binary_kl`. Bounds that are in use differ by more than ten: AReaL's documentation says
+/// 2.0, its default is 5.0, and others propose 0.1.
+#[must_use]
+pub const fn kpop(bound: f64) -> RolloutCorrection {
+    RolloutCorrection::weigh(RolloutWeight::raw()).with_filter(Filter::new(
+        FilterLevel::Token,
+        FilterEstimator::BernoulliKl,
+        Bounds::at_most(bound),
+    ))
 }
 
 /// Seq-mask-TIS: `rho` of each token of a sequence whose geometric mean lies in `[low, high]`,

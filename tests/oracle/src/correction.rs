@@ -44,10 +44,12 @@ pub fn fill(
     }
     for row in &rows {
         let rejects = |filter: &Filter, i: usize| {
-            let statistic = statistic(filter.level, filter.estimator, row, i, gap);
+            let statistic = statistic(filter.level, filter.estimator, row, i, batch);
             let bounds = match filter.estimator {
                 FilterEstimator::K1 => logs(filter.bounds),
-                FilterEstimator::K2 | FilterEstimator::K3 => filter.bounds,
+                FilterEstimator::K2 | FilterEstimator::K3 | FilterEstimator::BernoulliKl => {
+                    filter.bounds
+                }
             };
             !inside(bounds, statistic, margin)
         };
@@ -144,15 +146,19 @@ fn statistic(
     estimator: FilterEstimator,
     row: &[usize],
     i: usize,
-    gap: impl Fn(usize) -> f64,
+    batch: &Batch,
 ) -> f64 {
     let estimate = |i: usize| {
-        let gap = gap(i);
+        let gap = batch.gap(i);
         let limited = gap.clamp(-LIMIT, LIMIT);
         match estimator {
             FilterEstimator::K1 => gap,
             FilterEstimator::K2 => gap * gap / 2.0,
             FilterEstimator::K3 => limited.exp_m1() - limited,
+            FilterEstimator::BernoulliKl => {
+                let (p, q) = (batch.old(i), batch.rollout(i));
+                largest([bernoulli_kl(p, q), bernoulli_kl(q, p)].into_iter())
+            }
         }
     };
     let estimates = row.iter().map(|&j| estimate(j));
@@ -162,6 +168,15 @@ fn statistic(
         FilterLevel::SequenceMean => estimates.sum::<f64>() / row.len() as f64,
         FilterLevel::SequenceMax => largest(estimates),
     }
+}
+
+/// The divergence of two coins, by the logarithms of how often they show heads. Neither shows the
+/// same side always.
+fn bernoulli_kl(log_p: f64, log_q: f64) -> f64 {
+    let probability = |log: f64| log.exp().clamp(1e-8, 1.0);
+    let rest = |log: f64| (-log.exp_m1()).clamp(1e-8, 1.0);
+    let term = |p: f64, q: f64| p * (p / q).ln();
+    term(probability(log_p), probability(log_q)) + term(rest(log_p), rest(log_q))
 }
 
 /// The largest; NaN where one of them is.

@@ -13,6 +13,7 @@
 pub mod features;
 pub mod frameworks;
 pub mod openrlhf;
+pub mod peers;
 pub mod real_rollout;
 pub mod verl_rollout;
 

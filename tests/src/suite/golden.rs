@@ -5,7 +5,7 @@ use policy_loss::Reduction;
 
 use crate::case::Case;
 use crate::compare::{Tolerance, assert_all_near, assert_near, assert_outcome};
-use crate::golden::{Directory, frameworks, openrlhf, real_rollout, verl_rollout};
+use crate::golden::{Directory, frameworks, openrlhf, peers, real_rollout, verl_rollout};
 use crate::runner::Runner;
 
 /// The reference divides a sequence by `n_b + 1e-8`, we by `n_b`.
@@ -55,9 +55,12 @@ pub fn openrlhf_cases(runner: &Runner) {
     }
 }
 
-/// The cases of verl and Liger-Kernel, where they mean the same.
+/// What the frameworks compute, where they mean the same.
 pub fn framework_cases(runner: &Runner) {
-    for golden in runner.share(frameworks::cases(&Directory::of_environment())) {
+    let directory = Directory::of_environment();
+    let mut cases = frameworks::cases(&directory);
+    cases.extend(peers::cases(&directory));
+    for golden in runner.share(cases) {
         if golden.departure.is_some() || !runner.covers(&golden.case.config) {
             continue;
         }

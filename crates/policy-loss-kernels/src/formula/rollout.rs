@@ -53,10 +53,17 @@ formulas! {
         }
         if comptime!(blueprint.filters_by(FilterLevel::Token)) {
             let double = comptime!(blueprint.double);
-            let k2 = gap_estimate::<E>(gap, FilterEstimator::K2, double);
-            let k3 = gap_estimate::<E>(gap, FilterEstimator::K3, double);
             let level = comptime!(FilterLevel::Token);
-            let out = rejects::<E>(numbers, gap, k2, k3, level, blueprint);
+            let mut estimates = Estimates::<E> {
+                k1: gap,
+                k2: half_square::<E>(gap),
+                k3: bounded_ratio::<E>(gap, double).k3,
+                bernoulli_kl: gap,
+            };
+            if comptime!(blueprint.filters(level, FilterEstimator::BernoulliKl)) {
+                estimates.bernoulli_kl = bernoulli_kl::<E>(inputs, double);
+            }
+            let out = rejects::<E>(numbers, &estimates, level, blueprint);
             rejected = either::<E>(rejected, out);
         }
         TokenWeight::<E> {

@@ -115,12 +115,24 @@ formulas! {
             let gap = keep::<E>(valid, inputs.old_log_probs - inputs.rollout_log_probs);
             sums.gap += total::<E>(gap);
             if comptime!(blueprint.adds_gaps(FilterEstimator::K2)) {
-                let k2 = gap_estimate::<E>(gap, FilterEstimator::K2, comptime!(blueprint.double));
-                sums.gap_k2 += total::<E>(k2);
+                sums.gap_k2 += total::<E>(half_square::<E>(gap));
             }
             if comptime!(blueprint.adds_gaps(FilterEstimator::K3)) {
-                let k3 = gap_estimate::<E>(gap, FilterEstimator::K3, comptime!(blueprint.double));
+                let k3 = bounded_ratio::<E>(gap, comptime!(blueprint.double)).k3;
                 sums.gap_k3 += total::<E>(k3);
+            }
+            let largest_kl = comptime!(
+                blueprint.filters(FilterLevel::SequenceMax, FilterEstimator::BernoulliKl)
+            );
+            if comptime!(blueprint.adds_gaps(FilterEstimator::BernoulliKl) || largest_kl) {
+                let divergence = bernoulli_kl::<E>(inputs, comptime!(blueprint.double));
+                if comptime!(blueprint.adds_gaps(FilterEstimator::BernoulliKl)) {
+                    sums.bernoulli_kl += total::<E>(divergence);
+                }
+                if comptime!(largest_kl) {
+                    sums.largest_bernoulli_kl =
+                        largest::<E>(sums.largest_bernoulli_kl, valid, divergence);
+                }
             }
             if comptime!(blueprint.needs_extremes()) {
                 sums.least_gap = least::<E>(sums.least_gap, valid, gap);
@@ -185,18 +197,63 @@ formulas! {
         }
     }
 
-    /// The estimate of a gap that a filter judges by; of k1 before it is exponentiated.
+    /// The divergence of whether a token is sampled or another, between the old policy and the
+    /// sampler, in the direction in which it is larger; 0 at masked tokens.
     #[cube]
-    pub fn gap_estimate<E: Elements>(
-        gap: Values<E>,
-        #[comptime] estimator: FilterEstimator,
+    pub fn bernoulli_kl<E: Elements>(
+        inputs: &TokenInputs<E>,
         #[comptime] double: bool,
     ) -> Values<E> {
-        match estimator {
-            FilterEstimator::K1 => gap,
-            FilterEstimator::K2 => gap * gap * constant::<E>(gap, 0.5),
-            FilterEstimator::K3 => bounded_ratio::<E>(gap, double).k3,
+        let old = coin::<E>(keep::<E>(inputs.valid, inputs.old_log_probs), double);
+        let rollout = coin::<E>(keep::<E>(inputs.valid, inputs.rollout_log_probs), double);
+        let gap = old.log_probs - rollout.log_probs;
+        let gap_of_rest = logarithm_of_quotient::<E>(old.rest, rollout.rest);
+        let forward = old.probability * gap + old.rest * gap_of_rest;
+        let zero = constant::<E>(gap, 0.0);
+        let backward = zero - rollout.probability * gap - rollout.rest * gap_of_rest;
+        keep::<E>(inputs.valid, greater_of::<E>(forward, backward))
+    }
+
+    /// Whether a token is sampled or another.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct Coin<E: Elements> {
+        pub log_probs: Values<E>,
+        pub probability: Values<E>,
+        /// `1 - probability`, at least 1e-8.
+        pub rest: Values<E>,
+    }
+
+    #[cube]
+    pub fn coin<E: Elements>(log_probs: Values<E>, #[comptime] double: bool) -> Coin<E> {
+        let log_probs = clamped::<E>(
+            log_probs,
+            constant::<E>(log_probs, LEAST_LOG_RATIO),
+            constant::<E>(log_probs, 0.0),
+        );
+        let bounded = bounded_ratio::<E>(log_probs, double);
+        // 1 - exp(x), of which little is left near 0.
+        let rest = constant::<E>(log_probs, 0.0) - bounded.k3 - log_probs;
+        let least = constant::<E>(log_probs, LEAST_PROBABILITY);
+        Coin::<E> {
+            log_probs,
+            probability: bounded.ratio,
+            rest: choose::<E>(less::<E>(rest, least), least, rest),
         }
+    }
+
+    /// `g^2 / 2`.
+    #[cube]
+    pub fn half_square<E: Elements>(gap: Values<E>) -> Values<E> {
+        gap * gap * constant::<E>(gap, 0.5)
+    }
+
+    /// The statistics that filters judge by; of k1 before it is exponentiated.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct Estimates<E: Elements> {
+        pub k1: Values<E>,
+        pub k2: Values<E>,
+        pub k3: Values<E>,
+        pub bernoulli_kl: Values<E>,
     }
 
     /// What the tokens of a sequence share, from its sums.
@@ -306,18 +363,24 @@ formulas! {
         }
         if comptime!(blueprint.filters_by(FilterLevel::SequenceSum)) {
             let level = comptime!(FilterLevel::SequenceSum);
-            let k1 = whole::<E>(totals.gap);
-            let k2 = whole::<E>(totals.gap_k2);
-            let k3 = whole::<E>(totals.gap_k3);
-            let out = rejects::<E>(numbers, k1, k2, k3, level, blueprint);
+            let sums = Estimates::<E> {
+                k1: whole::<E>(totals.gap),
+                k2: whole::<E>(totals.gap_k2),
+                k3: whole::<E>(totals.gap_k3),
+                bernoulli_kl: whole::<E>(totals.bernoulli_kl),
+            };
+            let out = rejects::<E>(numbers, &sums, level, blueprint);
             rejected = either::<E>(rejected, out);
         }
         if comptime!(blueprint.filters_by(FilterLevel::SequenceMean)) {
             let level = comptime!(FilterLevel::SequenceMean);
-            let k1 = mean::<E>(totals.gap, totals.tokens);
-            let k2 = mean::<E>(totals.gap_k2, totals.tokens);
-            let k3 = mean::<E>(totals.gap_k3, totals.tokens);
-            let out = rejects::<E>(numbers, k1, k2, k3, level, blueprint);
+            let means = Estimates::<E> {
+                k1: mean::<E>(totals.gap, totals.tokens),
+                k2: mean::<E>(totals.gap_k2, totals.tokens),
+                k3: mean::<E>(totals.gap_k3, totals.tokens),
+                bernoulli_kl: mean::<E>(totals.bernoulli_kl, totals.tokens),
+            };
+            let out = rejects::<E>(numbers, &means, level, blueprint);
             rejected = either::<E>(rejected, out);
         }
         if comptime!(blueprint.filters_by(FilterLevel::SequenceMax)) {
@@ -325,16 +388,17 @@ formulas! {
             let double = comptime!(blueprint.double);
             let least = whole::<E>(totals.least_gap);
             let largest = whole::<E>(totals.largest_gap);
-            // Both estimates are convex, so that they are largest at one of the ends.
-            let k2 = greater_of::<E>(
-                gap_estimate::<E>(least, FilterEstimator::K2, double),
-                gap_estimate::<E>(largest, FilterEstimator::K2, double),
-            );
-            let k3 = greater_of::<E>(
-                gap_estimate::<E>(least, FilterEstimator::K3, double),
-                gap_estimate::<E>(largest, FilterEstimator::K3, double),
-            );
-            let out = rejects::<E>(numbers, largest, k2, k3, level, blueprint);
+            // k2 and k3 are convex, so that they are largest at one of the ends.
+            let extremes = Estimates::<E> {
+                k1: largest,
+                k2: greater_of::<E>(half_square::<E>(least), half_square::<E>(largest)),
+                k3: greater_of::<E>(
+                    bounded_ratio::<E>(least, double).k3,
+                    bounded_ratio::<E>(largest, double).k3,
+                ),
+                bernoulli_kl: whole::<E>(totals.largest_bernoulli_kl),
+            };
+            let out = rejects::<E>(numbers, &extremes, level, blueprint);
             // The extremes leave a NaN out, which makes the sum one.
             let out = either::<E>(out, is_nan::<E>(whole::<E>(totals.gap)));
             rejected = either::<E>(rejected, out);
@@ -351,27 +415,31 @@ formulas! {
     #[cube]
     pub fn rejects<E: Elements>(
         numbers: &Numbers,
-        k1: Values<E>,
-        k2: Values<E>,
-        k3: Values<E>,
+        estimates: &Estimates<E>,
         #[comptime] level: FilterLevel,
         #[comptime] blueprint: Blueprint,
     ) -> Flags<E> {
-        let mut rejected = nowhere::<E>(k1);
+        let mut rejected = nowhere::<E>(estimates.k1);
         if comptime!(blueprint.filters(level, FilterEstimator::K1)) {
             let estimator = comptime!(FilterEstimator::K1);
             // The ratio itself, so that a bound that is met exactly is kept.
-            let out = out_of_bounds::<E>(numbers, exponential::<E>(k1), level, estimator);
+            let ratio = exponential::<E>(estimates.k1);
+            let out = out_of_bounds::<E>(numbers, ratio, level, estimator);
             rejected = either::<E>(rejected, out);
         }
         if comptime!(blueprint.filters(level, FilterEstimator::K2)) {
             let estimator = comptime!(FilterEstimator::K2);
-            let out = out_of_bounds::<E>(numbers, k2, level, estimator);
+            let out = out_of_bounds::<E>(numbers, estimates.k2, level, estimator);
             rejected = either::<E>(rejected, out);
         }
         if comptime!(blueprint.filters(level, FilterEstimator::K3)) {
             let estimator = comptime!(FilterEstimator::K3);
-            let out = out_of_bounds::<E>(numbers, k3, level, estimator);
+            let out = out_of_bounds::<E>(numbers, estimates.k3, level, estimator);
+            rejected = either::<E>(rejected, out);
+        }
+        if comptime!(blueprint.filters(level, FilterEstimator::BernoulliKl)) {
+            let estimator = comptime!(FilterEstimator::BernoulliKl);
+            let out = out_of_bounds::<E>(numbers, estimates.bernoulli_kl, level, estimator);
             rejected = either::<E>(rejected, out);
         }
         rejected

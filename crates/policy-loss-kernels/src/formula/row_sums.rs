@@ -19,6 +19,10 @@ accumulators! {
         gap_k2: Sum,
         /// `expm1(g) - g`, with `g` within ±20.
         gap_k3: Sum,
+        /// The Bernoulli divergence of old policy and sampler.
+        bernoulli_kl: Sum,
+        /// The largest of the same; NaN is left out.
+        largest_bernoulli_kl: Largest,
         /// The smallest `g`; NaN is left out.
         least_gap: Least,
         /// The largest `g`; NaN is left out.

@@ -11,7 +11,7 @@ use burn::tensor::{Bool, DType, Tensor};
 
 use self::kl::penalized_divergence;
 use self::ratio::ratio;
-use self::rollout::weights;
+use self::rollout::{Mismatch, weights};
 use self::sums::Observed;
 use self::surrogate::{Formula, SurrogateOutput, Tokens};
 use crate::checked::CheckedBatch;
@@ -84,8 +84,11 @@ pub(crate) fn token_losses(
     }
     let correction = objective.rollout_correction.zip(rollout_log_probs);
     let weights = correction.map(|(correction, rollout_log_probs)| {
-        let gap = valid.select(old_log_probs.clone() - rollout_log_probs);
-        weights(&correction, gap, &valid)
+        let mismatch = Mismatch {
+            old_log_probs: valid.select(old_log_probs.clone()),
+            rollout_log_probs: valid.select(rollout_log_probs),
+        };
+        weights(&correction, &mismatch, &valid)
     });
     if let Some(weights) = &weights {
         let weight = weights.weight.clone();

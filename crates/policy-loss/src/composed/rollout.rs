@@ -6,7 +6,8 @@ use super::kl::{k2, k3};
 use super::ratio::{is_moved_into, is_within, limited, moved_into};
 use crate::valid::{Valid, total};
 use crate::{
-    Filter, FilterEstimator, FilterLevel, RolloutCorrection, RolloutWeight, WeightLevel, WeightMode,
+    Filter, FilterEstimator, FilterLevel, LEAST_PROBABILITY, RolloutCorrection, RolloutWeight,
+    WeightLevel, WeightMode,
 };
 
 /// The rollout correction of each token, `[B, T]`.
@@ -21,8 +22,47 @@ pub(crate) struct Weights {
     pub rejected: Option<Tensor<2, Bool>>,
 }
 
-/// The weights of a gap `old - rollout`, `[B, T]`, that is 0 at padding.
-pub(crate) fn weights(correction: &RolloutCorrection, gap: Tensor<2>, valid: &Valid) -> Weights {
+/// The log-probs of the policy that the update started from, and of the one that sampled,
+/// `[B, T]`, 0 at padding.
+pub(crate) struct Mismatch {
+    pub old_log_probs: Tensor<2>,
+    pub rollout_log_probs: Tensor<2>,
+}
+
+impl Mismatch {
+    /// `old - rollout`.
+    fn gap(&self) -> Tensor<2> {
+        self.old_log_probs.clone() - self.rollout_log_probs.clone()
+    }
+
+    /// `max(D(p, q), D(q, p))` of the Bernoulli distributions with the tokens' probabilities.
+    fn bernoulli_kl(&self) -> Tensor<2> {
+        let least = LEAST_PROBABILITY;
+        let [log_p, log_q] = [&self.old_log_probs, &self.rollout_log_probs]
+            .map(|log_probs| log_probs.clone().clamp(least.ln(), 0));
+        let [p, q] = [&log_p, &log_q].map(|log_probs| log_probs.clone().exp());
+        // 1 - exp(x), of which little is left near 0.
+        let [rest_of_p, rest_of_q] = [&log_p, &log_q].map(|log_probs| {
+            (k3(log_probs.clone()) + log_probs.clone())
+                .neg()
+                .clamp_min(least)
+        });
+        let gap = log_p - log_q;
+        let gap_of_rest = rest_of_p.clone().log() - rest_of_q.clone().log();
+        let forward = p * gap.clone() + rest_of_p * gap_of_rest.clone();
+        let backward = -(q * gap + rest_of_q * gap_of_rest);
+        let is_larger = backward.clone().greater(forward.clone());
+        forward.mask_where(is_larger, backward)
+    }
+}
+
+/// The weights of tokens.
+pub(crate) fn weights(
+    correction: &RolloutCorrection,
+    mismatch: &Mismatch,
+    valid: &Valid,
+) -> Weights {
+    let gap = mismatch.gap();
     let mut bounded = match correction.weight {
         Some(weight) => bounded_ratio(weight, gap.clone(), valid),
         None => BoundedRatio {
@@ -38,7 +78,7 @@ pub(crate) fn weights(correction: &RolloutCorrection, gap: Tensor<2>, valid: &Va
     let filtered = correction
         .filters
         .iter()
-        .map(|filter| is_filtered(filter, &gap, valid));
+        .map(|filter| is_filtered(filter, mismatch, valid));
     let vetoed = correction.veto.map(|floor| is_vetoed(floor, &gap, valid));
     let rejected = bounded
         .masked
@@ -122,11 +162,13 @@ pub(crate) fn weight_mean(weight: RolloutWeight, gap: Tensor<2>, valid: &Valid) 
 }
 
 /// Where a filter drops a token, `[B, T]`.
-fn is_filtered(filter: Filter, gap: &Tensor<2>, valid: &Valid) -> Tensor<2, Bool> {
+fn is_filtered(filter: Filter, mismatch: &Mismatch, valid: &Valid) -> Tensor<2, Bool> {
+    let shape = mismatch.old_log_probs.dims();
     let estimate = match filter.estimator {
-        FilterEstimator::K1 => gap.clone(),
-        FilterEstimator::K2 => k2(gap.clone()),
-        FilterEstimator::K3 => k3(gap.clone()),
+        FilterEstimator::K1 => mismatch.gap(),
+        FilterEstimator::K2 => k2(mismatch.gap()),
+        FilterEstimator::K3 => k3(mismatch.gap()),
+        FilterEstimator::BernoulliKl => mismatch.bernoulli_kl(),
     };
     let statistic = match filter.level {
         FilterLevel::Token => estimate,
@@ -137,11 +179,9 @@ fn is_filtered(filter: Filter, gap: &Tensor<2>, valid: &Valid) -> Tensor<2, Bool
     let bounded = match filter.estimator {
         // The ratio itself, so that a bound that is met exactly is kept.
         FilterEstimator::K1 => statistic.exp(),
-        FilterEstimator::K2 | FilterEstimator::K3 => statistic,
+        FilterEstimator::K2 | FilterEstimator::K3 | FilterEstimator::BernoulliKl => statistic,
     };
-    is_within(filter.bounds, bounded)
-        .bool_not()
-        .expand(gap.dims())
+    is_within(filter.bounds, bounded).bool_not().expand(shape)
 }
 
 /// Where a veto drops the sequence of a token, `[B, T]`.
