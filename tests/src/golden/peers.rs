@@ -1,35 +1,16 @@
 //! What the frameworks of autumn 2026 compute themselves, in float64, with gradients.
 
-use std::collections::BTreeMap;
-
 use policy_loss::{
     Behavior, Bounds, Clip, Divergence, Filter, FilterEstimator, FilterLevel, GlobalTotals,
     KlEstimator, KlGradient, KlPenalty, PolicyGradient, PolicyLossConfig, Ratio, Reduction,
     RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, TrustRegion, WeightLevel,
 };
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::Directory;
+use super::features::{self, Feature};
 use super::frameworks::Golden;
 use crate::case::{Case, HostAdvantages};
-
-pub(crate) const FILE: &str = "objectives_2026_11.json";
-
-#[derive(Deserialize)]
-struct File {
-    cases: Vec<FileCase>,
-}
-
-#[derive(Deserialize)]
-struct FileCase {
-    feature: String,
-    kind: String,
-    name: String,
-    params: Value,
-    inputs: BTreeMap<String, Value>,
-    expected: BTreeMap<String, Value>,
-}
 
 /// Objectives of the file that cannot be written as a configuration yet.
 const NOT_YET: [&str; 29] = [
@@ -65,16 +46,16 @@ const NOT_YET: [&str; 29] = [
 ];
 
 /// Of the others, the cases that are not matched, with the reason.
-fn departure(feature: &str, params: &Value, name: &str) -> Option<&'static str> {
-    match feature {
+fn departure(it: &Feature) -> Option<&'static str> {
+    match it.feature.as_str() {
         "top-entropy tokens (TRL)" => Some("a quantile over the batch"),
-        "areal rejection" if params["rejection"]["metric"] == "kl_k3" => {
+        "areal rejection" if it.param("rejection")["metric"] == "kl_k3" => {
             Some("AReaL takes k3 of the gap with the other sign")
         }
-        "areal rejection" if name.starts_with("areal-missing-ratio") => {
+        "areal rejection" if it.name.starts_with("areal-missing-ratio") => {
             Some("a missing log-prob of the sampler is not a gap of 0")
         }
-        "sampler correction (TRL)" if params["loss_type"] == "vespo" => {
+        "sampler correction (TRL)" if it.param("loss_type") == "vespo" => {
             Some("TRL adds the logarithm of the weight to the sequence's log-ratio")
         }
         _ => None,
@@ -87,86 +68,68 @@ fn departure(feature: &str, params: &Value, name: &str) -> Option<&'static str> 
 ///
 /// The file is missing or damaged, or holds an objective that is not known.
 pub fn cases(directory: &Directory) -> Vec<Golden> {
-    let file: File = directory.json(FILE);
-    let objectives = file.cases.into_iter().filter(|it| it.kind == "objective");
+    let all = features::cases(directory).into_iter();
+    let objectives = all.filter(|it| it.kind == "objective");
     let known = objectives.filter(|it| !NOT_YET.contains(&it.feature.as_str()));
     let cases: Vec<_> = known.map(golden).collect();
-    directory.assert_count(FILE, cases.len(), 52);
+    directory.assert_count(features::FILE, cases.len(), 52);
     cases
 }
 
-fn golden(file: FileCase) -> Golden {
-    let departure = departure(&file.feature, &file.params, &file.name);
-    let mut case = case(&file);
+fn golden(feature: Feature) -> Golden {
+    let departure = departure(&feature);
+    let mut case = case(&feature);
     if departure.is_none() {
-        case.config = config(&file.feature, &file.params, &mut case);
+        case.config = config(&feature, &mut case);
     }
     Golden {
         departure,
-        loss: file.expected["loss"].as_f64().expect("a number"),
-        gradient: numbers(&file.expected["grad_log_probs"]),
+        loss: feature.expected("loss")[0],
+        gradient: feature.expected("grad_log_probs"),
         case,
     }
 }
 
-/// All numbers of a matrix, row by row. What JSON cannot write is a string.
-fn numbers(value: &Value) -> Vec<f64> {
-    match value {
-        Value::Array(values) => values.iter().flat_map(numbers).collect(),
-        Value::String(_) => vec![f64::NAN],
-        _ => vec![value.as_f64().expect("a number")],
-    }
-}
-
-fn case(file: &FileCase) -> Case {
-    let matrix = |name: &str| file.inputs.get(name).map(numbers);
-    let rows = file.inputs["log_probs"].as_array().expect("rows");
-    let tokens = rows[0].as_array().expect("a row").len();
-    let mut case = Case::new(&file.name, [rows.len(), tokens]);
-    case.log_probs = matrix("log_probs").expect("it is there");
+fn case(feature: &Feature) -> Case {
+    let matrix = |name: &str| feature.has(name).then(|| feature.input(name));
+    let [rows, tokens] = feature.shape("log_probs");
+    let mut case = Case::new(&feature.name, [rows, tokens]);
+    case.log_probs = feature.input("log_probs");
     case.old_log_probs = matrix("old_log_probs").unwrap_or_else(|| case.log_probs.clone());
     case.rollout_log_probs = matrix("rollout_log_probs");
     case.ref_log_probs = matrix("ref_log_probs");
     case.entropies = matrix("entropies");
-    let mask = matrix("action_mask").expect("it is there");
-    case.action_mask = Some(mask.iter().map(|m| *m == 1.0).collect());
-    let length = rows.len() * tokens;
+    case.action_mask = feature.mask();
     case.advantages = match matrix("advantages") {
-        Some(values) if values.len() == length => HostAdvantages::Token(values),
-        Some(values) => HostAdvantages::Sequence(values),
-        None => HostAdvantages::Token(vec![0.0; length]),
+        Some(values) if values.len() == rows => HostAdvantages::Sequence(values),
+        Some(values) => HostAdvantages::Token(values),
+        None => HostAdvantages::Token(vec![0.0; rows * tokens]),
     };
     case
 }
 
-fn number(params: &Value, name: &str) -> f64 {
-    params[name].as_f64().expect("the parameter is a number")
-}
-
-fn config(feature: &str, params: &Value, case: &mut Case) -> PolicyLossConfig {
-    match feature {
-        "areal rejection" | "kpop" => areal(params, clip(params)),
+fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
+    match it.feature.as_str() {
+        "areal rejection" | "kpop" => areal(it, clip(it)),
         "areal cispo" => {
-            let bounds = Bounds::new(number(params, "min"), number(params, "max"));
+            let bounds = Bounds::new(it.number("min"), it.number("max"));
             areal(
-                params,
+                it,
                 PolicyLossConfig::new().with_surrogate(PolicyGradient::weighted(bounds)),
             )
         }
-        "straight-through kl (verl)" => straight_through(params),
-        "sampler correction (TRL)" => trl(params, case),
-        "vanilla (verl)" | "dro (verl)" | "dppo_tv (verl)" | "dppo_kl (verl)" => verl(params, case),
-        "cispo (SkyRL)" | "dual_clip (SkyRL)" | "sapo (SkyRL)" | "gspo (SkyRL)" => {
-            skyrl(params, case)
-        }
+        "straight-through kl (verl)" => straight_through(it),
+        "sampler correction (TRL)" => trl(it, case),
+        "vanilla (verl)" | "dro (verl)" | "dppo_tv (verl)" | "dppo_kl (verl)" => verl(it, case),
+        "cispo (SkyRL)" | "dual_clip (SkyRL)" | "sapo (SkyRL)" | "gspo (SkyRL)" => skyrl(it, case),
         other => panic!("an objective that is not known: {other}"),
     }
 }
 
 /// The clip with the bounds that a case names.
-fn clip(params: &Value) -> PolicyLossConfig {
-    let mut clip = Clip::new(number(params, "clip_low"), number(params, "clip_high"));
-    clip.dual_clip = params["dual_clip"].as_f64();
+fn clip(it: &Feature) -> PolicyLossConfig {
+    let mut clip = Clip::new(it.number("clip_low"), it.number("clip_high"));
+    clip.dual_clip = it.param("dual_clip").as_f64();
     PolicyLossConfig::new().with_surrogate(clip)
 }
 
@@ -178,8 +141,8 @@ fn bounds(low: &Value, high: &Value) -> Bounds {
     bounds
 }
 
-fn areal(params: &Value, config: PolicyLossConfig) -> PolicyLossConfig {
-    let rejection = &params["rejection"];
+fn areal(it: &Feature, config: PolicyLossConfig) -> PolicyLossConfig {
+    let rejection = it.param("rejection");
     let bounds = bounds(&rejection["lower"], &rejection["upper"]);
     let of_sequence = rejection["level"] == "sequence";
     let is_ratio = rejection["metric"] == "ratio";
@@ -209,8 +172,8 @@ fn areal(params: &Value, config: PolicyLossConfig) -> PolicyLossConfig {
     config.with_rollout_correction(correction)
 }
 
-fn straight_through(params: &Value) -> PolicyLossConfig {
-    let estimator = match params["kind"].as_str() {
+fn straight_through(it: &Feature) -> PolicyLossConfig {
+    let estimator = match it.param("kind").as_str() {
         Some("k1+") => KlEstimator::K1,
         Some("k3+") => KlEstimator::K3,
         Some("abs+") => KlEstimator::Abs,
@@ -224,9 +187,9 @@ fn straight_through(params: &Value) -> PolicyLossConfig {
         .with_reduction(Reduction::TokenSum)
 }
 
-fn trl(params: &Value, case: &mut Case) -> PolicyLossConfig {
-    let bounds = bounds(&params["min"], &params["max"]);
-    let mode = params["mode"].as_str().expect("a name");
+fn trl(it: &Feature, case: &mut Case) -> PolicyLossConfig {
+    let bounds = bounds(it.param("min"), it.param("max"));
+    let mode = it.param("mode").as_str().expect("a name");
     let weight = match mode.ends_with("truncate") {
         true => RolloutWeight::truncate(bounds),
         false => RolloutWeight::mask(bounds),
@@ -236,12 +199,12 @@ fn trl(params: &Value, case: &mut Case) -> PolicyLossConfig {
         false => WeightLevel::Token,
     };
     let mut config =
-        clip(params).with_rollout_correction(RolloutCorrection::weigh(weight.of_level(level)));
-    let beta = number(params, "beta");
+        clip(it).with_rollout_correction(RolloutCorrection::weigh(weight.of_level(level)));
+    let beta = it.number("beta");
     if beta > 0.0 {
         config = config.with_kl_penalty(KlPenalty::new(beta));
     }
-    match params["loss_type"] == "grpo" {
+    match it.param("loss_type") == "grpo" {
         true => {
             count_empty_rows(case);
             config.with_reduction(Reduction::SequenceMean)
@@ -255,28 +218,29 @@ fn count_empty_rows(case: &mut Case) {
     case.totals = Some(GlobalTotals::new().with_sequences(case.sequences));
 }
 
-fn skyrl(params: &Value, case: &mut Case) -> PolicyLossConfig {
-    let config = match params["loss"].as_str() {
-        Some("dual_clip") => clip(params),
+fn skyrl(it: &Feature, case: &mut Case) -> PolicyLossConfig {
+    let config = match it.param("loss").as_str() {
+        Some("dual_clip") => clip(it),
         Some("gspo") => {
-            let clip = Clip::new(number(params, "clip_low"), number(params, "clip_high"));
+            let clip = Clip::new(it.number("clip_low"), it.number("clip_high"));
             PolicyLossConfig::new()
                 .with_ratio(Ratio::SEQUENCE_TOKEN)
                 .with_surrogate(clip)
         }
         Some("sapo") => {
-            let temperatures = numbers(&params["sapo_tau"]);
+            let temperatures =
+                [0, 1].map(|nth| it.param("sapo_tau")[nth].as_f64().expect("a number"));
             let gate = SigmoidGate::new(temperatures[0], temperatures[1]);
             PolicyLossConfig::new().with_surrogate(gate)
         }
         Some("cispo") => {
-            let low = params["clow"].as_f64().unwrap_or(1.0);
-            let high = params["chigh"].as_f64().unwrap_or(4.0);
+            let low = it.param("clow").as_f64().unwrap_or(1.0);
+            let high = it.param("chigh").as_f64().unwrap_or(4.0);
             let bounds = match low < 1.0 {
                 true => Bounds::new(1.0 - low, 1.0 + high),
                 false => Bounds::at_most(1.0 + high),
             };
-            let against = match params["anchor"] == "rollout" {
+            let against = match it.param("anchor") == "rollout" {
                 true => Behavior::Rollout,
                 false => Behavior::Old,
             };
@@ -286,7 +250,7 @@ fn skyrl(params: &Value, case: &mut Case) -> PolicyLossConfig {
         }
         other => panic!("a loss that is not known: {other:?}"),
     };
-    match params["loss_reduction"] == "sequence_mean" {
+    match it.param("loss_reduction") == "sequence_mean" {
         true => {
             count_empty_rows(case);
             config.with_reduction(Reduction::SequenceMean)
@@ -295,30 +259,27 @@ fn skyrl(params: &Value, case: &mut Case) -> PolicyLossConfig {
     }
 }
 
-fn verl(params: &Value, case: &mut Case) -> PolicyLossConfig {
+fn verl(it: &Feature, case: &mut Case) -> PolicyLossConfig {
     let region = |divergence| {
-        let (low, high) = (
-            number(params, "clip_ratio_low"),
-            number(params, "clip_ratio_high"),
-        );
+        let (low, high) = (it.number("clip_ratio_low"), it.number("clip_ratio_high"));
         let mut region = TrustRegion::new(divergence, low, high);
-        region.max_ratio = number(params, "clip_ratio_c");
+        region.max_ratio = it.number("clip_ratio_c");
         PolicyLossConfig::new().with_surrogate(region)
     };
-    let config = match params["mode"].as_str() {
+    let config = match it.param("mode").as_str() {
         // Defaults of the framework.
         Some("vanilla") => {
             PolicyLossConfig::new().with_surrogate(Clip::new(0.2, 0.2).with_dual_clip(3.0))
         }
         Some("dro") => {
-            let square = SquaredLogRatio::new(number(params, "dro_beta"));
+            let square = SquaredLogRatio::new(it.number("dro_beta"));
             PolicyLossConfig::new().with_surrogate(square)
         }
         Some("dppo_tv") => region(Divergence::TotalVariation),
         Some("dppo_kl") => region(Divergence::Kl),
         other => panic!("a mode that is not known: {other:?}"),
     };
-    let reduction = match params["loss_agg_mode"].as_str() {
+    let reduction = match it.param("loss_agg_mode").as_str() {
         Some("token-mean") => Reduction::TokenMean,
         Some("token-sum") => Reduction::TokenSum,
         Some("seq-mean-token-mean") => Reduction::SequenceMean,
@@ -333,7 +294,8 @@ fn verl(params: &Value, case: &mut Case) -> PolicyLossConfig {
         other => panic!("a reduction that is not known: {other:?}"),
     };
     let truncate = RolloutWeight::truncate(Bounds::at_most(2.0));
-    let correction = params["rollout_is"]
+    let correction = it
+        .param("rollout_is")
         .as_str()
         .map(|_| RolloutCorrection::weigh(truncate));
     config
