@@ -128,18 +128,20 @@ impl BatchPicture {
         let computed = computed.collect::<Result<Vec<_>, _>>()?;
         let map = Layout::new(tokens.shape, 2 + 3 * computed.len());
         let valid_tokens = tokens.valid.iter().filter(|valid| **valid).count();
+        let entries: Vec<Entry> = computed
+            .iter()
+            .map(|one| Entry::new(one, &computed, &tokens, &map))
+            .collect();
+        let bounds: Vec<f64> = entries.iter().flat_map(Entry::bounds_of_gaps).collect();
         Ok(Self {
             shape: tokens.shape,
             valid_tokens,
-            objectives: computed
-                .iter()
-                .map(|one| Entry::new(one, &computed, &tokens, &map))
-                .collect(),
+            objectives: entries,
             sentences: MetricValues::SENTENCES,
             gaps: tokens
                 .gap
                 .as_ref()
-                .map(|gap| Histogram::new(&tokens.pairs(gap, false), &[])),
+                .map(|gap| Histogram::new(&tokens.pairs(gap, false), &bounds)),
             sequences: tokens.sequences(),
             advantage: map.channel(&tokens.advantages, &tokens.valid),
             gap: tokens

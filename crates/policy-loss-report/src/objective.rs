@@ -230,6 +230,14 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// The logarithms of what bounds the weight of single tokens.
+    pub fn bounds_of_gaps(&self) -> impl Iterator<Item = f64> + '_ {
+        let bounds = self.weight_bounds.iter().filter(|_| self.weight_of_tokens);
+        bounds.map(|bound| bound.value.ln())
+    }
+}
+
 /// A number that JSON can hold.
 fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)

@@ -16,7 +16,7 @@
   // Numbers.
   const number = (value, digits = 4) => {
     if (value === null || value === undefined) return "-";
-    if (value === 0) return "0";
+    if (Number.isInteger(value) && Math.abs(value) < 1e9) return String(value);
     const size = Math.abs(value);
     if (size >= 1e-3 && size < 1e6) return String(Number(value.toPrecision(digits)));
     return value.toExponential(digits - 2);
@@ -467,7 +467,7 @@
         at += width;
       }
       const all = KINDS.filter(([kind]) => one.mass[kind] > 0).map(([kind]) => `${kind} ${percent(one.mass[kind])}`);
-      bars.append(svg("text", { x: 820, y: top + 17 }, all.slice(0, 3).join(", ") || "no gradient"));
+      bars.append(svg("text", { x: 820, y: top + 17 }, all.join(", ") || "no gradient"));
     });
     section("gradient", "Where the gradient goes",
       html("p", {}, ...prose("Without bounds every token would pull with `|r A|`, as the reduction weighs it. The bars divide the sum of these pulls by what the objective does with the token: most surrogates leave no gradient at their bound, some a bounded one. A large clipped or dropped share is work of the sampler that teaches nothing.")),

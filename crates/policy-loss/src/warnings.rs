@@ -110,7 +110,7 @@ impl Display for Warning {
             WarningKind::MostlyClipped => write!(
                 f,
                 "{percent:.0} % of the tokens are clipped and teach nothing; the bounds are too \
-                 narrow for this ratio (those of GSPO are for the ratio of a sequence), or the \
+                 narrow for this ratio (a few 1e-4 are meant for the ratio of a sequence), or the \
                  policy has moved too far: widen the bounds, lower the learning rate, or take fewer \
                  steps on a rollout"
             ),
@@ -245,7 +245,7 @@ impl Observation {
 /// # let log_probs = Tensor::<2>::from_floats([[-0.5, -0.9, -0.1]], &device);
 /// # let old_log_probs = Tensor::<2>::from_floats([[-0.6, -1.0, -0.2]], &device);
 /// # let advantages = Tensor::<1>::from_floats([1.0], &device);
-/// // The bounds of GSPO, on a ratio of tokens.
+/// // Bounds that are meant for the ratio of a sequence.
 /// let config = PolicyLossConfig::new().with_surrogate(Clip::new(3e-4, 4e-4));
 /// let loss = config.init()?;
 /// let mut warnings = Warnings::new(&config.objective);

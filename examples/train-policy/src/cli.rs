@@ -26,9 +26,9 @@ pub struct Arguments {
     /// The same seed gives the same training.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Where to write the learning curves.
-    #[arg(long, value_name = "FILE", default_value = "target/train-policy.svg")]
-    pub plot: PathBuf,
+    /// Where to write the learning curves, a page that a browser opens.
+    #[arg(long, value_name = "FILE", default_value = "target/train-policy.html")]
+    pub report: PathBuf,
 }
 
 fn learning_rate(text: &str) -> Result<f64, String> {

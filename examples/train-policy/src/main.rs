@@ -10,22 +10,23 @@
 
 mod cli;
 mod model;
-mod plot;
-mod report;
+mod progress;
 mod rollout;
 mod sampler;
 mod task;
 mod train;
 
 use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use policy_loss::{RolloutCorrection, presets};
+use policy_loss::{Observation, RolloutCorrection, Warnings, presets};
+use policy_loss_report::{Curves, Report};
 
 use crate::cli::Arguments;
-use crate::report::Report;
+use crate::progress::Progress;
 use crate::train::Trainer;
 
 /// The sampler's weights are rounded, so its log-probs are not quite those of the trainer. The
@@ -46,29 +47,45 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let preset = arguments.preset;
     let config = preset.config().with_rollout_correction(CORRECTION);
     let device = arguments.device.device()?;
-    // A plot that cannot be written is found before the training, not after it.
-    plot::prepare(&arguments.plot)?;
+    // A report that cannot be written is found before the training, not after it.
+    write(&arguments.report, "")?;
     let mut trainer = Trainer::new(&device, &config, arguments.learning_rate, arguments.seed)?;
 
     let start = Instant::now();
-    let report = Report::new(arguments.iterations);
-    let mut history = Vec::new();
-    for _ in 0..arguments.iterations {
+    let progress = Progress::new(arguments.iterations);
+    let title = format!("Reversing digits with {preset}, seed {}", arguments.seed);
+    let mut report = Report::new(title);
+    let mut warnings = Warnings::new(&config.objective);
+    let mut curves = Curves::new();
+    let mut rewards = Vec::new();
+    for number in 1..=arguments.iterations {
         let iteration = trainer.iterate()?;
-        report.iteration(&iteration);
-        history.push(iteration);
+        let new = warnings.observe(&Observation::new(iteration.metrics));
+        progress.iteration(&iteration, &new);
+        report = report.with_warnings(&format!("iteration {number}"), &new);
+        let first = [("reward", iteration.reward), ("loss", iteration.loss)];
+        let metrics = iteration.metrics.named().into_iter();
+        let metrics = metrics.filter_map(|(name, value)| Some((name, value?)));
+        curves.push(number.to_string(), first.into_iter().chain(metrics));
+        rewards.push(iteration.reward);
     }
     let seconds = start.elapsed().as_secs_f64();
 
-    let title = format!("Reversing digits with {preset}, seed {}", arguments.seed);
-    plot::draw(&arguments.plot, &title, &history)?;
-    println!("learning curves: {}", arguments.plot.display());
-    let reward = |iteration: Option<&train::Iteration>| iteration.map_or(0.0, |i| i.reward);
+    write(&arguments.report, &report.with_curves(curves).to_html())?;
+    println!("learning curves: {}", arguments.report.display());
+    let reward = |reward: Option<&f64>| reward.copied().unwrap_or(0.0);
     println!(
         "mean reward {:.3} -> {:.3} in {} iterations, {seconds:.1} s",
-        reward(history.first()),
-        reward(history.last()),
-        history.len()
+        reward(rewards.first()),
+        reward(rewards.last()),
+        rewards.len()
     );
     Ok(())
+}
+
+fn write(path: &Path, page: &str) -> Result<(), Box<dyn Error>> {
+    let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    folder
+        .and_then(|()| std::fs::write(path, page))
+        .map_err(|error| format!("cannot write the report to {}: {error}", path.display()).into())
 }

@@ -107,6 +107,12 @@ pub fn packed_sequences(runner: &Runner) {
             let padded: Vec<f64> = sources.iter().map(|i| padded[*i]).collect();
             let value = Tolerance::value(dtype);
             assert_all_near(value, &what, &values(unreduced), &padded);
+            let details = loss.token_details(batch.clone()).expect(&what);
+            assert_eq!(details.clipped.dims(), [1, ids.len()], "{what}");
+            assert_all_near(value, &what, &values(details.token_loss), &padded);
+            let valid: Vec<bool> = sources.iter().map(|i| case.is_valid(*i)).collect();
+            let told = values(details.valid.float());
+            assert!(told.iter().map(|told| *told != 0.0).eq(valid), "{what}");
             let outcome = runner.read(&runner.forward(&what, &loss, batch), &leaf);
             assert_near(value, &what, outcome.loss, expected.loss);
             let metrics = Metrics(expected.metrics.named());

@@ -1,14 +1,14 @@
 //! What comes out: loss, metrics and sums, and the loss as a module.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Bool, DType, Device, Tensor};
 use policy_loss::{MetricValues, PolicyLoss};
 
 use crate::busy::busy;
 use crate::case::Case;
 use crate::compare::{Tolerance, assert_near};
 use crate::configs::describe;
-use crate::runner::Runner;
+use crate::runner::{Runner, values};
 
 /// Metrics that are read without the loss are those that are read with it, and both are formulas of
 /// the sums; loss and sums are in the type of the arithmetic, and no metric is tracked.
@@ -65,6 +65,75 @@ pub fn small_divergences(runner: &Runner) {
     }
 }
 
+/// What is told of each token adds up to the sums of the batch, and is 0 or false where none is
+/// valid.
+pub fn details_add_up(runner: &Runner) {
+    for config in runner.configs() {
+        let case = busy(3).with_config(config);
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, {}", describe(&config));
+            let loss = runner.init(&config);
+            let batch = runner.batch(&case, runner.leaf(&case, dtype), dtype);
+            let output = runner.forward(&what, &loss, batch.clone());
+            let sums = output.metrics.sums().expect("sums can be read");
+            let details = loss.token_details(batch).expect(&what);
+            assert!(!details.token_loss.is_tracked(), "{what}");
+            let valid: Vec<bool> = (0..case.log_probs.len())
+                .map(|i| case.is_valid(i))
+                .collect();
+            let read = |x: Tensor<2>| {
+                assert_eq!(x.dims(), [case.sequences, case.tokens], "{what}");
+                let values = values(x);
+                let masked = values.iter().zip(&valid).filter(|(_, valid)| !**valid);
+                assert!(masked.into_iter().all(|(value, _)| *value == 0.0), "{what}");
+                values
+            };
+            let condition = |x: Tensor<2, Bool>| read(x.float());
+            let near = |name: &str, values: Vec<f64>, expected: f64| {
+                let what = format!("{what}: {name}");
+                let sum = values.iter().sum();
+                assert_near(Tolerance::value(dtype), &what, sum, expected);
+            };
+            near("valid", condition(details.valid), sums.valid_tokens);
+            near("log_ratio", read(details.log_ratio), sums.log_ratio);
+            near("ratio", read(details.ratio), sums.ratio);
+            let advantages = read(details.advantages);
+            let clipped = condition(details.clipped).into_iter().zip(&advantages);
+            let clipped = clipped.filter(|(_, advantage)| **advantage != 0.0);
+            let clipped = clipped.map(|(clipped, _)| clipped).collect();
+            near("clipped", clipped, sums.clipped_above + sums.clipped_below);
+            for (name, values, expected) in [
+                (
+                    "dual_clipped",
+                    details.dual_clipped.map(condition),
+                    sums.dual_clipped,
+                ),
+                ("gap", details.rollout_gap.map(read), sums.rollout_gap),
+                ("weight", details.weight.map(read), sums.weight),
+                (
+                    "truncated",
+                    details.weight_truncated.map(condition),
+                    sums.truncated_weights,
+                ),
+                (
+                    "zeroed",
+                    details.weight_zeroed.map(condition),
+                    sums.rejected_weights,
+                ),
+                (
+                    "off_policy",
+                    details.off_policy_dropped.map(condition),
+                    sums.off_policy_dropped,
+                ),
+            ] {
+                near(name, values.unwrap_or_default(), expected);
+            }
+            let unreduced = runner.token_losses(&case, dtype);
+            assert_eq!(read(details.token_loss), unreduced, "{what}");
+        }
+    }
+}
+
 #[derive(Module, Debug)]
 struct Policy {
     log_probs: Param<Tensor<2>>,
@@ -106,7 +175,7 @@ pub fn in_a_model(runner: &Runner) {
         if let Some(expected) = &expected.gradient {
             let gradients = output.loss.backward();
             let gradient = model.log_probs.val().grad(&gradients);
-            let gradient = crate::runner::values(gradient.expect(name));
+            let gradient = values(gradient.expect(name));
             assert_eq!(&gradient, expected, "{runner}");
         }
     }

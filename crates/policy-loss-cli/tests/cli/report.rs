@@ -323,6 +323,52 @@ fn extremes_are_drawn() {
     }
 }
 
+#[cfg(feature = "tokenizer")]
+#[test]
+fn tokens_are_text() {
+    let batch = Batch::two_rows()
+        .i64("tokens", &[2, 3], &[0, 1, 2, 9, 1, -1])
+        .write();
+    let tokenizer = batch.beside("tokenizer.json");
+    let model =
+        r#"{"type": "WordLevel", "vocab": {"<b>": 0, "two": 1, " three": 2}, "unk_token": "<b>"}"#;
+    let text = format!(
+        r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "model": {model}}}"#
+    );
+    std::fs::write(&tokenizer, text).unwrap();
+    let out = batch.beside("report.html");
+    let (path, tokenizer) = (batch.path(), tokenizer.to_str().unwrap());
+    let arguments = [path.to_str().unwrap(), "--tokenizer", tokenizer];
+    let page = data_of(&report(&arguments, &out));
+    let words = &page["batch"]["words"];
+    let texts = serde_json::json!(["<b>", "two", " three", "[9]", "[-1]"]);
+    assert_eq!(words["texts"], texts);
+    assert_eq!(words["rows"], serde_json::json!([[0, 1, 2], [3, 1, 4]]));
+    if let Some(browser) = browser() {
+        let (dom, console) = open(&browser, &out);
+        assert_eq!(console, Vec::<String>::new());
+        assert!(dom.contains("&lt;b&gt;</span>"), "{dom}");
+    }
+    std::fs::write(tokenizer, "{}").unwrap();
+    let mut command = program();
+    command.arg("report").args(arguments).arg("--out").arg(&out);
+    refuses(&mut command, 3, &["--tokenizer", "tokenizer.json"]);
+}
+
+#[cfg(not(feature = "tokenizer"))]
+#[test]
+fn a_program_without_tokenizers_says_so() {
+    let batch = Batch::two_rows().i64("tokens", &[2, 3], &[0; 6]).write();
+    let out = batch.beside("report.html");
+    let path = batch.path();
+    let mut command = program();
+    command.arg("report").arg(path).arg("--out").arg(out);
+    command.args(["--tokenizer", "tokenizer.json"]);
+    refuses(&mut command, 2, &["the feature `tokenizer`"]);
+}
+
 /// 256 sequences of 4096 tokens, as numbers that do not repeat.
 #[test]
 fn a_large_batch_stays_below_2_mb() {

@@ -2,17 +2,19 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use policy_loss::Warning;
+
 use crate::train::Iteration;
 
 /// Writes a line to the table every so many iterations.
 const EVERY: u64 = 5;
 
 /// A progress bar below a table that grows.
-pub struct Report {
+pub struct Progress {
     bar: ProgressBar,
 }
 
-impl Report {
+impl Progress {
     /// Writes the head of the table.
     pub fn new(iterations: u64) -> Self {
         println!(
@@ -36,8 +38,8 @@ impl Report {
         }
     }
 
-    /// Takes note of one more iteration.
-    pub fn iteration(&self, iteration: &Iteration) {
+    /// Takes note of one more iteration, and of what there is to warn of.
+    pub fn iteration(&self, iteration: &Iteration, warnings: &[Warning]) {
         self.bar
             .set_message(format!("reward {:.3}", iteration.reward));
         self.bar.inc(1);
@@ -46,6 +48,9 @@ impl Report {
         if done % EVERY == 1 || last {
             // `suspend` and not `println`, which is silent where there is no terminal.
             self.bar.suspend(|| line(done, iteration));
+        }
+        for warning in warnings {
+            self.bar.suspend(|| eprintln!("warning: {warning}"));
         }
         if last {
             self.bar.finish_and_clear();
