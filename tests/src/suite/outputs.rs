@@ -170,8 +170,8 @@ pub fn in_a_model(runner: &Runner) {
         assert_eq!(model.loss.config(), &config, "{runner}");
         let batch = runner.batch(&case, model.log_probs.val(), dtype);
         let output = runner.forward(&case.name, &model.loss, batch);
-        let values = output.read().expect("the output can be read");
-        assert_eq!(values.loss.to_bits(), expected.loss.to_bits(), "{runner}");
+        let read = output.read().expect("the output can be read");
+        assert_eq!(read.loss.to_bits(), expected.loss.to_bits(), "{runner}");
         if let Some(expected) = &expected.gradient {
             let gradients = output.loss.backward();
             let gradient = model.log_probs.val().grad(&gradients);

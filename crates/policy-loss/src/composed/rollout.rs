@@ -39,7 +39,7 @@ impl Mismatch {
     fn bernoulli_kl(&self) -> Tensor<2> {
         let least = LEAST_PROBABILITY;
         let [log_p, log_q] = [&self.old_log_probs, &self.rollout_log_probs]
-            .map(|log_probs| log_probs.clone().clamp(least.ln(), 0));
+            .map(|log_probs| log_probs.clone().clamp(least.ln(), 0.0));
         let [p, q] = [&log_p, &log_q].map(|log_probs| log_probs.clone().exp());
         // 1 - exp(x), of which little is left near 0.
         let [rest_of_p, rest_of_q] = [&log_p, &log_q].map(|log_probs| {
