@@ -8,6 +8,7 @@ use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use policy_loss::{Implementation, Preset};
 
 use crate::backends::Backend;
+use crate::bench::Contestant;
 use crate::requested::{Objectives, Requested};
 
 const EXIT_CODES: &str = "\
@@ -254,6 +255,16 @@ pub enum Subject {
     LogProbs,
 }
 
+/// A float type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum FloatType {
+    F64,
+    F32,
+    F16,
+    Bf16,
+}
+
 /// The arguments of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArguments {
@@ -289,9 +300,21 @@ pub struct BenchArguments {
     #[arg(long, value_name = "V")]
     pub vocab: Option<NonZeroUsize>,
 
-    /// For log-probs: bytes that a chunk's logits may take [default: 128 MiB]
-    #[arg(long, value_name = "BYTES")]
+    /// For log-probs: bytes that logits and their gradient may take [default: what fits the device]
+    #[arg(long, visible_alias = "budget", value_name = "BYTES")]
     pub memory_budget: Option<NonZeroUsize>,
+
+    /// For log-probs: the type of hidden states and weight [default: f32]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub dtype: Option<FloatType>,
+
+    /// For log-probs: what to measure, by name, with commas [default: all that fits]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES")]
+    pub contestants: Option<Vec<Contestant>>,
+
+    /// For log-probs: measure how far they and their gradients are from f64, on a sample, too
+    #[arg(long)]
+    pub errors: bool,
 
     /// Timed rounds; each runs every contestant once [default: 21, for log-probs 5]
     #[arg(long, value_name = "N")]

@@ -1,8 +1,11 @@
 //! `policy-loss bench`: the library beside what it could cost at the least, interleaved in one run
 //! on the user's own device.
 
+mod errors;
 mod log_probs;
 mod loss;
+
+pub use log_probs::Contestant;
 
 use std::time::Instant;
 
@@ -48,6 +51,9 @@ fn refuse_unread(arguments: &BenchArguments) -> Result<(), Failure> {
         ("--hidden", arguments.hidden.is_some()),
         ("--vocab", arguments.vocab.is_some()),
         ("--memory-budget", arguments.memory_budget.is_some()),
+        ("--dtype", arguments.dtype.is_some()),
+        ("--contestants", arguments.contestants.is_some()),
+        ("--errors", arguments.errors),
     ];
     let unread: &[_] = match arguments.what {
         Subject::Loss => &of_log_probs,

@@ -2,12 +2,15 @@
 //! and without the logits, beside the bare matrix products.
 
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Distribution, Int, Tensor};
+use burn::tensor::{DType, Device, Distribution, Int, Tensor};
+use clap::ValueEnum;
+use policy_loss::device::{computes, dtypes};
 use policy_loss::{LinearHead, LogProbsConfig, PolicyBatch, PolicyLossConfig};
 use serde::Serialize;
 
+use super::errors::{Errors, Exact};
 use super::{Machine, Quartiles, at_the_peak, mebibytes};
-use crate::args::BenchArguments;
+use crate::args::{BenchArguments, FloatType};
 use crate::output::{self, Failure};
 use crate::report::{flush_left, plain};
 
@@ -17,8 +20,10 @@ struct Report {
     tokens: usize,
     hidden: usize,
     vocabulary: usize,
+    dtype: &'static str,
     rounds: usize,
-    memory_budget: usize,
+    /// Absent where it is what fits the device.
+    memory_budget: Option<usize>,
     /// In `peak_extra_bytes` of every contestant.
     weight_gradient_bytes: usize,
     contestants: Vec<Line>,
@@ -29,7 +34,12 @@ struct Line {
     name: &'static str,
     median_ms: f64,
     spread_ms: f64,
+    /// Of the products that this needs at the least: one, or three with gradients.
+    teraflops_per_second: f64,
     peak_extra_bytes: Option<u64>,
+    /// Where they were asked for, and the gradients are those of the mean of log-probs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    errors: Option<Errors>,
 }
 
 /// Measures and prints the report.
@@ -39,11 +49,15 @@ pub fn run(arguments: &BenchArguments, machine: &Machine) -> Result<(), Failure>
     let logits = setup
         .tokens
         .saturating_mul(setup.vocabulary)
-        .saturating_mul(4);
-    let contestants: Vec<Contestant> = Contestant::ALL
-        .into_iter()
-        .filter(|contestant| contestant.takes_part(logits))
-        .collect();
+        .saturating_mul(setup.dtype.size());
+    let contestants: Vec<Contestant> = match &arguments.contestants {
+        Some(chosen) => chosen.clone(),
+        None => Contestant::value_variants()
+            .iter()
+            .copied()
+            .filter(|contestant| contestant.takes_part(logits))
+            .collect(),
+    };
     let mut times = vec![Vec::new(); contestants.len()];
     // The first round is not timed: it fills pools and compiles kernels.
     for round in 0..=rounds {
@@ -54,6 +68,10 @@ pub fn run(arguments: &BenchArguments, machine: &Machine) -> Result<(), Failure>
             }
         }
     }
+    let exact = match arguments.errors {
+        true => Some(setup.exact()?),
+        false => None,
+    };
     let mut lines = Vec::new();
     for (contestant, times) in contestants.into_iter().zip(times) {
         let quartiles = Quartiles::of(times);
@@ -61,7 +79,14 @@ pub fn run(arguments: &BenchArguments, machine: &Machine) -> Result<(), Failure>
             name: contestant.name(),
             median_ms: quartiles.median,
             spread_ms: quartiles.spread,
+            teraflops_per_second: contestant.products() * setup.product_flops()
+                / quartiles.median
+                / 1e9,
             peak_extra_bytes: machine.peak_extra_bytes(|| setup.step(contestant))?,
+            errors: match &exact {
+                Some(exact) => setup.errors(contestant, exact)?,
+                None => None,
+            },
         });
     }
     let report = Report {
@@ -69,9 +94,10 @@ pub fn run(arguments: &BenchArguments, machine: &Machine) -> Result<(), Failure>
         tokens: setup.tokens,
         hidden: setup.width,
         vocabulary: setup.vocabulary,
+        dtype: setup.dtype.name(),
         rounds,
         memory_budget: setup.log_probs.memory_budget,
-        weight_gradient_bytes: setup.width * setup.vocabulary * 4,
+        weight_gradient_bytes: setup.width * setup.vocabulary * setup.dtype.size(),
         contestants: lines,
     };
     output::result(arguments.json, &report, Report::table)
@@ -84,8 +110,8 @@ impl Report {
         table.add_row([
             "head".into(),
             format!(
-                "{} tokens, hidden {}, vocabulary {}, {} rounds",
-                self.tokens, self.hidden, self.vocabulary, self.rounds
+                "{} tokens, hidden {}, vocabulary {}, {}, {} rounds",
+                self.tokens, self.hidden, self.vocabulary, self.dtype, self.rounds
             ),
         ]);
         table.add_row([
@@ -97,11 +123,18 @@ impl Report {
         ]);
         for line in &self.contestants {
             let memory = at_the_peak(line.peak_extra_bytes);
+            let errors = line.errors.map_or(String::new(), |errors| {
+                format!(
+                    ", off f64 by {:.0e} (log-prob), {:.0e} (hidden gradient), {:.0e} (weight \
+                     gradient)",
+                    errors.log_prob, errors.hidden_gradient, errors.weight_gradient
+                )
+            });
             table.add_row([
                 line.name.to_owned(),
                 format!(
-                    "{:.1} ms (spread {:.1}){memory}",
-                    line.median_ms, line.spread_ms
+                    "{:.1} ms (spread {:.1}), {:.2} TFLOP/s{memory}{errors}",
+                    line.median_ms, line.spread_ms, line.teraflops_per_second
                 ),
             ]);
         }
@@ -109,35 +142,39 @@ impl Report {
     }
 }
 
-/// Contestants that hold all logits take part up to this many bytes of them.
+/// Contestants that hold all logits take part unasked up to this many bytes of them.
 const ALL_LOGITS: usize = 1 << 30;
 
 /// What comes out of a contestant; it lives until the device is done.
 type Kept = Vec<Tensor<2>>;
 
-/// One way from hidden states to gradients.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Contestant {
+/// One way from hidden states to log-probs or gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Contestant {
+    /// The product that logits are
+    OneProduct,
+    /// Log-probs without gradients, as of a reference policy
+    ForwardOnly,
+    /// The product, and those of the gradients of hidden states and weight
     ThreeProducts,
+    /// The same, with the logits computed twice
     FourProducts,
+    /// Burn's log-softmax over all logits, and its gradients
     Naive,
+    /// Log-probs of all logits, and their gradients
     TokenLogProbs,
+    /// Log-probs of hidden states, and their gradients
     LinearLogProbs,
+    /// The policy loss of hidden states, and its gradients
     LinearPolicyLoss,
 }
 
 impl Contestant {
-    const ALL: [Self; 6] = [
-        Self::ThreeProducts,
-        Self::FourProducts,
-        Self::Naive,
-        Self::TokenLogProbs,
-        Self::LinearLogProbs,
-        Self::LinearPolicyLoss,
-    ];
-
     fn name(self) -> &'static str {
         match self {
+            Self::OneProduct => "one_product",
+            Self::ForwardOnly => "forward_only",
             Self::ThreeProducts => "three_products",
             Self::FourProducts => "four_products",
             Self::Naive => "naive",
@@ -147,8 +184,21 @@ impl Contestant {
         }
     }
 
+    /// How many products this needs at the least.
+    fn products(self) -> f64 {
+        match self {
+            Self::OneProduct | Self::ForwardOnly => 1.0,
+            _ => 3.0,
+        }
+    }
+
     fn takes_part(self, logits_bytes: usize) -> bool {
-        logits_bytes <= ALL_LOGITS || matches!(self, Self::LinearLogProbs | Self::LinearPolicyLoss)
+        let without_logits = [
+            Self::ForwardOnly,
+            Self::LinearLogProbs,
+            Self::LinearPolicyLoss,
+        ];
+        logits_bytes <= ALL_LOGITS || without_logits.contains(&self)
     }
 }
 
@@ -160,6 +210,7 @@ struct Setup {
     hidden: Tensor<2>,
     weight: Tensor<2>,
     targets: Tensor<1, Int>,
+    dtype: DType,
     log_probs: LogProbsConfig,
 }
 
@@ -175,8 +226,23 @@ impl Setup {
                  accepted: matrices of up to 2^31 - 1 numbers"
             )));
         }
+        let dtype = match arguments.dtype {
+            Some(FloatType::F64) => DType::F64,
+            None | Some(FloatType::F32) => DType::F32,
+            Some(FloatType::F16) => DType::F16,
+            Some(FloatType::Bf16) => DType::BF16,
+        };
+        if !computes(device, dtype) {
+            let accepted: Vec<_> = dtypes(device).iter().map(|dtype| dtype.name()).collect();
+            return Err(Failure::BadInput(format!(
+                "--dtype {} is not computed on {}; accepted there: {}",
+                dtype.name(),
+                arguments.device.name(),
+                accepted.join(", ")
+            )));
+        }
         let random = |shape: [usize; 2], deviation: f64| {
-            Tensor::<2>::random(shape, Distribution::Normal(0.0, deviation), device)
+            Tensor::<2>::random(shape, Distribution::Normal(0.0, deviation), device).cast(dtype)
         };
         device.seed(1);
         let mut log_probs = LogProbsConfig::new();
@@ -195,12 +261,46 @@ impl Setup {
             targets: Tensor::<1>::random([tokens], Distribution::Uniform(0.0, last), device)
                 .int()
                 .clamp(0, vocabulary as i64 - 1),
+            dtype,
             log_probs,
         })
     }
 
+    /// Log-probs of the library's own way.
+    fn forward(&self) -> Result<Tensor<1>, Failure> {
+        let log_probs = self.log_probs.init().map_err(bad)?;
+        let head = LinearHead::new(self.weight.clone());
+        let output = log_probs
+            .forward_linear(self.hidden.clone(), &head, self.targets.clone(), None)
+            .map_err(bad)?;
+        Ok(output.log_probs)
+    }
+
+    fn exact(&self) -> Result<Exact, Failure> {
+        Exact::of(&self.hidden, &self.weight, &self.targets, &self.forward()?)
+    }
+
+    /// Of a contestant whose gradients are those of the mean of log-probs.
+    fn errors(&self, contestant: Contestant, exact: &Exact) -> Result<Option<Errors>, Failure> {
+        let log_probs = match contestant {
+            Contestant::LinearLogProbs => self.forward()?,
+            Contestant::Naive | Contestant::TokenLogProbs => {
+                let logits = self.hidden.clone().matmul(self.weight.clone());
+                let targets = self.targets.clone().reshape([self.tokens, 1]);
+                log_softmax(logits, 1).gather(1, targets).squeeze_dim(1)
+            }
+            _ => return Ok(None),
+        };
+        let gradients = self.step(contestant)?;
+        exact
+            .distance(&log_probs, &gradients[0], &gradients[1])
+            .map(Some)
+    }
+
     fn step(&self, contestant: Contestant) -> Result<Kept, Failure> {
         match contestant {
+            Contestant::OneProduct => Ok(vec![self.hidden.clone().matmul(self.weight.clone())]),
+            Contestant::ForwardOnly => Ok(vec![self.forward()?.unsqueeze()]),
             Contestant::ThreeProducts => Ok(self.products(false)),
             Contestant::FourProducts => Ok(self.products(true)),
             Contestant::Naive => {
@@ -246,10 +346,16 @@ impl Setup {
         ]
     }
 
+    /// Of one product.
+    fn product_flops(&self) -> f64 {
+        2.0 * self.tokens as f64 * self.width as f64 * self.vocabulary as f64
+    }
+
     fn policy_loss(&self) -> Result<Kept, Failure> {
         let [hidden, weight] = self.leaves();
         let shape = [1, self.tokens];
         let device = self.hidden.device();
+        // Of the default type, whatever that of the hidden states is.
         let old_log_probs = Tensor::<2>::full(shape, -(self.vocabulary as f64).ln(), &device);
         let advantages = Tensor::<2>::ones(shape, &device);
         let loss = PolicyLossConfig::new().init().map_err(bad)?;

@@ -23,6 +23,8 @@ fn log_probs_with_and_without_the_logits() {
         assert_eq!(
             names,
             [
+                "one_product",
+                "forward_only",
                 "three_products",
                 "four_products",
                 "naive",
@@ -34,8 +36,46 @@ fn log_probs_with_and_without_the_logits() {
         for line in contestants {
             assert!(line["median_ms"].as_f64().unwrap() > 0.0, "{line}");
             assert!(line["peak_extra_bytes"].as_u64().unwrap() > 0, "{line}");
+            assert!(
+                line["teraflops_per_second"].as_f64().unwrap() > 0.0,
+                "{line}"
+            );
         }
     }
+}
+
+#[test]
+fn log_probs_of_a_type_and_what_is_chosen() {
+    let sizes = ["--tokens", "9", "--hidden", "4", "--vocab", "33"];
+    let what = ["--what", "log-probs", "--dtype", "bf16"];
+    let chosen = [
+        "--budget",
+        "256",
+        "--contestants",
+        "linear_log_probs,forward_only",
+        "--errors",
+    ];
+    let report = bench(&[&what[..], &sizes, &chosen].concat());
+    assert_eq!(report["dtype"], "bf16");
+    assert_eq!(report["memory_budget"], 256);
+    assert_eq!(report["weight_gradient_bytes"], 4 * 33 * 2);
+    let contestants = report["contestants"].as_array().unwrap();
+    let names: Vec<_> = contestants.iter().map(|line| &line["name"]).collect();
+    assert_eq!(names, ["linear_log_probs", "forward_only"]);
+    let errors = &contestants[0]["errors"];
+    // Those of f32 in a log-prob, one rounding in the gradients.
+    for (what, most) in [
+        ("log_prob", 1e-5),
+        ("hidden_gradient", 4e-3),
+        ("weight_gradient", 4e-3),
+    ] {
+        let error = errors[what].as_f64().unwrap();
+        assert!(error < most, "{what}: {errors}");
+    }
+    assert!(
+        errors["weight_gradient"].as_f64().unwrap() > 0.0,
+        "{errors}"
+    );
 }
 
 #[test]

@@ -94,13 +94,15 @@ fn totals_that_nothing_divides_by() {
 #[test]
 fn arguments_of_the_other_benchmark() {
     let log_probs = ["--what", "log-probs"];
-    let cases: [(&[&str], &[&str], &str); 6] = [
+    let cases: [(&[&str], &[&str], &str); 8] = [
         (&log_probs, &["--objective", "gspo"], "--what loss"),
         (&log_probs, &["--config", "c.json"], "--what loss"),
         (&log_probs, &["--batch", "256"], "--what loss"),
         (&[], &["--hidden", "576"], "--what log-probs"),
         (&["--what", "loss"], &["--vocab", "9"], "--what log-probs"),
         (&[], &["--memory-budget", "9"], "--what log-probs"),
+        (&[], &["--dtype", "f16"], "--what log-probs"),
+        (&[], &["--contestants", "naive"], "--what log-probs"),
     ];
     for (what, unread, instead) in cases {
         let mut command = program();
