@@ -10,6 +10,13 @@
 //!     Err(unavailable) => println!("{unavailable}"),
 //! }
 //! ```
+//!
+//! The feature `autotune` (default) lets Burn choose among its kernels by measuring them, at the
+//! first product of each shape: seconds to a minute, once, since the choices are kept in
+//! `target/environment` (or where a `cubecl.toml` says: `[environment]`, `path = "global"`). Without it
+//! Burn multiplies with one kernel everywhere, two to four times slower.
+//!
+//! The feature `fusion` (default) lets Burn fuse its own tensor operations.
 
 use std::panic::catch_unwind;
 

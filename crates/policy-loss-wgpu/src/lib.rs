@@ -13,6 +13,11 @@
 //! }
 //! ```
 //!
+//! The feature `autotune` (default) lets Burn choose among its kernels by measuring them, at the
+//! first product of each shape: seconds to a minute, once, since the choices are kept in
+//! `target/environment` (or where a `cubecl.toml` says: `[environment]`, `path = "global"`). Without it
+//! Burn multiplies with one kernel everywhere, two to four times slower.
+//!
 //! The feature `fusion` (default) lets Burn fuse its own tensor operations. The features `vulkan`
 //! (SPIR-V), `metal` and `webgpu` pin a graphics interface; the SPIR-V compiler crashes inside
 //! some software renderers, so none is on by default.

@@ -103,6 +103,20 @@ pub enum BatchError {
         /// The device.
         device: String,
     },
+    /// Hidden states and weight of a half type are to be multiplied as they are, and cannot be.
+    #[error(
+        "`half_products` is native, which {device} does not do for hidden states of {hidden:?} and \
+         a weight of {weight:?} (it needs a GPU, the fused implementation, and one type for both); \
+         accepted: auto, widened"
+    )]
+    NotNative {
+        /// The type of the hidden states.
+        hidden: DType,
+        /// The type of the weight.
+        weight: DType,
+        /// The device.
+        device: String,
+    },
     /// The device has fused kernels, and this library was built without them; plain tensor
     /// operations take up to twenty times as long.
     #[error(

@@ -85,6 +85,17 @@ impl HeadCase {
         self
     }
 
+    /// Makes logits exact in every type, also after a product.
+    pub fn exact_in_half_types(mut self) -> Self {
+        for weight in &mut self.weight {
+            *weight = (*weight * 2.0).round();
+        }
+        for hidden in &mut self.hidden {
+            *hidden = hidden.round();
+        }
+        self
+    }
+
     /// Sets the temperature.
     pub fn with_temperature(mut self, temperature: f64) -> Self {
         self.temperature = temperature;

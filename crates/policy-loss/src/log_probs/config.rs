@@ -28,13 +28,23 @@ pub struct LogProbsConfig {
     pub temperature: f64,
     /// Whether the entropies of the next token are computed, too.
     pub entropy: Entropy,
-    /// Bytes that the logits of a chunk of tokens may take, where the library holds them. On Flex
-    /// and NdArray nothing else of that size is held; elsewhere the softmax needs about four times
-    /// as much. It does not bound the results, the gradients, or the logits that you give.
-    pub memory_budget: usize,
-    /// Tokens in a chunk; replaces what follows from the memory budget.
+    /// Bytes that logits and their gradient may take at once, where the library holds them;
+    /// without it 128 MiB on a CPU, and on a GPU a share of its memory, at most 1 GiB. It does not
+    /// bound the results, the gradients, or the logits that you give. On a backend that is not
+    /// connected the softmax needs about four times as much.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_budget: Option<usize>,
+    /// Tokens whose logits are held at once; replaces what follows from the memory budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chunk_tokens: Option<usize>,
+    /// Words whose logits are held at once in the backward pass; replaces what follows from the
+    /// memory budget. With fewer than all of them each part of the weight's gradient is written
+    /// once, instead of one sum over all chunks of tokens, and the logits are computed a second
+    /// time. A GPU chooses that where the sum would take more than the budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunk_words: Option<usize>,
+    /// How hidden states and weight of a half type are multiplied.
+    pub half_products: HalfProducts,
     /// Whether targets outside of the vocabulary are an error. Finding them reads the targets
     /// back, which a GPU has to wait for; without it such a target at a valid token makes its
     /// log-prob, and gradients that come from there, NaN.
@@ -43,6 +53,21 @@ pub struct LogProbsConfig {
     /// tensor operations, which hold all logits; there, logits that are not finite make their
     /// gradient NaN even where none reaches their token.
     pub implementation: Implementation,
+}
+
+/// How hidden states and weight that are both f16, or both bf16, are multiplied. Logits, softmax
+/// and sums are f32 either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HalfProducts {
+    /// `Native` on GPUs, else `Widened`.
+    #[default]
+    Auto,
+    /// As they are, in the GPU's matrix units; the gradient of the logits is rounded once to the
+    /// half type, for its two products.
+    Native,
+    /// As f32, which takes a copy of the weight of twice its size; exact but for the sums.
+    Widened,
 }
 
 /// What is wanted of the entropy of the next token, `-sum_v p(v) log p(v)`.
@@ -58,16 +83,15 @@ pub enum Entropy {
     Tracked,
 }
 
-/// 128 MiB: 667 tokens of a vocabulary of 50,000, or 222 of 150,000.
-const MEMORY_BUDGET: usize = 128 << 20;
-
 impl Default for LogProbsConfig {
     fn default() -> Self {
         Self {
             temperature: 1.0,
             entropy: Entropy::None,
-            memory_budget: MEMORY_BUDGET,
+            memory_budget: None,
             chunk_tokens: None,
+            chunk_words: None,
+            half_products: HalfProducts::Auto,
             check_targets: false,
             implementation: Implementation::Auto,
         }
@@ -77,7 +101,7 @@ impl Default for LogProbsConfig {
 impl Config for LogProbsConfig {}
 
 impl LogProbsConfig {
-    /// Temperature 1, no entropies, a memory budget of 128 MiB.
+    /// Temperature 1, no entropies, a memory budget that fits the device.
     pub fn new() -> Self {
         Self::default()
     }
@@ -94,15 +118,28 @@ impl LogProbsConfig {
         self
     }
 
-    /// Sets the bytes that the logits of a chunk may take.
-    pub fn with_memory_budget(mut self, bytes: usize) -> Self {
-        self.memory_budget = bytes;
+    /// Sets the bytes that logits and their gradient may take at once.
+    pub fn with_memory_budget(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.memory_budget = bytes.into();
         self
     }
 
-    /// Sets the number of tokens in a chunk, whatever the memory budget.
+    /// Sets the number of tokens whose logits are held at once, whatever the memory budget.
     pub fn with_chunk_tokens(mut self, tokens: impl Into<Option<usize>>) -> Self {
         self.chunk_tokens = tokens.into();
+        self
+    }
+
+    /// Sets the number of words whose logits are held at once in the backward pass, whatever the
+    /// memory budget.
+    pub fn with_chunk_words(mut self, words: impl Into<Option<usize>>) -> Self {
+        self.chunk_words = words.into();
+        self
+    }
+
+    /// Sets how a half type is multiplied.
+    pub fn with_half_products(mut self, half_products: HalfProducts) -> Self {
+        self.half_products = half_products;
         self
     }
 
@@ -122,25 +159,24 @@ impl LogProbsConfig {
     ///
     /// # Errors
     ///
-    /// A temperature that is not finite or not above 0, or a memory budget or chunk of 0.
+    /// A temperature that is not finite or not above 0; a memory budget or chunk of 0.
     pub fn init(&self) -> Result<TokenLogProbs, ConfigError> {
         positive("temperature", self.temperature)?;
         positive("1 / temperature", self.temperature.recip())?;
         not_zero("memory_budget", self.memory_budget)?;
-        if let Some(tokens) = self.chunk_tokens {
-            not_zero("chunk_tokens", tokens)?;
-        }
+        not_zero("chunk_tokens", self.chunk_tokens)?;
+        not_zero("chunk_words", self.chunk_words)?;
         Ok(TokenLogProbs { config: *self })
     }
 }
 
-fn not_zero(field: &'static str, value: usize) -> Result<(), ConfigError> {
-    if value > 0 {
+fn not_zero(field: &'static str, value: Option<usize>) -> Result<(), ConfigError> {
+    if value != Some(0) {
         return Ok(());
     }
     Err(ConfigError::OutOfRange {
         field,
-        value: value.to_string(),
+        value: "0".into(),
         accepted: "an integer above 0",
     })
 }
@@ -174,14 +210,15 @@ impl TokenLogProbs {
 
 #[cfg(test)]
 mod tests {
-    use super::{Entropy, LogProbsConfig};
+    use super::{Entropy, HalfProducts, LogProbsConfig};
 
     #[test]
     fn json_is_read_back() {
         let config = LogProbsConfig::new()
             .with_temperature(0.7)
             .with_entropy(Entropy::Tracked)
-            .with_chunk_tokens(64);
+            .with_chunk_tokens(64)
+            .with_half_products(HalfProducts::Widened);
         let json = serde_json::to_string(&config).expect("it has a form");
         assert_eq!(
             serde_json::from_str::<LogProbsConfig>(&json).ok(),
@@ -210,5 +247,7 @@ mod tests {
         );
         let error = config.with_chunk_tokens(0).init().expect_err("refused");
         assert!(error.to_string().contains("`chunk_tokens` is 0"), "{error}");
+        let error = config.with_chunk_words(0).init().expect_err("refused");
+        assert!(error.to_string().contains("`chunk_words` is 0"), "{error}");
     }
 }

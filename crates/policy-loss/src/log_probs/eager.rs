@@ -12,6 +12,7 @@ use super::config::{Entropy, TokenLogProbs};
 use super::linear::{Picked, scattered};
 use super::seam::{Chunk, Known};
 use super::{LinearHead, checks, chunks};
+use crate::composed::arithmetic;
 use crate::{BatchError, PolicyBatch, PolicyLoss, PolicyLossOutput};
 
 /// The loss of a batch that was checked, if there is anything to gain from this; else nothing.
@@ -30,7 +31,8 @@ pub fn forward(
     checks::shape("targets", &targets.dims(), &shape)?;
     checks::device("targets", &targets.device(), &device)?;
     checks::head(head, width, &device)?;
-    if !log_probs.is_fused(head.dims()[1], &device)? || sequences * tokens == 0 {
+    let [_, vocabulary] = head.dims();
+    if !log_probs.is_fused(vocabulary, &device)? || sequences * tokens == 0 {
         return Ok(None);
     }
     let count = sequences * tokens;
@@ -49,13 +51,14 @@ pub fn forward(
         targets.clone().reshape([count]),
         batch.action_mask.clone().map(|mask| mask.reshape([count])),
     )?;
-    if !head.is_tracked() {
+    // A block of words needs what is known of whole rows before.
+    if !head.is_tracked() || plan.chunk_words < vocabulary {
         return Ok(None);
     }
 
     let plain = head.clone().without_autodiff();
     let [picked, _] = plain.hidden.dims();
-    let dtype = plain.hidden.dtype();
+    let dtype = arithmetic(plain.hidden.dtype());
     let place = |values: Tensor<1>, start: usize, length: usize, all: Tensor<1>| {
         let end = start + length;
         match &places {

@@ -1,12 +1,14 @@
 //! Log-probs of hidden states, without their logits.
 
-use burn::tensor::{Bool, DType, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
-use super::config::TokenLogProbs;
+use super::config::{HalfProducts, TokenLogProbs};
+use super::plan::Plane;
 use super::seam::{self, Head, Plan};
 use super::{LinearHead, LogProbs, checks, composed};
-use crate::BatchError;
 use crate::composed::arithmetic;
+use crate::device::describe;
+use crate::{BatchError, Implementation};
 
 impl TokenLogProbs {
     /// The log-probs of `targets` under `hidden * weight + bias`, without holding the logits.
@@ -15,8 +17,8 @@ impl TokenLogProbs {
     /// each chunk's logits again, so that four products are made in all, and the memory does not
     /// depend on tokens times vocabulary. Where hidden states, weight or bias are not tracked,
     /// their gradients are not computed. The arithmetic, and the sums of gradients, are f64 where
-    /// the hidden states are, else f32; half types are widened once, and their gradients rounded
-    /// once.
+    /// the hidden states are, else f32; [`HalfProducts`] says how half types are multiplied, and
+    /// their gradients are rounded once.
     ///
     /// Tokens whose mask is false are left out before the products. The number of the others
     /// has to be known for that, so the mask is read back once; on a GPU that is one
@@ -99,7 +101,23 @@ impl TokenLogProbs {
         }))
     }
 
-    /// The valid tokens of checked inputs, all in one float type.
+    /// Whether hidden states and weight are multiplied in their half type.
+    fn is_native(&self, hidden: DType, weight: DType, device: &Device) -> Result<bool, BatchError> {
+        let is_half = matches!(hidden, DType::F16 | DType::BF16);
+        let is_fused = self.config.implementation != Implementation::Composed;
+        let possible = is_half && hidden == weight && is_fused && seam::is_gpu(device);
+        match self.config.half_products {
+            HalfProducts::Native if is_half && !possible => Err(BatchError::NotNative {
+                hidden,
+                weight,
+                device: describe(device),
+            }),
+            HalfProducts::Auto | HalfProducts::Native => Ok(possible),
+            HalfProducts::Widened => Ok(false),
+        }
+    }
+
+    /// The valid tokens of checked inputs.
     pub(super) fn pick(
         &self,
         hidden: Tensor<2>,
@@ -140,16 +158,30 @@ impl TokenLogProbs {
             true => emptied(hidden),
             false => hidden,
         };
-        let dtype = arithmetic(hidden.dtype());
+        let wide = arithmetic(hidden.dtype());
+        let dtype = match self.is_native(hidden.dtype(), head.weight.dtype(), &plain)? {
+            true => hidden.dtype(),
+            false => wide,
+        };
         let bias = match &head.bias {
-            Some(bias) => one_type(bias.clone(), dtype),
-            None => Tensor::zeros([1], (&plain, dtype)),
+            Some(bias) => one_type(bias.clone(), wide),
+            None => Tensor::zeros([1], (&plain, wide)),
+        };
+        let [tokens, width] = hidden.dims();
+        let head_is_tracked = head.weight.is_tracked() || bias.is_tracked();
+        let plane = Plane {
+            tokens,
+            width,
+            vocabulary,
+            dtype,
+            is_tracked: hidden.is_tracked() || head_is_tracked,
+            is_weight_tracked: head.weight.is_tracked(),
         };
         Ok(Picked {
             plan: Plan {
                 transposed: head.transposed,
                 has_bias: head.bias.is_some(),
-                ..self.plan(vocabulary, dtype.size())
+                ..self.plan(plane, &plain)
             },
             head: Head {
                 hidden: one_type(hidden, dtype),

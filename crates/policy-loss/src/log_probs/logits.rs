@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Int, Tensor};
 
 use super::config::{Entropy, TokenLogProbs};
+use super::plan::{Cut, Plane};
 use super::seam::{self, Plan};
 use super::{LogProbs, checks, composed};
 use crate::composed::arithmetic;
@@ -73,7 +74,17 @@ impl TokenLogProbs {
         if self.config.check_targets {
             checks::target_values(&targets, None, vocabulary)?;
         }
-        let plan = self.plan(vocabulary, arithmetic(logits.dtype()).size());
+        let plan = self.plan(
+            Plane {
+                tokens,
+                width: 0,
+                vocabulary,
+                dtype: arithmetic(logits.dtype()),
+                is_tracked: logits.is_tracked(),
+                is_weight_tracked: false,
+            },
+            &device,
+        );
         let logits: Tensor<2> = logits.reshape([tokens, vocabulary]);
         let values = match fused {
             true => seam::token_log_probs(logits, targets.without_autodiff(), plan),
@@ -95,17 +106,16 @@ impl TokenLogProbs {
         }
     }
 
-    /// What the configuration means for a vocabulary of numbers of `bytes` each.
-    pub(super) fn plan(&self, vocabulary: usize, bytes: usize) -> Plan {
+    /// What the configuration means for a plane of logits.
+    pub(super) fn plan(&self, plane: Plane, device: &Device) -> Plan {
         let config = &self.config;
-        let row = vocabulary.saturating_mul(bytes);
+        let cut = Cut::of(plane, config, device);
         Plan {
             scale: config.temperature.recip(),
             entropy: config.entropy != Entropy::None,
             entropy_gradient: config.entropy == Entropy::Tracked,
-            chunk_tokens: config
-                .chunk_tokens
-                .unwrap_or((config.memory_budget / row.max(1)).max(1)),
+            chunk_tokens: cut.tokens,
+            chunk_words: cut.words,
             transposed: false,
             has_bias: false,
         }

@@ -3,10 +3,10 @@
 #[cfg(feature = "fused")]
 mod backends;
 mod checks;
+#[cfg(feature = "fused")]
+mod chunked;
 mod composed;
 mod config;
-#[cfg(feature = "fused")]
-mod default;
 #[cfg(feature = "fused")]
 mod eager;
 mod head;
@@ -15,15 +15,18 @@ mod logits;
 #[cfg(feature = "fused")]
 #[doc(hidden)]
 pub mod ops;
+mod plan;
 mod policy_loss;
 mod seam;
+#[cfg(feature = "fused")]
+mod softmax;
 
 #[cfg(feature = "fused")]
 use std::ops::Range;
 
 use burn::tensor::Tensor;
 
-pub use config::{Entropy, LogProbsConfig, TokenLogProbs};
+pub use config::{Entropy, HalfProducts, LogProbsConfig, TokenLogProbs};
 pub use head::LinearHead;
 
 /// Log-probs of tokens, and the entropies of the distributions that they were drawn from; f64
@@ -37,11 +40,19 @@ pub struct LogProbs<const D: usize> {
     pub entropies: Option<Tensor<D>>,
 }
 
-/// Chunks of nearly the same length, none of them longer than `longest`.
+/// Tiles of matrix units fit it, and slices that begin at a multiple of it are views.
+const TILE: usize = 256;
+
+/// Chunks of nearly the same length, in whole tiles where there is room, none of them longer than
+/// `longest`.
 #[cfg(feature = "fused")]
 fn chunks(tokens: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
     let count = tokens.div_ceil(longest.max(1)).max(1);
     let length = tokens.div_ceil(count).max(1);
+    let length = match length.next_multiple_of(TILE) {
+        tiles if length > TILE && tiles <= longest => tiles,
+        _ => length,
+    };
     (0..tokens)
         .step_by(length)
         .map(move |start| start..tokens.min(start + length))
@@ -49,7 +60,16 @@ fn chunks(tokens: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
 
 #[cfg(all(test, feature = "fused"))]
 mod tests {
-    use super::chunks;
+    use super::{TILE, chunks};
+
+    #[test]
+    fn long_chunks_are_whole_tiles() {
+        for (tokens, longest) in [(49_152, 20_000), (5000, 1280), (128_256, 10_000)] {
+            for chunk in chunks(tokens, longest) {
+                assert!(chunk.start.is_multiple_of(TILE) && chunk.len() <= longest);
+            }
+        }
+    }
 
     #[test]
     fn chunks_cover_all_tokens_once() {

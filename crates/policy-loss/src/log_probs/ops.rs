@@ -8,8 +8,11 @@
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, backend_extension};
+use burn::tensor::DType;
+#[cfg(all(feature = "fusion", feature = "cube"))]
+use burn::tensor::Shape;
 
-use super::default;
+use super::{chunked, softmax};
 
 /// How log-probs are computed. Resolved: nothing here is optional.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,21 +25,23 @@ pub struct Settings {
     pub entropy_gradient: bool,
     /// Tokens whose logits are held at once.
     pub chunk_tokens: usize,
+    /// Words whose logits are held at once in the backward pass.
+    pub chunk_words: usize,
     /// Whether the weight is `[V, H]`.
     pub transposed: bool,
     /// Whether the bias is one, and not a stand-in.
     pub has_bias: bool,
 }
 
-/// Hidden states and a head, all of one float type.
+/// Hidden states and a head.
 #[derive(Debug, Clone, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct HeadTensors<B: Backend> {
-    /// `[N, H]`.
+    /// `[N, H]`; of a half type only where the backend multiplies it as it is.
     pub hidden: FloatTensor<B>,
-    /// `[H, V]` or `[V, H]`.
+    /// `[H, V]` or `[V, H]`, of the same type.
     pub weight: FloatTensor<B>,
-    /// `[V]`; `[1]` where there is none.
+    /// `[V]`, in f64 where the hidden states are, else in f32; `[1]` where there is none.
     pub bias: FloatTensor<B>,
 }
 
@@ -63,7 +68,8 @@ pub struct HeadLogits<B: Backend> {
     pub moments: FloatTensor<B>,
 }
 
-/// Gradients of a head; `[1]` each where it is not wanted.
+/// Gradients of a head, each of the type of what it is the gradient of; one number stands for a
+/// gradient that is not wanted, or to which nothing was added yet.
 #[derive(Debug, Clone, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct HeadGradients<B: Backend> {
@@ -81,6 +87,18 @@ pub struct Wanted {
     pub hidden: bool,
     pub weight: bool,
     pub bias: bool,
+    /// Whether those of weight and bias are sums over several chunks, which are kept in f64 where
+    /// the hidden states are, else in f32.
+    pub in_parts: bool,
+}
+
+/// Which words of a vocabulary logits are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Words {
+    /// The first of them.
+    pub first: usize,
+    /// How many there are, those that the logits are not of included.
+    pub vocabulary: usize,
 }
 
 /// Log-probs of a backend.
@@ -102,7 +120,7 @@ pub trait LogProbsOps: Backend {
         targets: IntTensor<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        default::token_log_probs::<Self>(logits, targets, settings)
+        chunked::token_log_probs::<Self>(logits, targets, settings)
     }
 
     /// The gradient of `logits`, in their type, for a gradient `upstream` of the values.
@@ -114,7 +132,12 @@ pub trait LogProbsOps: Backend {
         upstream: FloatTensor<Self>,
         settings: Settings,
     ) -> FloatTensor<Self> {
-        default::token_log_probs_backward::<Self>(logits, targets, statistics, upstream, settings)
+        let known = chunked::Known {
+            targets,
+            statistics,
+            upstream,
+        };
+        chunked::token_log_probs_backward::<Self>(logits, known, settings)
     }
 
     /// What is known of each row of logits, `[N, V]` of any float type.
@@ -124,19 +147,40 @@ pub trait LogProbsOps: Backend {
         targets: IntTensor<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        default::softmax_statistics::<Self>(logits, targets, settings)
+        softmax::softmax_statistics::<Self>(logits, targets, settings)
     }
 
-    /// The gradient of logits, in their type, for a gradient `upstream` of the values.
-    #[fusion(dtype = logits, shape = logits)]
+    /// The gradient of the logits of some words, as numbers of type `into`, for a gradient
+    /// `upstream` of the values.
+    #[fusion(dtype = *into, shape = logits)]
     fn softmax_gradient(
         logits: FloatTensor<Self>,
+        words: Words,
         targets: IntTensor<Self>,
         #[extension_type] statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
+        into: DType,
     ) -> FloatTensor<Self> {
-        default::softmax_gradient::<Self>(logits, targets, statistics, upstream, settings)
+        let rows = softmax::Rows {
+            logits,
+            words,
+            targets,
+            statistics,
+            upstream,
+        };
+        softmax::softmax_gradient::<Self>(rows, settings, into)
+    }
+
+    /// The product of two matrices of one type, summed and written as numbers of type `into`, which
+    /// is theirs or a wider one.
+    #[fusion(dtype = *into, shape = product_shape(left, right))]
+    fn product(
+        left: FloatTensor<Self>,
+        right: FloatTensor<Self>,
+        into: DType,
+    ) -> FloatTensor<Self> {
+        chunked::product::<Self>(left, right, into)
     }
 
     /// The logits of a chunk, with their statistics.
@@ -146,11 +190,11 @@ pub trait LogProbsOps: Backend {
         targets: IntTensor<Self>,
         settings: Settings,
     ) -> HeadLogits<Self> {
-        default::head_logits::<Self>(head, targets, settings)
+        chunked::head_logits::<Self>(head, targets, settings)
     }
 
     /// The gradients of a chunk, from its logits: that of the hidden states, and `gradients` with
-    /// those of weight and bias added.
+    /// those of weight and bias added. In place where nobody else holds the logits.
     #[fusion(default)]
     fn head_gradients(
         #[extension_type] logits: HeadLogits<Self>,
@@ -161,35 +205,41 @@ pub trait LogProbsOps: Backend {
         settings: Settings,
         wanted: Wanted,
     ) -> HeadGradients<Self> {
-        let chunk = default::Chunk {
+        let chunk = chunked::Chunk {
             logits,
             head,
             targets,
             upstream,
         };
-        default::head_gradients::<Self>(chunk, gradients, settings, wanted)
+        chunked::head_gradients::<Self>(chunk, gradients, settings, wanted)
     }
 
     /// Log-probs of hidden states, a chunk at a time.
-    #[fusion(default)]
+    #[fusion(meta = head_statistics_metadata)]
     fn linear_log_probs(
         #[extension_type] head: HeadTensors<Self>,
         targets: IntTensor<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        default::linear_log_probs::<Self>(head, targets, settings)
+        chunked::linear_log_probs::<Self>(head, targets, settings)
     }
 
     /// The gradients of hidden states and head, computing each chunk's logits again.
-    #[fusion(default)]
+    #[fusion(meta = gradients_metadata)]
     fn linear_log_probs_backward(
         #[extension_type] head: HeadTensors<Self>,
         targets: IntTensor<Self>,
+        #[extension_type] statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
         wanted: Wanted,
     ) -> HeadGradients<Self> {
-        default::linear_log_probs_backward::<Self>(head, targets, upstream, settings, wanted)
+        let known = chunked::Known {
+            targets,
+            statistics,
+            upstream,
+        };
+        chunked::linear_log_probs_backward::<Self>(head, known, settings, wanted)
     }
 
     /// A result whose gradients with respect to hidden states and head are known already.
@@ -210,7 +260,7 @@ pub trait LogProbsOps: Backend {
         gradient: FloatTensor<Self>,
         factor: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        default::scaled_gradient::<Self>(gradient, factor)
+        chunked::scaled_gradient::<Self>(gradient, factor)
     }
 }
 
@@ -220,11 +270,49 @@ fn statistics_metadata(
     _targets: &TensorSpec,
     settings: &Settings,
 ) -> RowStatisticsMetadata {
-    let rows = logits.shape[0];
-    let arithmetic = crate::composed::arithmetic(logits.dtype);
-    let of = |count: usize| TensorSpec::new([count, rows].into(), arithmetic);
+    statistics_of(logits, settings)
+}
+
+#[cfg(all(feature = "fusion", feature = "cube"))]
+fn head_statistics_metadata(
+    head: &HeadTensorsMetadata,
+    _targets: &TensorSpec,
+    settings: &Settings,
+) -> RowStatisticsMetadata {
+    statistics_of(&head.hidden, settings)
+}
+
+#[cfg(all(feature = "fusion", feature = "cube"))]
+fn statistics_of(rows: &TensorSpec, settings: &Settings) -> RowStatisticsMetadata {
+    let arithmetic = crate::composed::arithmetic(rows.dtype);
+    let of = |count: usize| TensorSpec::new([count, rows.shape[0]].into(), arithmetic);
     RowStatisticsMetadata {
         values: of(1 + usize::from(settings.entropy)),
         moments: of(2),
     }
+}
+
+#[cfg(all(feature = "fusion", feature = "cube"))]
+fn gradients_metadata(
+    head: &HeadTensorsMetadata,
+    _targets: &TensorSpec,
+    _statistics: &RowStatisticsMetadata,
+    _upstream: &TensorSpec,
+    _settings: &Settings,
+    wanted: &Wanted,
+) -> HeadGradientsMetadata {
+    let of = |tensor: &TensorSpec, is_wanted: bool| match is_wanted {
+        true => tensor.clone(),
+        false => TensorSpec::new([1].into(), tensor.dtype),
+    };
+    HeadGradientsMetadata {
+        hidden: of(&head.hidden, wanted.hidden),
+        weight: of(&head.weight, wanted.weight),
+        bias: of(&head.bias, wanted.bias),
+    }
+}
+
+#[cfg(all(feature = "fusion", feature = "cube"))]
+fn product_shape(left: &Shape, right: &Shape) -> Shape {
+    Shape::from([left[0], right[1]])
 }

@@ -7,12 +7,13 @@ pub use connected::*;
 #[cfg(not(feature = "fused"))]
 pub use unconnected::*;
 
-/// Hidden states and a head that fit together, all of one float type.
+/// Hidden states and a head that fit together. Hidden states and weight are of one float type: a
+/// half type only where the backend multiplies it as it is.
 #[derive(Clone)]
 pub struct Head {
     pub hidden: Tensor<2>,
     pub weight: Tensor<2>,
-    /// `[1]` where there is none.
+    /// In the type of the arithmetic; `[1]` where there is none.
     pub bias: Tensor<1>,
 }
 
@@ -40,15 +41,19 @@ pub struct Plan {
     pub entropy: bool,
     pub entropy_gradient: bool,
     pub chunk_tokens: usize,
+    pub chunk_words: usize,
     pub transposed: bool,
     pub has_bias: bool,
 }
+
+/// 128 MiB: 667 tokens of a vocabulary of 50,000 in f32, or 222 of 150,000.
+const HOST_MEMORY_BUDGET: usize = 128 << 20;
 
 #[cfg(feature = "fused")]
 mod connected {
     use burn::backend::{Dispatch, DispatchDevice};
 
-    use super::{Device, Head, Int, Plan, Tensor};
+    use super::{Device, HOST_MEMORY_BUDGET, Head, Int, Plan, Tensor};
     use crate::log_probs::ops::{
         HeadGradients, HeadLogits, HeadTensors, LogProbsOps, Settings, Wanted,
     };
@@ -66,6 +71,29 @@ mod connected {
         }
     }
 
+    /// Whether the device is one of CubeCL's.
+    pub fn is_gpu(device: &Device) -> bool {
+        match device.clone().without_autodiff().as_dispatch() {
+            #[cfg(feature = "cube")]
+            DispatchDevice::Cube(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Bytes that the device can spare for logits.
+    pub fn default_memory_budget(device: &Device) -> usize {
+        match device.clone().without_autodiff().as_dispatch() {
+            #[cfg(feature = "cube")]
+            DispatchDevice::Cube(device) => {
+                let largest = device.client().properties().memory.max_page_size;
+                // A quarter of the memory on CUDA, the largest buffer on wgpu.
+                let share = usize::try_from(largest / 4).unwrap_or(usize::MAX);
+                share.clamp(HOST_MEMORY_BUDGET, 1 << 30)
+            }
+            _ => HOST_MEMORY_BUDGET,
+        }
+    }
+
     impl Plan {
         fn settings(self) -> Settings {
             Settings {
@@ -73,6 +101,7 @@ mod connected {
                 entropy: self.entropy,
                 entropy_gradient: self.entropy_gradient,
                 chunk_tokens: self.chunk_tokens,
+                chunk_words: self.chunk_words,
                 transposed: self.transposed,
                 has_bias: self.has_bias,
             }
@@ -141,38 +170,32 @@ mod connected {
     impl Known {
         /// Gradients for what is tracked of a head.
         pub fn of(head: &Head, plan: Plan) -> Self {
-            let wanted = Wanted {
-                hidden: head.hidden.is_tracked(),
-                weight: head.weight.is_tracked(),
-                bias: plan.has_bias && head.bias.is_tracked(),
-            };
-            let plain = head.clone().without_autodiff();
-            let device = plain.weight.device();
-            let dtype = plain.weight.dtype();
+            let [tokens, _] = head.hidden.dims();
+            let device = head.weight.device().without_autodiff();
             Self {
-                wanted,
+                wanted: Wanted {
+                    hidden: head.hidden.is_tracked(),
+                    weight: head.weight.is_tracked(),
+                    bias: plan.has_bias && head.bias.is_tracked(),
+                    in_parts: tokens > plan.chunk_tokens,
+                },
                 hidden: Vec::new(),
-                weight: match wanted.weight {
-                    true => plain.weight.zeros_like(),
-                    false => Tensor::zeros([1, 1], (&device, dtype)),
-                },
-                bias: match wanted.bias {
-                    true => plain.bias.zeros_like(),
-                    false => Tensor::zeros([1], (&device, dtype)),
-                },
+                weight: Tensor::zeros([1, 1], (&device, head.weight.dtype())),
+                bias: Tensor::zeros([1], (&device, head.bias.dtype())),
             }
         }
 
         /// Adds those of a chunk, for the gradient `upstream` of its values.
         pub fn add(&mut self, chunk: Chunk, upstream: Tensor<2>, plan: Plan) {
             let device = upstream.device();
-            let stand_in = |dtype| Tensor::<2>::zeros([1, 1], (&device, dtype));
             // Taken out, so that the memory has one owner, which adds in place.
-            let dtype = self.weight.dtype();
-            let weight = std::mem::replace(&mut self.weight, stand_in(dtype));
-            let bias = std::mem::replace(&mut self.bias, Tensor::zeros([1], (&device, dtype)));
+            let stand_in = |dtype| Tensor::<2>::zeros([1, 1], (&device, dtype));
+            let weight_type = self.weight.dtype();
+            let weight = std::mem::replace(&mut self.weight, stand_in(weight_type));
+            let bias_type = self.bias.dtype();
+            let bias = std::mem::replace(&mut self.bias, Tensor::zeros([1], (&device, bias_type)));
             let gradients = HeadGradients {
-                hidden: stand_in(dtype).into_dispatch(),
+                hidden: stand_in(chunk.head.hidden.dtype()).into_dispatch(),
                 weight: weight.into_dispatch(),
                 bias: bias.into_dispatch(),
             };
@@ -196,11 +219,16 @@ mod connected {
         pub fn attach(self, result: Tensor<1>, head: Head) -> Tensor<1> {
             let hidden = match self.wanted.hidden {
                 true => Tensor::cat(self.hidden, 0),
-                false => Tensor::zeros([1, 1], (&self.weight.device(), self.weight.dtype())),
+                false => Tensor::zeros([1, 1], (&self.weight.device(), head.hidden.dtype())),
+            };
+            let weight_type = head.weight.dtype();
+            let weight = match self.weight.dtype() == weight_type {
+                true => self.weight,
+                false => self.weight.cast(weight_type),
             };
             let gradients = HeadGradients {
                 hidden: hidden.into_dispatch(),
-                weight: self.weight.into_dispatch(),
+                weight: weight.into_dispatch(),
                 bias: self.bias.into_dispatch(),
             };
             let result = result.into_dispatch();
@@ -215,6 +243,16 @@ mod unconnected {
 
     use super::{Device, Head, Int, Plan, Tensor};
     use crate::log_probs::composed;
+
+    /// No GPU is connected.
+    pub fn is_gpu(_device: &Device) -> bool {
+        false
+    }
+
+    /// What every device can spare.
+    pub fn default_memory_budget(_device: &Device) -> usize {
+        super::HOST_MEMORY_BUDGET
+    }
 
     /// No device's backend is connected.
     pub fn available(_device: &Device) -> bool {

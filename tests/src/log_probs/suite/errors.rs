@@ -1,9 +1,11 @@
 //! What is refused, and how it is said.
 
 use burn::tensor::{DType, Tensor};
-use policy_loss::{BatchError, Entropy, LinearHead, PolicyBatch, PolicyLossConfig};
+use policy_loss::{
+    BatchError, Entropy, HalfProducts, Implementation, LinearHead, PolicyBatch, PolicyLossConfig,
+};
 
-use super::{HeadCase, config, indices, leaf, mask};
+use super::{HeadCase, config, indices, is_of_cubecl, leaf, mask};
 use crate::runner::Runner;
 
 /// Shapes that do not fit, each named with what would.
@@ -74,4 +76,35 @@ pub fn shapes(runner: &Runner) {
     assert_eq!(policy([2, 2, 3], 2), Ok(()));
     refused(policy([2, 2, 3], 3), "targets", "[2, 2]");
     refused(policy([2, 3, 3], 2), "hidden", "[2, 2, H]");
+}
+
+/// Halves that cannot be multiplied as they are.
+pub fn native_half_products(runner: &Runner) {
+    let case = HeadCase::new(32, [4, 3, 5]);
+    let config = config(runner, &case, Entropy::None).with_half_products(HalfProducts::Native);
+    for dtype in runner.half_dtypes() {
+        let run = |implementation: Implementation, weight: DType| {
+            let hidden = leaf(runner, &case.hidden, [4, 3], dtype);
+            let head = LinearHead::new(leaf(runner, &case.weight, [3, 5], weight));
+            let targets = indices(runner, &case.targets, [4]);
+            let log_probs = config.with_implementation(implementation).init();
+            let result = log_probs
+                .expect("valid")
+                .forward_linear(hidden, &head, targets, None);
+            result.map(drop)
+        };
+        let refused = |result: Result<(), BatchError>, why: &str| {
+            let error = result.expect_err("refused").to_string();
+            assert!(
+                error.contains("accepted: auto, widened"),
+                "{runner}, {why}: {error}"
+            );
+        };
+        refused(run(Implementation::Auto, DType::F32), "two types");
+        refused(run(Implementation::Composed, dtype), "composed");
+        match is_of_cubecl(runner) {
+            true => assert_eq!(run(Implementation::Auto, dtype), Ok(())),
+            false => refused(run(Implementation::Auto, dtype), "a CPU"),
+        }
+    }
 }

@@ -1,13 +1,14 @@
 //! Log-probs of hidden states.
 
 use burn::tensor::{DType, Tensor};
-use policy_loss::{Entropy, LinearHead};
+use policy_loss::{Entropy, HalfProducts, Implementation, LinearHead};
 
 use super::{
-    HeadCase, Layout, assert_linear, config, indices, is_left_out, leaf, linear, of_products,
-    weighted,
+    HeadCase, Layout, assert_linear, config, indices, is_left_out, is_of_cubecl, leaf, linear,
+    of_products, weighted,
 };
-use crate::compare::assert_all_near;
+use crate::compare::{Tolerance, assert_all_near};
+use crate::log_probs::oracle;
 use crate::runner::{Runner, values};
 
 const LAYOUTS: [Layout; 3] = [Layout::Linear, Layout::Tied, Layout::View];
@@ -60,6 +61,114 @@ pub fn chunks(runner: &Runner) {
         &outcome,
         of_products(runner, DType::F32),
     );
+}
+
+/// Blocks of words of every length, also under chunks of tokens, in every layout, with what can
+/// reach a gradient.
+pub fn blocks_of_words(runner: &Runner) {
+    for (i, case) in cases().into_iter().enumerate() {
+        let config = config(runner, &case, Entropy::Tracked);
+        for (words, tokens) in [(1, 7), (16, 3), (20, 100), (44, 2)] {
+            let config = config.with_chunk_words(words).with_chunk_tokens(tokens);
+            let dtype = runner.exact_dtypes()[0];
+            let outcome = linear(runner, &case, config, LAYOUTS[(i + words) % 3], dtype);
+            let what = format!("{runner}, case {i}, blocks of {words} words, {tokens} tokens");
+            assert_linear(&what, &case, &outcome, of_products(runner, dtype));
+        }
+    }
+}
+
+/// f16 and bf16: log-probs are those of f32. Gradients are one rounding away where halves are
+/// widened; where they are multiplied as they are, the gradient of the logits is rounded before,
+/// too, and small gradients lose no more than large ones.
+pub fn half_types(runner: &Runner) {
+    for dtype in runner.half_dtypes() {
+        for (scale, words) in [(1.0, 45), (1.0, 16), (1.0 / 4096.0, 45), (1.0 / 4096.0, 16)] {
+            let mut case = HeadCase::new(2, [7, 6, 45])
+                .with_bias()
+                .exact_in_half_types();
+            for gradient in [&mut case.log_prob_gradient, &mut case.entropy_gradient] {
+                gradient.iter_mut().for_each(|gradient| *gradient *= scale);
+            }
+            for half_products in [HalfProducts::Auto, HalfProducts::Widened] {
+                let what = format!("{runner}, {dtype:?}, {half_products:?}, {words}, {scale}");
+                check_half(runner, &case, dtype, half_products, words, &what);
+            }
+        }
+    }
+}
+
+fn check_half(
+    runner: &Runner,
+    case: &HeadCase,
+    dtype: DType,
+    half_products: HalfProducts,
+    words: usize,
+    what: &str,
+) {
+    let config = config(runner, case, Entropy::Tracked)
+        .with_half_products(half_products)
+        .with_chunk_words(words)
+        .with_chunk_tokens(4);
+    let answer = case.answer();
+    let outcome = linear(runner, case, config, Layout::Linear, dtype);
+    let products = of_products(runner, DType::F32);
+    assert_all_near(products, what, &outcome.log_probs, &answer.log_probs);
+
+    let [tokens, width, vocabulary] = case.shape;
+    let absolute = |numbers: &[f64]| numbers.iter().map(|x| x.abs()).collect::<Vec<_>>();
+    let largest = |numbers: &[f64]| numbers.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+    let logits = absolute(&answer.logits_gradient);
+    let up = oracle::transposed(&absolute(&case.weight), [width, vocabulary]);
+    let down = oracle::transposed(&absolute(&case.hidden), [tokens, width]);
+    // What a sum's terms come to, of which each is rounded once.
+    let of_hidden = oracle::product(&logits, &up, [tokens, vocabulary, width]);
+    let of_weight = oracle::product(&down, &logits, [width, tokens, vocabulary]);
+    let one_rounding = match dtype {
+        DType::F16 => 2.0_f64.powi(-11),
+        _ => 2.0_f64.powi(-8),
+    };
+    let is_native = half_products == HalfProducts::Auto
+        && is_of_cubecl(runner)
+        && runner.implementation == Implementation::Fused;
+    for (name, gradient, expected, terms) in [
+        (
+            "hidden",
+            outcome.hidden_gradient,
+            &answer.hidden_gradient,
+            of_hidden,
+        ),
+        (
+            "weight",
+            outcome.weight_gradient,
+            &answer.weight_gradient,
+            of_weight,
+        ),
+    ] {
+        let Some(gradient) = gradient else { continue };
+        let of_terms = match is_native {
+            true => one_rounding * largest(&terms),
+            false => 0.0,
+        };
+        // The least that f16 can tell apart.
+        let tolerance = Tolerance {
+            relative: one_rounding + products.relative,
+            absolute: of_terms + products.absolute * largest(expected) + 3e-8,
+        };
+        assert_all_near(tolerance, &format!("{what}: {name}"), &gradient, expected);
+    }
+    if let Some(gradient) = outcome.bias_gradient {
+        let tolerance = Tolerance {
+            relative: products.relative + 8.0 * one_rounding,
+            absolute: one_rounding * largest(&logits) * tokens as f64,
+        };
+        assert_all_near(
+            tolerance,
+            &format!("{what}: bias"),
+            &gradient,
+            &answer.bias_gradient,
+        );
+    }
 }
 
 /// Where a part is frozen, the others have their gradients, and it has none.

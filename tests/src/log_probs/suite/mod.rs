@@ -221,6 +221,11 @@ pub fn of_products(runner: &Runner, dtype: DType) -> Tolerance {
     }
 }
 
+/// Whether CubeCL computes there, which multiplies halves as they are.
+pub fn is_of_cubecl(runner: &Runner) -> bool {
+    matches!(runner.backend, "wgpu" | "cuda")
+}
+
 /// Whether this runner's device is so slow that parts run in one mode only.
 pub fn is_left_out(runner: &Runner) -> bool {
     runner.is_slow() && runner.mode == Mode::Plain

@@ -88,19 +88,21 @@ pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
 }
 
 #[cube(launch_unchecked)]
-pub fn write_gradient<L: Float, I: Int, A: Float, N: Size>(
+pub fn write_gradient<L: Float, O: Float, I: Int, A: Float, N: Size>(
     logits: &[Vector<L, N>],
-    output: &mut [Vector<L, N>],
+    output: &mut [Vector<O, N>],
     targets: &[I],
     values: &[A],
     moments: &[A],
     upstream: &[A],
     rows: usize,
     vectors: usize,
+    first: usize,
+    vocabulary: usize,
     scale: InputScalar,
     not_a_number: InputScalar,
     #[comptime] entropy_gradient: bool,
-    #[define(L, I, A)] _types: [ElemType; 3],
+    #[define(L, O, I, A)] _types: [ElemType; 4],
 ) {
     let step = comptime!(CUBE_SIZE as usize);
     let scale = scale.get::<A>();
@@ -119,8 +121,9 @@ pub fn write_gradient<L: Float, I: Int, A: Float, N: Size>(
         }
         let is_idle = gradient == zero && of_entropy == zero;
         let target = i32::cast_from(targets[row]);
-        let is_known = target >= 0 && target < (vectors * N::value()) as i32;
-        let place = select(is_known, target, 0) as usize;
+        let is_known = target >= 0 && target < vocabulary as i32;
+        // Below 0, or beyond the last, where the target is not one of these words.
+        let place = target - first as i32;
         // Every element of a row whose target is nowhere.
         let nowhere = select(is_known, zero, not_a_number.get::<A>());
 
@@ -138,7 +141,7 @@ pub fn write_gradient<L: Float, I: Int, A: Float, N: Size>(
             let mut own = Vector::new(nowhere) - log_prob.exp() * factor;
             #[unroll]
             for lane in 0..N::value() {
-                let is_target = index * N::value() + lane == place;
+                let is_target = (index * N::value() + lane) as i32 == place;
                 let before = own.extract(lane);
                 own.insert(lane, select(is_target, before + gradient, before));
             }

@@ -79,8 +79,18 @@ pub fn statistics(client: &Client, logits: &Logits) -> Statistics {
     outputs
 }
 
-/// The gradient of the logits, of their type, and in their memory if nothing else refers to it;
-/// given the gradient of the values, in their layout. A row without one gets exactly 0.
+/// Which words of a vocabulary logits are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// The first of them.
+    pub first: usize,
+    /// How many there are, those that the logits are not of included.
+    pub vocabulary: usize,
+}
+
+/// The gradient of the logits of some words, given the gradient of the values, in their layout, as
+/// elements of type `into`; in the memory of the logits if that is their type and nothing else
+/// refers to it. A row without a gradient gets exactly 0.
 ///
 /// # Panics
 ///
@@ -89,22 +99,25 @@ pub fn statistics(client: &Client, logits: &Logits) -> Statistics {
 pub fn gradient(
     client: &Client,
     logits: Logits,
+    words: Words,
     statistics: &Statistics,
     upstream: &Buffer,
     entropy_gradient: bool,
+    into: ElemType,
 ) -> Buffer {
-    let (rows, vocabulary) = (logits.rows, logits.vocabulary);
+    let (rows, here) = (logits.rows, logits.vocabulary);
     let arithmetic = super::arithmetic(logits.logits.element);
     let element = logits.logits.element;
-    let length = rows * vocabulary;
-    let width = geometry::width(client, element.size(), vocabulary);
+    let length = rows * here;
+    let width = geometry::width(client, element.size(), here);
     let values = rows * (1 + usize::from(logits.entropy));
     let input = logits.logits.argument(length);
-    let in_place = logits.logits.handle.can_mut() && logits.logits.length() == length;
+    let in_place =
+        into == element && logits.logits.handle.can_mut() && logits.logits.length() == length;
     let (output, output_argument) = match in_place {
         true => (logits.logits, BufferArg::alias(0, length)),
         false => {
-            let output = Buffer::empty(client, length, element);
+            let output = Buffer::empty(client, length, into);
             let argument = output.argument(length);
             (output, argument)
         }
@@ -124,12 +137,14 @@ pub fn gradient(
             statistics.moments.argument(2 * rows),
             upstream.argument(values),
             rows,
-            vocabulary / width,
+            here / width,
+            words.first,
+            words.vocabulary,
             InputScalar::new(logits.scale, arithmetic),
             // A parameter, because WGSL has no way to write it.
             InputScalar::new(f64::NAN, arithmetic),
             entropy_gradient,
-            [element, logits.targets.element, arithmetic],
+            [element, into, logits.targets.element, arithmetic],
         );
     }
     output

@@ -51,6 +51,7 @@ struct LinearLogProbs;
 struct SavedHead<B: Backend> {
     head: HeadTensors<B>,
     targets: IntTensor<B>,
+    statistics: RowStatistics<B>,
     settings: Settings,
 }
 
@@ -67,6 +68,7 @@ impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
         let SavedHead {
             head,
             targets,
+            statistics,
             settings,
         } = ops.state;
         let [hidden, weight, bias] = ops.parents;
@@ -74,8 +76,10 @@ impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
             hidden: hidden.is_some(),
             weight: weight.is_some(),
             bias: bias.is_some() && settings.has_bias,
+            in_parts: false,
         };
-        let gradients = B::linear_log_probs_backward(head, targets, upstream, settings, wanted);
+        let gradients =
+            B::linear_log_probs_backward(head, targets, statistics, upstream, settings, wanted);
         if let Some(node) = hidden {
             grads.register::<B>(node.id, gradients.hidden);
         }
@@ -159,25 +163,29 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
             weight,
             bias,
         };
-        // Recomputed already as far as it pays: what is saved are the inputs.
+        // Recomputed already as far as it pays: what is saved are the inputs, and a few numbers a
+        // token.
         let prepared = LinearLogProbs
             .prepare::<C>([hidden_node, weight_node, bias_node])
             .compute_bound()
             .stateful();
         let statistics = B::linear_log_probs(head.clone(), targets.clone(), settings);
+        let moments = Self::from_inner(statistics.moments.clone());
+        let values = statistics.values.clone();
         RowStatistics {
             values: match prepared {
                 OpsKind::Tracked(prepared) => {
                     let saved = SavedHead {
                         head,
                         targets,
+                        statistics,
                         settings,
                     };
-                    prepared.finish(saved, statistics.values)
+                    prepared.finish(saved, values)
                 }
-                OpsKind::UnTracked(prepared) => prepared.finish(statistics.values),
+                OpsKind::UnTracked(prepared) => prepared.finish(values),
             },
-            moments: Self::from_inner(statistics.moments),
+            moments,
         }
     }
 

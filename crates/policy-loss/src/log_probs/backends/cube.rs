@@ -2,14 +2,19 @@
 //! them for the device; the softmax is a kernel for its statistics and one for its gradient.
 
 use burn::backend::TensorMetadata;
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
 use policy_loss_kernels::cube::log_probs::{self as kernels, Logits, Statistics};
 
 use crate::backends::cube::{buffer, tensor};
 use crate::composed::arithmetic;
-use crate::log_probs::ops::{LogProbsOps, RowStatistics, Settings};
+use crate::log_probs::chunked;
+use crate::log_probs::ops::{LogProbsOps, RowStatistics, Settings, Words};
 
 impl LogProbsOps for CubeBackend {
     fn softmax_statistics(
@@ -30,24 +35,45 @@ impl LogProbsOps for CubeBackend {
 
     fn softmax_gradient(
         logits: FloatTensor<Self>,
+        words: Words,
         targets: IntTensor<Self>,
         statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
+        into: DType,
     ) -> FloatTensor<Self> {
         let (client, device) = (logits.client.clone(), logits.device.clone());
-        let (shape, dtype) = (logits.shape(), logits.dtype);
+        let shape = logits.shape();
         let gradient = kernels::gradient(
             &client,
             whole(logits, targets, settings),
+            kernels::Words {
+                first: words.first,
+                vocabulary: words.vocabulary,
+            },
             &Statistics {
                 values: buffer(statistics.values),
                 moments: buffer(statistics.moments),
             },
             &buffer(upstream),
             settings.entropy_gradient,
+            dtype_to_storage_type(into),
         );
-        CubeTensor::new_contiguous(client, device, shape, gradient.handle, dtype)
+        CubeTensor::new_contiguous(client, device, shape, gradient.handle, into)
+    }
+
+    fn product(
+        left: FloatTensor<Self>,
+        right: FloatTensor<Self>,
+        into: DType,
+    ) -> FloatTensor<Self> {
+        if left.dtype == into {
+            return Self::float_matmul(left, right);
+        }
+        // Half types are multiplied as they are; only the sums are wider.
+        let strategy = MatmulStrategy::default();
+        matmul(left.clone(), right.clone(), None, strategy, into)
+            .unwrap_or_else(|_| chunked::product::<Self>(left, right, into))
     }
 }
 

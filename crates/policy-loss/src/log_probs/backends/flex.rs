@@ -12,6 +12,7 @@ use policy_loss_kernels::cpu::scale_in_place;
 
 use super::cpu::{packed, row_gradients, softmax};
 use crate::backends::flex::for_float;
+use crate::log_probs::chunked::begun;
 use crate::log_probs::ops::{
     HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
 };
@@ -106,8 +107,12 @@ impl LogProbsOps for Flex {
         );
         let mut logits = owned(logits.logits);
         let head = forward(head);
-        let mut weight_gradient = owned(gradients.weight);
-        let mut bias_gradient = owned(gradients.bias);
+        let [weight, bias] = [
+            (gradients.weight, &head.weight, wanted.weight),
+            (gradients.bias, &head.bias, wanted.bias),
+        ]
+        .map(|(sum, like, is_wanted)| owned(begun::<Flex>(sum, like, is_wanted)));
+        let (mut weight_gradient, mut bias_gradient) = (weight, bias);
         for_float!(head.hidden.dtype(), E => {
             let head = kernels_head::<E>(&head, settings);
             let [tokens, width] = head.hidden.shape();

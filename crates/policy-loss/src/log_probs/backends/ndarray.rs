@@ -14,6 +14,7 @@ use policy_loss_kernels::cpu::log_probs::{Matrix, MatrixMut};
 use policy_loss_kernels::cpu::scale_in_place;
 
 use super::cpu::{packed, row_gradients, softmax};
+use crate::log_probs::chunked::begun;
 use crate::log_probs::ops::{
     HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
 };
@@ -195,13 +196,15 @@ impl LogProbsOps for NdArray {
             settings,
         );
         let shape = head.weight.shape().dims();
+        let weight_gradient = begun::<NdArray>(gradients.weight, &head.weight, wanted.weight);
+        let bias_gradient = begun::<NdArray>(gradients.bias, &head.bias, wanted.bias);
         for_type!(E, [
             hidden = &head.hidden,
             weight = &head.weight,
             bias = &head.bias,
             logits = logits.logits,
-            weight_gradient = gradients.weight,
-            bias_gradient = gradients.bias
+            weight_gradient = weight_gradient,
+            bias_gradient = bias_gradient
         ] => {
             let (hidden, bias): (Cow<'_, [E]>, Cow<'_, [E]>) = (contiguous!(hidden), contiguous!(bias));
             let weight: (Cow<'_, [E]>, _) = strided!(weight);

@@ -1,0 +1,524 @@
+//! The loops over chunks of tokens and blocks of words, for every backend.
+//!
+//! What has to be computed is a plane of tokens times words, of which a part is held at once. Chunks
+//! of tokens have all words: what is known of a row, and its gradient, come from one look at them;
+//! but each chunk adds to the whole gradient of the weight. Blocks of words have all tokens: each
+//! writes its part of that gradient once, from what the forward pass has learned of each row.
+
+use std::ops::Range;
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{DType, Shape, Slice};
+
+use super::chunks;
+use super::ops::{
+    HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted, Words,
+};
+use super::softmax::{idle, widened};
+use crate::composed::arithmetic;
+
+/// What the gradients of a chunk are made of.
+pub struct Chunk<B: Backend> {
+    pub logits: HeadLogits<B>,
+    pub head: HeadTensors<B>,
+    pub targets: IntTensor<B>,
+    pub upstream: FloatTensor<B>,
+}
+
+/// What the forward pass leaves behind, and what the backward pass brings.
+pub struct Known<B: Backend> {
+    pub targets: IntTensor<B>,
+    pub statistics: RowStatistics<B>,
+    pub upstream: FloatTensor<B>,
+}
+
+pub fn token_log_probs<B: LogProbsOps>(
+    logits: FloatTensor<B>,
+    targets: IntTensor<B>,
+    settings: Settings,
+) -> RowStatistics<B> {
+    let [tokens, _] = logits.shape().dims();
+    let rows = chunks(tokens, settings.chunk_tokens).map(|range| {
+        let logits = B::float_slice(logits.clone(), &[slice(&range)]);
+        let targets = B::int_slice(targets.clone(), &[slice(&range)]);
+        B::softmax_statistics(logits, targets, settings)
+    });
+    joined::<B>(rows.collect())
+}
+
+pub fn token_log_probs_backward<B: LogProbsOps>(
+    logits: FloatTensor<B>,
+    known: Known<B>,
+    settings: Settings,
+) -> FloatTensor<B> {
+    let [tokens, vocabulary] = logits.shape().dims();
+    let into = logits.dtype();
+    let gradients = chunks(tokens, settings.chunk_tokens).map(|range| {
+        let Known {
+            targets,
+            statistics,
+            upstream,
+        } = known.of(&range);
+        let logits = B::float_slice(logits.clone(), &[slice(&range)]);
+        let words = Words::all(vocabulary);
+        B::softmax_gradient(logits, words, targets, statistics, upstream, settings, into)
+    });
+    B::float_cat(gradients.collect(), 0)
+}
+
+pub fn head_logits<B: LogProbsOps>(
+    head: HeadTensors<B>,
+    targets: IntTensor<B>,
+    settings: Settings,
+) -> HeadLogits<B> {
+    let logits = logits(head, settings);
+    let RowStatistics { values, moments } =
+        B::softmax_statistics(logits.clone(), targets, settings);
+    HeadLogits {
+        logits,
+        values,
+        moments,
+    }
+}
+
+/// `hidden * weight + bias`, in the type of the arithmetic.
+fn logits<B: LogProbsOps>(head: HeadTensors<B>, settings: Settings) -> FloatTensor<B> {
+    let into = arithmetic(head.hidden.dtype());
+    let logits = B::product(head.hidden, as_columns::<B>(head.weight, settings), into);
+    match settings.has_bias {
+        true => {
+            let words = head.bias.shape().num_elements();
+            B::float_add(logits, B::float_reshape(head.bias, Shape::from([1, words])))
+        }
+        false => logits,
+    }
+}
+
+pub fn head_gradients<B: LogProbsOps>(
+    chunk: Chunk<B>,
+    gradients: HeadGradients<B>,
+    settings: Settings,
+    wanted: Wanted,
+) -> HeadGradients<B> {
+    let HeadLogits {
+        logits,
+        values,
+        moments,
+    } = chunk.logits;
+    let [_, vocabulary] = logits.shape().dims();
+    let narrow = chunk.head.hidden.dtype();
+    let wide = arithmetic(narrow);
+    let idle = idle::<B>(&chunk.upstream, settings);
+    let (upstream, factor) = within_range::<B>(chunk.upstream, narrow);
+    let logits = B::softmax_gradient(
+        logits,
+        Words::all(vocabulary),
+        chunk.targets,
+        RowStatistics { values, moments },
+        upstream,
+        settings,
+        narrow,
+    );
+    // Hidden states that no gradient reaches may hold anything, and 0 * NaN is NaN.
+    let idle = B::bool_expand(idle, chunk.head.hidden.shape());
+    let hidden = B::float_mask_fill(chunk.head.hidden, idle.clone(), 0.0.into());
+    let kept = |gradient: FloatTensor<B>, sum: FloatTensor<B>, into: DType| {
+        let gradient = multiplied::<B>(gradient, &factor);
+        let gradient = match is_stand_in::<B>(&sum) {
+            true => gradient,
+            false => B::float_add(sum, gradient),
+        };
+        cast::<B>(gradient, if wanted.in_parts { wide } else { into })
+    };
+    // Rounded by the product itself, where nothing is added or multiplied after it.
+    let rounded = |is_last: bool| match is_last && factor.is_none() {
+        true => narrow,
+        false => wide,
+    };
+    HeadGradients {
+        hidden: match wanted.hidden {
+            true => {
+                let weight = as_rows::<B>(chunk.head.weight, settings);
+                // 0 times an infinite weight is NaN, too.
+                let gradient = B::product(logits.clone(), weight, rounded(true));
+                let gradient = B::float_mask_fill(gradient, idle, 0.0.into());
+                cast::<B>(multiplied::<B>(gradient, &factor), narrow)
+            }
+            false => gradients.hidden,
+        },
+        weight: match wanted.weight {
+            true => {
+                let gradient =
+                    of_weight::<B>(hidden, logits.clone(), settings, rounded(!wanted.in_parts));
+                kept(gradient, gradients.weight, narrow)
+            }
+            false => gradients.weight,
+        },
+        bias: match wanted.bias {
+            true => kept(of_bias::<B>(logits), gradients.bias, wide),
+            false => gradients.bias,
+        },
+    }
+}
+
+pub fn linear_log_probs<B: LogProbsOps>(
+    head: HeadTensors<B>,
+    targets: IntTensor<B>,
+    settings: Settings,
+) -> RowStatistics<B> {
+    let [tokens, _] = head.hidden.shape().dims();
+    let rows = chunks(tokens, settings.chunk_tokens).map(|range| {
+        let targets = B::int_slice(targets.clone(), &[slice(&range)]);
+        let chunk = B::head_logits(rows_of(&head, &range), targets, settings);
+        RowStatistics {
+            values: chunk.values,
+            moments: chunk.moments,
+        }
+    });
+    joined::<B>(rows.collect())
+}
+
+pub fn linear_log_probs_backward<B: LogProbsOps>(
+    head: HeadTensors<B>,
+    known: Known<B>,
+    settings: Settings,
+    wanted: Wanted,
+) -> HeadGradients<B> {
+    match settings.chunk_words < settings.words::<B>(&head.weight) {
+        true => by_words(head, known, settings, wanted),
+        false => by_tokens(head, known, settings, wanted),
+    }
+}
+
+fn by_tokens<B: LogProbsOps>(
+    head: HeadTensors<B>,
+    known: Known<B>,
+    settings: Settings,
+    wanted: Wanted,
+) -> HeadGradients<B> {
+    let [tokens, _] = head.hidden.shape().dims();
+    let wanted = Wanted {
+        in_parts: tokens > settings.chunk_tokens,
+        ..wanted
+    };
+    let weight_type = head.weight.dtype();
+    let mut gradients = stand_ins(&head);
+    let mut hidden = Vec::new();
+    for range in chunks(tokens, settings.chunk_tokens) {
+        let head = rows_of(&head, &range);
+        let Known {
+            targets, upstream, ..
+        } = known.of(&range);
+        let logits = B::head_logits(head.clone(), targets.clone(), settings);
+        gradients = B::head_gradients(logits, head, targets, upstream, gradients, settings, wanted);
+        if wanted.hidden {
+            hidden.push(gradients.hidden.clone());
+        }
+    }
+    if wanted.hidden {
+        gradients.hidden = B::float_cat(hidden, 0);
+    }
+    if wanted.weight {
+        gradients.weight = cast::<B>(gradients.weight, weight_type);
+    }
+    gradients
+}
+
+fn by_words<B: LogProbsOps>(
+    mut head: HeadTensors<B>,
+    known: Known<B>,
+    settings: Settings,
+    wanted: Wanted,
+) -> HeadGradients<B> {
+    let [tokens, width] = head.hidden.shape().dims();
+    let vocabulary = settings.words::<B>(&head.weight);
+    let narrow = head.hidden.dtype();
+    let wide = arithmetic(narrow);
+    let device = head.hidden.device();
+    let idle = B::bool_expand(idle::<B>(&known.upstream, settings), head.hidden.shape());
+    // Hidden states that no gradient reaches may hold anything, and 0 * NaN is NaN.
+    head.hidden = B::float_mask_fill(head.hidden, idle.clone(), 0.0.into());
+    let (upstream, factor) = within_range::<B>(known.upstream, narrow);
+    let known = Known { upstream, ..known };
+    let mut gradients = stand_ins(&head);
+    if wanted.weight {
+        gradients.weight = B::float_zeros(head.weight.shape(), &device, narrow.into());
+    }
+    let mut of_hidden: Vec<Option<FloatTensor<B>>> =
+        vec![None; chunks(tokens, settings.chunk_tokens).count()];
+    let mut of_biases = Vec::new();
+    let in_parts = of_hidden.len() > 1;
+    for words in chunks(vocabulary, settings.chunk_words) {
+        let block = words_of(&head, &words, settings);
+        let mut sum: Option<FloatTensor<B>> = None;
+        let mut sum_of_bias: Option<FloatTensor<B>> = None;
+        for (range, of_hidden) in chunks(tokens, settings.chunk_tokens).zip(&mut of_hidden) {
+            let part = rows_of(&block, &range);
+            let Known {
+                targets,
+                statistics,
+                upstream,
+            } = known.of(&range);
+            let logits = B::softmax_gradient(
+                logits(part.clone(), settings),
+                Words {
+                    first: words.start,
+                    vocabulary,
+                },
+                targets,
+                statistics,
+                upstream,
+                settings,
+                narrow,
+            );
+            if wanted.hidden {
+                let weight = as_rows::<B>(part.weight, settings);
+                let gradient = B::product(logits.clone(), weight, wide);
+                *of_hidden = Some(added::<B>(of_hidden.take(), gradient));
+            }
+            if wanted.bias {
+                sum_of_bias = Some(added::<B>(sum_of_bias, of_bias::<B>(logits.clone())));
+            }
+            if wanted.weight {
+                let into = match in_parts || factor.is_some() {
+                    true => wide,
+                    false => narrow,
+                };
+                let gradient = of_weight::<B>(part.hidden, logits, settings, into);
+                sum = Some(added::<B>(sum, gradient));
+            }
+        }
+        if let Some(sum) = sum {
+            let block = cast::<B>(multiplied::<B>(sum, &factor), narrow);
+            let slices = across(&words, width, settings);
+            gradients.weight = B::float_slice_assign(gradients.weight, &slices, block);
+        }
+        of_biases.extend(sum_of_bias);
+    }
+    if wanted.hidden {
+        let gradient = B::float_cat(of_hidden.into_iter().flatten().collect(), 0);
+        // 0 times an infinite weight is NaN, too.
+        let gradient = B::float_mask_fill(gradient, idle, 0.0.into());
+        gradients.hidden = cast::<B>(multiplied::<B>(gradient, &factor), narrow);
+    }
+    if wanted.bias {
+        gradients.bias = multiplied::<B>(B::float_cat(of_biases, 0), &factor);
+    }
+    gradients
+}
+
+/// `left * right` of numbers of one type, in a type that may be wider.
+pub fn product<B: Backend>(
+    left: FloatTensor<B>,
+    right: FloatTensor<B>,
+    into: DType,
+) -> FloatTensor<B> {
+    B::float_matmul(cast::<B>(left, into), cast::<B>(right, into))
+}
+
+pub fn scaled_gradient<B: Backend>(
+    gradient: FloatTensor<B>,
+    factor: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let dtype = gradient.dtype();
+    cast::<B>(
+        multiplied::<B>(widened::<B>(gradient), &Some(factor)),
+        dtype,
+    )
+}
+
+impl Settings {
+    /// The size of the vocabulary of a weight.
+    fn words<B: Backend>(self, weight: &FloatTensor<B>) -> usize {
+        weight.shape()[usize::from(!self.transposed)]
+    }
+}
+
+impl Words {
+    /// All words of a vocabulary.
+    pub fn all(vocabulary: usize) -> Self {
+        Self {
+            first: 0,
+            vocabulary,
+        }
+    }
+}
+
+impl<B: Backend> Known<B> {
+    /// The part of some tokens.
+    fn of(&self, tokens: &Range<usize>) -> Self {
+        let columns = |rows: &FloatTensor<B>| {
+            let all = 0..rows.shape()[0];
+            B::float_slice(rows.clone(), &[slice(&all), slice(tokens)])
+        };
+        Self {
+            targets: B::int_slice(self.targets.clone(), &[slice(tokens)]),
+            statistics: RowStatistics {
+                values: columns(&self.statistics.values),
+                moments: columns(&self.statistics.moments),
+            },
+            upstream: columns(&self.upstream),
+        }
+    }
+}
+
+/// f16 has no small numbers, and the mean over many tokens makes small gradients: for it they are
+/// divided by the largest of them, which is the factor that belongs to the results.
+fn within_range<B: Backend>(
+    upstream: FloatTensor<B>,
+    narrow: DType,
+) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+    if narrow != DType::F16 {
+        return (upstream, None);
+    }
+    let largest = B::float_max(B::float_abs(upstream.clone()));
+    let largest = B::float_clamp_min(largest, f64::from(f32::MIN_POSITIVE).into());
+    let divisor = B::float_reshape(largest.clone(), Shape::from([1, 1]));
+    (B::float_div(upstream, divisor), Some(largest))
+}
+
+/// `tensor * factor`; `factor` holds one number.
+fn multiplied<B: Backend>(
+    tensor: FloatTensor<B>,
+    factor: &Option<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    match factor {
+        Some(factor) => {
+            let ones = vec![1; tensor.shape().num_dims()];
+            B::float_mul(tensor, B::float_reshape(factor.clone(), Shape::from(ones)))
+        }
+        None => tensor,
+    }
+}
+
+/// The gradient of the weight, in its layout.
+fn of_weight<B: LogProbsOps>(
+    hidden: FloatTensor<B>,
+    logits: FloatTensor<B>,
+    settings: Settings,
+    into: DType,
+) -> FloatTensor<B> {
+    let (left, right) = match settings.transposed {
+        true => (logits, hidden),
+        false => (hidden, logits),
+    };
+    B::product(B::float_transpose(left), right, into)
+}
+
+/// The gradient of the bias, in the type of the arithmetic.
+fn of_bias<B: Backend>(logits: FloatTensor<B>) -> FloatTensor<B> {
+    let [_, words] = logits.shape().dims();
+    B::float_reshape(
+        B::float_sum_dim(widened::<B>(logits), 0),
+        Shape::from([words]),
+    )
+}
+
+/// The weight as `[H, V]`.
+fn as_columns<B: Backend>(weight: FloatTensor<B>, settings: Settings) -> FloatTensor<B> {
+    match settings.transposed {
+        true => B::float_transpose(weight),
+        false => weight,
+    }
+}
+
+/// The weight as `[V, H]`.
+fn as_rows<B: Backend>(weight: FloatTensor<B>, settings: Settings) -> FloatTensor<B> {
+    match settings.transposed {
+        true => weight,
+        false => B::float_transpose(weight),
+    }
+}
+
+fn added<B: Backend>(sum: Option<FloatTensor<B>>, more: FloatTensor<B>) -> FloatTensor<B> {
+    match sum {
+        Some(sum) => B::float_add(sum, more),
+        None => more,
+    }
+}
+
+fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    match tensor.dtype() == dtype {
+        true => tensor,
+        false => B::float_cast(tensor, dtype.into()),
+    }
+}
+
+/// One number in place of each gradient.
+fn stand_ins<B: Backend>(head: &HeadTensors<B>) -> HeadGradients<B> {
+    let stand_in = |like: &FloatTensor<B>| {
+        B::float_zeros(Shape::from([1]), &like.device(), like.dtype().into())
+    };
+    HeadGradients {
+        hidden: stand_in(&head.hidden),
+        weight: stand_in(&head.weight),
+        bias: stand_in(&head.bias),
+    }
+}
+
+/// A sum that can be added to in place: zeros where one number stands for it.
+#[cfg(feature = "host")]
+pub fn begun<B: Backend>(
+    sum: FloatTensor<B>,
+    like: &FloatTensor<B>,
+    is_wanted: bool,
+) -> FloatTensor<B> {
+    match is_wanted && is_stand_in::<B>(&sum) {
+        true => B::float_zeros(like.shape(), &like.device(), like.dtype().into()),
+        false => sum,
+    }
+}
+
+/// Whether nothing was added to a gradient of a weight or bias yet: a vocabulary has more than one
+/// word.
+fn is_stand_in<B: Backend>(gradient: &FloatTensor<B>) -> bool {
+    gradient.shape().num_elements() == 1
+}
+
+fn joined<B: Backend>(rows: Vec<RowStatistics<B>>) -> RowStatistics<B> {
+    let (values, moments) = rows
+        .into_iter()
+        .map(|row| (row.values, row.moments))
+        .unzip();
+    RowStatistics {
+        values: B::float_cat(values, 1),
+        moments: B::float_cat(moments, 1),
+    }
+}
+
+fn rows_of<B: Backend>(head: &HeadTensors<B>, tokens: &Range<usize>) -> HeadTensors<B> {
+    HeadTensors {
+        hidden: B::float_slice(head.hidden.clone(), &[slice(tokens)]),
+        ..head.clone()
+    }
+}
+
+fn words_of<B: Backend>(
+    head: &HeadTensors<B>,
+    words: &Range<usize>,
+    settings: Settings,
+) -> HeadTensors<B> {
+    let [_, width] = head.hidden.shape().dims();
+    HeadTensors {
+        weight: B::float_slice(head.weight.clone(), &across(words, width, settings)),
+        bias: match settings.has_bias {
+            true => B::float_slice(head.bias.clone(), &[slice(words)]),
+            false => head.bias.clone(),
+        },
+        ..head.clone()
+    }
+}
+
+/// Some words of a weight, in its layout.
+fn across(words: &Range<usize>, width: usize, settings: Settings) -> [Slice; 2] {
+    let width = slice(&(0..width));
+    match settings.transposed {
+        true => [slice(words), width],
+        false => [width, slice(words)],
+    }
+}
+
+fn slice(range: &Range<usize>) -> Slice {
+    Slice::from(range.clone())
+}

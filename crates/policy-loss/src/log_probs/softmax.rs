@@ -1,0 +1,159 @@
+//! The softmax in Burn's own operations, for backends without a kernel.
+
+use std::ops::Range;
+
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
+use burn::backend::{Backend, Scalar, TensorMetadata, get_device_settings};
+use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice};
+
+use super::ops::{RowStatistics, Settings, Words};
+use crate::composed::arithmetic;
+
+/// Below it, `exp` is 0 in f32, and next to nothing in f64.
+const LOG_OF_NOTHING: f64 = -104.0;
+
+/// What is known of each row of logits.
+pub fn softmax_statistics<B: Backend>(
+    logits: FloatTensor<B>,
+    targets: IntTensor<B>,
+    settings: Settings,
+) -> RowStatistics<B> {
+    let [tokens, vocabulary] = logits.shape().dims();
+    let scaled = scaled::<B>(widened::<B>(logits), settings);
+    let column = |indices| B::int_reshape(indices, Shape::from([tokens, 1]));
+    let row = |column| B::float_reshape(column, Shape::from([1, tokens]));
+
+    let (targets, unknown) = known::<B>(column(targets), 0..vocabulary);
+    let target = B::float_gather(1, scaled.clone(), targets);
+    let largest = B::float_max_dim(scaled.clone(), 1);
+    let distance = B::float_sub(scaled, largest.clone());
+    let exponentials = B::float_exp(distance.clone());
+    let sum = B::float_sum_dim(exponentials.clone(), 1);
+    let log_sum = B::float_log(sum.clone());
+    let log_probs = B::float_sub(B::float_sub(target, largest.clone()), log_sum.clone());
+    let log_probs = B::float_mask_fill(log_probs, unknown, f64::NAN.into());
+
+    let mut values = vec![row(log_probs)];
+    if settings.entropy {
+        // A logit of -inf has probability 0, and 0 * -inf would be NaN.
+        let distance = B::float_clamp_min(distance, LOG_OF_NOTHING.into());
+        let weighted = B::float_sum_dim(B::float_mul(exponentials, distance), 1);
+        let entropies = B::float_sub(log_sum.clone(), B::float_div(weighted, sum));
+        values.push(row(entropies));
+    }
+    RowStatistics {
+        values: B::float_cat(values, 0),
+        moments: B::float_cat(vec![row(largest), row(log_sum)], 0),
+    }
+}
+
+/// Rows of logits of some words, and what their gradient is made of.
+pub struct Rows<B: Backend> {
+    pub logits: FloatTensor<B>,
+    pub words: Words,
+    pub targets: IntTensor<B>,
+    pub statistics: RowStatistics<B>,
+    pub upstream: FloatTensor<B>,
+}
+
+/// The gradient of logits, `[N, V]`.
+pub fn softmax_gradient<B: Backend>(
+    rows: Rows<B>,
+    settings: Settings,
+    into: DType,
+) -> FloatTensor<B> {
+    let Rows {
+        logits,
+        words,
+        targets,
+        statistics,
+        upstream,
+    } = rows;
+    let shape = logits.shape();
+    let [tokens, here] = shape.dims();
+    let idle = B::bool_expand(idle::<B>(&upstream, settings), shape.clone());
+    let scale: Scalar = settings.scale.into();
+
+    let distance = B::float_sub(
+        scaled::<B>(widened::<B>(logits), settings),
+        column::<B>(&statistics.moments, 0),
+    );
+    let log_probability = B::float_sub(distance, column::<B>(&statistics.moments, 1));
+    let gradient = B::float_mul_scalar(column::<B>(&upstream, 0), scale);
+    let probability = B::float_exp(log_probability.clone());
+    let minus = match settings.entropy_gradient {
+        true => {
+            let entropy_gradient = B::float_mul_scalar(column::<B>(&upstream, 1), scale);
+            let absent = is_zero::<B>(entropy_gradient.clone());
+            let log_probability = B::float_clamp_min(log_probability, LOG_OF_NOTHING.into());
+            let inner = B::float_add(log_probability, column::<B>(&statistics.values, 1));
+            let inner = B::float_mask_fill(
+                B::float_mul(inner, entropy_gradient),
+                B::bool_expand(absent, shape.clone()),
+                0.0.into(),
+            );
+            B::float_mul(probability, B::float_add(inner, gradient.clone()))
+        }
+        false => B::float_mul(probability, gradient.clone()),
+    };
+    let targets = B::int_reshape(targets, Shape::from([tokens, 1]));
+    let (targets, unknown) = known::<B>(targets, 0..words.vocabulary);
+    let unknown = B::bool_expand(unknown, shape.clone());
+    let (targets, elsewhere) = known::<B>(targets, words.first..words.first + here);
+    let logits = B::float_scatter(
+        1,
+        B::float_neg(minus),
+        B::int_sub_scalar(targets, words.first.into()),
+        B::float_mask_fill(gradient, elsewhere, 0.0.into()),
+        IndexingUpdateOp::Add,
+    );
+    let logits = B::float_mask_fill(logits, unknown, f64::NAN.into());
+    B::float_cast(B::float_mask_fill(logits, idle, 0.0.into()), into.into())
+}
+
+/// The rows that no gradient reaches, `[N, 1]`.
+pub fn idle<B: Backend>(upstream: &FloatTensor<B>, settings: Settings) -> BoolTensor<B> {
+    let idle = is_zero::<B>(column::<B>(upstream, 0));
+    match settings.entropy_gradient {
+        true => B::bool_and(idle, is_zero::<B>(column::<B>(upstream, 1))),
+        false => idle,
+    }
+}
+
+fn is_zero<B: Backend>(tensor: FloatTensor<B>) -> BoolTensor<B> {
+    let bools = get_device_settings::<B>(&tensor.device()).bool_dtype;
+    B::float_equal_elem(tensor, 0.0.into(), bools)
+}
+
+/// A row of `[_, N]` as `[N, 1]`.
+fn column<B: Backend>(rows: &FloatTensor<B>, index: usize) -> FloatTensor<B> {
+    let [_, tokens] = rows.shape().dims();
+    let row = B::float_slice(rows.clone(), &[Slice::from(index..index + 1)]);
+    B::float_reshape(row, Shape::from([tokens, 1]))
+}
+
+/// Targets that can be gathered, and which of them were not among `words`.
+fn known<B: Backend>(targets: IntTensor<B>, words: Range<usize>) -> (IntTensor<B>, BoolTensor<B>) {
+    let bools = get_device_settings::<B>(&targets.device()).bool_dtype;
+    let below = B::int_lower_elem(targets.clone(), words.start.into(), bools);
+    let above = B::int_greater_equal_elem(targets.clone(), words.end.into(), bools);
+    let unknown = B::bool_or(below, above);
+    let targets = B::int_mask_fill(targets, unknown.clone(), words.start.into());
+    (targets, unknown)
+}
+
+fn scaled<B: Backend>(logits: FloatTensor<B>, settings: Settings) -> FloatTensor<B> {
+    match settings.scale == 1.0 {
+        true => logits,
+        false => B::float_mul_scalar(logits, settings.scale.into()),
+    }
+}
+
+/// In the type of the arithmetic.
+pub fn widened<B: Backend>(logits: FloatTensor<B>) -> FloatTensor<B> {
+    let wide = arithmetic(logits.dtype());
+    match logits.dtype() == wide {
+        true => logits,
+        false => B::float_cast(logits, wide.into()),
+    }
+}
