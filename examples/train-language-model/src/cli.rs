@@ -1,0 +1,74 @@
+//! The command line.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// A language model learns by reinforcement learning.
+#[derive(Parser)]
+#[command(version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Compare a model with log-probs that another implementation computed.
+    Check {
+        /// The model, as Hugging Face lays it out.
+        #[arg(long, value_name = "DIR")]
+        model: PathBuf,
+        /// A rollout with `tokens`, `action_mask`, `ref_log_probs` and `group_id`, and the prompts
+        /// of the groups in its metadata.
+        #[arg(long, value_name = "FILE.safetensors")]
+        rollout: PathBuf,
+        /// Where to compute.
+        #[arg(long, value_enum, default_value_t)]
+        device: Backend,
+    },
+}
+
+/// The backends that an adapter crate exists for.
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub enum Backend {
+    /// Pure Rust on the CPU; always there.
+    #[default]
+    Flex,
+    /// Burn's older CPU backend; needs the feature `ndarray`.
+    Ndarray,
+    /// Graphics cards; needs the feature `wgpu`.
+    Wgpu,
+}
+
+impl Backend {
+    /// The device of this backend.
+    ///
+    /// # Errors
+    ///
+    /// The program was compiled without the backend, or the machine has no hardware for it.
+    pub fn device(self) -> Result<Device, Box<dyn Error>> {
+        match self {
+            Self::Flex => Ok(policy_loss_flex::device()?),
+            #[cfg(feature = "ndarray")]
+            Self::Ndarray => Ok(policy_loss_ndarray::device()?),
+            #[cfg(not(feature = "ndarray"))]
+            Self::Ndarray => Err(not_compiled_in("ndarray")),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => Ok(policy_loss_wgpu::device()?),
+            #[cfg(not(feature = "wgpu"))]
+            Self::Wgpu => Err(not_compiled_in("wgpu")),
+        }
+    }
+}
+
+#[cfg(not(all(feature = "ndarray", feature = "wgpu")))]
+fn not_compiled_in(feature: &str) -> Box<dyn Error> {
+    format!(
+        "the backend `{feature}` is not compiled in; \
+         run `cargo run --release -p train-language-model --features {feature} -- ...`"
+    )
+    .into()
+}
