@@ -31,8 +31,7 @@ struct Reference {
 ///
 /// The model or the rollout cannot be read, or they differ by more than rounding.
 pub fn check(directory: &Path, file: &Path, device: &Device) -> Result<(), Box<dyn Error>> {
-    let reference =
-        read(file).map_err(|problem| format!("{}: {problem}", file.display()))?;
+    let reference = read(file).map_err(|problem| format!("{}: {problem}", file.display()))?;
     let start = Instant::now();
     let model = weights::load(directory, device)?;
     println!("loaded in {:.1} s", start.elapsed().as_secs_f64());
@@ -96,7 +95,9 @@ fn read(file: &Path) -> Result<Reference, Box<dyn Error>> {
     let (log_probs, _) = words(&file, "ref_log_probs", Dtype::F32, f32::from_le_bytes)?;
     let (groups, _) = words(&file, "group_id", Dtype::I32, i32::from_le_bytes)?;
     if [mask.len(), log_probs.len(), groups.len() * columns] != [tokens.len(); 3] || columns == 0 {
-        return Err("`tokens`, `action_mask`, `ref_log_probs` and `group_id` differ in shape".into());
+        return Err(
+            "`tokens`, `action_mask`, `ref_log_probs` and `group_id` differ in shape".into(),
+        );
     }
     let mut reference = Reference {
         prompts: Vec::new(),
@@ -105,14 +106,21 @@ fn read(file: &Path) -> Result<Reference, Box<dyn Error>> {
     };
     for (row, group) in groups.iter().enumerate() {
         let range = row * columns..(row + 1) * columns;
-        let length = mask[range.clone()].iter().take_while(|valid| **valid != 0.0).count();
+        let length = mask[range.clone()]
+            .iter()
+            .take_while(|valid| **valid != 0.0)
+            .count();
         let range = range.start..range.start + length;
-        let prompt = usize::try_from(*group).ok().and_then(|group| prompts.get(group));
+        let prompt = usize::try_from(*group)
+            .ok()
+            .and_then(|group| prompts.get(group));
         let prompt = prompt.filter(|prompt| !prompt.is_empty()).ok_or_else(|| {
             format!("`group_id` of row {row} is {group}, which has no prompt in the metadata")
         })?;
         reference.prompts.push(prompt.clone());
-        reference.answers.push(tokens[range.clone()].iter().map(|id| *id as u32).collect());
+        reference
+            .answers
+            .push(tokens[range.clone()].iter().map(|id| *id as u32).collect());
         reference.log_probs.push(log_probs[range].to_vec());
     }
     Ok(reference)
@@ -125,7 +133,9 @@ fn words<T>(
     dtype: Dtype,
     value: fn([u8; 4]) -> T,
 ) -> Result<(Vec<T>, usize), Box<dyn Error>> {
-    let view = file.tensor(name).map_err(|error| format!("`{name}`: {error}"))?;
+    let view = file
+        .tensor(name)
+        .map_err(|error| format!("`{name}`: {error}"))?;
     if view.dtype() != dtype {
         return Err(format!("`{name}` is {}; expected {dtype}", view.dtype()).into());
     }

@@ -6,7 +6,7 @@
 //!     --rollout tests/data/rollout_smollm2.safetensors
 //! ```
 //!
-//! `config`, `weights` and `tokens` read a model, `model` is the policy.
+//! `config`, `weights` and `tokens` read a model, `model` is the policy, `sampler` lets it answer.
 
 mod batch;
 mod check;
@@ -14,6 +14,7 @@ mod cli;
 mod config;
 mod error;
 mod model;
+mod sampler;
 #[cfg(test)]
 mod tests;
 mod tokens;

@@ -3,9 +3,7 @@
 //! Fields have the names of Hugging Face, so that the path of a parameter is its name in the file.
 
 use burn::module::Module;
-use burn::nn::{
-    Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig,
-};
+use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::activation::{silu, softmax};
 use burn::tensor::{Bool, Device, Int, Tensor};
 use policy_loss::LinearHead;
@@ -178,9 +176,30 @@ impl Llama {
     /// A cache for at most `capacity` tokens of each sequence.
     pub fn cache(&self, capacity: usize) -> Cache {
         Cache {
-            layers: self.model.layers.iter().map(|_| LayerCache::default()).collect(),
+            layers: self
+                .model
+                .layers
+                .iter()
+                .map(|_| LayerCache::default())
+                .collect(),
             length: 0,
             capacity,
+        }
+    }
+}
+
+impl Cache {
+    /// Whether it holds no token yet.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// The rows with these numbers, in this order; a row may be taken more than once.
+    pub fn select(&mut self, rows: Tensor<1, Int>) {
+        for layer in &mut self.layers {
+            for slot in [&mut layer.keys, &mut layer.values] {
+                *slot = slot.take().map(|all| all.select(0, rows.clone()));
+            }
         }
     }
 }
@@ -211,9 +230,7 @@ impl Attention {
         let [batch, tokens, _] = hidden.dims();
         let (heads, size) = (config.num_attention_heads, config.head_size());
         let shared = config.key_value_heads();
-        let split = |x: Tensor<3>, heads| {
-            x.reshape([batch, tokens, heads, size]).swap_dims(1, 2)
-        };
+        let split = |x: Tensor<3>, heads| x.reshape([batch, tokens, heads, size]).swap_dims(1, 2);
         let queries = places.rotate(split(self.q_proj.forward(hidden.clone()), heads));
         let keys = places.rotate(split(self.k_proj.forward(hidden.clone()), shared));
         let values = split(self.v_proj.forward(hidden), shared);
@@ -255,14 +272,18 @@ impl Places {
         // Padding on the left stands at -1, which nothing depends on.
         let positions = mask.clone().int().cumsum(1) - 1;
         let positions = positions.narrow(1, past, tokens).float();
-        let angles = positions.reshape([batch, 1, tokens, 1])
-            * frequencies.reshape([1, 1, 1, half]);
+        let angles =
+            positions.reshape([batch, 1, tokens, 1]) * frequencies.reshape([1, 1, 1, half]);
         let ahead = Tensor::<2, Bool>::tril_mask([tokens, length], past as i64, &device);
         let hidden = mask
             .bool_not()
             .reshape([batch, 1, 1, length])
             .expand([batch, 1, tokens, length])
-            .bool_or(ahead.reshape([1, 1, tokens, length]).expand([batch, 1, tokens, length]));
+            .bool_or(
+                ahead
+                    .reshape([1, 1, tokens, length])
+                    .expand([batch, 1, tokens, length]),
+            );
         Self {
             cosines: angles.clone().cos(),
             sines: angles.sin(),
@@ -305,9 +326,6 @@ impl LayerCache {
             *slot = Some(all);
             used
         };
-        (
-            write(&mut self.keys, keys),
-            write(&mut self.values, values),
-        )
+        (write(&mut self.keys, keys), write(&mut self.values, values))
     }
 }

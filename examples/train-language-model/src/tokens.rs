@@ -23,12 +23,12 @@ impl Tokenizer {
             path: path.clone(),
             source,
         })?;
-        let inner: tokenizers::Tokenizer = text.parse().map_err(|error: tokenizers::Error| {
-            ModelError::Format {
-                path: path.clone(),
-                problem: format!("not a tokenizer: {error}"),
-            }
-        })?;
+        let inner: tokenizers::Tokenizer =
+            text.parse()
+                .map_err(|error: tokenizers::Error| ModelError::Format {
+                    path: path.clone(),
+                    problem: format!("not a tokenizer: {error}"),
+                })?;
         let largest = inner.get_vocab(true).into_values().max().unwrap_or(0);
         let bad = |problem| ModelError::Tokenizer {
             path: path.clone(),
@@ -60,7 +60,10 @@ impl Tokenizer {
     /// The tokenizer has no tokens for it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError> {
         let encoding = self.inner.encode(text, false);
-        Ok(encoding.map_err(|error| self.bad(error))?.get_ids().to_vec())
+        Ok(encoding
+            .map_err(|error| self.bad(error))?
+            .get_ids()
+            .to_vec())
     }
 
     /// The text of `tokens`, without special ones.
@@ -69,7 +72,9 @@ impl Tokenizer {
     ///
     /// The tokenizer cannot decode them.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, ModelError> {
-        self.inner.decode(tokens, true).map_err(|error| self.bad(error))
+        self.inner
+            .decode(tokens, true)
+            .map_err(|error| self.bad(error))
     }
 
     fn bad(&self, error: tokenizers::Error) -> ModelError {

@@ -56,17 +56,22 @@ fn tensors_that_do_not_fit() {
     let tensor = tiny.tensors.remove(name).expect("it was there");
     assert_refused(&tiny, &[name, "is missing"]);
 
-    tiny.tensors.insert("model.layers.1.self_attn.key.weight".into(), tensor.clone());
+    tiny.tensors
+        .insert("model.layers.1.self_attn.key.weight".into(), tensor.clone());
     assert_refused(&tiny, &[name, "is missing"]);
 
     tiny.tensors.insert(name.into(), tensor.clone());
-    assert_refused(&tiny, &["no place for `model.layers.1.self_attn.key.weight`"]);
+    assert_refused(
+        &tiny,
+        &["no place for `model.layers.1.self_attn.key.weight`"],
+    );
 
     let mut tiny = Tiny::new(0, true);
     let mut shape = tensor.shape.clone();
     shape.reverse();
     let values = tensor.values;
-    tiny.tensors.insert(name.into(), HostTensor { shape, values });
+    tiny.tensors
+        .insert(name.into(), HostTensor { shape, values });
     assert_refused(&tiny, &[name, "[20, 12]", "[12, 20]"]);
 
     let mut tiny = Tiny::new(0, true);
@@ -85,7 +90,11 @@ fn configurations_that_are_not_computed() {
         ("model_type", json!("mamba"), &["\"mamba\"", "\"llama\""]),
         ("hidden_act", json!("gelu"), &["\"gelu\"", "\"silu\""]),
         ("rope_scaling", json!({"factor": 2.0}), &["factor", "null"]),
-        ("attention_bias", json!(true), &["true", "accepted is false"]),
+        (
+            "attention_bias",
+            json!(true),
+            &["true", "accepted is false"],
+        ),
         ("mlp_bias", json!(true), &["true", "accepted is false"]),
         ("quantization_config", json!({"bits": 4}), &["null"]),
         ("num_key_value_heads", json!(3), &["is 3", "a divisor"]),

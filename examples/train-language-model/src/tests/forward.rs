@@ -16,7 +16,9 @@ const ANSWERS: [&[u32]; 3] = [&[3, 2], &[22, 0, 11, 2], &[2]];
 
 fn sequences() -> Vec<Sequence<'static>> {
     let pairs = PROMPTS.iter().zip(&ANSWERS);
-    pairs.map(|(prompt, answer)| Sequence { prompt, answer }).collect()
+    pairs
+        .map(|(prompt, answer)| Sequence { prompt, answer })
+        .collect()
 }
 
 fn trained_log_probs(model: &Llama, device: &Device) -> Vec<Vec<f32>> {
@@ -27,7 +29,7 @@ fn trained_log_probs(model: &Llama, device: &Device) -> Vec<Vec<f32>> {
     let output = log_probs.forward_linear(hidden, &model.head(), targets, mask);
     let values = output.expect("the shapes fit").log_probs;
     let [_, columns] = values.dims();
-    let values = values.into_data().to_vec::<f32>().expect("f32");
+    let values = values.try_into_vec_as::<f32>().expect("f32");
     values.chunks(columns).map(<[f32]>::to_vec).collect()
 }
 
@@ -76,7 +78,10 @@ fn what_is_saved_is_what_was_loaded() {
             let view = file.tensor(name).expect("it has the name of Hugging Face");
             let (chunks, _) = view.data().as_chunks::<4>();
             let values: Vec<f32> = chunks.iter().map(|c| f32::from_le_bytes(*c)).collect();
-            assert_eq!((view.shape(), values), (&tensor.shape[..], tensor.values.clone()));
+            assert_eq!(
+                (view.shape(), values),
+                (&tensor.shape[..], tensor.values.clone())
+            );
         }
         let again = weights::load(copy.path(), &device).expect("it is whole");
         assert_equals_the_loops(&tiny, &again, &device);

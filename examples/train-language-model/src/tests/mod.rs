@@ -4,4 +4,5 @@
 mod directory;
 mod forward;
 mod oracle;
+mod sampler;
 mod tiny;

@@ -15,7 +15,10 @@ pub fn next_log_probs(tiny: &Tiny, tokens: &[u32]) -> Vec<Vec<f64>> {
             .map(|state| norm(tiny, &name("input_layernorm"), state))
             .collect();
         let project = |part: &str| -> Vec<Vec<f64>> {
-            normed.iter().map(|x| product(tiny, &name(part), x)).collect()
+            normed
+                .iter()
+                .map(|x| product(tiny, &name(part), x))
+                .collect()
         };
         let queries = project("self_attn.q_proj");
         let keys = project("self_attn.k_proj");
@@ -81,7 +84,13 @@ fn row(tiny: &Tiny, name: &str, index: usize) -> Vec<f64> {
 fn product(tiny: &Tiny, name: &str, x: &[f64]) -> Vec<f64> {
     let rows = tiny.tensors[&format!("{name}.weight")].shape[0];
     (0..rows)
-        .map(|index| row(tiny, name, index).iter().zip(x).map(|(a, b)| a * b).sum())
+        .map(|index| {
+            row(tiny, name, index)
+                .iter()
+                .zip(x)
+                .map(|(a, b)| a * b)
+                .sum()
+        })
         .collect()
 }
 

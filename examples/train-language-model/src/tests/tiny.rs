@@ -52,7 +52,12 @@ impl Tiny {
             let shape = shape.to_vec();
             tensors.insert(name, HostTensor { shape, values });
         };
-        put("model.embed_tokens.weight".into(), &[VOCABULARY, HIDDEN], 0.0, 1.0);
+        put(
+            "model.embed_tokens.weight".into(),
+            &[VOCABULARY, HIDDEN],
+            0.0,
+            1.0,
+        );
         put("model.norm.weight".into(), &[HIDDEN], 1.0, 0.5);
         for layer in 0..LAYERS {
             let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
@@ -152,8 +157,12 @@ impl Tiny {
     fn bytes(&self, values: &[f32]) -> Vec<u8> {
         let values = values.iter().copied();
         match self.dtype {
-            Dtype::F16 => values.flat_map(|x| f16::from_f32(x).to_le_bytes()).collect(),
-            Dtype::BF16 => values.flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect(),
+            Dtype::F16 => values
+                .flat_map(|x| f16::from_f32(x).to_le_bytes())
+                .collect(),
+            Dtype::BF16 => values
+                .flat_map(|x| bf16::from_f32(x).to_le_bytes())
+                .collect(),
             Dtype::F32 => values.flat_map(f32::to_le_bytes).collect(),
             Dtype::I32 => values.flat_map(|x| (x as i32).to_le_bytes()).collect(),
             other => panic!("{other} is not written"),
