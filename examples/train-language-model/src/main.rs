@@ -13,8 +13,10 @@ mod check;
 mod cli;
 mod config;
 mod error;
+mod expression;
 mod model;
 mod sampler;
+mod task;
 #[cfg(test)]
 mod tests;
 mod tokens;

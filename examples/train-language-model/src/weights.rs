@@ -1,4 +1,5 @@
-//! `model.safetensors`: the weights of a model, read and written.
+//! `model.safetensors`, the weights of a model, and `adapter_model.safetensors`, what was learned
+//! beside them: read and written.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +14,11 @@ use crate::config::LlamaConfig;
 use crate::error::ModelError;
 use crate::model::Llama;
 
+/// The weights of a whole model.
+const WEIGHTS: &str = "model.safetensors";
+/// Low-rank adapters, as the library PEFT names them.
+const ADAPTERS: &str = "adapter_model.safetensors";
+
 /// Reads the model in `directory`.
 ///
 /// # Errors
@@ -21,33 +27,71 @@ use crate::model::Llama;
 /// another shape or type, or without a place in the model.
 pub fn load(directory: &Path, device: &Device) -> Result<Llama, ModelError> {
     let config = LlamaConfig::read(&directory.join("config.json"))?;
-    let path = directory.join("model.safetensors");
-    let bytes = fs::read(&path).map_err(|source| ModelError::File {
-        path: path.clone(),
-        source,
-    })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| ModelError::Format {
-        path: path.clone(),
-        problem: format!("not a safetensors file: {error}"),
-    })?;
-    let mut loader = Loader {
-        tensors: file.iter().collect(),
-        path,
-        at: At::default(),
-        device: device.clone(),
-        error: None,
-    };
-    let model = Llama::new(config, device).map(&mut loader);
-    loader.finish(model)
+    let model = Llama::new(config, device);
+    read(model, &directory.join(WEIGHTS), Part::Weights, device)
 }
 
-/// Writes the weights to `path`, in f32.
+/// Reads the adapters in `directory` into a model that has some.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_adapters(model: Llama, directory: &Path, device: &Device) -> Result<Llama, ModelError> {
+    read(model, &directory.join(ADAPTERS), Part::Adapters, device)
+}
+
+/// Writes the weights of a model without adapters, in f32.
 ///
 /// # Errors
 ///
 /// The device failed to deliver them, or the file cannot be written.
-pub fn save(model: &Llama, path: &Path) -> Result<(), ModelError> {
-    let mut saver = Saver::default();
+pub fn save(model: &Llama, directory: &Path) -> Result<(), ModelError> {
+    write(model, &directory.join(WEIGHTS), Part::Weights)
+}
+
+/// Writes the adapters of a model, in f32.
+///
+/// # Errors
+///
+/// As [`save`].
+pub fn save_adapters(model: &Llama, directory: &Path) -> Result<(), ModelError> {
+    write(model, &directory.join(ADAPTERS), Part::Adapters)
+}
+
+/// Which parameters are in a file.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Part {
+    #[default]
+    Weights,
+    Adapters,
+}
+
+fn read(model: Llama, path: &Path, part: Part, device: &Device) -> Result<Llama, ModelError> {
+    let bytes = fs::read(path).map_err(|source| ModelError::File {
+        path: path.into(),
+        source,
+    })?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| ModelError::Format {
+        path: path.into(),
+        problem: format!("not a safetensors file: {error}"),
+    })?;
+    let mut loader = Loader {
+        tensors: file.iter().collect(),
+        path: path.into(),
+        part,
+        at: At::default(),
+        device: device.clone(),
+        error: None,
+    };
+    let model = model.map(&mut loader);
+    loader.finish(model)
+}
+
+fn write(model: &Llama, path: &Path, part: Part) -> Result<(), ModelError> {
+    let mut saver = Saver {
+        part,
+        ..Saver::default()
+    };
     model.visit(&mut saver);
     let bad = |problem: String| ModelError::Format {
         path: path.into(),
@@ -80,22 +124,27 @@ impl At {
         self.0.pop();
     }
 
-    /// The name of a parameter in the file.
-    fn name(&self) -> String {
+    /// The name of a parameter in the file, if it belongs there.
+    fn name(&self, part: Part) -> Option<String> {
         let names: Vec<_> = self.0.iter().map(|(name, _)| name.as_str()).collect();
-        let name = names.join(".");
-        match name.strip_suffix(".gamma") {
-            Some(norm) => format!("{norm}.weight"),
-            None => name,
+        match (&names[..], part) {
+            ([.., "lora", _], Part::Weights) => None,
+            ([layer @ .., "weight", "lora", factor], Part::Adapters) => Some(format!(
+                "base_model.model.{}.lora_{}.weight",
+                layer.join("."),
+                factor.to_uppercase()
+            )),
+            (_, Part::Adapters) => None,
+            ([norm @ .., "gamma"], Part::Weights) => Some(format!("{}.weight", norm.join("."))),
+            (names, Part::Weights) => Some(names.join(".")),
         }
     }
 
     /// Whether the file holds the transpose: PyTorch's linear layers are `[to, from]`, those of
-    /// Burn `[from, to]`.
+    /// Burn, and the factors of its adapters, `[from, to]`.
     fn is_transposed(&self) -> bool {
-        self.0
-            .last()
-            .is_some_and(|(_, container)| container == "Struct:Linear")
+        let container = self.0.last().map(|(_, container)| container.as_str());
+        matches!(container, Some("Struct:Linear" | "Struct:LoraAdapter"))
     }
 }
 
@@ -103,14 +152,19 @@ struct Loader<'a> {
     /// What has not found its place yet.
     tensors: BTreeMap<&'a str, TensorView<'a>>,
     path: PathBuf,
+    part: Part,
     at: At,
     device: Device,
     error: Option<ModelError>,
 }
 
 impl Loader<'_> {
-    fn read<const D: usize>(&mut self, shape: [usize; D]) -> Result<Tensor<D>, ModelError> {
-        let (name, path) = (self.at.name(), self.path.clone());
+    fn read<const D: usize>(
+        &mut self,
+        name: String,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, ModelError> {
+        let path = self.path.clone();
         let Some(view) = self.tensors.remove(name.as_str()) else {
             let holds = some(self.tensors.keys());
             return Err(ModelError::MissingTensor { path, name, holds });
@@ -174,10 +228,13 @@ impl ModuleMapper for Loader<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(name) = self.at.name(self.part) else {
+            return param;
+        };
         if self.error.is_some() {
             return param;
         }
-        match self.read(param.lazy_shape().dims()) {
+        match self.read(name, param.lazy_shape().dims()) {
             Ok(tensor) => Param::from_tensor(tensor),
             Err(error) => {
                 self.error = Some(error);
@@ -189,6 +246,7 @@ impl ModuleMapper for Loader<'_> {
 
 #[derive(Default)]
 struct Saver {
+    part: Part,
     tensors: BTreeMap<String, TensorData>,
     at: At,
     problem: Option<String>,
@@ -204,6 +262,9 @@ impl ModuleVisitor for Saver {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(name) = self.at.name(self.part) else {
+            return;
+        };
         match param.val().try_into_data() {
             Ok(data) => {
                 let data = data.convert::<f32>();
@@ -211,7 +272,7 @@ impl ModuleVisitor for Saver {
                     true => transposed(&data),
                     false => data,
                 };
-                self.tensors.insert(self.at.name(), data);
+                self.tensors.insert(name, data);
             }
             Err(error) => self.problem = Some(error.to_string()),
         }

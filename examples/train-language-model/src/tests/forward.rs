@@ -70,8 +70,8 @@ fn what_is_saved_is_what_was_loaded() {
         let copy = Tiny::new(3, tied).write();
         let path = copy.path().join("model.safetensors");
         // A model that is being trained is saved as well as one that is not.
-        weights::save(&model.train(), &path).expect("it is written");
-        let bytes = std::fs::read(&path).expect("it is there");
+        weights::save(&model.train(), copy.path()).expect("it is written");
+        let bytes = std::fs::read(path).expect("it is there");
         let file = safetensors::SafeTensors::deserialize(&bytes).expect("it is whole");
         assert_eq!(file.len(), tiny.tensors.len());
         for (name, tensor) in &tiny.tensors {

@@ -1,0 +1,212 @@
+//! What is asked, and the rules that grade the answers.
+
+use std::fmt::Write;
+
+use clap::ValueEnum;
+use rand::{Rng, RngExt};
+
+use crate::error::ModelError;
+use crate::expression;
+use crate::tokens::Tokenizer;
+
+/// What the model learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Task {
+    /// The sum of several numbers. At level `n` these are `n + 1` numbers of one digit.
+    Sum,
+    /// An expression that makes a target of numbers, each of which it uses once. At level `n` these
+    /// are `n + 1` numbers of one digit.
+    Countdown,
+}
+
+/// One question, with a rule for its answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    task: Task,
+    numbers: Vec<i64>,
+    target: i64,
+    /// An answer that is right.
+    example: String,
+}
+
+impl Task {
+    /// What the model is told before the first question.
+    fn instruction(self) -> &'static str {
+        match self {
+            Self::Sum => "Answer with a number only.",
+            Self::Countdown => "Make the target. Use each number once. Answer with an expression.",
+        }
+    }
+
+    /// Draws a question of a level above 0.
+    pub fn draw(self, level: u32, rng: &mut impl Rng) -> Problem {
+        let count = level as usize + 1;
+        let numbers: Vec<i64> = (0..count).map(|_| rng.random_range(1..10)).collect();
+        let (target, example) = match self {
+            Self::Sum => {
+                let target = numbers.iter().sum::<i64>();
+                (target, target.to_string())
+            }
+            Self::Countdown => {
+                // From left to right, so that no parentheses are needed.
+                let mut target = numbers[0];
+                let mut example = target.to_string();
+                for number in &numbers[1..] {
+                    let (sign, next) = match target > *number && rng.random_bool(0.5) {
+                        true => ('-', target - number),
+                        false => ('+', target + number),
+                    };
+                    write!(example, " {sign} {number}").expect("a string takes everything");
+                    target = next;
+                }
+                (target, example)
+            }
+        };
+        Problem {
+            task: self,
+            numbers,
+            target,
+            example,
+        }
+    }
+
+    /// The prompt of a question, by the chat template of SmolLM2 (ChatML), after `examples` with
+    /// their answers.
+    ///
+    /// # Errors
+    ///
+    /// The tokenizer has no tokens for it.
+    pub fn prompt(
+        self,
+        problem: &Problem,
+        examples: &[Problem],
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<u32>, ModelError> {
+        let turn = |who: &str, text: &str| format!("<|im_start|>{who}\n{text}<|im_end|>\n");
+        let mut text = turn("system", self.instruction());
+        for example in examples {
+            text += &turn("user", &example.question());
+            text += &turn("assistant", &example.example);
+        }
+        text += &turn("user", &problem.question());
+        text += "<|im_start|>assistant\n";
+        tokenizer.encode(&text)
+    }
+}
+
+impl Problem {
+    /// The question as text.
+    pub fn question(&self) -> String {
+        let numbers: Vec<_> = self.numbers.iter().map(i64::to_string).collect();
+        match self.task {
+            Task::Sum => format!("{} =", numbers.join(" + ")),
+            Task::Countdown => format!("Numbers: {}. Target: {}", numbers.join(", "), self.target),
+        }
+    }
+
+    /// 1 for an answer that is right and nothing else, 0 for every other.
+    pub fn reward(&self, answer: &str) -> f32 {
+        let is_right = match self.task {
+            Task::Sum => answer.trim() == self.target.to_string(),
+            Task::Countdown => self.is_made_by(answer),
+        };
+        f32::from(u8::from(is_right))
+    }
+
+    /// Whether an expression has the value of the target, and uses each number once.
+    fn is_made_by(&self, answer: &str) -> bool {
+        let Some(expression) = expression::parse(answer) else {
+            return false;
+        };
+        let (mut used, mut given) = (expression.numbers, self.numbers.clone());
+        used.sort_unstable();
+        given.sort_unstable();
+        used == given && expression.value == (self.target, 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    fn problem(task: Task, numbers: &[i64], target: i64) -> Problem {
+        Problem {
+            task,
+            numbers: numbers.to_vec(),
+            target,
+            example: String::new(),
+        }
+    }
+
+    #[test]
+    fn only_the_number_is_a_sum() {
+        let problem = problem(Task::Sum, &[7, 5], 12);
+        assert_eq!(problem.question(), "7 + 5 =");
+        for right in ["12", " 12\n"] {
+            assert_eq!(problem.reward(right), 1.0, "{right:?}");
+        }
+        for wrong in [
+            "",
+            "13",
+            "12.",
+            "7 + 5 = 12",
+            "1 2",
+            "012",
+            "twelve",
+            "12 12",
+        ] {
+            assert_eq!(problem.reward(wrong), 0.0, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_expression_uses_each_number_once() {
+        let problem = problem(Task::Countdown, &[3, 8, 3], 16);
+        assert_eq!(problem.question(), "Numbers: 3, 8, 3. Target: 16");
+        for wrong in [
+            "8 * (3 - 3 / 3)",
+            "3 * 8",
+            "16",
+            "8 + 8",
+            "3 + 8 + 3 + 2",
+            "",
+        ] {
+            assert_eq!(problem.reward(wrong), 0.0, "{wrong:?}");
+        }
+        let problem = self::problem(Task::Countdown, &[3, 8, 3], 8);
+        for right in ["8 * 3 / 3", "3/3*8", "8+(3-3)", "3 - 3 + 8 = 8", " 3+8-3 "] {
+            assert_eq!(problem.reward(right), 1.0, "{right:?}");
+        }
+        for wrong in [
+            "8",
+            "3 + 3 + 8",
+            "8 + 3 - 3 = 9",
+            "3 / (3 - 3) + 8",
+            "8 + 3 - 3 apples",
+        ] {
+            assert_eq!(problem.reward(wrong), 0.0, "{wrong:?}");
+        }
+        // A third of 8 times 3 is 8, without rounding.
+        assert_eq!(
+            self::problem(Task::Countdown, &[8, 3, 3], 8).reward("8 / 3 * 3"),
+            1.0
+        );
+    }
+
+    #[test]
+    fn every_question_has_an_answer() {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        for task in [Task::Sum, Task::Countdown] {
+            for level in 1..6 {
+                for _ in 0..200 {
+                    let problem = task.draw(level, &mut rng);
+                    assert_eq!(problem.numbers.len(), level as usize + 1);
+                    assert_eq!(problem.reward(&problem.example), 1.0, "{problem:?}");
+                }
+            }
+        }
+    }
+}
