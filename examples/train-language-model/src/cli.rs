@@ -4,7 +4,9 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::settings::Settings;
 
 /// A language model learns by reinforcement learning.
 #[derive(Parser)]
@@ -16,6 +18,8 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 pub enum Command {
+    /// Train a model.
+    Train(Box<Train>),
     /// Compare a model with log-probs that another implementation computed.
     Check {
         /// The model, as Hugging Face lays it out.
@@ -29,6 +33,41 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         device: Backend,
     },
+}
+
+#[derive(Args)]
+pub struct Train {
+    /// The model, as Hugging Face lays it out.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Where to write what was learned, the curves and the checkpoints.
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "target/train-language-model"
+    )]
+    pub out: PathBuf,
+    /// Go on from the newest checkpoint in --out.
+    #[arg(long)]
+    pub resume: bool,
+    /// Steps in all, those before an interruption included.
+    #[arg(long, default_value_t = 60)]
+    pub steps: u64,
+    /// Write a checkpoint every so many steps, and after the last one.
+    #[arg(long, value_name = "STEPS", default_value_t = 20,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub save_every: u64,
+    /// Questions that are answered before and after.
+    #[arg(long, value_name = "QUESTIONS", default_value_t = 64)]
+    pub evaluate: usize,
+    /// Where to train.
+    #[arg(long, value_enum, default_value_t)]
+    pub device: Backend,
+    /// Write lines of JSON, instead of a table for people.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 /// The backends that an adapter crate exists for.

@@ -2,32 +2,48 @@
 //!
 //! ```text
 //! python3 scripts/fetch_smollm2.py target/smollm2
+//! cargo run --release -p train-language-model -- train --model target/smollm2
 //! cargo run --release -p train-language-model -- check --model target/smollm2 \
 //!     --rollout tests/data/rollout_smollm2.safetensors
 //! ```
 //!
-//! `config`, `weights` and `tokens` read a model, `model` is the policy, `sampler` lets it answer.
+//! Read it in this order: `task` (what is asked, and the reward), `model` (the policy), `sampler`
+//! (where the data comes from), `train` (where the policy loss is). `config`, `weights` and `tokens`
+//! read a model, `adapters` and `checkpoint` write what it learned.
 
+mod adapters;
 mod batch;
 mod check;
+mod checkpoint;
 mod cli;
 mod config;
 mod error;
 mod expression;
 mod model;
+mod report;
 mod sampler;
+mod settings;
 mod task;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod train;
 mod weights;
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
+use peak_alloc::PeakAlloc;
 
-use crate::cli::{Arguments, Command};
+use crate::cli::{Arguments, Command, Train};
+use crate::report::Log;
+use crate::train::Trainer;
+
+/// Counts what is allocated in host memory.
+#[global_allocator]
+static PEAK: PeakAlloc = PeakAlloc;
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
@@ -41,10 +57,59 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     match arguments.command {
+        Command::Train(arguments) => train(*arguments),
         Command::Check {
             model,
             rollout,
             device,
         } => check::check(&model, &rollout, &device.device()?),
     }
+}
+
+fn train(arguments: Train) -> Result<(), Box<dyn Error>> {
+    let Train {
+        model,
+        out,
+        settings,
+        ..
+    } = arguments;
+    let device = arguments.device.device()?;
+    std::fs::create_dir_all(&out).map_err(|error| format!("--out {}: {error}", out.display()))?;
+    let newest = checkpoint::newest(&out)?;
+    let mut trainer = match (newest, arguments.resume) {
+        (Some(newest), true) => checkpoint::resume(&model, &newest, settings, &device)?,
+        (None, true) => {
+            return Err(format!("--resume: there is no checkpoint in {}", out.display()).into());
+        }
+        (Some(newest), false) => {
+            return Err(format!(
+                "{} is there already; --resume goes on from it, another --out begins anew",
+                newest.display()
+            )
+            .into());
+        }
+        (None, false) => Trainer::new(&model, None, settings, &device)?,
+    };
+    let mut log = Log::new(&out, trainer.step, arguments.steps, arguments.json)?;
+    let start = Instant::now();
+    log.evaluation("before", &trainer.evaluate(arguments.evaluate)?);
+    while trainer.step < arguments.steps {
+        log.step(&trainer.step()?)?;
+        if trainer.step.is_multiple_of(arguments.save_every) && trainer.step < arguments.steps {
+            checkpoint::save(&trainer, &model, &out)?;
+        }
+    }
+    log.evaluation("after", &trainer.evaluate(arguments.evaluate)?);
+    let saved = checkpoint::save(&trainer, &model, &out)?;
+    let page = log.finish(&trainer.settings, &model)?;
+    if !arguments.json {
+        println!("what was learned: {}", saved.display());
+        println!("curves: {}", page.display());
+        println!(
+            "{:.1} s, at most {:.2} GiB of memory",
+            start.elapsed().as_secs_f64(),
+            PEAK.peak_usage_as_gb()
+        );
+    }
+    Ok(())
 }

@@ -6,3 +6,4 @@ mod forward;
 mod oracle;
 mod sampler;
 mod tiny;
+mod training;

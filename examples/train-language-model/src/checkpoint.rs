@@ -1,0 +1,161 @@
+//! Directories from which a run goes on, and from which Hugging Face reads what was learned.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::optim::OptimizerRecord;
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::adapters;
+use crate::settings::Settings;
+use crate::train::Trainer;
+use crate::weights;
+
+const STATE: &str = "trainer_state.json";
+const OPTIMIZER: &str = "optimizer.bpk";
+const CONFIG: &str = "config.json";
+const TOKENIZER: &str = "tokenizer.json";
+
+#[derive(Serialize, Deserialize)]
+struct State {
+    step: u64,
+    settings: BTreeMap<String, String>,
+}
+
+/// Where the checkpoint of a step is, in the directory of a run.
+fn path_of(out: &Path, step: u64) -> PathBuf {
+    out.join(format!("step-{step:06}"))
+}
+
+/// The newest checkpoint of a run.
+///
+/// # Errors
+///
+/// The directory cannot be read.
+pub fn newest(out: &Path) -> Result<Option<PathBuf>, Box<dyn Error>> {
+    if !out.exists() {
+        return Ok(None);
+    }
+    Ok(complete(out)?.pop())
+}
+
+/// Complete checkpoints, the oldest first.
+fn complete(out: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(out).map_err(|error| format!("{}: {error}", out.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.strip_prefix("step-"));
+        if number.is_some_and(|number| number.parse::<u64>().is_ok()) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Writes a checkpoint of the present step, and removes older ones once it is complete: whatever
+/// happens while it is written, the one before is there.
+///
+/// # Errors
+///
+/// Something cannot be written.
+pub fn save(trainer: &Trainer, base: &Path, out: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    let path = path_of(out, trainer.step);
+    let partial = path.with_extension("partial");
+    let older = complete(out)?;
+    let written = write(trainer, base, &partial).and_then(|()| {
+        if path.exists() {
+            fs::remove_dir_all(&path)?;
+        }
+        Ok(fs::rename(&partial, &path)?)
+    });
+    if let Err(error) = written {
+        // What is left of it would only take up space; the error is what matters.
+        let _ = fs::remove_dir_all(&partial);
+        return Err(format!("cannot save the checkpoint {}: {error}", path.display()).into());
+    }
+    for old in older.into_iter().filter(|old| *old != path) {
+        fs::remove_dir_all(old)?;
+    }
+    Ok(path)
+}
+
+fn write(trainer: &Trainer, base: &Path, path: &Path) -> Result<(), Box<dyn Error>> {
+    if path.exists() {
+        fs::remove_dir_all(path)?;
+    }
+    fs::create_dir_all(path)?;
+    for name in [CONFIG, TOKENIZER] {
+        fs::copy(base.join(name), path.join(name))?;
+    }
+    match trainer.settings.lora {
+        Some(rank) => {
+            weights::save_adapters(&trainer.model, path)?;
+            adapters::write_config(path, rank, base)?;
+        }
+        None => weights::save(&trainer.model, path)?,
+    }
+    trainer.optimizer.to_record().save(path.join(OPTIMIZER))?;
+    let state = State {
+        step: trainer.step,
+        settings: trainer.settings.named(),
+    };
+    Ok(fs::write(
+        path.join(STATE),
+        serde_json::to_string_pretty(&state)?,
+    )?)
+}
+
+/// A trainer that goes on where the checkpoint was written.
+///
+/// # Errors
+///
+/// The checkpoint is damaged, or of another model or other settings.
+pub fn resume(
+    base: &Path,
+    checkpoint: &Path,
+    settings: Settings,
+    device: &Device,
+) -> Result<Trainer, Box<dyn Error>> {
+    let text = |path: PathBuf| {
+        fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let path = checkpoint.join(STATE);
+    let state: State = serde_json::from_str(&text(path.clone())?)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    for (name, value) in settings.named() {
+        let saved = state.settings.get(&name);
+        if saved != Some(&value) {
+            let saved = saved.map_or("unknown", String::as_str);
+            return Err(format!(
+                "{}: the checkpoint was written with --{name} {saved}, and --{name} is {value} now; \
+                 give the same arguments, or another --out",
+                checkpoint.display()
+            )
+            .into());
+        }
+    }
+    let config = |directory: &Path| -> Result<Value, Box<dyn Error>> {
+        Ok(serde_json::from_str(&text(directory.join(CONFIG))?)?)
+    };
+    if config(base)? != config(checkpoint)? {
+        return Err(format!(
+            "{}: the checkpoint is of another model than {}: their {CONFIG} differ",
+            checkpoint.display(),
+            base.display()
+        )
+        .into());
+    }
+    let mut trainer = Trainer::new(base, Some(checkpoint), settings, device)?;
+    let path = checkpoint.join(OPTIMIZER);
+    let record =
+        OptimizerRecord::load(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    trainer.optimizer = trainer.optimizer.load_record(record);
+    trainer.step = state.step;
+    Ok(trainer)
+}

@@ -1,0 +1,183 @@
+//! What a person, or a program, sees of a run.
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use policy_loss_report::{Curves, Report};
+use serde_json::{Map, Value, json};
+
+use crate::settings::Settings;
+use crate::train::{Evaluation, Step};
+
+/// Answers that are shown.
+const SHOWN: usize = 6;
+
+/// The table, or lines of JSON, and the files of a run.
+pub struct Log {
+    json: bool,
+    bar: ProgressBar,
+    lines: File,
+    path: PathBuf,
+}
+
+impl Log {
+    /// Opens `steps.jsonl` in the directory of a run, with the lines of the steps before `step`.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or written.
+    pub fn new(out: &Path, step: u64, steps: u64, json: bool) -> Result<Self, Box<dyn Error>> {
+        let path = out.join("steps.jsonl");
+        let bad = |error: std::io::Error| format!("{}: {error}", path.display());
+        let old = match path.exists() && step > 0 {
+            true => fs::read_to_string(&path).map_err(bad)?,
+            false => String::new(),
+        };
+        // Steps after the checkpoint are made again.
+        let kept: Vec<_> = old.lines().take(step as usize).collect();
+        let mut lines = File::create(&path).map_err(bad)?;
+        for line in kept {
+            writeln!(lines, "{line}").map_err(bad)?;
+        }
+        let bar = match json {
+            true => ProgressBar::hidden(),
+            false => ProgressBar::new(steps),
+        };
+        let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {msg}  {eta} left");
+        let bar = match style {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        };
+        bar.set_position(step);
+        bar.reset_eta();
+        if !json {
+            println!(
+                "{:>5} {:>7} {:>8} {:>9} {:>10} {:>10} {:>9} {:>9}",
+                "step",
+                "reward",
+                "finished",
+                "loss",
+                "clip_ratio",
+                "rollout_kl",
+                "sampled/s",
+                "learned/s"
+            );
+        }
+        Ok(Self {
+            json,
+            bar,
+            lines,
+            path,
+        })
+    }
+
+    /// Takes note of a step.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn step(&mut self, step: &Step) -> Result<(), Box<dyn Error>> {
+        let per_second = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
+        let sampled = per_second(step.sampled, step.sampling_seconds);
+        let learned = per_second(step.learned, step.learning_seconds);
+        let mut line = Map::new();
+        let mut put = |name: &str, value: f64| line.insert(name.into(), json!(value));
+        put("reward", step.reward);
+        put("finished", step.finished);
+        put("loss", step.loss);
+        put("sampled_tokens_per_second", sampled);
+        put("learned_tokens_per_second", learned);
+        put("seconds", step.sampling_seconds + step.learning_seconds);
+        for (name, value) in step.metrics.named() {
+            if let Some(value) = value {
+                put(name, value);
+            }
+        }
+        line.insert("step".into(), json!(step.number));
+        let line = Value::from(line).to_string();
+        writeln!(self.lines, "{line}")
+            .map_err(|error| format!("{}: {error}", self.path.display()))?;
+        if self.json {
+            println!("{line}");
+        }
+        self.bar.set_message(format!("reward {:.3}", step.reward));
+        self.bar.inc(1);
+        if !self.json {
+            // `suspend` and not `println`, which is silent where there is no terminal.
+            self.bar.suspend(|| {
+                println!(
+                    "{:5} {:7.3} {:8.2} {:9.4} {:10.4} {:10.2e} {sampled:9.1} {learned:9.1}",
+                    step.number,
+                    step.reward,
+                    step.finished,
+                    step.loss,
+                    step.metrics.clip_ratio,
+                    step.metrics.rollout_kl.unwrap_or(0.0),
+                );
+            });
+        }
+        Ok(())
+    }
+
+    /// Shows answers to some questions, and how good those to all of them are.
+    pub fn evaluation(&self, when: &str, evaluation: &Evaluation) {
+        let shown = evaluation.answers.iter().take(SHOWN);
+        if self.json {
+            let answers: Vec<_> = shown
+                .map(|(question, answer, reward)| json!([question, answer, reward]))
+                .collect();
+            let line = json!({
+                "evaluation": when,
+                "reward": evaluation.reward,
+                "answers": answers,
+            });
+            println!("{line}");
+            return;
+        }
+        self.bar.suspend(|| {
+            let questions = evaluation.answers.len();
+            println!(
+                "{when} training, the most probable answers to {questions} questions: reward {:.3}",
+                evaluation.reward
+            );
+            for (question, answer, reward) in shown {
+                println!("    {question:24} {answer:?} ({reward})");
+            }
+        });
+    }
+
+    /// Draws the curves of the whole run, those of steps before an interruption included, as one
+    /// page, and says where it is.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read or written.
+    pub fn finish(self, settings: &Settings, model: &Path) -> Result<PathBuf, Box<dyn Error>> {
+        self.bar.finish_and_clear();
+        let mut curves = Curves::new();
+        for line in fs::read_to_string(&self.path)?.lines() {
+            let line: Map<String, Value> = serde_json::from_str(line)?;
+            let step = line.get("step").map(Value::to_string).unwrap_or_default();
+            let values = line.iter().filter(|(name, _)| *name != "step");
+            let values = values.filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)));
+            curves.push(step, values);
+        }
+        let title = format!(
+            "{} learns {:?} of level {}",
+            model.display(),
+            settings.task,
+            settings.level
+        );
+        let mut report = Report::new(title).with_curves(curves);
+        for (name, value) in settings.named() {
+            report = report.with_fact(name, value);
+        }
+        let path = self.path.with_file_name("report.html");
+        fs::write(&path, report.to_html())
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(path)
+    }
+}

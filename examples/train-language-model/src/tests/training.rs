@@ -1,0 +1,276 @@
+//! The training loop and its checkpoints.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
+use clap::Parser;
+use safetensors::SafeTensors;
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::tiny::{HostTensor, Tiny, VOCABULARY};
+use crate::checkpoint;
+use crate::settings::Settings;
+use crate::train::{Step, Trainer};
+
+#[derive(Parser)]
+#[command(args_override_self = true)]
+struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Settings, as they are given on the command line.
+fn settings(arguments: &str) -> Settings {
+    let defaults = "test --questions 16 --answers 8 --max-tokens 4 --microbatch 32 \
+                    --learning-rate 0.01 --examples 1";
+    let words = defaults
+        .split_whitespace()
+        .chain(arguments.split_whitespace());
+    let arguments = Arguments::try_parse_from(words);
+    arguments.unwrap_or_else(|error| panic!("{error}")).settings
+}
+
+/// A model that answers sums by chance: its tokens are the numbers 2 to 18, and others that end an
+/// answer.
+fn guesser() -> TempDir {
+    let mut tiny = Tiny::new(20, false);
+    let head = tiny
+        .tensors
+        .get_mut("lm_head.weight")
+        .expect("its own head");
+    head.values.iter_mut().for_each(|value| *value *= 0.1);
+    let ends = [0, 1, 2, 20, 21, 22];
+    let name = |id: usize| match ends.contains(&id) {
+        true => format!("end{id}"),
+        false => (id - 1).to_string(),
+    };
+    let vocabulary: serde_json::Map<_, _> =
+        (0..VOCABULARY).map(|id| (name(id), json!(id))).collect();
+    tiny.tokenizer["model"]["vocab"] = vocabulary.into();
+    tiny.tokenizer["model"]["unk_token"] = json!("end0");
+    let special = ends.map(|id| {
+        json!({
+            "id": id, "content": name(id), "special": true, "normalized": false,
+            "single_word": false, "lstrip": false, "rstrip": false,
+        })
+    });
+    tiny.tokenizer["added_tokens"] = json!(special);
+    tiny.config["eos_token_id"] = json!(ends);
+    tiny.write()
+}
+
+fn begin(model: &Path, settings: &Settings) -> Trainer {
+    Trainer::new(model, None, settings.clone(), &Device::flex()).expect("it begins")
+}
+
+/// What is compared of steps, bit by bit.
+fn steps(trainer: &mut Trainer, count: usize) -> Vec<(f64, f64, usize)> {
+    let numbers = |step: Step| (step.reward, step.loss, step.sampled);
+    (0..count)
+        .map(|_| numbers(trainer.step().expect("it learns")))
+        .collect()
+}
+
+fn weights_of(trainer: &Trainer) -> Vec<Vec<f32>> {
+    struct All(Vec<Vec<f32>>);
+    impl ModuleVisitor for All {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.push(param.val().try_into_vec_as().expect("f32"));
+        }
+    }
+    let mut all = All(Vec::new());
+    trainer.model.visit(&mut all);
+    all.0
+}
+
+fn tensors(path: &Path) -> BTreeMap<String, HostTensor> {
+    let bytes = fs::read(path).expect("it is there");
+    let file = SafeTensors::deserialize(&bytes).expect("it is whole");
+    let tensor = |view: safetensors::tensor::TensorView| {
+        let (chunks, _) = view.data().as_chunks::<4>();
+        let values = chunks
+            .iter()
+            .map(|chunk| f32::from_le_bytes(*chunk))
+            .collect();
+        let shape = view.shape().to_vec();
+        HostTensor { shape, values }
+    };
+    let all = file
+        .iter()
+        .map(|(name, view)| (name.to_string(), tensor(view)));
+    all.collect()
+}
+
+#[test]
+fn an_interrupted_run_goes_on_to_the_same_numbers() {
+    let model = guesser();
+    for arguments in [
+        "",
+        "--lora 2",
+        "--kl 0.1 --minibatch 64 --epochs 2 --preset ppo",
+    ] {
+        let settings = settings(arguments);
+        let mut whole = begin(model.path(), &settings);
+        let expected = steps(&mut whole, 3);
+        assert!(
+            expected.iter().any(|(reward, ..)| *reward > 0.0),
+            "{expected:?}"
+        );
+
+        let out = tempfile::tempdir().expect("a directory");
+        let mut first = begin(model.path(), &settings);
+        let before = weights_of(&first);
+        let mut numbers = steps(&mut first, 2);
+        assert_ne!(weights_of(&first), before, "nothing was learned");
+        checkpoint::save(&first, model.path(), out.path()).expect("it is written");
+        let newest = checkpoint::newest(out.path()).expect("it is read");
+        let newest = newest.expect("there is one");
+        let second = checkpoint::resume(model.path(), &newest, settings.clone(), &Device::flex());
+        let mut second = second.expect("it goes on");
+        assert_eq!(second.step, 2);
+        numbers.extend(steps(&mut second, 1));
+        assert_eq!(numbers, expected, "{arguments}");
+        assert_eq!(weights_of(&second), weights_of(&whole), "{arguments}");
+    }
+}
+
+/// A part of a minibatch counts for what it is of the whole.
+#[test]
+fn microbatches_change_nothing_but_rounding() {
+    let model = guesser();
+    for preset in ["grpo", "dapo"] {
+        let run = |microbatch: usize| {
+            let arguments = format!("--preset {preset} --microbatch {microbatch} --kl 0.1");
+            let mut trainer = begin(model.path(), &settings(&arguments));
+            let step = trainer.step().expect("it learns");
+            (step.loss, step.metrics.valid_tokens)
+        };
+        let (whole, parts) = (run(1000), run(7));
+        assert!(
+            (whole.0 - parts.0).abs() < 1e-6,
+            "{whole:?} is not {parts:?}"
+        );
+        assert_eq!(whole.1, parts.1);
+    }
+}
+
+#[test]
+fn what_was_learned_is_read_as_peft_reads_it() {
+    let model = guesser();
+    let out = tempfile::tempdir().expect("a directory");
+    let mut trainer = begin(model.path(), &settings("--lora 2 --kl 0.1"));
+    steps(&mut trainer, 3);
+    let saved = checkpoint::save(&trainer, model.path(), out.path()).expect("it is written");
+    let adapters = tensors(&saved.join("adapter_model.safetensors"));
+    let config = fs::read(saved.join("adapter_config.json")).expect("it is there");
+    let config: serde_json::Value = serde_json::from_slice(&config).expect("it is JSON");
+    let scale =
+        config["lora_alpha"].as_f64().expect("a number") / config["r"].as_f64().expect("a number");
+    let base = tensors(&model.path().join("model.safetensors"));
+
+    // The weights as Hugging Face holds them, with `scale * B A` added.
+    let merged = tempfile::tempdir().expect("a directory");
+    let whole = trainer.model.valid().materialize();
+    crate::weights::save(&whole, merged.path()).expect("it is written");
+    let merged = tensors(&merged.path().join("model.safetensors"));
+    assert_eq!(adapters.len(), 2 * 7 * super::tiny::LAYERS);
+    let mut changed = 0.0_f64;
+    for (name, expected) in &merged {
+        let layer = name.strip_suffix(".weight").expect("a weight");
+        let factor =
+            |letter| adapters.get(&format!("base_model.model.{layer}.lora_{letter}.weight"));
+        let Some((a, b)) = factor('A').zip(factor('B')) else {
+            assert_eq!(expected, &base[name], "{name} is frozen");
+            continue;
+        };
+        let [rows, columns] = expected.shape[..] else {
+            panic!("{name} is a matrix");
+        };
+        assert_eq!(
+            (&a.shape[..], &b.shape[..]),
+            (&[2, columns][..], &[rows, 2][..])
+        );
+        for row in 0..rows {
+            for column in 0..columns {
+                let change: f64 = (0..2)
+                    .map(|rank| {
+                        f64::from(b.values[row * 2 + rank])
+                            * f64::from(a.values[rank * columns + column])
+                    })
+                    .sum::<f64>()
+                    * scale;
+                let at = row * columns + column;
+                let difference =
+                    f64::from(base[name].values[at]) + change - f64::from(expected.values[at]);
+                assert!(difference.abs() < 1e-5, "{name}: {difference}");
+                changed = changed.max(change.abs());
+            }
+        }
+    }
+    assert!(changed > 1e-3, "nothing was learned");
+}
+
+#[test]
+fn a_checkpoint_of_something_else_is_refused() {
+    let model = guesser();
+    let out = tempfile::tempdir().expect("a directory");
+    let trainer = begin(model.path(), &settings(""));
+    let saved = checkpoint::save(&trainer, model.path(), out.path()).expect("it is written");
+    let refused = |base: &Path, arguments: &str| {
+        let trainer = checkpoint::resume(base, &saved, settings(arguments), &Device::flex());
+        trainer.err().expect("refused").to_string()
+    };
+    for (arguments, said) in [
+        ("--lora 2", "--lora none, and --lora is 2 now"),
+        ("--seed 1", "--seed 0, and --seed is 1 now"),
+        ("--level 3", "--level 1, and --level is 3 now"),
+        ("--preset ppo", "--preset grpo, and --preset is ppo now"),
+    ] {
+        let error = refused(model.path(), arguments);
+        assert!(error.contains(said), "{error}");
+    }
+    let other = Tiny::new(0, true).write();
+    let error = refused(other.path(), "");
+    assert!(error.contains("of another model"), "{error}");
+    fs::write(saved.join("optimizer.bpk"), "hello").expect("it is written");
+    let error = refused(model.path(), "");
+    assert!(error.contains("optimizer.bpk"), "{error}");
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_leaves_the_old_one() {
+    let model = guesser();
+    let out = tempfile::tempdir().expect("a directory");
+    let mut trainer = begin(model.path(), &settings(""));
+    let old = checkpoint::save(&trainer, model.path(), out.path()).expect("it is written");
+    steps(&mut trainer, 1);
+    // A file stands where the directory has to be.
+    fs::write(out.path().join("step-000001.partial"), "").expect("it is written");
+    let error = checkpoint::save(&trainer, model.path(), out.path()).expect_err("refused");
+    assert!(error.to_string().contains("step-000001"), "{error}");
+    let newest = checkpoint::newest(out.path()).expect("it is read");
+    assert_eq!(newest, Some(old.clone()));
+    checkpoint::resume(model.path(), &old, settings(""), &Device::flex()).expect("it goes on");
+
+    fs::remove_file(out.path().join("step-000001.partial")).expect("it was there");
+    let new = checkpoint::save(&trainer, model.path(), out.path()).expect("it is written");
+    let newest = checkpoint::newest(out.path()).expect("it is read");
+    assert_eq!(newest, Some(new));
+    assert!(!old.exists(), "older ones are removed");
+}
+
+#[test]
+fn evaluation_is_the_same_in_every_run() {
+    let model = guesser();
+    let answers = |seed| {
+        let trainer = begin(model.path(), &settings(seed));
+        trainer.evaluate(5).expect("it answers").answers
+    };
+    assert_eq!(answers("--seed 1"), answers("--seed 1"));
+    assert_ne!(answers("--seed 1"), answers("--seed 2"));
+    assert_eq!(answers("").len(), 5);
+}
