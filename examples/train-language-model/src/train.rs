@@ -17,6 +17,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::adapters;
 use crate::batch::{Sequence, TokenBatch};
+use crate::error::ModelError;
 use crate::model::Llama;
 use crate::sampler::{Answer, Sampling, sample};
 use crate::settings::Settings;
@@ -157,14 +158,9 @@ impl Trainer {
         rng.set_word_pos(1 << 32);
         // Outside autodiff: whatever is sampled is a constant of the objective.
         let policy = self.model.valid().materialize();
-        let sampling = self.settings.sampling();
-        let (answers, prompts) = self.answers(
-            &policy,
-            &problems,
-            self.settings.answers,
-            &sampling,
-            &mut rng,
-        )?;
+        let prompts = self.prompts(&problems)?;
+        let (each, sampling) = (self.settings.answers, self.settings.sampling());
+        let answers = sample(&policy, &prompts, each, &sampling, &self.device, &mut rng)?;
         let rewards = self.rewards(&problems, &answers)?;
         let sampling_seconds = start.elapsed().as_secs_f64();
 
@@ -172,7 +168,7 @@ impl Trainer {
         let sampled = answers.iter().map(|answer| answer.tokens.len()).sum();
         let finished = answers.iter().filter(|answer| answer.is_finished).count();
         let finished = finished as f64 / answers.len() as f64;
-        let mut experience = self.experience(prompts, answers, &rewards)?;
+        let mut experience = self.experience(&prompts, answers, &rewards)?;
         self.add_log_probs(&policy, &mut experience)?;
         drop(policy);
         let (sums, learned) = self.learn(&experience, &mut rng)?;
@@ -205,7 +201,8 @@ impl Trainer {
         };
         let policy = self.model.valid().materialize();
         let mut rng = self.rng(EVALUATION);
-        let (answers, _) = self.answers(&policy, &problems, 1, &sampling, &mut rng)?;
+        let prompts = self.prompts(&problems)?;
+        let answers = sample(&policy, &prompts, 1, &sampling, &self.device, &mut rng)?;
         let rewards = self.rewards(&problems, &answers)?;
         let texts = answers
             .iter()
@@ -236,21 +233,10 @@ impl Trainer {
         (0..questions).map(|_| task.draw(level, &mut rng)).collect()
     }
 
-    /// `each` answers to every question, and the prompt of each answer.
-    fn answers(
-        &self,
-        policy: &Llama,
-        problems: &[Problem],
-        each: usize,
-        sampling: &Sampling,
-        rng: &mut ChaCha8Rng,
-    ) -> Result<(Vec<Answer>, Vec<Vec<u32>>), Box<dyn Error>> {
+    fn prompts(&self, problems: &[Problem]) -> Result<Vec<Vec<u32>>, ModelError> {
         let task = self.settings.task;
         let prompt = |problem| task.prompt(problem, &self.examples, &self.tokenizer);
-        let prompts = problems.iter().map(prompt).collect::<Result<Vec<_>, _>>()?;
-        let answers = sample(policy, &prompts, each, sampling, &self.device, rng)?;
-        let prompts = prompts.into_iter().flat_map(|prompt| vec![prompt; each]);
-        Ok((answers, prompts.collect()))
+        problems.iter().map(prompt).collect()
     }
 
     /// An answer that did not end is not graded: it is worth nothing.
@@ -272,7 +258,7 @@ impl Trainer {
 
     fn experience(
         &self,
-        prompts: Vec<Vec<u32>>,
+        prompts: &[Vec<u32>],
         answers: Vec<Answer>,
         rewards: &[f32],
     ) -> Result<Vec<Experience>, Box<dyn Error>> {
@@ -292,9 +278,9 @@ impl Trainer {
         // The same for every token of an answer, of which there is at least one.
         let advantages = self.estimator.forward(graded)?.advantages;
         let advantages = advantages.narrow(1, 0, 1).try_into_vec_as::<f32>()?;
-        let all = prompts.into_iter().zip(answers).zip(advantages);
-        let all = all.map(|((prompt, answer), advantage)| Experience {
-            prompt,
+        let all = answers.into_iter().zip(advantages).enumerate();
+        let all = all.map(|(index, (answer, advantage))| Experience {
+            prompt: prompts[index / self.settings.answers].clone(),
             answer,
             advantage,
             old_log_probs: None,
