@@ -1,8 +1,8 @@
-//! Prompts and answers of different length as tensors.
+//! Prompts with their answers as tensors.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
-use crate::model::Llama;
+use crate::model::{Llama, PROMPT, Places};
 
 /// A prompt with its answer.
 #[derive(Debug, Clone, Copy)]
@@ -11,63 +11,115 @@ pub struct Sequence<'a> {
     pub answer: &'a [u32],
 }
 
-/// `B` sequences: `P` columns of prompts, padded on the left, then `T` columns of answers, padded
-/// on the right, so that every answer begins in the same column.
+/// `B` sequences whose longest answer has `T` tokens.
+///
+/// Answers to the same prompt that stand side by side are laid out as one row behind one copy of
+/// it, so that the prompt, which is most of the tokens where answers are short, passes through the
+/// model once for all of them. The results, and the gradients, are those of separate rows.
 #[derive(Debug, Clone)]
 pub struct TokenBatch {
-    /// `[B, P + T]`.
-    pub tokens: Tensor<2, Int>,
-    /// False at padding: `[B, P + T]`. What stands at padding may be any token, one that ends
-    /// answers included.
-    pub mask: Tensor<2, Bool>,
-    /// `P`.
-    pub prompt_length: usize,
+    /// `[R, L]`.
+    tokens: Tensor<2, Int>,
+    positions: Tensor<2, Int>,
+    segments: Tensor<2, Int>,
+    /// For each answer token, the place in `R * L` of the token before it: `[B * T]`.
+    before: Tensor<1, Int>,
+    /// `[B, T]`.
+    answers: Tensor<2, Int>,
+    /// True where the policy generated the token: `[B, T]`.
+    pub action_mask: Tensor<2, Bool>,
+    /// Tokens in the rows, without padding.
+    pub length: usize,
+}
+
+/// One row: a prompt, and the answers to it.
+#[derive(Default)]
+struct Row {
+    tokens: Vec<i32>,
+    positions: Vec<i32>,
+    segments: Vec<i32>,
 }
 
 impl TokenBatch {
-    /// The sequences, padded to the longest prompt and the longest answer.
+    /// Lays out sequences, none of which has an empty prompt.
     pub fn new(sequences: &[Sequence], device: &Device) -> Self {
-        let longest = |length: fn(&Sequence) -> usize| sequences.iter().map(length).max();
-        let prompt_length = longest(|sequence| sequence.prompt.len()).unwrap_or(0);
-        let answer_length = longest(|sequence| sequence.answer.len()).unwrap_or(0);
-        let length = prompt_length + answer_length;
-        let mut tokens = vec![0_i32; sequences.len() * length];
-        let mut mask = vec![false; tokens.len()];
-        for (row, sequence) in sequences.iter().enumerate() {
-            let start = row * length + prompt_length - sequence.prompt.len();
-            let ids = sequence.prompt.iter().chain(sequence.answer);
-            for (at, id) in (start..).zip(ids) {
-                tokens[at] = *id as i32;
-                mask[at] = true;
+        let longest = sequences.iter().map(|sequence| sequence.answer.len()).max();
+        let longest = longest.unwrap_or(0);
+        let mut rows: Vec<Row> = Vec::new();
+        // Row and column of the token before each answer token.
+        let mut before = Vec::new();
+        let mut answers = Vec::new();
+        let mut valid = Vec::new();
+        for group in sequences.chunk_by(|a, b| a.prompt == b.prompt) {
+            let prompt = group[0].prompt;
+            let mut row = Row::default();
+            row.extend(prompt, 0, PROMPT);
+            for (sequence, segment) in group.iter().zip(PROMPT + 1..) {
+                let start = row.tokens.len();
+                // The last token predicts nothing.
+                let predicting = sequence.answer.len().saturating_sub(1);
+                row.extend(&sequence.answer[..predicting], prompt.len(), segment);
+                let last_of_prompt = std::iter::once(prompt.len() - 1);
+                let columns = last_of_prompt.chain(start..).take(sequence.answer.len());
+                before.extend(columns.map(|column| (rows.len(), column)));
+                answers.extend(sequence.answer.iter().map(|id| *id as i32));
+                valid.extend(sequence.answer.iter().map(|_| true));
+                // Any place will do where there is no answer token.
+                let padding = longest - sequence.answer.len();
+                before.extend(std::iter::repeat_n((rows.len(), 0), padding));
+                answers.extend(std::iter::repeat_n(0, padding));
+                valid.extend(std::iter::repeat_n(false, padding));
             }
+            rows.push(row);
         }
-        let shape = [sequences.len(), length];
+        let columns = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+        let length = rows.iter().map(|row| row.tokens.len()).sum();
+        let padded = |part: fn(&Row) -> &Vec<i32>, padding: i32| {
+            let mut values = Vec::with_capacity(rows.len() * columns);
+            for (index, row) in rows.iter().enumerate() {
+                values.extend(part(row));
+                values.resize((index + 1) * columns, padding);
+            }
+            Tensor::from_data(TensorData::new(values, [rows.len(), columns]), device)
+        };
+        let before: Vec<i32> = before
+            .into_iter()
+            .map(|(row, column)| (row * columns + column) as i32)
+            .collect();
+        let shape = [sequences.len(), longest];
         Self {
-            tokens: Tensor::from_data(TensorData::new(tokens, shape), device),
-            mask: Tensor::from_data(TensorData::new(mask, shape), device),
-            prompt_length,
+            tokens: padded(|row| &row.tokens, 0),
+            positions: padded(|row| &row.positions, 0),
+            segments: padded(|row| &row.segments, i32::MAX),
+            before: Tensor::from_data(&before[..], device),
+            answers: Tensor::from_data(TensorData::new(answers, shape), device),
+            action_mask: Tensor::from_data(TensorData::new(valid, shape), device),
+            length,
         }
-    }
-
-    /// True where the policy generated the token: `[B, T]`.
-    pub fn action_mask(&self) -> Tensor<2, Bool> {
-        let (start, length) = (self.prompt_length, self.answer_length());
-        self.mask.clone().narrow(1, start, length)
     }
 
     /// The answers, `[B, T]`, and the hidden states that predict them, `[B, T, hidden_size]`.
     pub fn answers(&self, model: &Llama) -> (Tensor<3>, Tensor<2, Int>) {
-        let (start, length) = (self.prompt_length, self.answer_length());
-        let targets = self.tokens.clone().narrow(1, start, length);
-        // The last token predicts nothing; the last of the prompt predicts the first answer token.
-        let inputs = start + length - 1;
-        let tokens = self.tokens.clone().narrow(1, 0, inputs);
-        let mask = self.mask.clone().narrow(1, 0, inputs);
-        let hidden = model.hidden(tokens, mask, None);
-        (hidden.narrow(1, start - 1, length), targets)
+        let places = Places {
+            positions: self.positions.clone(),
+            segments: self.segments.clone(),
+        };
+        let hidden = model.hidden(self.tokens.clone(), places, None);
+        let [rows, columns, width] = hidden.dims();
+        let [batch, tokens] = self.answers.dims();
+        let hidden = hidden.reshape([rows * columns, width]);
+        let hidden = hidden.select(0, self.before.clone());
+        (hidden.reshape([batch, tokens, width]), self.answers.clone())
     }
+}
 
-    fn answer_length(&self) -> usize {
-        self.tokens.dims()[1] - self.prompt_length
+impl Row {
+    /// Adds tokens, the first of which stands at `position`.
+    fn extend(&mut self, tokens: &[u32], position: usize, segment: i32) {
+        for (token, position) in tokens.iter().zip(position..) {
+            self.tokens.push(*token as i32);
+            self.positions.push(position as i32);
+            self.segments.push(segment);
+        }
     }
 }

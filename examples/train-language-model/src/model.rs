@@ -10,8 +10,7 @@ use policy_loss::LinearHead;
 
 use crate::config::LlamaConfig;
 
-/// Added to the score of what a token must not look at. Not an infinity: a token of padding may
-/// look at nothing, and its softmax has to be finite all the same.
+/// Added to the score of what a token does not see.
 const HIDDEN: f32 = -1e9;
 
 /// A language model.
@@ -69,12 +68,28 @@ struct LayerCache {
     values: Option<Tensor<4>>,
 }
 
-/// What every layer needs to know of where its tokens stand.
-struct Places {
+/// Where tokens stand in their sequences, and which of the others each of them sees.
+///
+/// A row may hold several answers to one prompt, one behind the other: each sees the prompt and
+/// itself, and its positions go on where those of the prompt end.
+pub struct Places {
+    /// `[B, T]`, counted from 0 in each sequence.
+    pub positions: Tensor<2, Int>,
+    /// `[B, S]`; `S` is `T` and the length of the cache together. A token sees itself, and those
+    /// before it whose segment is [`PROMPT`] or its own. What has a segment that no token has, such
+    /// as padding, is seen by nothing but itself.
+    pub segments: Tensor<2, Int>,
+}
+
+/// The segment of what every later token of a row sees.
+pub const PROMPT: i32 = 0;
+
+/// What every layer needs to know of [`Places`].
+struct View {
     /// Cosine and sine of each rotation, `[B, 1, T, head_size / 2]`.
     cosines: Tensor<4>,
     sines: Tensor<4>,
-    /// 0 where a token may look, [`HIDDEN`] where it must not: `[B, 1, T, S]`.
+    /// 0 where a token looks, [`HIDDEN`] where it does not: `[B, 1, T, S]`.
     bias: Tensor<4>,
     /// Tokens that stand before these.
     past: usize,
@@ -126,18 +141,16 @@ impl Llama {
 
     /// The last hidden states, which the head turns into logits.
     ///
-    /// A token's position is the number of valid tokens before it, so that padding may stand on
-    /// either side. With a cache, `tokens` follow those that it holds, and are added to it.
+    /// With a cache, `tokens` follow those that it holds, and are added to it.
     ///
     /// # Shapes
     ///
     /// - `tokens`: `[B, T]`
-    /// - `mask`: `[B, S]`, false at padding; `S` is `T` and the length of the cache together
     /// - output: `[B, T, hidden_size]`
     pub fn hidden(
         &self,
         tokens: Tensor<2, Int>,
-        mask: Tensor<2, Bool>,
+        places: Places,
         cache: Option<&mut Cache>,
     ) -> Tensor<3> {
         let mut no_cache = Vec::new();
@@ -149,10 +162,10 @@ impl Llama {
             }
             None => (0, 0, &mut no_cache),
         };
-        let places = Places::new(&self.config, mask, past, capacity);
+        let view = View::new(&self.config, places, past, capacity);
         let mut hidden = self.model.embed_tokens.forward(tokens);
         for (index, layer) in self.model.layers.iter().enumerate() {
-            hidden = layer.forward(hidden, &self.config, &places, layers.get_mut(index));
+            hidden = layer.forward(hidden, &self.config, &view, layers.get_mut(index));
         }
         self.model.norm.forward(hidden)
     }
@@ -209,11 +222,11 @@ impl Layer {
         &self,
         hidden: Tensor<3>,
         config: &LlamaConfig,
-        places: &Places,
+        view: &View,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
         let normed = self.input_layernorm.forward(hidden.clone());
-        let hidden = hidden + self.self_attn.forward(normed, config, places, cache);
+        let hidden = hidden + self.self_attn.forward(normed, config, view, cache);
         let normed = self.post_attention_layernorm.forward(hidden.clone());
         hidden + self.mlp.forward(normed)
     }
@@ -224,18 +237,18 @@ impl Attention {
         &self,
         hidden: Tensor<3>,
         config: &LlamaConfig,
-        places: &Places,
+        view: &View,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
         let [batch, tokens, _] = hidden.dims();
         let (heads, size) = (config.num_attention_heads, config.head_size());
         let shared = config.key_value_heads();
         let split = |x: Tensor<3>, heads| x.reshape([batch, tokens, heads, size]).swap_dims(1, 2);
-        let queries = places.rotate(split(self.q_proj.forward(hidden.clone()), heads));
-        let keys = places.rotate(split(self.k_proj.forward(hidden.clone()), shared));
+        let queries = view.rotate(split(self.q_proj.forward(hidden.clone()), heads));
+        let keys = view.rotate(split(self.k_proj.forward(hidden.clone()), shared));
         let values = split(self.v_proj.forward(hidden), shared);
         let (keys, values) = match cache {
-            Some(cache) => cache.append(keys, values, places),
+            Some(cache) => cache.append(keys, values, view),
             None => (keys, values),
         };
         let length = keys.dims()[2];
@@ -243,7 +256,7 @@ impl Attention {
         // were further tokens, so that nothing has to be repeated.
         let together = [batch, shared, heads / shared * tokens, size];
         let scores = queries.reshape(together).matmul(keys.transpose()) * (size as f64).powf(-0.5);
-        let scores = scores.reshape([batch, heads, tokens, length]) + places.bias.clone();
+        let scores = scores.reshape([batch, heads, tokens, length]) + view.bias.clone();
         let [.., rows, _] = together;
         let weights = softmax(scores, 3).reshape([batch, shared, rows, length]);
         let mixed = weights.matmul(values).reshape([batch, heads, tokens, size]);
@@ -259,35 +272,34 @@ impl FeedForward {
     }
 }
 
-impl Places {
-    fn new(config: &LlamaConfig, mask: Tensor<2, Bool>, past: usize, capacity: usize) -> Self {
-        let [batch, length] = mask.dims();
-        let device = mask.device();
+impl View {
+    fn new(config: &LlamaConfig, places: Places, past: usize, capacity: usize) -> Self {
+        let [batch, length] = places.segments.dims();
+        let device = places.segments.device();
         let tokens = length - past;
         let half = config.head_size() / 2;
         let frequencies: Vec<f32> = (0..half)
             .map(|pair| config.rope_theta.powf(-(pair as f64) / half as f64) as f32)
             .collect();
         let frequencies = Tensor::<1>::from_floats(&frequencies[..], &device);
-        // Padding on the left stands at -1, which nothing depends on.
-        let positions = mask.clone().int().cumsum(1) - 1;
-        let positions = positions.narrow(1, past, tokens).float();
-        let angles =
-            positions.reshape([batch, 1, tokens, 1]) * frequencies.reshape([1, 1, 1, half]);
+        let positions = places.positions.float().reshape([batch, 1, tokens, 1]);
+        let angles = positions * frequencies.reshape([1, 1, 1, half]);
+
+        let everywhere = [batch, 1, tokens, length];
+        let seen = places.segments.clone().reshape([batch, 1, 1, length]);
+        let own = places.segments.narrow(1, past, tokens);
+        let own = own.reshape([batch, 1, tokens, 1]).expand(everywhere);
+        let of_others = seen
+            .clone()
+            .not_equal_elem(PROMPT)
+            .expand(everywhere)
+            .bool_and(seen.expand(everywhere).not_equal(own));
         let ahead = Tensor::<2, Bool>::tril_mask([tokens, length], past as i64, &device);
-        let hidden = mask
-            .bool_not()
-            .reshape([batch, 1, 1, length])
-            .expand([batch, 1, tokens, length])
-            .bool_or(
-                ahead
-                    .reshape([1, 1, tokens, length])
-                    .expand([batch, 1, tokens, length]),
-            );
+        let ahead = ahead.reshape([1, 1, tokens, length]).expand(everywhere);
         Self {
             cosines: angles.clone().cos(),
             sines: angles.sin(),
-            bias: hidden.float() * HIDDEN,
+            bias: of_others.bool_or(ahead).float() * HIDDEN,
             past,
             capacity,
         }
@@ -311,7 +323,7 @@ impl LayerCache {
         &mut self,
         keys: Tensor<4>,
         values: Tensor<4>,
-        places: &Places,
+        view: &View,
     ) -> (Tensor<4>, Tensor<4>) {
         let write = |slot: &mut Option<Tensor<4>>, new: Tensor<4>| {
             let [batch, heads, tokens, size] = new.dims();
@@ -319,9 +331,9 @@ impl LayerCache {
             // Taken out, so that nothing else holds it and it is written in place.
             let all = slot
                 .take()
-                .unwrap_or_else(|| Tensor::zeros([batch, heads, places.capacity, size], &device));
-            let end = places.past + tokens;
-            let all = all.slice_assign([0..batch, 0..heads, places.past..end, 0..size], new);
+                .unwrap_or_else(|| Tensor::zeros([batch, heads, view.capacity, size], &device));
+            let end = view.past + tokens;
+            let all = all.slice_assign([0..batch, 0..heads, view.past..end, 0..size], new);
             let used = all.clone().narrow(2, 0, end);
             *slot = Some(all);
             used

@@ -2,11 +2,14 @@
 
 use std::error::Error;
 
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::{Rng, RngExt};
 use thiserror::Error;
 
-use crate::model::{Cache, Llama};
+use crate::model::{Cache, Llama, PROMPT, Places};
+
+/// The segment of padding, which nothing sees.
+const PADDING: i32 = -1;
 
 /// How answers are sampled.
 #[derive(Debug, Clone, Copy)]
@@ -198,14 +201,25 @@ impl Batch {
             self.length += 1;
         }
         let length = self.length;
-        let mask = self.padding.iter();
-        let mask: Vec<bool> = mask
-            .flat_map(|padding| (0..length).map(move |column| column >= *padding))
-            .collect();
-        let mask = Tensor::<2, Bool>::from_data(TensorData::new(mask, [rows, length]), device);
-        let tokens = TensorData::new(tokens, [rows, columns]);
-        let tokens = Tensor::<2, Int>::from_data(tokens, device);
-        let hidden = model.hidden(tokens, mask, Some(&mut self.cache));
+        let mut positions = Vec::with_capacity(rows * columns);
+        let mut segments = Vec::with_capacity(rows * length);
+        for padding in &self.padding {
+            let first = length - columns;
+            positions.extend((first..length).map(|column| column.saturating_sub(*padding) as i32));
+            segments.extend((0..length).map(|column| match column < *padding {
+                true => PADDING,
+                false => PROMPT,
+            }));
+        }
+        let matrix = |values: Vec<i32>, columns| {
+            Tensor::<2, Int>::from_data(TensorData::new(values, [rows, columns]), device)
+        };
+        let places = Places {
+            positions: matrix(positions, columns),
+            segments: matrix(segments, length),
+        };
+        let tokens = matrix(tokens, columns);
+        let hidden = model.hidden(tokens, places, Some(&mut self.cache));
         model.logits(hidden.narrow(1, columns - 1, 1).squeeze_dim(1))
     }
 

@@ -46,7 +46,7 @@ pub struct Settings {
     pub epochs: usize,
     /// Answers in a forward and backward pass. It changes memory and speed, and the numbers only by
     /// rounding.
-    #[arg(long, default_value_t = 16, value_parser = positive)]
+    #[arg(long, default_value_t = 32, value_parser = positive)]
     pub microbatch: usize,
     /// Keep close to the model as it was: the coefficient of the KL penalty.
     #[arg(long, default_value_t = 0.0, value_parser = not_negative)]

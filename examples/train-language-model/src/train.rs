@@ -84,6 +84,13 @@ struct Experience {
     ref_log_probs: Option<Vec<f32>>,
 }
 
+/// The part of a minibatch that fits into memory at once.
+struct Share {
+    gradients: GradientsParams,
+    metrics: PolicyLossMetrics,
+    tokens: usize,
+}
+
 impl Trainer {
     /// A trainer of the model in `directory`, or of what it had become in `checkpoint`.
     ///
@@ -327,7 +334,7 @@ impl Trainer {
         batch: &TokenBatch,
     ) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
         let (hidden, targets) = batch.answers(model);
-        let mask = Some(batch.action_mask());
+        let mask = Some(batch.action_mask.clone());
         let output = self
             .log_probs
             .forward_linear(hidden, &model.head(), targets, mask)?;
@@ -344,33 +351,30 @@ impl Trainer {
     ) -> Result<(Sums, usize), Box<dyn Error>> {
         let mut metrics: Option<PolicyLossMetrics> = None;
         let mut tokens = 0;
-        let mut order: Vec<&Experience> = experience.iter().collect();
+        // Answers to a question stay together: they share its prompt.
+        let mut groups: Vec<_> = experience.chunks(self.settings.answers).collect();
         for _ in 0..self.settings.epochs {
-            order.shuffle(rng);
+            groups.shuffle(rng);
+            let order: Vec<&Experience> = groups.iter().copied().flatten().collect();
             for minibatch in order.chunks(self.settings.minibatch()) {
                 let lengths = minibatch.iter().map(|one| one.answer.tokens.len());
                 let totals = GlobalTotals::new()
                     .with_tokens(lengths.sum())
                     .with_sequences(minibatch.len());
                 let learned = minibatch.iter().copied().filter(|one| self.is_learned(one));
-                let mut learned: Vec<_> = learned.collect();
+                let learned: Vec<_> = learned.collect();
                 if learned.is_empty() {
                     continue;
                 }
-                // Answers of the same length stand together, so that little is padded.
-                learned.sort_by_key(|one| one.answer.tokens.len());
                 let mut gradients = GradientsAccumulator::new();
                 for micro in learned.chunks(self.settings.microbatch) {
-                    let (micro_gradients, micro_metrics) = self.gradients(micro, totals)?;
-                    gradients.accumulate(&self.model, micro_gradients);
+                    let share = self.share(micro, totals)?;
+                    gradients.accumulate(&self.model, share.gradients);
                     metrics = Some(match metrics {
-                        Some(metrics) => metrics.merge(&micro_metrics)?,
-                        None => micro_metrics,
+                        Some(metrics) => metrics.merge(&share.metrics)?,
+                        None => share.metrics,
                     });
-                    let lengths = micro
-                        .iter()
-                        .map(|one| one.prompt.len() + one.answer.tokens.len());
-                    tokens += lengths.sum::<usize>();
+                    tokens += share.tokens;
                 }
                 let learning_rate = self.settings.learning_rate();
                 let model = self.model.clone();
@@ -385,13 +389,8 @@ impl Trainer {
         Ok((sums, tokens))
     }
 
-    /// The share of these answers in the gradient of the minibatch: this is where the policy loss
-    /// is.
-    fn gradients(
-        &self,
-        micro: &[&Experience],
-        totals: GlobalTotals,
-    ) -> Result<(GradientsParams, PolicyLossMetrics), Box<dyn Error>> {
+    /// What these answers are of the minibatch: this is where the policy loss is.
+    fn share(&self, micro: &[&Experience], totals: GlobalTotals) -> Result<Share, Box<dyn Error>> {
         let device = self.device.clone().autodiff();
         let sequences: Vec<_> = micro.iter().map(|one| one.sequence()).collect();
         let tokens = TokenBatch::new(&sequences, &device);
@@ -415,7 +414,7 @@ impl Trainer {
             None => PolicyBatch::on_policy(rollout.clone(), advantages),
         };
         let mut batch = batch
-            .with_action_mask(tokens.action_mask())
+            .with_action_mask(tokens.action_mask.clone())
             .with_rollout_log_probs(rollout)
             .with_totals(totals);
         if let Some(reference) = padded(|one| one.ref_log_probs.as_ref()) {
@@ -425,8 +424,12 @@ impl Trainer {
         let output = self
             .loss
             .forward_linear(&self.log_probs, hidden, &head, answers, batch)?;
-        let gradients = GradientsParams::from_grads(output.loss.backward(), &self.model);
-        Ok((gradients, output.metrics))
+        let gradients = output.loss.backward();
+        Ok(Share {
+            gradients: GradientsParams::from_grads(gradients, &self.model),
+            metrics: output.metrics,
+            tokens: tokens.length,
+        })
     }
 }
 

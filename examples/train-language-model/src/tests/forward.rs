@@ -1,7 +1,8 @@
 //! The model against the plain loops.
 
-use burn::module::Module;
-use burn::tensor::Device;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor};
 use policy_loss::LogProbsConfig;
 use safetensors::Dtype;
 
@@ -11,8 +12,16 @@ use crate::batch::{Sequence, TokenBatch};
 use crate::model::Llama;
 use crate::weights;
 
-const PROMPTS: [&[u32]; 3] = [&[5, 9, 1, 14, 2], &[2], &[7, 7, 20]];
-const ANSWERS: [&[u32]; 3] = [&[3, 2], &[22, 0, 11, 2], &[2]];
+/// Some prompts stand side by side more than once, with answers that share them.
+const PROMPTS: [&[u32]; 6] = [
+    &[5, 9, 1, 14, 2],
+    &[5, 9, 1, 14, 2],
+    &[5, 9, 1, 14, 2],
+    &[2],
+    &[7, 7, 20],
+    &[7, 7, 20],
+];
+const ANSWERS: [&[u32]; 6] = [&[3, 2], &[8, 8, 8, 2], &[2], &[22, 0, 11, 2], &[2], &[1, 2]];
 
 fn sequences() -> Vec<Sequence<'static>> {
     let pairs = PROMPTS.iter().zip(&ANSWERS);
@@ -25,7 +34,7 @@ fn trained_log_probs(model: &Llama, device: &Device) -> Vec<Vec<f32>> {
     let batch = TokenBatch::new(&sequences(), device);
     let (hidden, targets) = batch.answers(model);
     let log_probs = LogProbsConfig::new().init().expect("it has a meaning");
-    let mask = Some(batch.action_mask());
+    let mask = Some(batch.action_mask.clone());
     let output = log_probs.forward_linear(hidden, &model.head(), targets, mask);
     let values = output.expect("the shapes fit").log_probs;
     let [_, columns] = values.dims();
@@ -45,8 +54,8 @@ fn assert_equals_the_loops(tiny: &Tiny, model: &Llama, device: &Device) {
     }
 }
 
-/// Prompts and answers of different length, so that there is padding on either side, and a token
-/// that ends answers within a prompt.
+/// Prompts and answers of different length, so that there is padding, and a token that ends answers
+/// within a prompt.
 #[test]
 fn log_probs_are_those_of_plain_loops() {
     let device = Device::flex();
@@ -88,19 +97,54 @@ fn what_is_saved_is_what_was_loaded() {
     }
 }
 
-#[test]
-fn gradients_reach_every_weight() {
-    let device = Device::flex();
-    let directory = Tiny::new(4, false).write();
-    let model = weights::load(directory.path(), &device).expect("it is whole");
-    let model = model.train();
-    let batch = TokenBatch::new(&sequences(), &device.autodiff());
-    let (hidden, targets) = batch.answers(&model);
+/// The gradient of the sum of all log-probs, by the numbers of the parameters.
+fn gradients(model: &Llama, sequences: &[Sequence], device: &Device) -> Vec<Vec<f32>> {
+    struct Collect<'a>(&'a GradientsParams, Vec<Vec<f32>>);
+    impl ModuleVisitor for Collect<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let gradient = self.0.get::<D>(param.id).expect("it has a gradient");
+            self.1.push(gradient.try_into_vec_as().expect("f32"));
+        }
+    }
+    let batch = TokenBatch::new(sequences, &device.clone().autodiff());
+    let (hidden, targets) = batch.answers(model);
     let log_probs = LogProbsConfig::new().init().expect("it has a meaning");
-    let mask = Some(batch.action_mask());
+    let mask = Some(batch.action_mask.clone());
     let output = log_probs.forward_linear(hidden, &model.head(), targets, mask);
     let loss = output.expect("the shapes fit").log_probs.sum();
-    let gradients = burn::optim::GradientsParams::from_grads(loss.backward(), &model);
-    let tensors = Tiny::new(4, false).tensors.len();
-    assert_eq!(gradients.len(), tensors);
+    let gradients = GradientsParams::from_grads(loss.backward(), model);
+    let mut collect = Collect(&gradients, Vec::new());
+    model.visit(&mut collect);
+    collect.1
+}
+
+/// Every weight has one, and sharing a prompt changes none.
+#[test]
+fn gradients_are_those_of_separate_sequences() {
+    let device = Device::flex();
+    let tiny = Tiny::new(4, false);
+    let model = weights::load(tiny.write().path(), &device).expect("it is whole");
+    let model = model.train();
+    let together = gradients(&model, &sequences(), &device);
+    assert_eq!(together.len(), tiny.tensors.len());
+    let mut apart: Vec<Vec<f32>> = together.iter().map(|one| vec![0.0; one.len()]).collect();
+    for sequence in sequences() {
+        for (sum, part) in apart
+            .iter_mut()
+            .zip(gradients(&model, &[sequence], &device))
+        {
+            sum.iter_mut()
+                .zip(part)
+                .for_each(|(sum, part)| *sum += part);
+        }
+    }
+    for (together, apart) in together.iter().zip(&apart) {
+        let size = apart
+            .iter()
+            .fold(0.0_f32, |size, value| size.max(value.abs()));
+        assert!(size > 1e-3, "it is reached");
+        for (a, b) in together.iter().zip(apart) {
+            assert!((a - b).abs() < 1e-5 * size.max(1.0), "{a} is not {b}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Bool, Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use policy_loss::LogProbsConfig;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::oracle::next_log_probs;
 use super::tiny::{END, Tiny, VOCABULARY};
 use crate::batch::{Sequence, TokenBatch};
-use crate::model::Llama;
+use crate::model::{Llama, PROMPT, Places};
 use crate::sampler::{Answer, Sampling, draw, sample};
 use crate::weights;
 
@@ -42,30 +42,34 @@ fn hidden_states_do_not_depend_on_the_cache() {
     let (_, model) = model(10);
     let device = Device::flex();
     let tokens = Tensor::<2, Int>::from_ints([[0, 0, 5, 9, 1, 14], [3, 8, 2, 11, 7, 4]], &device);
-    let mask = [[false, false, true, true, true, true], [true; 6]];
-    let mask = Tensor::<2, Bool>::from_data(mask, &device);
-    let whole = model.hidden(tokens.clone(), mask.clone(), None);
+    // Two columns of padding on the left of the first row.
+    let positions = [[0, 0, 0, 1, 2, 3], [0, 1, 2, 3, 4, 5]];
+    let segments = [[-1, -1, PROMPT, PROMPT, PROMPT, PROMPT], [PROMPT; 6]];
+    let positions = Tensor::<2, Int>::from_ints(positions, &device);
+    let segments = Tensor::<2, Int>::from_ints(segments, &device);
+    let places = |from, count| Places {
+        positions: positions.clone().narrow(1, from, count),
+        segments: segments.clone().narrow(1, 0, from + count),
+    };
+    let whole = model.hidden(tokens.clone(), places(0, 6), None);
     let mut cache = model.cache(6);
-    let first = |tensor: &Tensor<2, Int>, from, count| tensor.clone().narrow(1, from, count);
-    let start = model.hidden(
-        first(&tokens, 0, 3),
-        mask.clone().narrow(1, 0, 3),
-        Some(&mut cache),
-    );
+    let first = tokens.clone().narrow(1, 0, 3);
+    let first = model.hidden(first, places(0, 3), Some(&mut cache));
     // The rows change places on the way.
     let swap = Tensor::<1, Int>::from_ints([1, 0], &device);
     cache.select(swap.clone());
-    let mut parts = vec![start.select(0, swap.clone())];
+    let mut parts = vec![first.select(0, swap.clone())];
     for at in 3..6 {
-        let tokens = first(&tokens, at, 1).select(0, swap.clone());
-        let mask = mask.clone().narrow(1, 0, at + 1);
-        let mask = mask.int().select(0, swap.clone()).bool();
-        parts.push(model.hidden(tokens, mask, Some(&mut cache)));
+        let tokens = tokens.clone().narrow(1, at, 1).select(0, swap.clone());
+        let places = places(at, 1);
+        let places = Places {
+            positions: places.positions.select(0, swap.clone()),
+            segments: places.segments.select(0, swap.clone()),
+        };
+        parts.push(model.hidden(tokens, places, Some(&mut cache)));
     }
     let stepwise = Tensor::cat(parts, 1).select(0, swap);
-    // Padding looks at whatever is there.
-    let valid = mask.unsqueeze_dim::<3>(2).expand(whole.dims()).bool_not();
-    let difference = (whole - stepwise).mask_fill(valid, 0.0).abs().max();
+    let difference = (whole - stepwise).abs().max();
     assert!(difference.into_scalar::<f32>() < 1e-5);
 }
 
@@ -113,7 +117,7 @@ fn reported_log_probs_are_those_of_the_trainer() {
     let (hidden, targets) = batch.answers(&model);
     let trainer = LogProbsConfig::new().with_temperature(0.7).init();
     let trainer = trainer.expect("it has a meaning");
-    let mask = Some(batch.action_mask());
+    let mask = Some(batch.action_mask.clone());
     let output = trainer.forward_linear(hidden, &model.head(), targets, mask);
     let values = output.expect("the shapes fit").log_probs;
     let [_, columns] = values.dims();
