@@ -18,7 +18,7 @@ pub struct Settings {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
     pub level: u32,
     /// Questions with their answers that a prompt shows first.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 0)]
     pub examples: usize,
     /// The objective by its name, such as ppo, grpo, dapo, gspo or cispo.
     #[arg(long, default_value_t = Preset::Grpo)]
@@ -61,7 +61,7 @@ pub struct Settings {
     #[arg(long, value_parser = probability)]
     pub top_p: Option<f64>,
     /// Tokens of an answer at most.
-    #[arg(long, default_value_t = 12, value_parser = positive)]
+    #[arg(long, default_value_t = 16, value_parser = positive)]
     pub max_tokens: usize,
     /// The same seed gives the same training.
     #[arg(long, default_value_t = 0)]

@@ -33,8 +33,8 @@ impl Task {
     /// What the model is told before the first question.
     fn instruction(self) -> &'static str {
         match self {
-            Self::Sum => "Answer with a number only.",
-            Self::Countdown => "Make the target. Use each number once. Answer with an expression.",
+            Self::Sum => "Answer like this: 4 + 3 = 7",
+            Self::Countdown => "Use each number once to make the target, like this: 8 - 5 + 2 = 5",
         }
     }
 
@@ -45,7 +45,7 @@ impl Task {
         let (target, example) = match self {
             Self::Sum => {
                 let target = numbers.iter().sum::<i64>();
-                (target, target.to_string())
+                (target, format!("{} = {target}", sum_of(&numbers)))
             }
             Self::Countdown => {
                 // From left to right, so that no parentheses are needed.
@@ -59,7 +59,7 @@ impl Task {
                     write!(example, " {sign} {number}").expect("a string takes everything");
                     target = next;
                 }
-                (target, example)
+                (target, format!("{example} = {target}"))
             }
         };
         Problem {
@@ -97,17 +97,26 @@ impl Task {
 impl Problem {
     /// The question as text.
     pub fn question(&self) -> String {
-        let numbers: Vec<_> = self.numbers.iter().map(i64::to_string).collect();
         match self.task {
-            Task::Sum => format!("{} =", numbers.join(" + ")),
-            Task::Countdown => format!("Numbers: {}. Target: {}", numbers.join(", "), self.target),
+            Task::Sum => format!("What is {}?", sum_of(&self.numbers)),
+            Task::Countdown => {
+                let numbers: Vec<_> = self.numbers.iter().map(i64::to_string).collect();
+                format!("Numbers: {}. Target: {}", numbers.join(", "), self.target)
+            }
         }
     }
 
     /// 1 for an answer that is right and nothing else, 0 for every other.
     pub fn reward(&self, answer: &str) -> f32 {
         let is_right = match self.task {
-            Task::Sum => answer.trim() == self.target.to_string(),
+            Task::Sum => {
+                let answer = answer.trim();
+                let number = match answer.split_once(" = ") {
+                    Some((terms, number)) if terms == sum_of(&self.numbers) => number,
+                    _ => answer,
+                };
+                number == self.target.to_string()
+            }
             Task::Countdown => self.is_made_by(answer),
         };
         f32::from(u8::from(is_right))
@@ -123,6 +132,11 @@ impl Problem {
         given.sort_unstable();
         used == given && expression.value == (self.target, 1)
     }
+}
+
+fn sum_of(numbers: &[i64]) -> String {
+    let numbers: Vec<_> = numbers.iter().map(i64::to_string).collect();
+    numbers.join(" + ")
 }
 
 #[cfg(test)]
@@ -142,21 +156,25 @@ mod tests {
     }
 
     #[test]
-    fn only_the_number_is_a_sum() {
+    fn a_sum_is_the_number_or_the_equation() {
         let problem = problem(Task::Sum, &[7, 5], 12);
-        assert_eq!(problem.question(), "7 + 5 =");
-        for right in ["12", " 12\n"] {
+        assert_eq!(problem.question(), "What is 7 + 5?");
+        for right in ["12", " 12\n", "7 + 5 = 12"] {
             assert_eq!(problem.reward(right), 1.0, "{right:?}");
         }
         for wrong in [
             "",
             "13",
             "12.",
-            "7 + 5 = 12",
+            "7 + 5 = 13",
+            "5 + 7 = 12",
+            "6 + 6 = 12",
             "1 2",
             "012",
             "twelve",
             "12 12",
+            "= 12",
+            "7 + 5 = 12 = 12",
         ] {
             assert_eq!(problem.reward(wrong), 0.0, "{wrong:?}");
         }
