@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
@@ -63,8 +64,21 @@ fn guesser() -> TempDir {
     tiny.write()
 }
 
+/// The seed of a device is that of all threads, and adapters are drawn with it.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 fn begin(model: &Path, settings: &Settings) -> Trainer {
+    let _lock = ONE_AT_A_TIME.lock();
     Trainer::new(model, None, settings.clone(), &Device::flex()).expect("it begins")
+}
+
+fn resume(
+    model: &Path,
+    checkpoint: &Path,
+    settings: Settings,
+) -> Result<Trainer, Box<dyn std::error::Error>> {
+    let _lock = ONE_AT_A_TIME.lock();
+    checkpoint::resume(model, checkpoint, settings, &Device::flex())
 }
 
 /// What is compared of steps, bit by bit.
@@ -129,7 +143,7 @@ fn an_interrupted_run_goes_on_to_the_same_numbers() {
         checkpoint::save(&first, model.path(), out.path()).expect("it is written");
         let newest = checkpoint::newest(out.path()).expect("it is read");
         let newest = newest.expect("there is one");
-        let second = checkpoint::resume(model.path(), &newest, settings.clone(), &Device::flex());
+        let second = resume(model.path(), &newest, settings.clone());
         let mut second = second.expect("it goes on");
         assert_eq!(second.step, 2);
         numbers.extend(steps(&mut second, 1));
@@ -221,7 +235,7 @@ fn a_checkpoint_of_something_else_is_refused() {
     let trainer = begin(model.path(), &settings(""));
     let saved = checkpoint::save(&trainer, model.path(), out.path()).expect("it is written");
     let refused = |base: &Path, arguments: &str| {
-        let trainer = checkpoint::resume(base, &saved, settings(arguments), &Device::flex());
+        let trainer = resume(base, &saved, settings(arguments));
         trainer.err().expect("refused").to_string()
     };
     for (arguments, said) in [
@@ -254,7 +268,7 @@ fn a_checkpoint_that_cannot_be_written_leaves_the_old_one() {
     assert!(error.to_string().contains("step-000001"), "{error}");
     let newest = checkpoint::newest(out.path()).expect("it is read");
     assert_eq!(newest, Some(old.clone()));
-    checkpoint::resume(model.path(), &old, settings(""), &Device::flex()).expect("it goes on");
+    resume(model.path(), &old, settings("")).expect("it goes on");
 
     fs::remove_file(out.path().join("step-000001.partial")).expect("it was there");
     let new = checkpoint::save(&trainer, model.path(), out.path()).expect("it is written");
