@@ -51,10 +51,10 @@ pub struct Train {
     #[arg(long)]
     pub resume: bool,
     /// Steps in all, those before an interruption included.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 20)]
     pub steps: u64,
     /// Write a checkpoint every so many steps, and after the last one.
-    #[arg(long, value_name = "STEPS", default_value_t = 20,
+    #[arg(long, value_name = "STEPS", default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub save_every: u64,
     /// Questions that are answered before and after.

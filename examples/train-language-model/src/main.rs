@@ -36,6 +36,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use peak_alloc::PeakAlloc;
+use serde_json::json;
 
 use crate::cli::{Arguments, Command, Train};
 use crate::report::Log;
@@ -102,14 +103,20 @@ fn train(arguments: Train) -> Result<(), Box<dyn Error>> {
     log.evaluation("after", &trainer.evaluate(arguments.evaluate)?);
     let saved = checkpoint::save(&trainer, &model, &out)?;
     let page = log.finish(&trainer.settings, &model)?;
-    if !arguments.json {
+    let seconds = start.elapsed().as_secs_f64();
+    let memory = PEAK.peak_usage_as_gb();
+    if arguments.json {
+        let line = json!({
+            "saved": saved,
+            "curves": page,
+            "seconds": seconds,
+            "memory_gib": memory,
+        });
+        println!("{line}");
+    } else {
         println!("what was learned: {}", saved.display());
         println!("curves: {}", page.display());
-        println!(
-            "{:.1} s, at most {:.2} GiB of memory",
-            start.elapsed().as_secs_f64(),
-            PEAK.peak_usage_as_gb()
-        );
+        println!("{seconds:.1} s, at most {memory:.2} GiB of memory");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 mod directory;
 mod forward;
 mod oracle;
+mod program;
 mod sampler;
 mod tiny;
 mod training;

@@ -37,7 +37,7 @@ fn settings(arguments: &str) -> Settings {
 
 /// A model that answers sums by chance: its tokens are the numbers 2 to 18, and others that end an
 /// answer.
-fn guesser() -> TempDir {
+pub fn guesser() -> TempDir {
     let mut tiny = Tiny::new(20, false);
     let head = tiny
         .tensors

@@ -1,0 +1,86 @@
+//! The program from its arguments to its files.
+
+use std::fs;
+use std::path::Path;
+
+use clap::Parser;
+use serde_json::Value;
+
+use super::training::guesser;
+use crate::cli::Arguments;
+use crate::run;
+
+fn train(model: &Path, out: &Path, more: &str) -> Result<(), String> {
+    let fixed = "--questions 6 --answers 4 --evaluate 4";
+    let words = ["train-language-model", "train", "--model"].map(Into::into);
+    let arguments = words
+        .into_iter()
+        .chain([
+            model.as_os_str().to_owned(),
+            "--out".into(),
+            out.as_os_str().to_owned(),
+        ])
+        .chain(fixed.split_whitespace().map(Into::into))
+        .chain(more.split_whitespace().map(Into::into));
+    let arguments = Arguments::try_parse_from(arguments).map_err(|error| error.to_string())?;
+    run(arguments).map_err(|error| error.to_string())
+}
+
+fn steps(out: &Path) -> Vec<u64> {
+    let lines = fs::read_to_string(out.join("steps.jsonl")).expect("it is written");
+    let line = |line| serde_json::from_str::<Value>(line).expect("it is JSON");
+    let lines: Vec<Value> = lines.lines().map(line).collect();
+    assert!(
+        lines.iter().all(|line| line["reward"].is_number()),
+        "{lines:?}"
+    );
+    let steps = lines.iter().map(|line| line["step"].as_u64());
+    steps.map(|step| step.expect("a number")).collect()
+}
+
+#[test]
+fn a_run_leaves_its_files_and_goes_on() {
+    let model = guesser();
+    let folder = tempfile::tempdir().expect("a directory");
+    let out = folder.path().join("run");
+    let error = train(model.path(), &out, "--resume").expect_err("refused");
+    assert!(error.contains("no checkpoint"), "{error}");
+    train(model.path(), &out, "--steps 2 --json").expect("it trains");
+    assert_eq!(steps(&out), [0, 1]);
+    let error = train(model.path(), &out, "--steps 3").expect_err("refused");
+    assert!(error.contains("step-000002 is there already"), "{error}");
+    train(model.path(), &out, "--steps 3 --resume").expect("it goes on");
+    assert_eq!(steps(&out), [0, 1, 2]);
+    let page = fs::read_to_string(out.join("report.html")).expect("it is written");
+    assert!(page.contains("<!doctype html>") && page.contains("sampled_tokens_per_second"));
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        assert!(out.join("step-000003").join(file).exists(), "{file}");
+    }
+    // What was learned is a model like any other.
+    train(
+        &out.join("step-000003"),
+        &folder.path().join("again"),
+        "--steps 1",
+    )
+    .expect("it trains");
+}
+
+#[test]
+fn arguments_without_a_meaning_are_refused() {
+    let model = guesser();
+    let out = model.path().join("run");
+    for (arguments, said) in [
+        ("--lora 0", "an integer above 0"),
+        ("--temperature 0", "a finite number above 0"),
+        ("--top-p 1.5", "at most 1"),
+        ("--kl=-1", "at least 0"),
+        ("--level 0", "1..=20"),
+        ("--preset grop", "grpo"),
+        ("--device cpu", "flex"),
+        ("--max-tokens 64", "context of the model"),
+        ("--advantages gae", "values"),
+    ] {
+        let error = train(model.path(), &out, arguments).expect_err("refused");
+        assert!(error.contains(said), "{arguments}: {error}");
+    }
+}
