@@ -20,6 +20,8 @@ pub struct HeadCase {
     pub mask: Option<Vec<bool>>,
     /// What logits are divided by.
     pub temperature: f64,
+    /// Where logits are bounded before that.
+    pub softcap: Option<f64>,
     /// The gradient that reaches each log-prob.
     pub log_prob_gradient: Vec<f64>,
     /// The gradient that reaches each entropy.
@@ -57,6 +59,7 @@ impl HeadCase {
             targets: (0..tokens).map(|i| (i * 7 % vocabulary) as i64).collect(),
             mask: None,
             temperature: 1.0,
+            softcap: None,
             log_prob_gradient: grid(tokens, 8.0, 0.25),
             entropy_gradient: grid(tokens, 8.0, 0.25),
         }
@@ -102,6 +105,12 @@ impl HeadCase {
         self
     }
 
+    /// Bounds the logits.
+    pub fn with_softcap(mut self, cap: f64) -> Self {
+        self.softcap = Some(cap);
+        self
+    }
+
     /// Whether a token counts.
     pub fn is_valid(&self, token: usize) -> bool {
         self.mask.as_ref().is_none_or(|mask| mask[token])
@@ -124,12 +133,21 @@ impl HeadCase {
         let mut logits_gradient = vec![0.0; tokens * vocabulary];
         for token in (0..tokens).filter(|token| self.is_valid(*token)) {
             let range = token * vocabulary..(token + 1) * vocabulary;
-            let (log_prob, entropy, gradient) = oracle::row(
-                &logits[range.clone()],
+            let mut row = logits[range.clone()].to_vec();
+            if let Some(cap) = self.softcap {
+                row.iter_mut().for_each(|z| *z = cap * (*z / cap).tanh());
+            }
+            let (log_prob, entropy, mut gradient) = oracle::row(
+                &row,
                 self.targets[token] as usize,
                 self.temperature,
                 [self.log_prob_gradient[token], self.entropy_gradient[token]],
             );
+            if let Some(cap) = self.softcap {
+                for (gradient, z) in gradient.iter_mut().zip(&logits[range.clone()]) {
+                    *gradient /= (z / cap).cosh().powi(2);
+                }
+            }
             (log_probs[token], entropies[token]) = (log_prob, entropy);
             logits_gradient[range].copy_from_slice(&gradient);
         }
@@ -165,7 +183,8 @@ mod tests {
         let case = HeadCase::new(3, [3, 4, 5])
             .with_bias()
             .with_mask(|token| token != 1)
-            .with_temperature(0.7);
+            .with_temperature(0.7)
+            .with_softcap(3.0);
         let value = |case: &HeadCase| -> f64 {
             let answer = case.answer();
             (0..3)

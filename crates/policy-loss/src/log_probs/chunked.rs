@@ -15,7 +15,7 @@ use super::chunks;
 use super::ops::{
     HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted, Words,
 };
-use super::softmax::{idle, widened};
+use super::softmax::{Rows, idle, widened};
 use crate::composed::arithmetic;
 
 /// What the gradients of a chunk are made of.
@@ -42,7 +42,7 @@ pub fn token_log_probs<B: LogProbsOps>(
     let rows = chunks(tokens, settings.chunk_tokens).map(|range| {
         let logits = B::float_slice(logits.clone(), &[slice(&range)]);
         let targets = B::int_slice(targets.clone(), &[slice(&range)]);
-        B::softmax_statistics(logits, targets, settings)
+        B::softmax_statistics(bounded::<B>(logits, settings), targets, settings)
     });
     joined::<B>(rows.collect())
 }
@@ -61,8 +61,14 @@ pub fn token_log_probs_backward<B: LogProbsOps>(
             upstream,
         } = known.of(&range);
         let logits = B::float_slice(logits.clone(), &[slice(&range)]);
-        let words = Words::all(vocabulary);
-        B::softmax_gradient(logits, words, targets, statistics, upstream, settings, into)
+        let rows = Rows {
+            logits: bounded::<B>(logits, settings),
+            words: Words::all(vocabulary),
+            targets,
+            statistics,
+            upstream,
+        };
+        gradient_of_logits(rows, settings, into)
     });
     B::float_cat(gradients.collect(), 0)
 }
@@ -82,17 +88,55 @@ pub fn head_logits<B: LogProbsOps>(
     }
 }
 
-/// `hidden * weight + bias`, in the type of the arithmetic.
+/// `hidden * weight + bias`, in the type of the arithmetic, bounded where they are to be.
 fn logits<B: LogProbsOps>(head: HeadTensors<B>, settings: Settings) -> FloatTensor<B> {
     let into = arithmetic(head.hidden.dtype());
     let logits = B::product(head.hidden, as_columns::<B>(head.weight, settings), into);
-    match settings.has_bias {
+    let logits = match settings.has_bias {
         true => {
             let words = head.bias.shape().num_elements();
             B::float_add(logits, B::float_reshape(head.bias, Shape::from([1, words])))
         }
         false => logits,
-    }
+    };
+    bounded::<B>(logits, settings)
+}
+
+/// `cap * tanh(logits / cap)`, in the type of the arithmetic.
+fn bounded<B: Backend>(logits: FloatTensor<B>, settings: Settings) -> FloatTensor<B> {
+    let Some(cap) = settings.softcap else {
+        return logits;
+    };
+    let share = B::float_div_scalar(widened::<B>(logits), cap.into());
+    B::float_mul_scalar(B::float_tanh(share), cap.into())
+}
+
+/// The gradient of logits before they were bounded, as numbers of type `into`.
+fn gradient_of_logits<B: LogProbsOps>(
+    rows: Rows<B>,
+    settings: Settings,
+    into: DType,
+) -> FloatTensor<B> {
+    let Rows {
+        logits,
+        words,
+        targets,
+        statistics,
+        upstream,
+    } = rows;
+    let Some(cap) = settings.softcap else {
+        return B::softmax_gradient(logits, words, targets, statistics, upstream, settings, into);
+    };
+    let idle = B::bool_expand(idle::<B>(&upstream, settings), logits.shape());
+    let share = B::float_div_scalar(logits.clone(), cap.into());
+    let square = B::float_mul(share.clone(), share);
+    let slope = B::float_neg(B::float_sub_scalar(square, 1.0.into()));
+    let wide = logits.dtype();
+    let gradient =
+        B::softmax_gradient(logits, words, targets, statistics, upstream, settings, wide);
+    // A row that no gradient reaches may hold anything, and 0 * NaN is NaN.
+    let gradient = B::float_mask_fill(B::float_mul(gradient, slope), idle, 0.0.into());
+    cast::<B>(gradient, into)
 }
 
 pub fn head_gradients<B: LogProbsOps>(
@@ -111,15 +155,14 @@ pub fn head_gradients<B: LogProbsOps>(
     let wide = arithmetic(narrow);
     let idle = idle::<B>(&chunk.upstream, settings);
     let (upstream, factor) = within_range::<B>(chunk.upstream, narrow);
-    let logits = B::softmax_gradient(
+    let rows = Rows {
         logits,
-        Words::all(vocabulary),
-        chunk.targets,
-        RowStatistics { values, moments },
+        words: Words::all(vocabulary),
+        targets: chunk.targets,
+        statistics: RowStatistics { values, moments },
         upstream,
-        settings,
-        narrow,
-    );
+    };
+    let logits = gradient_of_logits(rows, settings, narrow);
     // Hidden states that no gradient reaches may hold anything, and 0 * NaN is NaN.
     let idle = B::bool_expand(idle, chunk.head.hidden.shape());
     let hidden = B::float_mask_fill(chunk.head.hidden, idle.clone(), 0.0.into());
@@ -260,18 +303,17 @@ fn by_words<B: LogProbsOps>(
                 statistics,
                 upstream,
             } = known.of(&range);
-            let logits = B::softmax_gradient(
-                logits(part.clone(), settings),
-                Words {
+            let rows = Rows {
+                logits: logits(part.clone(), settings),
+                words: Words {
                     first: words.start,
                     vocabulary,
                 },
                 targets,
                 statistics,
                 upstream,
-                settings,
-                narrow,
-            );
+            };
+            let logits = gradient_of_logits(rows, settings, narrow);
             if wanted.hidden {
                 let weight = as_rows::<B>(part.weight, settings);
                 let gradient = B::product(logits.clone(), weight, wide);

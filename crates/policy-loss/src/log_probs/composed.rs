@@ -10,7 +10,12 @@ use crate::composed::arithmetic;
 pub fn token_log_probs(logits: Tensor<2>, targets: Tensor<1, Int>, plan: Plan) -> Tensor<2> {
     let [tokens, vocabulary] = logits.dims();
     let dtype = arithmetic(logits.dtype());
-    let scaled = logits.cast(dtype) * plan.scale;
+    let logits = logits.cast(dtype);
+    let logits = match plan.softcap {
+        Some(cap) => (logits / cap).tanh() * cap,
+        None => logits,
+    };
+    let scaled = logits * plan.scale;
     let unknown = targets
         .clone()
         .lower_elem(0)

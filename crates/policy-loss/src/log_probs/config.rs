@@ -26,6 +26,9 @@ use policy_loss_kernels::objective::check::positive;
 pub struct LogProbsConfig {
     /// What logits are divided by; that of the sampler, so that ratios mean something.
     pub temperature: f64,
+    /// Where logits are bounded before that: `cap * tanh(logits / cap)`, as Gemma does with 30.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logit_softcap: Option<f64>,
     /// Whether the entropies of the next token are computed, too.
     pub entropy: Entropy,
     /// Bytes that logits and their gradient may take at once, where the library holds them;
@@ -87,6 +90,7 @@ impl Default for LogProbsConfig {
     fn default() -> Self {
         Self {
             temperature: 1.0,
+            logit_softcap: None,
             entropy: Entropy::None,
             memory_budget: None,
             chunk_tokens: None,
@@ -109,6 +113,12 @@ impl LogProbsConfig {
     /// Sets what logits are divided by.
     pub fn with_temperature(mut self, temperature: f64) -> Self {
         self.temperature = temperature;
+        self
+    }
+
+    /// Sets the bound of logits, `cap * tanh(logits / cap)`.
+    pub fn with_logit_softcap(mut self, cap: impl Into<Option<f64>>) -> Self {
+        self.logit_softcap = cap.into();
         self
     }
 
@@ -159,10 +169,13 @@ impl LogProbsConfig {
     ///
     /// # Errors
     ///
-    /// A temperature that is not finite or not above 0; a memory budget or chunk of 0.
+    /// A temperature or softcap that is not finite or not above 0; a memory budget or chunk of 0.
     pub fn init(&self) -> Result<TokenLogProbs, ConfigError> {
         positive("temperature", self.temperature)?;
         positive("1 / temperature", self.temperature.recip())?;
+        if let Some(cap) = self.logit_softcap {
+            positive("logit_softcap", cap)?;
+        }
         not_zero("memory_budget", self.memory_budget)?;
         not_zero("chunk_tokens", self.chunk_tokens)?;
         not_zero("chunk_words", self.chunk_words)?;
@@ -183,7 +196,8 @@ fn not_zero(field: &'static str, value: Option<usize>) -> Result<(), ConfigError
 
 /// Log-probs, and entropies, of the tokens that a policy took.
 ///
-/// With `z = logits / temperature`,
+/// With `z = logits / temperature`, or `z = cap * tanh(logits / cap) / temperature` where there is a
+/// softcap,
 ///
 /// ```text
 /// log_prob = z[target] - log(sum_v exp(z_v))
@@ -239,6 +253,9 @@ mod tests {
                 .init()
                 .expect_err("refused");
             assert!(error.to_string().contains("temperature"), "{error}");
+            let error = config.with_logit_softcap(temperature).init();
+            // The least number above 0 is a bound, too.
+            assert_eq!(error.is_err(), temperature != 5e-324);
         }
         let error = config.with_memory_budget(0).init().expect_err("refused");
         assert!(

@@ -15,7 +15,7 @@ impl TokenLogProbs {
     ///
     /// The arithmetic is f64 where the logits are, else f32; the gradient of the logits has their
     /// type. Kept for the backward pass are the logits, which are never modified, and two numbers
-    /// a token. A logit of -inf takes its token out of the vocabulary. The gradient of a token
+    /// a token. A logit of -inf takes its token out of the vocabulary, unless there is a softcap. The gradient of a token
     /// whose log-prob receives none is exactly 0, whatever its logits hold; its target may then be
     /// anything.
     ///
@@ -112,6 +112,7 @@ impl TokenLogProbs {
         let cut = Cut::of(plane, config, device);
         Plan {
             scale: config.temperature.recip(),
+            softcap: config.logit_softcap,
             entropy: config.entropy != Entropy::None,
             entropy_gradient: config.entropy == Entropy::Tracked,
             chunk_tokens: cut.tokens,

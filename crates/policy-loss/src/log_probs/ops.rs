@@ -19,6 +19,8 @@ use super::{chunked, softmax};
 pub struct Settings {
     /// What logits are multiplied by, `1 / temperature`.
     pub scale: f64,
+    /// Where logits are bounded before that.
+    pub softcap: Option<f64>,
     /// Whether the entropies are computed.
     pub entropy: bool,
     /// Whether a gradient can reach the entropies.
@@ -60,7 +62,7 @@ pub struct RowStatistics<B: Backend> {
 #[derive(Debug, Clone, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct HeadLogits<B: Backend> {
-    /// `[N, V]`, not scaled.
+    /// `[N, V]`, bounded where they are to be, not scaled.
     pub logits: FloatTensor<B>,
     /// As [`RowStatistics::values`].
     pub values: FloatTensor<B>,
@@ -140,7 +142,7 @@ pub trait LogProbsOps: Backend {
         chunked::token_log_probs_backward::<Self>(logits, known, settings)
     }
 
-    /// What is known of each row of logits, `[N, V]` of any float type.
+    /// What is known of each row of logits, `[N, V]` of any float type, which are bounded already.
     #[fusion(meta = statistics_metadata)]
     fn softmax_statistics(
         logits: FloatTensor<Self>,

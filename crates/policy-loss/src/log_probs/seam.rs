@@ -38,6 +38,7 @@ impl Head {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
     pub scale: f64,
+    pub softcap: Option<f64>,
     pub entropy: bool,
     pub entropy_gradient: bool,
     pub chunk_tokens: usize,
@@ -98,6 +99,7 @@ mod connected {
         fn settings(self) -> Settings {
             Settings {
                 scale: self.scale,
+                softcap: self.softcap,
                 entropy: self.entropy,
                 entropy_gradient: self.entropy_gradient,
                 chunk_tokens: self.chunk_tokens,

@@ -19,6 +19,11 @@ fn cases() -> Vec<HeadCase> {
         case.clone(),
         case.clone().with_bias().with_temperature(0.6),
         case.clone().with_mask(|token| token % 3 != 1),
+        case.clone()
+            .with_bias()
+            .with_softcap(4.0)
+            .with_temperature(1.2)
+            .with_mask(|token| token % 3 != 1),
         case.with_bias().with_mask(|token| token == 4),
     ]
 }

@@ -17,8 +17,9 @@ fn case() -> HeadCase {
 pub fn values_and_gradients(runner: &Runner) {
     for dtype in runner.exact_dtypes() {
         for entropy in [Entropy::None, Entropy::Metric, Entropy::Tracked] {
-            for temperature in [1.0, 0.7] {
+            for (temperature, softcap) in [(1.0, None), (0.7, None), (1.3, Some(4.0))] {
                 let mut case = case().with_temperature(temperature);
+                case.softcap = softcap;
                 if entropy == Entropy::Metric {
                     // It has no gradient, whatever reaches it.
                     case.entropy_gradient.fill(0.0);

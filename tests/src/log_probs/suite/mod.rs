@@ -48,6 +48,7 @@ pub struct Outcome {
 pub fn config(runner: &Runner, case: &HeadCase, entropy: Entropy) -> LogProbsConfig {
     LogProbsConfig::new()
         .with_temperature(case.temperature)
+        .with_logit_softcap(case.softcap)
         .with_entropy(entropy)
         .with_implementation(runner.implementation)
 }

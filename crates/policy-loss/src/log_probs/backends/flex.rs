@@ -12,13 +12,24 @@ use policy_loss_kernels::cpu::scale_in_place;
 
 use super::cpu::{packed, row_gradients, softmax};
 use crate::backends::flex::for_float;
-use crate::log_probs::chunked::begun;
+use crate::log_probs::chunked::{self, Chunk, Known, begun};
 use crate::log_probs::ops::{
     HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
 };
 
 impl LogProbsOps for Flex {
     fn token_log_probs(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        settings: Settings,
+    ) -> RowStatistics<Self> {
+        match settings.softcap {
+            Some(_) => chunked::token_log_probs::<Self>(logits, targets, settings),
+            None => Self::softmax_statistics(logits, targets, settings),
+        }
+    }
+
+    fn softmax_statistics(
         logits: FloatTensor<Self>,
         targets: IntTensor<Self>,
         settings: Settings,
@@ -43,6 +54,14 @@ impl LogProbsOps for Flex {
         upstream: FloatTensor<Self>,
         settings: Settings,
     ) -> FloatTensor<Self> {
+        if settings.softcap.is_some() {
+            let known = Known {
+                targets,
+                statistics,
+                upstream,
+            };
+            return chunked::token_log_probs_backward::<Self>(logits, known, settings);
+        }
         let rows = row_gradients(
             &indices(&targets.into_data()),
             &numbers(&statistics.values.into_data()),
@@ -73,6 +92,9 @@ impl LogProbsOps for Flex {
         targets: IntTensor<Self>,
         settings: Settings,
     ) -> HeadLogits<Self> {
+        if settings.softcap.is_some() {
+            return chunked::head_logits::<Self>(head, targets, settings);
+        }
         let targets = indices(&targets.into_data());
         let head = forward(head);
         for_float!(head.hidden.dtype(), E => {
@@ -98,6 +120,15 @@ impl LogProbsOps for Flex {
         settings: Settings,
         wanted: Wanted,
     ) -> HeadGradients<Self> {
+        if settings.softcap.is_some() {
+            let chunk = Chunk {
+                logits,
+                head,
+                targets,
+                upstream,
+            };
+            return chunked::head_gradients::<Self>(chunk, gradients, settings, wanted);
+        }
         let rows = row_gradients(
             &indices(&targets.into_data()),
             &numbers(&logits.values.into_data()),

@@ -14,7 +14,7 @@ use policy_loss_kernels::cpu::log_probs::{Matrix, MatrixMut};
 use policy_loss_kernels::cpu::scale_in_place;
 
 use super::cpu::{packed, row_gradients, softmax};
-use crate::log_probs::chunked::begun;
+use crate::log_probs::chunked::{self, Chunk, Known, begun};
 use crate::log_probs::ops::{
     HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
 };
@@ -120,6 +120,17 @@ impl LogProbsOps for NdArray {
         targets: IntTensor<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
+        match settings.softcap {
+            Some(_) => chunked::token_log_probs::<Self>(logits, targets, settings),
+            None => Self::softmax_statistics(logits, targets, settings),
+        }
+    }
+
+    fn softmax_statistics(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        settings: Settings,
+    ) -> RowStatistics<Self> {
         let targets = indices(&targets);
         let dtype = logits.dtype();
         let statistics = for_type!(E, [logits = &logits] => {
@@ -140,6 +151,14 @@ impl LogProbsOps for NdArray {
         upstream: FloatTensor<Self>,
         settings: Settings,
     ) -> FloatTensor<Self> {
+        if settings.softcap.is_some() {
+            let known = Known {
+                targets,
+                statistics,
+                upstream,
+            };
+            return chunked::token_log_probs_backward::<Self>(logits, known, settings);
+        }
         let rows = row_gradients(
             &indices(&targets),
             &numbers(&statistics.values),
@@ -160,6 +179,9 @@ impl LogProbsOps for NdArray {
         targets: IntTensor<Self>,
         settings: Settings,
     ) -> HeadLogits<Self> {
+        if settings.softcap.is_some() {
+            return chunked::head_logits::<Self>(head, targets, settings);
+        }
         let targets = indices(&targets);
         let dtype = head.hidden.dtype();
         let shape = head.weight.shape().dims();
@@ -188,6 +210,15 @@ impl LogProbsOps for NdArray {
         settings: Settings,
         wanted: Wanted,
     ) -> HeadGradients<Self> {
+        if settings.softcap.is_some() {
+            let chunk = Chunk {
+                logits,
+                head,
+                targets,
+                upstream,
+            };
+            return chunked::head_gradients::<Self>(chunk, gradients, settings, wanted);
+        }
         let rows = row_gradients(
             &indices(&targets),
             &numbers(&logits.values),
