@@ -165,7 +165,14 @@ pub fn garbage_without_a_gradient(runner: &Runner) {
     if runner.implementation != Implementation::Fused {
         return;
     }
+    for (softcap, chunk_words) in [(None, 21), (None, 8), (Some(4.0), 21), (Some(4.0), 8)] {
+        garbage_is_kept_out(runner, softcap, chunk_words);
+    }
+}
+
+fn garbage_is_kept_out(runner: &Runner, softcap: Option<f64>, chunk_words: usize) {
     let mut case = HeadCase::new(25, [4, 3, 21]).with_bias();
+    case.softcap = softcap;
     case.log_prob_gradient[1] = 0.0;
     case.entropy_gradient[1] = 0.0;
     let answer = case.answer();
@@ -175,6 +182,7 @@ pub fn garbage_without_a_gradient(runner: &Runner) {
     let hidden = leaf(runner, &hidden, [tokens, width], DType::F32);
     let weight = leaf(runner, &case.weight, [width, vocabulary], DType::F32);
     let output = config(runner, &case, Entropy::Tracked)
+        .with_chunk_words(chunk_words)
         .init()
         .expect("valid")
         .forward_linear(

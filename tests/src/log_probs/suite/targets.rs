@@ -48,7 +48,14 @@ pub fn are_nan(runner: &Runner) {
 
 /// A token that no gradient reaches may have any target and any logits.
 pub fn without_a_gradient_are_ignored(runner: &Runner) {
-    let case = case();
+    for softcap in [None, Some(4.0)] {
+        let mut case = case();
+        case.softcap = softcap;
+        ignored_without_a_gradient(runner, &case);
+    }
+}
+
+fn ignored_without_a_gradient(runner: &Runner, case: &HeadCase) {
     let answer = case.answer();
     let [tokens, _, vocabulary] = case.shape;
     let mut logits = answer.logits.clone();
@@ -58,7 +65,7 @@ pub fn without_a_gradient_are_ignored(runner: &Runner) {
     let logits = leaf(runner, &logits, [tokens, vocabulary], DType::F32);
     let mut targets = case.targets.clone();
     targets[1] = -100;
-    let output = config(runner, &case, Entropy::None)
+    let output = config(runner, case, Entropy::None)
         .init()
         .expect("valid")
         .forward(logits.clone(), indices(runner, &targets, [tokens]))
