@@ -68,7 +68,7 @@ pub fn token_log_probs_backward<B: LogProbsOps>(
             statistics,
             upstream,
         };
-        gradient_of_logits(rows, settings, into)
+        gradient_of_logits::<B>(rows, settings, into)
     });
     B::float_cat(gradients.collect(), 0)
 }
@@ -78,7 +78,7 @@ pub fn head_logits<B: LogProbsOps>(
     targets: IntTensor<B>,
     settings: Settings,
 ) -> HeadLogits<B> {
-    let logits = logits(head, settings);
+    let logits = logits::<B>(head, settings);
     let RowStatistics { values, moments } =
         B::softmax_statistics(logits.clone(), targets, settings);
     HeadLogits {
@@ -162,7 +162,7 @@ pub fn head_gradients<B: LogProbsOps>(
         statistics: RowStatistics { values, moments },
         upstream,
     };
-    let logits = gradient_of_logits(rows, settings, narrow);
+    let logits = gradient_of_logits::<B>(rows, settings, narrow);
     // Hidden states that no gradient reaches may hold anything, and 0 * NaN is NaN.
     let idle = B::bool_expand(idle, chunk.head.hidden.shape());
     let hidden = B::float_mask_fill(chunk.head.hidden, idle.clone(), 0.0.into());
@@ -304,7 +304,7 @@ fn by_words<B: LogProbsOps>(
                 upstream,
             } = known.of(&range);
             let rows = Rows {
-                logits: logits(part.clone(), settings),
+                logits: logits::<B>(part.clone(), settings),
                 words: Words {
                     first: words.start,
                     vocabulary,
@@ -313,7 +313,7 @@ fn by_words<B: LogProbsOps>(
                 statistics,
                 upstream,
             };
-            let logits = gradient_of_logits(rows, settings, narrow);
+            let logits = gradient_of_logits::<B>(rows, settings, narrow);
             if wanted.hidden {
                 let weight = as_rows::<B>(part.weight, settings);
                 let gradient = B::product(logits.clone(), weight, wide);
