@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::optim::OptimizerRecord;
-use burn::tensor::Device;
+use burn::tensor::{Bytes, Device};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -153,8 +153,11 @@ pub fn resume(
     }
     let mut trainer = Trainer::new(base, Some(checkpoint), settings, device)?;
     let path = checkpoint.join(OPTIMIZER);
-    let record =
-        OptimizerRecord::load(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    // Read at once: a record from a file is read when it is needed, and the next checkpoint takes
+    // the file's place.
+    let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let record = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(bytes))
+        .map_err(|error| format!("{}: {error}", path.display()))?;
     trainer.optimizer = trainer.optimizer.load_record(record);
     trainer.step = state.step;
     Ok(trainer)
