@@ -212,18 +212,19 @@ fn early_tokens(runner: &Runner, case: &Feature, dtype: DType) {
     let output = batch.run(runner, config.into(), dtype);
     let count = mask.iter().filter(|valid| **valid).count() as f64;
     let advantages = values(output.advantages);
-    let losses = advantages.iter().zip(&student).zip(&mask);
-    let losses = losses
-        .filter(|(_, valid)| **valid)
-        .map(|((a, l), _)| -a * l);
-    let tolerance = tolerance(dtype);
-    let what = format!("{runner}, {dtype:?}, {}", case.name);
-    assert_near(
-        tolerance,
-        &what,
-        losses.sum::<f64>() / count,
-        case.expected("loss")[0],
-    );
+    let tokens = advantages.iter().zip(&student).zip(&mask);
+    let valid = tokens.filter_map(|(token, valid)| valid.then_some(token));
+    let (sum, loss) = valid.fold((0.0, 0.0), |(sum, loss), (a, log_prob)| {
+        (sum + a, loss - a * log_prob)
+    });
+    for (name, total) in [("mean_advantage", sum), ("loss", loss)] {
+        assert_near(
+            tolerance(dtype),
+            &format!("{runner}, {dtype:?}, {}: {name}", case.name),
+            total / count,
+            case.expected(name)[0],
+        );
+    }
 }
 
 /// Log-probs of the tokens, in f64.
