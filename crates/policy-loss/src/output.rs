@@ -146,6 +146,12 @@ impl PolicyLossMetrics {
         })
     }
 
+    /// The objective that they are of.
+    #[must_use]
+    pub const fn objective(&self) -> &Objective {
+        &self.objective
+    }
+
     /// Reads every metric back, in one transfer.
     ///
     /// # Errors
