@@ -7,6 +7,7 @@
 //!   ratio, clip fraction, KL, entropy, mismatch between sampler and trainer. Over an epoch it is
 //!   exactly what it would be of all sequences in one batch.
 //! - [`RewardMetric`] is the mean reward.
+//! - [`OnPolicyStrategy`] collects rollouts with the present policy, and trains on them.
 //!
 //! ```
 //! use burn::data::dataloader::{DataLoaderBuilder, batcher::Batcher};
@@ -136,8 +137,10 @@
 
 mod item;
 mod metric;
+mod on_policy;
 mod reward;
 
 pub use item::{PolicyLossInput, PolicyLossItem, ReadMetrics};
 pub use metric::{PolicyLossMetric, UnknownMetric};
+pub use on_policy::{OnPolicyStrategy, RolloutError};
 pub use reward::{RewardInput, RewardMetric};
