@@ -7,6 +7,7 @@
 //!   ratio, clip fraction, KL, entropy, mismatch between sampler and trainer. Over an epoch it is
 //!   exactly what it would be of all sequences in one batch.
 //! - [`RewardMetric`] is the mean reward.
+//! - [`JsonLines`] writes a run as lines of JSON.
 //! - [`OnPolicyStrategy`] collects rollouts with the present policy, and trains on them.
 //!
 //! ```
@@ -132,15 +133,17 @@
 //!
 //! # Features
 //!
-//! `tui` turns on Burn's dashboard in the terminal. Without it, a run writes lines. burn-train computes
+//! `tui` turns on Burn's dashboard in the terminal. Without it, a run writes lines of text. burn-train computes
 //! on the CPU besides, so that Burn's Flex backend is always built.
 
 mod item;
+mod json_lines;
 mod metric;
 mod on_policy;
 mod reward;
 
 pub use item::{PolicyLossInput, PolicyLossItem, ReadMetrics};
+pub use json_lines::JsonLines;
 pub use metric::{PolicyLossMetric, UnknownMetric};
 pub use on_policy::{OnPolicyStrategy, RolloutError};
 pub use reward::{RewardInput, RewardMetric};

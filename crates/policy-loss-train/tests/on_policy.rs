@@ -11,6 +11,7 @@ use burn::module::{Module, Param};
 use burn::optim::AdamConfig;
 use burn::tensor::{Device, Tensor};
 use burn_train::checkpoint::KeepLastNCheckpoints;
+use burn_train::logger::FileMetricLogger;
 use burn_train::metric::store::{Aggregate, Direction, Split};
 use burn_train::{
     InferenceStep, Learner, LearningResult, MetricEarlyStoppingStrategy, StoppingCondition,
@@ -18,7 +19,8 @@ use burn_train::{
 };
 use policy_loss::{PolicyBatch, PolicyLoss, PolicyLossConfig};
 use policy_loss_train::{
-    OnPolicyStrategy, PolicyLossItem, PolicyLossMetric, RewardInput, RewardMetric, RolloutError,
+    JsonLines, OnPolicyStrategy, PolicyLossItem, PolicyLossMetric, RewardInput, RewardMetric,
+    RolloutError,
 };
 
 const UPDATES: usize = 3;
@@ -143,6 +145,9 @@ fn every_rollout_is_of_the_present_policy() {
     })
     .num_epochs(2);
     let objective = PolicyLossConfig::ppo().objective;
+    let file = std::fs::File::create(directory.path().join("steps.jsonl")).expect("a file");
+    let kept = FileMetricLogger::new(directory.path());
+    training = training.with_metric_logger(JsonLines::new(file, kept));
     for metric in PolicyLossMetric::all(&objective) {
         training = training.metric_train_numeric(metric);
     }
@@ -186,6 +191,19 @@ fn every_rollout_is_of_the_present_policy() {
             assert_eq!(log(&name).len(), 2 * UPDATES + 1, "{name}");
         }
     }
+    let json = lines(&directory.path().join("steps.jsonl"));
+    let json: Vec<serde_json::Value> = json
+        .iter()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(json.len(), 2 * (2 * UPDATES + 1 + 2 + 1));
+    assert_eq!(json[1]["iteration"], 2);
+    assert_eq!(json[0]["ratio_max"], 1.0);
+    assert!(json[1]["ratio_max"].as_f64() > Some(1.0));
+    assert_eq!(json[2 * UPDATES]["train_epoch"]["valid_tokens"], 24.0);
+    let last = serde_json::json!({"epoch": 2, "valid_epoch": {"reward": 0.75}});
+    assert_eq!(json.last(), Some(&last));
+
     let reward = directory.path().join("valid/epoch-2/reward.log");
     assert_eq!(lines(&reward), ["0.5,1", "1,1", "0.75,final"]);
 }
