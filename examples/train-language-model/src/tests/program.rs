@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Parser;
 use serde_json::Value;
 
-use super::training::guesser;
+use super::training::{ONE_AT_A_TIME, guesser};
 use crate::cli::Arguments;
 use crate::run;
 
@@ -23,6 +23,7 @@ fn train(model: &Path, out: &Path, more: &str) -> Result<(), String> {
         .chain(fixed.split_whitespace().map(Into::into))
         .chain(more.split_whitespace().map(Into::into));
     let arguments = Arguments::try_parse_from(arguments).map_err(|error| error.to_string())?;
+    let _lock = ONE_AT_A_TIME.lock();
     run(arguments).map_err(|error| error.to_string())
 }
 

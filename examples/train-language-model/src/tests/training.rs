@@ -65,7 +65,7 @@ pub fn guesser() -> TempDir {
 }
 
 /// The seed of a device is that of all threads, and adapters are drawn with it.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+pub(super) static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn begin(model: &Path, settings: &Settings) -> Trainer {
     let _lock = ONE_AT_A_TIME.lock();
