@@ -8,10 +8,11 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::optim::GradientsAccumulator;
 use burn::tensor::Device;
+use burn_train::train::{MultiDeviceStepError, MultiDevicesTrainStep, MultiTrainOutput};
 use burn_train::{
     EventProcessorTraining, InferenceStep, Interrupter, Learner, LearnerEvent, LearnerModel,
     SupervisedLearningStrategy, SupervisedTraining, SupervisedTrainingEventProcessor, TrainLoader,
-    TrainStep, TrainingComponents, TrainingItem, TrainingStrategy, ValidLoader,
+    TrainOutput, TrainStep, TrainingComponents, TrainingItem, TrainingStrategy, ValidLoader,
 };
 
 /// Why no rollouts could be collected.
@@ -27,9 +28,10 @@ pub type RolloutError = Box<dyn std::error::Error + Send + Sync>;
 /// [result](burn_train::LearningResult), as a dataset's do.
 ///
 /// Metrics, checkpoints, learning rate schedulers, interruption, early stopping and validation work as
-/// in Burn's training on one device. Gradients are accumulated within the batches of one rollout:
-/// the last update before the next rollout may be of fewer. A checkpoint holds the model, the optimizer
-/// and the scheduler, and not the state of a sampler or of a shuffling loader.
+/// in Burn's training on one device; for more of them see [`with_devices`](Self::with_devices). Gradients
+/// are accumulated within the batches of one rollout: the last update before the next rollout may be of
+/// fewer. A checkpoint holds the model, the optimizer and the scheduler, and not the state of a sampler
+/// or of a shuffling loader.
 ///
 /// ```
 /// use burn::data::dataloader::{DataLoaderBuilder, batcher::Batcher};
@@ -162,7 +164,7 @@ pub type RolloutError = Box<dyn std::error::Error + Send + Sync>;
 /// # Ok::<(), RolloutError>(())
 /// ```
 pub struct OnPolicyStrategy<P, R> {
-    device: Device,
+    devices: Vec<Device>,
     prompts: Arc<dyn DataLoader<P>>,
     rollout: R,
 }
@@ -174,15 +176,29 @@ impl<P: Send + 'static, R> OnPolicyStrategy<P, R> {
         M: LearnerModel,
         R: Fn(&M, P) -> Result<Vec<<M as TrainStep>::Input>, RolloutError>,
     {
-        let device = match device.is_autodiff() {
-            true => device.clone(),
-            false => device.clone().autodiff(),
-        };
         Self {
-            device,
+            devices: vec![tracked(device)],
             prompts,
             rollout,
         }
+    }
+
+    /// Trains on `devices` besides the one of [`new`](Self::new), each in a thread of its own.
+    ///
+    /// With `N` devices in all, an update is made of `N` batches that the rollout returns one after the
+    /// other, one on each device and the first on the device of `new`, which collects the rollouts, holds the
+    /// optimizer and validates. A batch is to be on its device, or the training step moves it there. Of the
+    /// last update of a rollout there may be fewer; a batch without a valid token is welcome.
+    ///
+    /// Gradients are **added up**, as in Burn's
+    /// [`ExecutionStrategy::multi`](burn_train::ExecutionStrategy::multi). The sum is the gradient of the
+    /// undivided batch if each batch carries the [`GlobalTotals`](policy_loss::GlobalTotals) of all batches
+    /// of its update, without a world size. Rounding may differ from run to run with three devices or
+    /// more, since gradients are added in the order in which they come.
+    #[must_use]
+    pub fn with_devices(mut self, devices: &[Device]) -> Self {
+        self.devices.extend(devices.iter().map(tracked));
+        self
     }
 
     /// A training with this strategy. It has no training loader beside that of the prompts.
@@ -201,6 +217,13 @@ impl<P: Send + 'static, R> OnPolicyStrategy<P, R> {
             dataloader_valid,
         )
         .with_training_strategy(TrainingStrategy::Custom(Arc::new(self)))
+    }
+}
+
+fn tracked(device: &Device) -> Device {
+    match device.is_autodiff() {
+        true => device.clone(),
+        false => device.clone().autodiff(),
     }
 }
 
@@ -232,13 +255,16 @@ where
             interrupter.fail(DatasetError::new(OnPolicyError::UnusedLoader));
             return (learner.model(), event_processor);
         }
-        learner.fork(&self.device);
+        let main_device = &self.devices[0];
+        learner.fork(main_device);
         let updates = Updates {
+            devices: &self.devices,
+            workers: (self.devices.len() > 1).then(|| MultiDevicesTrainStep::new(&self.devices)),
             interrupter: &interrupter,
             grad_accumulation: grad_accumulation.unwrap_or(1),
         };
-        let prompts = self.prompts.to_device(&self.device.clone().inner());
-        let validation = dataloader_valid.to_device(&self.device.clone().inner());
+        let prompts = self.prompts.to_device(&main_device.clone().inner());
+        let validation = dataloader_valid.to_device(&main_device.clone().inner());
 
         for epoch in starting_epoch..=num_epochs {
             interrupter.fail_on_error(event_processor.process_train(LearnerEvent::StartSplit {
@@ -278,14 +304,17 @@ where
 }
 
 /// How updates are made.
-struct Updates<'a> {
+struct Updates<'a, M: LearnerModel> {
+    devices: &'a [Device],
+    /// Where there are several devices.
+    workers: Option<MultiDevicesTrainStep<M>>,
     interrupter: &'a Interrupter,
     grad_accumulation: usize,
 }
 
-impl Updates<'_> {
+impl<M: LearnerModel> Updates<'_, M> {
     /// Rollouts and updates for each item of the loader.
-    fn epoch<M: LearnerModel, P>(
+    fn epoch<P>(
         &self,
         learner: &mut Learner<M>,
         prompts: &dyn DataLoader<P>,
@@ -317,7 +346,7 @@ impl Updates<'_> {
     }
 
     /// Updates on the batches of one rollout.
-    fn rollout<M: LearnerModel>(
+    fn rollout(
         &self,
         learner: &mut Learner<M>,
         batches: Vec<<M as TrainStep>::Input>,
@@ -326,27 +355,61 @@ impl Updates<'_> {
         processor: &mut SupervisedTrainingEventProcessor<M>,
     ) {
         let mut accumulator = GradientsAccumulator::new();
-        let count = batches.len();
-        for (index, batch) in batches.into_iter().enumerate() {
-            *iteration += 1;
-            let output = learner.train_step(batch);
-            accumulator.accumulate(&learner.model(), output.grads);
-            if (index + 1) % self.grad_accumulation == 0 || index + 1 == count {
+        let mut batches = batches.into_iter().peekable();
+        let mut accumulated = 0;
+        while batches.peek().is_some() {
+            let outputs = match self.step(learner, batches.by_ref().take(self.devices.len())) {
+                Ok(outputs) => outputs,
+                Err(error) => return self.interrupter.fail(error),
+            };
+            let mut items = Vec::with_capacity(outputs.len());
+            for output in outputs {
+                accumulator.accumulate(&learner.model(), output.grads);
+                items.push(output.item);
+            }
+            accumulated += 1;
+            if accumulated == self.grad_accumulation || batches.peek().is_none() {
                 learner.lr_step();
                 learner.optimizer_step(accumulator.grads());
+                accumulated = 0;
             }
-            let item = TrainingItem::new(
-                output.item,
-                progress.clone(),
-                Some(*iteration),
-                Some(learner.lr_current()),
-            );
-            self.interrupter
-                .fail_on_error(processor.process_train(LearnerEvent::ProcessedItem(item)));
+            for item in items {
+                *iteration += 1;
+                let item = TrainingItem::new(
+                    item,
+                    progress.clone(),
+                    Some(*iteration),
+                    Some(learner.lr_current()),
+                );
+                self.interrupter
+                    .fail_on_error(processor.process_train(LearnerEvent::ProcessedItem(item)));
+            }
             if self.interrupter.should_stop() {
                 return;
             }
         }
+    }
+
+    /// Loss and gradients of a batch for each device, the gradients on the first device.
+    fn step(
+        &self,
+        learner: &Learner<M>,
+        batches: impl Iterator<Item = <M as TrainStep>::Input>,
+    ) -> Result<Vec<TrainOutput<<M as TrainStep>::Output>>, MultiDeviceStepError> {
+        let Some(workers) = &self.workers else {
+            return Ok(batches.map(|batch| learner.train_step(batch)).collect());
+        };
+        let model = learner.model();
+        let mut batches = batches;
+        let mut iterators: Vec<Box<dyn DataLoaderIterator<_>>> = (self.devices.iter())
+            .map(|_| Box::new(OneBatch(batches.next())) as Box<_>)
+            .collect();
+        let (outputs, _) = workers.step(&mut iterators, &model)?;
+        let on_main_device = |output: MultiTrainOutput<<M as TrainStep>::Output>| TrainOutput {
+            grads: output.output.grads.to_device(&self.devices[0], &model),
+            item: output.output.item,
+        };
+        Ok(outputs.into_iter().map(on_main_device).collect())
     }
 }
 
@@ -417,5 +480,22 @@ impl<B> Iterator for NoBatches<B> {
 impl<B> DataLoaderIterator<B> for NoBatches<B> {
     fn progress(&self) -> Progress {
         Progress::new(0, 0, None)
+    }
+}
+
+/// A loader's iterator with what one device is given in one step.
+struct OneBatch<B>(Option<B>);
+
+impl<B> Iterator for OneBatch<B> {
+    type Item = Result<B, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.take().map(Ok)
+    }
+}
+
+impl<B> DataLoaderIterator<B> for OneBatch<B> {
+    fn progress(&self) -> Progress {
+        Progress::new(1, 1, None)
     }
 }
