@@ -1,6 +1,10 @@
-//! Several devices give the model that one device gives: with Burn's own strategy, and on-policy.
+//! Several devices give the model that one device gives: with Burn's own strategy, and on-policy; in one process,
+//! and over servers.
 
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::ops::Range;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use burn::data::dataloader::{DataLoader, DataLoaderBuilder, batcher::Batcher};
@@ -8,12 +12,16 @@ use burn::data::dataset::InMemDataset;
 use burn::lr_scheduler::constant::ConstantLr;
 use burn::module::{Module, Param};
 use burn::optim::SgdConfig;
+use burn::remote::RemoteHost;
+use burn::server::{RemoteServer, WebSocketTransport};
 use burn::tensor::{Bool, Device, Tensor};
 use burn_train::{
     ExecutionStrategy, InferenceStep, Learner, LearningResult, MultiDeviceOptim,
     SupervisedTraining, TrainOutput, TrainStep, TrainingStrategy,
 };
-use policy_loss::{GlobalTotals, PolicyBatch, PolicyLoss, PolicyLossConfig, Reduction};
+use policy_loss::{
+    GlobalTotals, Implementation, PolicyBatch, PolicyLoss, PolicyLossConfig, Reduction,
+};
 use policy_loss_train::{
     OnPolicyStrategy, PolicyLossItem, PolicyLossMetric, RewardInput, RewardMetric, RolloutError,
 };
@@ -201,34 +209,31 @@ fn one_device(reduction: Reduction) -> Left {
 }
 
 /// Burn gives each device a slice of the items: all of the first device, then all of the second.
-fn burns_strategy(reduction: Reduction, totals: Option<GlobalTotals>) -> Left {
+fn burns_strategy(reduction: Reduction, totals: Option<GlobalTotals>, devices: &[Device]) -> Left {
     let steps: Vec<_> = (0..STEPS).map(|step| shards(step, totals)).collect();
     let items = (0..SHARDS.len())
         .flat_map(|device| steps.iter().map(move |shards| shards[device].clone()))
         .collect();
-    let devices = vec![Device::flex().autodiff(); SHARDS.len()];
+    let devices = devices.iter().map(|device| device.clone().autodiff());
+    let strategy = ExecutionStrategy::multi(devices.collect(), MultiDeviceOptim::OptimMainDevice);
     run(
         |directory| {
             SupervisedTraining::new(directory, loader(items), loader(vec![whole(0)]))
-                .with_training_strategy(TrainingStrategy::Default(ExecutionStrategy::multi(
-                    devices,
-                    MultiDeviceOptim::OptimMainDevice,
-                )))
+                .with_training_strategy(TrainingStrategy::Default(strategy))
         },
         reduction,
     )
 }
 
-fn on_policy(reduction: Reduction, totals: Option<GlobalTotals>) -> Left {
+fn on_policy(reduction: Reduction, totals: Option<GlobalTotals>, devices: &[Device]) -> Left {
     let prompts = (0..STEPS).map(whole).collect();
     let rollout = move |_: &Policy, prompt: Shard| -> Result<Vec<Shard>, RolloutError> {
         Ok(shards(prompt.step, totals))
     };
-    let device = Device::flex();
     run(
         |directory| {
-            OnPolicyStrategy::new(&device, loader(prompts), rollout)
-                .with_devices(&vec![device.clone(); SHARDS.len() - 1])
+            OnPolicyStrategy::new(&devices[0], loader(prompts), rollout)
+                .with_devices(&devices[1..])
                 .training(directory, loader(vec![whole(0)]))
         },
         reduction,
@@ -240,40 +245,27 @@ fn largest_difference(a: &Left, b: &Left) -> f32 {
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-#[test]
-fn several_devices_give_the_model_and_the_metrics_of_one() {
-    for reduction in [
-        Reduction::TokenMean,
-        Reduction::SequenceMean,
-        Reduction::SequenceSumMean,
-        Reduction::FixedLength { length: 5 },
-        Reduction::TokenSum,
-    ] {
+/// Trains on `devices` with both strategies, and compares with one device.
+fn are_one_device(devices: &[Device], reductions: &[Reduction]) {
+    for reduction in reductions.iter().copied() {
         let one = one_device(reduction);
-        let untrained: Vec<f32> = learner(reduction)
-            .model()
-            .log_probs
-            .val()
-            .try_into_vec_as()
-            .expect("numbers");
+        let untrained = learner(reduction).model().log_probs.val();
+        let untrained: Vec<f32> = untrained.try_into_vec_as().expect("numbers");
         assert_ne!(one.log_probs, untrained);
         assert!(one.log_probs.iter().all(|value| value.is_finite()));
         for several in [
-            burns_strategy(reduction, Some(totals())),
-            on_policy(reduction, Some(totals())),
+            burns_strategy(reduction, Some(totals()), devices),
+            on_policy(reduction, Some(totals()), devices),
         ] {
             let difference = largest_difference(&one, &several);
             assert!(difference < 1e-6, "{reduction:?}: {difference}");
             for ((name, one), (_, several)) in one.metrics.iter().zip(&several.metrics) {
                 let [one, several] = [one, several].map(|line| {
-                    line.strip_suffix(",final")
-                        .expect("an epoch's value")
-                        .parse::<f64>()
-                        .expect("a number")
+                    let value = line.strip_suffix(",final").expect("an epoch's value");
+                    value.parse::<f64>().expect("a number")
                 });
-                let difference = (one - several).abs();
                 assert!(
-                    difference <= 1e-6 * one.abs().max(1.0),
+                    (one - several).abs() <= 1e-6 * one.abs().max(1.0),
                     "{reduction:?}, {name}: {one}, {several}"
                 );
             }
@@ -281,13 +273,99 @@ fn several_devices_give_the_model_and_the_metrics_of_one() {
     }
 }
 
+#[test]
+fn several_devices_give_the_model_and_the_metrics_of_one() {
+    are_one_device(
+        &[Device::flex(), Device::flex(), Device::flex()],
+        &[
+            Reduction::TokenMean,
+            Reduction::SequenceMean,
+            Reduction::SequenceSumMean,
+            Reduction::FixedLength { length: 5 },
+            Reduction::TokenSum,
+        ],
+    );
+}
+
 /// What the totals are for: each shard's own mean is of fewer tokens.
 #[test]
 fn without_totals_several_devices_are_another_training() {
     let reduction = Reduction::TokenMean;
+    let devices = [Device::flex(), Device::flex(), Device::flex()];
     let one = one_device(reduction);
-    assert!(largest_difference(&one, &burns_strategy(reduction, None)) > 1e-2);
-    assert!(largest_difference(&one, &on_policy(reduction, None)) > 1e-2);
+    assert!(largest_difference(&one, &burns_strategy(reduction, None, &devices)) > 1e-2);
+    assert!(largest_difference(&one, &on_policy(reduction, None, &devices)) > 1e-2);
+}
+
+/// A process of its own that serves a Flex device on this machine; it ends with the value.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start() -> Self {
+        let mut process = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--ignored", "--exact", "serve_until_killed", "--nocapture"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a second process");
+        let output = BufReader::new(process.stdout.take().expect("a pipe"));
+        let address = output.lines().map_while(Result::ok).find_map(|line| {
+            line.split_once("ws://")
+                .map(|(_, rest)| format!("ws://{rest}"))
+        });
+        let address = address.expect("the address of the server");
+        Self { process, address }
+    }
+
+    fn device(&self) -> Device {
+        let host = RemoteHost::websocket(&self.address);
+        Device::remote_options(&host)
+            .init()
+            .expect("a device of the server")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // One that has ended already is as good.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+#[ignore = "runs in the processes that the test over servers starts"]
+fn serve_until_killed() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    println!("ws://{}", listener.local_addr().expect("an address"));
+    RemoteServer::new([Device::flex()])
+        .serve(WebSocketTransport::from_listener(listener))
+        .expect("a server");
+}
+
+#[test]
+fn devices_of_two_servers_give_the_model_of_one_device() {
+    let (first, second) = (Server::start(), Server::start());
+    let devices = [first.device(), second.device(), second.device()];
+    are_one_device(&devices, &[Reduction::TokenMean, Reduction::SequenceMean]);
+}
+
+/// There are no kernels for a remote device: asking for them is refused.
+#[test]
+fn the_loss_on_a_server_is_composed() {
+    let server = Server::start();
+    let values = Tensor::<2>::full([2, 3], -1.0, &server.device());
+    let batch = PolicyBatch::new(values.clone(), values.clone(), values);
+    let config = PolicyLossConfig::ppo();
+    let output = config.init().expect("an objective").forward(batch.clone());
+    let implementation = output.expect("a batch that fits").implementation;
+    assert_eq!(implementation, Implementation::Composed);
+    let fused = config.with_implementation(Implementation::Fused).init();
+    let refused = fused.expect("an objective").forward(batch);
+    let refused = refused.expect_err("no kernels").to_string();
+    assert!(refused.contains("Remote"), "{refused}");
 }
 
 #[test]
