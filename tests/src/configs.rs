@@ -84,7 +84,7 @@ const UP_TO_ONE: Bounds = Bounds::at_most(1.0);
 
 /// Every surrogate with its defaults, and the forms that it can take; the reductions in turn.
 fn surrogates() -> Vec<PolicyLossConfig> {
-    let forms: [Surrogate; 10] = [
+    let forms: [Surrogate; 11] = [
         Clip::new(0.2, 0.28).with_delta(1.5).into(),
         Clip::new(0.2, 0.4).with_delta(1.4).into(),
         PolicyGradient::weighted(Bounds::at_most(1.28)).into(),
@@ -94,6 +94,7 @@ fn surrogates() -> Vec<PolicyLossConfig> {
         PolicyGradient::weighted_where_negative(Bounds::new(0.7, 1.3)).into(),
         GeometricMean::new(0.2, 0.3).into(),
         TrustRegion::new(Divergence::Kl, 0.05, 0.1).into(),
+        SigmoidGate::new(3.0, 8.0).into(),
         covariance_clip().into(),
     ];
     let reductions = Reduction::all(9).into_iter().cycle();
