@@ -1,9 +1,10 @@
 //! What the frameworks of autumn 2026 compute themselves, in float64, with gradients.
 
 use policy_loss::{
-    Behavior, Bounds, Clip, Divergence, Filter, FilterEstimator, FilterLevel, GlobalTotals,
-    KlEstimator, KlGradient, KlPenalty, PolicyGradient, PolicyLossConfig, Ratio, Reduction,
-    RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, TrustRegion, WeightLevel,
+    Behavior, Bounds, Clip, CovarianceClip, Divergence, EntropyBonus, Filter, FilterEstimator,
+    FilterLevel, GlobalTotals, KlEstimator, KlGradient, KlPenalty, PolicyGradient,
+    PolicyLossConfig, Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate,
+    SquaredLogRatio, TrustRegion, WeightLevel,
 };
 use serde_json::Value;
 
@@ -13,31 +14,22 @@ use super::frameworks::Golden;
 use crate::case::{Case, HostAdvantages};
 
 /// Objectives of the file that cannot be written as a configuration yet.
-const NOT_YET: [&str; 29] = [
+const NOT_YET: [&str; 20] = [
     "areal sequence ratio",
     "ce-gppo",
     "chord (ms-swift)",
     "clip_cov (SkyRL)",
-    "clip_cov (verl)",
-    "clipped pg (NeMo-RL)",
     "component sum (prime-rl)",
     "dcpo bounds",
     "dppo (SkyRL)",
     "dppo+kl (prime-rl default)",
-    "entropy bonus (TRL)",
     "fipo (ms-swift)",
     "kl_cov (SkyRL)",
     "m2po all tokens (AReaL)",
     "m2po clip range (authors)",
     "m2po sign-conditioned (paper)",
-    "off-policy correction (SkyRL)",
     "opd loss, sampled token (verl)",
     "real (ms-swift)",
-    "reduction prompt_mean",
-    "reduction seq_mean_token_sum_norm",
-    "reduction sequence_mean",
-    "reduction token_mean",
-    "reduction token_mean_legacy",
     "rho correction, tv filter (open-instruct)",
     "rollout_is (SkyRL)",
     "sdar",
@@ -58,6 +50,19 @@ fn departure(it: &Feature) -> Option<&'static str> {
         "sampler correction (TRL)" if it.param("loss_type") == "vespo" => {
             Some("TRL adds the logarithm of the weight to the sequence's log-ratio")
         }
+        "clip_cov (verl)" if it.number("lb") == 0.0 => Some("a covariance of 0 is no bound here"),
+        "clipped pg (NeMo-RL)" if it.number("reference_policy_kl_penalty") > 0.0 => {
+            Some("the gradient of the KL through the probability of sampling")
+        }
+        "clipped pg (NeMo-RL)" if it.has("rewards") => Some("cross entropy beside the policy term"),
+        "entropy bonus (TRL)" if it.number("top_entropy_quantile") < 1.0 => {
+            Some("a quantile over the batch")
+        }
+        "entropy bonus (TRL)" if it.param("loss_type") == "grpo" => {
+            Some("TRL takes another mean of the entropies than of the policy term")
+        }
+        "reduction prompt_mean" => Some("a mean over prompts"),
+        "reduction token_mean_legacy" => Some("a mean of the means of micro-batches"),
         _ => None,
     }
 }
@@ -72,7 +77,7 @@ pub fn cases(directory: &Directory) -> Vec<Golden> {
     let objectives = all.filter(|it| it.kind == "objective");
     let known = objectives.filter(|it| !NOT_YET.contains(&it.feature.as_str()));
     let cases: Vec<_> = known.map(golden).collect();
-    directory.assert_count(features::FILE, cases.len(), 49);
+    directory.assert_count(features::FILE, cases.len(), 95);
     cases
 }
 
@@ -120,7 +125,24 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         }
         "straight-through kl (verl)" => straight_through(it),
         "sampler correction (TRL)" => trl(it, case),
-        "vanilla (verl)" | "dro (verl)" | "dppo_tv (verl)" | "dppo_kl (verl)" => verl(it, case),
+        "vanilla (verl)" | "dro (verl)" | "dppo_tv (verl)" | "dppo_kl (verl)"
+        | "clip_cov (verl)" => verl(it, case),
+        "clipped pg (NeMo-RL)" => nemo(it),
+        "off-policy correction (SkyRL)" => clip(it).with_rollout_correction(off_policy(it)),
+        "entropy bonus (TRL)" => {
+            clip(it).with_entropy_bonus(EntropyBonus::new(it.number("entropy_coefficient")))
+        }
+        "reduction token_mean" => clip(it),
+        "reduction sequence_mean" => {
+            count_empty_rows(case);
+            clip(it).with_reduction(Reduction::SequenceMean)
+        }
+        "reduction seq_mean_token_sum_norm" => {
+            count_empty_rows(case);
+            let length = it.param("max_seq_len").as_u64().expect("a length");
+            let length = usize::try_from(length).expect("a length");
+            clip(it).with_reduction(Reduction::FixedLength { length })
+        }
         "cispo (SkyRL)" | "dual_clip (SkyRL)" | "sapo (SkyRL)" | "gspo (SkyRL)" => skyrl(it, case),
         other => panic!("an objective that is not known: {other}"),
     }
@@ -213,6 +235,101 @@ fn trl(it: &Feature, case: &mut Case) -> PolicyLossConfig {
     }
 }
 
+fn nemo(it: &Feature) -> PolicyLossConfig {
+    let is = |name: &str| it.param(name) == true;
+    let (low, high) = (it.number("ratio_clip_min"), it.number("ratio_clip_max"));
+    let config = PolicyLossConfig::new();
+    let config = match () {
+        () if is("use_cispo") => {
+            let bounds = Bounds::new(1.0 - low, 1.0 + high);
+            config.with_surrogate(PolicyGradient::weighted(bounds))
+        }
+        () if is("disable_ppo_ratio") => config.with_surrogate(PolicyGradient::new()),
+        () => {
+            let mut clip = Clip::new(low, high);
+            clip.dual_clip = it.param("ratio_clip_c").as_f64();
+            config.with_surrogate(clip)
+        }
+    };
+    let of_sequence = is("sequence_level_importance_ratios");
+    let config = match of_sequence {
+        true => config.with_ratio(Ratio::SEQUENCE),
+        false => config,
+    };
+    // The weight of a sequence is a product, where its ratio is a mean.
+    let level = match of_sequence {
+        true => WeightLevel::Sequence,
+        false => WeightLevel::Token,
+    };
+    let bounds = bounds(
+        it.param("truncated_importance_sampling_ratio_min"),
+        it.param("truncated_importance_sampling_ratio"),
+    );
+    let raw = RolloutCorrection::weigh(RolloutWeight::raw().of_level(level));
+    let correction = match it.param("truncated_importance_sampling_type").as_str() {
+        None => raw,
+        Some("tis") => RolloutCorrection::weigh(RolloutWeight::truncate(bounds).of_level(level)),
+        Some("icepop") => RolloutCorrection::weigh(RolloutWeight::mask(bounds).of_level(level)),
+        Some("seq-mask-tis") => {
+            let mean = Filter::new(FilterLevel::SequenceMean, FilterEstimator::K1, bounds);
+            raw.with_filter(mean)
+        }
+        other => panic!("a type that is not known: {other:?}"),
+    };
+    let corrected = is("use_importance_sampling_correction");
+    let reduction = match it.param("token_level_loss") == false {
+        true => Reduction::SequenceMean,
+        false => Reduction::TokenMean,
+    };
+    config
+        .with_rollout_correction(corrected.then_some(correction))
+        .with_reduction(reduction)
+}
+
+/// SkyRL's corrections, with its defaults.
+fn off_policy(it: &Feature) -> RolloutCorrection {
+    let given = it.param("correction");
+    let weight = match given["tis_ratio_type"].as_str() {
+        Some("token") => Some(RolloutWeight::truncate(Bounds::at_most(2.0))),
+        Some("sequence") => {
+            Some(RolloutWeight::truncate(Bounds::at_most(5.0)).of_level(WeightLevel::Sequence))
+        }
+        _ => None,
+    };
+    let or = |name: &str, default: f64| given[name].as_f64().unwrap_or(default);
+    let mut filters = Vec::new();
+    let mut filter = |level, bounds| filters.push(Filter::new(level, FilterEstimator::K1, bounds));
+    match given["sequence_mask_metric"].as_str() {
+        Some("geometric") => {
+            let bounds = Bounds::new(or("geo_mask_low", 0.99), or("geo_mask_high", 1.01));
+            filter(FilterLevel::SequenceMean, bounds);
+        }
+        Some("product") => filter(FilterLevel::SequenceSum, Bounds::new(0.5, 2.0)),
+        _ => {}
+    }
+    let outlier = [
+        "outlier_token_is_threshold_low",
+        "outlier_token_is_threshold_high",
+    ];
+    if outlier.iter().any(|name| given[name].is_number()) {
+        let bounds = bounds(&given[outlier[0]], &given[outlier[1]]);
+        filter(FilterLevel::SequenceMax, bounds);
+    }
+    let token = [
+        "token_mask_is_threshold_low",
+        "token_mask_is_threshold_high",
+    ];
+    if let [Some(low), Some(high)] = token.map(|name| given[name].as_f64()) {
+        filter(FilterLevel::Token, Bounds::new(low, high));
+    }
+    let mut filters = filters.into_iter();
+    let correction = match weight {
+        Some(weight) => RolloutCorrection::weigh(weight),
+        None => RolloutCorrection::filter(filters.next().expect("a weight or a filter")),
+    };
+    filters.fold(correction, RolloutCorrection::with_filter)
+}
+
 /// The mean over sequences divides by all of them, with a token or without.
 fn count_empty_rows(case: &mut Case) {
     case.totals = Some(GlobalTotals::new().with_sequences(case.sequences));
@@ -275,6 +392,14 @@ fn verl(it: &Feature, case: &Case) -> PolicyLossConfig {
             let square = SquaredLogRatio::new(it.number("dro_beta"));
             PolicyLossConfig::new().with_surrogate(square)
         }
+        Some("clip_cov") => PolicyLossConfig::new().with_surrogate(CovarianceClip {
+            low: 0.2,
+            high: 0.28,
+            share: it.number("clip_cov_ratio"),
+            min_covariance: it.number("lb"),
+            max_covariance: it.number("ub"),
+            seed: 0,
+        }),
         Some("dppo_tv") => region(Divergence::TotalVariation),
         Some("dppo_kl") => region(Divergence::Kl),
         other => panic!("a mode that is not known: {other:?}"),
