@@ -307,13 +307,8 @@ fn off_policy(it: &Feature) -> RolloutCorrection {
         Some("product") => filter(FilterLevel::SequenceSum, Bounds::new(0.5, 2.0)),
         _ => {}
     }
-    let outlier = [
-        "outlier_token_is_threshold_low",
-        "outlier_token_is_threshold_high",
-    ];
-    if outlier.iter().any(|name| given[name].is_number()) {
-        let bounds = bounds(&given[outlier[0]], &given[outlier[1]]);
-        filter(FilterLevel::SequenceMax, bounds);
+    if let Some(high) = given["outlier_token_is_threshold_high"].as_f64() {
+        filter(FilterLevel::SequenceMax, Bounds::at_most(high));
     }
     let token = [
         "token_mask_is_threshold_low",
@@ -327,7 +322,9 @@ fn off_policy(it: &Feature) -> RolloutCorrection {
         Some(weight) => RolloutCorrection::weigh(weight),
         None => RolloutCorrection::filter(filters.next().expect("a weight or a filter")),
     };
-    filters.fold(correction, RolloutCorrection::with_filter)
+    let mut correction = filters.fold(correction, RolloutCorrection::with_filter);
+    correction.veto = given["outlier_token_is_threshold_low"].as_f64();
+    correction
 }
 
 /// The mean over sequences divides by all of them, with a token or without.
