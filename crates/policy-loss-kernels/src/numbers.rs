@@ -6,11 +6,18 @@ use crate::objective::rollout::{FilterEstimator, FilterLevel};
 macro_rules! numbers {
     ($($(#[doc = $doc:literal])* $name:ident,)*) => {
         /// The numbers of an objective. One that it does not have is 0.
-        #[derive(Clone, Copy, Debug, Default, PartialEq)]
+        #[derive(Clone, Copy, Debug, PartialEq)]
         pub struct Numbers {
             $($(#[doc = $doc])* pub $name: f64,)*
             /// The bounds of each filter, by [`filter_place`], in pairs of low and high.
             pub filters: [f64; FILTER_BOUNDS],
+        }
+
+        // Not derived: an array has a default up to a length of 32.
+        impl Default for Numbers {
+            fn default() -> Self {
+                Self { $($name: 0.0,)* filters: [0.0; FILTER_BOUNDS] }
+            }
         }
 
         #[cfg(feature = "cube")]
