@@ -91,6 +91,13 @@ fn train(arguments: Train) -> Result<(), Box<dyn Error>> {
         }
         (None, false) => Trainer::new(&model, None, settings, &device)?,
     };
+    if trainer.step > arguments.steps {
+        return Err(format!(
+            "--steps {}: the checkpoint has made {} steps; accepted: as many or more",
+            arguments.steps, trainer.step
+        )
+        .into());
+    }
     let mut log = Log::new(&out, trainer.step, arguments.steps, arguments.json)?;
     let start = Instant::now();
     log.evaluation("before", &trainer.evaluate(arguments.evaluate)?);

@@ -1,6 +1,7 @@
 //! What a run is: everything that its numbers depend on.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 
 use clap::Args;
 use policy_loss::{AdvantagePreset, Preset};
@@ -48,9 +49,10 @@ pub struct Settings {
     /// rounding.
     #[arg(long, default_value_t = 32, value_parser = positive)]
     pub microbatch: usize,
-    /// Keep close to the model as it was: the coefficient of the KL penalty.
-    #[arg(long, default_value_t = 0.0, value_parser = not_negative)]
-    pub kl: f64,
+    /// Keep close to the model as it was: the coefficient of the KL penalty, in the place of the
+    /// preset's own; 0 leaves the penalty out.
+    #[arg(long, value_name = "COEFFICIENT", value_parser = not_negative)]
+    pub kl: Option<f64>,
     /// What the sampler divides logits by.
     #[arg(long, default_value_t = 1.0, value_parser = above_zero)]
     pub temperature: f64,
@@ -85,15 +87,39 @@ impl Settings {
         self.learning_rate.unwrap_or(default)
     }
 
+    /// Checks what no argument shows alone.
+    ///
+    /// # Errors
+    ///
+    /// More answers in an update than in a step, or a sampling without a meaning.
+    pub fn check(&self) -> Result<(), Box<dyn Error>> {
+        if let Some(minibatch) = self.minibatch
+            && minibatch > self.step()
+        {
+            return Err(format!(
+                "--minibatch {minibatch}: a step has {} answers, --questions times --answers; \
+                 accepted: as many at most",
+                self.step()
+            )
+            .into());
+        }
+        Ok(self.sampling().check()?)
+    }
+
+    /// Answers in a step.
+    fn step(&self) -> usize {
+        self.questions.saturating_mul(self.answers)
+    }
+
     /// Answers in an update of the weights.
     pub fn minibatch(&self) -> usize {
-        let all = self.questions * self.answers;
-        self.minibatch.unwrap_or(all).min(all)
+        self.minibatch.unwrap_or(self.step())
     }
 
     /// Updates of the weights in a step.
     pub fn updates(&self) -> usize {
-        self.epochs * (self.questions * self.answers).div_ceil(self.minibatch())
+        self.epochs
+            .saturating_mul(self.step().div_ceil(self.minibatch()))
     }
 
     /// Every setting by its argument.
@@ -112,7 +138,10 @@ impl Settings {
             ("minibatch", self.minibatch().to_string()),
             ("epochs", self.epochs.to_string()),
             ("microbatch", self.microbatch.to_string()),
-            ("kl", self.kl.to_string()),
+            (
+                "kl",
+                self.kl.map_or("the preset's".into(), |kl| kl.to_string()),
+            ),
             ("temperature", self.temperature.to_string()),
             ("top-k", optional(self.top_k.map(|k| k.to_string()))),
             ("top-p", optional(self.top_p.map(|p| p.to_string()))),

@@ -9,7 +9,8 @@ use burn::optim::{AdamConfig, GradientsAccumulator, GradientsParams, ModuleOptim
 use burn::tensor::{Device, Tensor, TensorData};
 use policy_loss::{
     AdvantageBatch, AdvantageEstimator, GlobalTotals, KlPenalty, LogProbsConfig, MetricValues,
-    PolicyBatch, PolicyLoss, PolicyLossMetrics, Sums, TokenLogProbs, presets,
+    Objective, PolicyBatch, PolicyLoss, PolicyLossConfig, PolicyLossMetrics, Reduction, Sums,
+    Surrogate, TokenLogProbs, presets,
 };
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -45,6 +46,8 @@ pub struct Trainer {
     examples: Vec<Problem>,
     estimator: AdvantageEstimator,
     loss: PolicyLoss,
+    /// Whether an answer with an advantage of 0 passes as well.
+    learns_from_all: bool,
     log_probs: TokenLogProbs,
     device: Device,
 }
@@ -56,7 +59,10 @@ pub struct Step {
     pub reward: f64,
     /// Fraction of the answers that ended by themselves.
     pub finished: f64,
+    /// Over all answers of the step.
     pub loss: f64,
+    /// Of the answers that the model learned from; `valid_tokens` is how many tokens they have,
+    /// once for each epoch.
     pub metrics: MetricValues,
     /// Sampled tokens, and how long it took.
     pub sampled: usize,
@@ -73,8 +79,18 @@ pub struct Evaluation {
     pub answers: Vec<(String, String, f32)>,
 }
 
+/// The graded answers of a step.
+pub struct Rollout {
+    pub experience: Vec<Experience>,
+    reward: f64,
+    finished: f64,
+    sampled: usize,
+    sampling_seconds: f64,
+    log_prob_seconds: f64,
+}
+
 /// A graded answer.
-struct Experience {
+pub struct Experience {
     prompt: Vec<u32>,
     answer: Answer,
     advantage: f32,
@@ -82,6 +98,32 @@ struct Experience {
     /// the trainer's own take their place.
     old_log_probs: Option<Vec<f32>>,
     ref_log_probs: Option<Vec<f32>>,
+}
+
+/// What came of the updates of a step.
+struct Learned {
+    /// Of the answers that passed.
+    sums: Sums,
+    /// Tokens that passed, those of prompts included.
+    tokens: usize,
+    /// All answers, once for each epoch.
+    all: Count,
+}
+
+/// How many tokens in how many answers.
+#[derive(Default)]
+struct Count {
+    tokens: f64,
+    sequences: f64,
+}
+
+/// An update of the weights, before it is made.
+pub struct Update {
+    pub gradients: GradientsParams,
+    /// Of the answers that passed; none where every answer was as good as the others.
+    metrics: Option<PolicyLossMetrics>,
+    tokens: usize,
+    all: Count,
 }
 
 /// The part of a minibatch that fits into memory at once.
@@ -103,15 +145,21 @@ impl Trainer {
         settings: Settings,
         device: &Device,
     ) -> Result<Self, Box<dyn Error>> {
-        settings.sampling().check()?;
-        let mut config = settings.preset.config();
-        if config.objective.rollout_correction.is_none() {
-            config = config.with_rollout_correction(CORRECTION);
+        settings.check()?;
+        let loss = objective(&settings).init()?;
+        let objective = &loss.config().objective;
+        if !objective.is_exact_over_shards() && settings.microbatch < settings.minibatch() {
+            return Err(format!(
+                "--microbatch {}: the objective of --preset {} has a statistic of all answers of an \
+                 update, whose parts would be another objective; accepted: --microbatch {} or more",
+                settings.microbatch,
+                settings.preset,
+                settings.minibatch()
+            )
+            .into());
         }
-        if settings.kl > 0.0 {
-            config = config.with_kl_penalty(KlPenalty::new(settings.kl));
-        }
-        let loss = config.init()?;
+        let (learns_from_all, is_penalized) =
+            (learns_from_all(objective), objective.kl_penalty.is_some());
         let log_probs = LogProbsConfig::new().with_temperature(settings.temperature);
 
         let trained = match (checkpoint, settings.lora) {
@@ -120,7 +168,7 @@ impl Trainer {
         };
         let mut model = weights::load(trained, device)?;
         let tokenizer = Tokenizer::load(directory, model.config())?;
-        let reference = match (settings.kl > 0.0, trained == directory) {
+        let reference = match (is_penalized, trained == directory) {
             (false, _) => None,
             (true, true) => Some(model.clone()),
             (true, false) => Some(weights::load(directory, device)?),
@@ -139,6 +187,7 @@ impl Trainer {
             examples: Vec::new(),
             estimator: settings.advantages.config().init()?,
             loss,
+            learns_from_all,
             log_probs: log_probs.init()?,
             optimizer: AdamConfig::new()
                 .with_beta_2(0.95)
@@ -149,6 +198,8 @@ impl Trainer {
             settings,
         };
         trainer.examples = trainer.draw(trainer.settings.examples, EXAMPLES);
+        // What the estimator lacks is said before anything is sampled.
+        trainer.advantages(&[1, 1], &[0.0, 1.0], 2)?;
         Ok(trainer)
     }
 
@@ -158,16 +209,41 @@ impl Trainer {
     ///
     /// The loss refuses the batch, or the device fails.
     pub fn step(&mut self) -> Result<Step, Box<dyn Error>> {
-        let start = Instant::now();
-        let problems = self.draw(self.settings.questions, self.step);
         // Other numbers than those that the questions were drawn with.
         let mut rng = self.rng(self.step);
         rng.set_word_pos(1 << 32);
+        let rollout = self.rollout(&mut rng)?;
+        let start = Instant::now();
+        let Learned { sums, tokens, all } = self.learn(&rollout.experience, &mut rng)?;
+        let objective = &self.loss.config().objective;
+        let step = Step {
+            number: self.step,
+            reward: rollout.reward,
+            finished: rollout.finished,
+            loss: sums.loss / objective.reduction.count(all.tokens, all.sequences),
+            metrics: MetricValues::of(&sums, objective),
+            sampled: rollout.sampled,
+            sampling_seconds: rollout.sampling_seconds,
+            learned: tokens,
+            learning_seconds: rollout.log_prob_seconds + start.elapsed().as_secs_f64(),
+        };
+        self.step += 1;
+        Ok(step)
+    }
+
+    /// Graded answers of the model as it is.
+    ///
+    /// # Errors
+    ///
+    /// The device fails.
+    pub fn rollout(&self, rng: &mut ChaCha8Rng) -> Result<Rollout, Box<dyn Error>> {
+        let start = Instant::now();
+        let problems = self.draw(self.settings.questions, self.step);
         // Outside autodiff: whatever is sampled is a constant of the objective.
         let policy = self.model.valid().materialize();
         let prompts = self.prompts(&problems)?;
         let (each, sampling) = (self.settings.answers, self.settings.sampling());
-        let answers = sample(&policy, &prompts, each, &sampling, &self.device, &mut rng)?;
+        let answers = sample(&policy, &prompts, each, &sampling, &self.device, rng)?;
         let rewards = self.rewards(&problems, &answers)?;
         let sampling_seconds = start.elapsed().as_secs_f64();
 
@@ -177,22 +253,14 @@ impl Trainer {
         let finished = finished as f64 / answers.len() as f64;
         let mut experience = self.experience(&prompts, answers, &rewards)?;
         self.add_log_probs(&policy, &mut experience)?;
-        drop(policy);
-        let (sums, learned) = self.learn(&experience, &mut rng)?;
-        let objective = &self.loss.config().objective;
-        let step = Step {
-            number: self.step,
+        Ok(Rollout {
+            experience,
             reward: mean(&rewards),
             finished,
-            loss: sums.mean_loss(objective),
-            metrics: MetricValues::of(&sums, objective),
             sampled,
             sampling_seconds,
-            learned,
-            learning_seconds: start.elapsed().as_secs_f64(),
-        };
-        self.step += 1;
-        Ok(step)
+            log_prob_seconds: start.elapsed().as_secs_f64(),
+        })
     }
 
     /// The most probable answers to questions that are the same in every run with the same seed.
@@ -269,22 +337,8 @@ impl Trainer {
         answers: Vec<Answer>,
         rewards: &[f32],
     ) -> Result<Vec<Experience>, Box<dyn Error>> {
-        let groups: Vec<i64> = (0..answers.len())
-            .map(|index| (index / self.settings.answers) as i64)
-            .collect();
-        let longest = answers.iter().map(|answer| answer.tokens.len()).max();
-        let valid = answers.iter().flat_map(|answer| {
-            (0..longest.unwrap_or(0)).map(move |column| column < answer.tokens.len())
-        });
-        let shape = [answers.len(), longest.unwrap_or(0)];
-        let valid = TensorData::new(valid.collect::<Vec<bool>>(), shape);
-        let rewards = Tensor::<1>::from_floats(rewards, &self.device);
-        let graded = AdvantageBatch::new(rewards)
-            .with_group_ids(groups)
-            .with_action_mask(Tensor::from_data(valid, &self.device));
-        // The same for every token of an answer, of which there is at least one.
-        let advantages = self.estimator.forward(graded)?.advantages;
-        let advantages = advantages.narrow(1, 0, 1).try_into_vec_as::<f32>()?;
+        let lengths: Vec<usize> = answers.iter().map(|answer| answer.tokens.len()).collect();
+        let advantages = self.advantages(&lengths, rewards, self.settings.answers)?;
         let all = answers.into_iter().zip(advantages).enumerate();
         let all = all.map(|(index, (answer, advantage))| Experience {
             prompt: prompts[index / self.settings.answers].clone(),
@@ -296,10 +350,33 @@ impl Trainer {
         Ok(all.collect())
     }
 
-    /// An answer that is as good as the others has no gradient where nothing else is in the loss.
-    /// It counts in the totals, and is left out of the passes.
+    /// The advantage of each answer, of which `each` belong to one question.
+    fn advantages(
+        &self,
+        lengths: &[usize],
+        rewards: &[f32],
+        each: usize,
+    ) -> Result<Vec<f32>, Box<dyn Error>> {
+        let groups: Vec<i64> = (0..lengths.len())
+            .map(|index| (index / each) as i64)
+            .collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let valid = lengths
+            .iter()
+            .flat_map(|length| (0..longest).map(move |column| column < *length));
+        let valid = TensorData::new(valid.collect::<Vec<bool>>(), [lengths.len(), longest]);
+        let graded = AdvantageBatch::new(Tensor::<1>::from_floats(rewards, &self.device))
+            .with_group_ids(groups)
+            .with_action_mask(Tensor::from_data(valid, &self.device));
+        // The same for every token of an answer, of which there is at least one.
+        let advantages = self.estimator.forward(graded)?.advantages;
+        Ok(advantages.narrow(1, 0, 1).try_into_vec_as::<f32>()?)
+    }
+
+    /// Where an answer that is as good as the others has no gradient, it counts in the totals and
+    /// is left out of the passes.
     fn is_learned(&self, experience: &Experience) -> bool {
-        experience.advantage != 0.0 || self.settings.kl > 0.0
+        experience.advantage != 0.0 || self.learns_from_all
     }
 
     fn add_log_probs(
@@ -343,42 +420,34 @@ impl Trainer {
         Ok(values.chunks(columns).map(<[f32]>::to_vec).collect())
     }
 
-    /// Updates the weights; gives back the sums of the metrics, and the tokens that passed.
+    /// Updates the weights.
     fn learn(
         &mut self,
         experience: &[Experience],
         rng: &mut ChaCha8Rng,
-    ) -> Result<(Sums, usize), Box<dyn Error>> {
+    ) -> Result<Learned, Box<dyn Error>> {
         let mut metrics: Option<PolicyLossMetrics> = None;
-        let mut tokens = 0;
+        let (mut tokens, mut all) = (0, Count::default());
         // Answers to a question stay together: they share its prompt.
         let mut groups: Vec<_> = experience.chunks(self.settings.answers).collect();
         for _ in 0..self.settings.epochs {
             groups.shuffle(rng);
             let order: Vec<&Experience> = groups.iter().copied().flatten().collect();
             for minibatch in order.chunks(self.settings.minibatch()) {
-                let lengths = minibatch.iter().map(|one| one.answer.tokens.len());
-                let totals = GlobalTotals::new()
-                    .with_tokens(lengths.sum())
-                    .with_sequences(minibatch.len());
-                let learned = minibatch.iter().copied().filter(|one| self.is_learned(one));
-                let learned: Vec<_> = learned.collect();
-                if learned.is_empty() {
+                let update = self.update(minibatch)?;
+                all.tokens += update.all.tokens;
+                all.sequences += update.all.sequences;
+                tokens += update.tokens;
+                let Some(more) = update.metrics else {
                     continue;
-                }
-                let mut gradients = GradientsAccumulator::new();
-                for micro in learned.chunks(self.settings.microbatch) {
-                    let share = self.share(micro, totals)?;
-                    gradients.accumulate(&self.model, share.gradients);
-                    metrics = Some(match metrics {
-                        Some(metrics) => metrics.merge(&share.metrics)?,
-                        None => share.metrics,
-                    });
-                    tokens += share.tokens;
-                }
+                };
+                metrics = Some(match metrics {
+                    Some(metrics) => metrics.merge(&more)?,
+                    None => more,
+                });
                 let learning_rate = self.settings.learning_rate();
                 let model = self.model.clone();
-                self.model = self.optimizer.step(learning_rate, model, gradients.grads());
+                self.model = self.optimizer.step(learning_rate, model, update.gradients);
             }
         }
         let sums = match metrics {
@@ -386,7 +455,42 @@ impl Trainer {
             // Every answer was as good as the others to its question.
             None => Sums::default(),
         };
-        Ok((sums, tokens))
+        Ok(Learned { sums, tokens, all })
+    }
+
+    /// The gradient of these answers, made of parts that fit into memory.
+    ///
+    /// # Errors
+    ///
+    /// The loss refuses the batch.
+    pub fn update(&self, minibatch: &[&Experience]) -> Result<Update, Box<dyn Error>> {
+        let lengths = minibatch.iter().map(|one| one.answer.tokens.len());
+        let length: usize = lengths.sum();
+        let totals = GlobalTotals::new()
+            .with_tokens(length)
+            .with_sequences(minibatch.len());
+        let learned = minibatch.iter().copied().filter(|one| self.is_learned(one));
+        let learned: Vec<_> = learned.collect();
+        let mut gradients = GradientsAccumulator::new();
+        let (mut metrics, mut tokens) = (None::<PolicyLossMetrics>, 0);
+        for micro in learned.chunks(self.settings.microbatch) {
+            let share = self.share(micro, totals)?;
+            gradients.accumulate(&self.model, share.gradients);
+            metrics = Some(match metrics {
+                Some(metrics) => metrics.merge(&share.metrics)?,
+                None => share.metrics,
+            });
+            tokens += share.tokens;
+        }
+        Ok(Update {
+            gradients: gradients.grads(),
+            metrics,
+            tokens,
+            all: Count {
+                tokens: length as f64,
+                sequences: minibatch.len() as f64,
+            },
+        })
     }
 
     /// What these answers are of the minibatch: this is where the policy loss is.
@@ -440,6 +544,47 @@ impl Experience {
             answer: &self.answer.tokens,
         }
     }
+}
+
+/// The objective that the settings ask for.
+fn objective(settings: &Settings) -> PolicyLossConfig {
+    let mut config = settings.preset.config();
+    if config.objective.rollout_correction.is_none() {
+        config = config.with_rollout_correction(CORRECTION);
+    }
+    // Answers are as long as the sampler allows, whatever the preset was written for.
+    if let Reduction::FixedLength { .. } = config.objective.reduction {
+        let length = settings.max_tokens;
+        config = config.with_reduction(Reduction::FixedLength { length });
+    }
+    let penalty = match (settings.kl, config.objective.kl_penalty) {
+        (None, penalty) => penalty,
+        (Some(0.0), _) => None,
+        (Some(coefficient), penalty) => Some(KlPenalty {
+            coefficient,
+            ..penalty.unwrap_or(KlPenalty::new(coefficient))
+        }),
+    };
+    config.objective.kl_penalty = penalty;
+    config
+}
+
+/// Whether an answer takes part that is as good as the others: where its advantage of 0 is not
+/// all that multiplies the gradient, or where statistics of the batch take it in.
+fn learns_from_all(objective: &Objective) -> bool {
+    let is_proportional_to_advantage = matches!(
+        objective.surrogate,
+        Surrogate::Clip(_)
+            | Surrogate::PolicyGradient(_)
+            | Surrogate::SigmoidGate(_)
+            | Surrogate::GeometricMean(_)
+            | Surrogate::GammaWeight(_)
+            | Surrogate::TrustRegion(_)
+    );
+    !is_proportional_to_advantage
+        || !objective.is_exact_over_shards()
+        || objective.kl_penalty.is_some()
+        || objective.entropy_bonus.is_some()
 }
 
 fn mean(values: &[f32]) -> f64 {

@@ -50,6 +50,8 @@ fn a_run_leaves_its_files_and_goes_on() {
     assert_eq!(steps(&out), [0, 1]);
     let error = train(model.path(), &out, "--steps 3").expect_err("refused");
     assert!(error.contains("step-000002 is there already"), "{error}");
+    let error = train(model.path(), &out, "--steps 1 --resume").expect_err("refused");
+    assert!(error.contains("has made 2 steps"), "{error}");
     train(model.path(), &out, "--steps 3 --resume").expect("it goes on");
     assert_eq!(steps(&out), [0, 1, 2]);
     let page = fs::read_to_string(out.join("report.html")).expect("it is written");
@@ -80,6 +82,11 @@ fn arguments_without_a_meaning_are_refused() {
         ("--device cpu", "flex"),
         ("--max-tokens 64", "context of the model"),
         ("--advantages gae", "values"),
+        ("--minibatch 25", "a step has 24 answers"),
+        (
+            "--preset clip_cov --microbatch 23",
+            "--microbatch 24 or more",
+        ),
     ] {
         let error = train(model.path(), &out, arguments).expect_err("refused");
         assert!(error.contains(said), "{arguments}: {error}");

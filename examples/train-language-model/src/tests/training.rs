@@ -6,8 +6,12 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use clap::Parser;
+use policy_loss::Preset;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use safetensors::SafeTensors;
 use serde_json::json;
 use tempfile::TempDir;
@@ -15,7 +19,7 @@ use tempfile::TempDir;
 use super::tiny::{HostTensor, Tiny, VOCABULARY};
 use crate::checkpoint;
 use crate::settings::Settings;
-use crate::train::{Step, Trainer};
+use crate::train::{Rollout, Step, Trainer};
 
 #[derive(Parser)]
 #[command(args_override_self = true)]
@@ -152,23 +156,117 @@ fn an_interrupted_run_goes_on_to_the_same_numbers() {
     }
 }
 
+/// The gradient of every parameter; empty for one that is not learned.
+fn gradients(trainer: &Trainer, rollout: &Rollout) -> Vec<Vec<f32>> {
+    struct All(GradientsParams, Vec<Vec<f32>>);
+    impl ModuleVisitor for All {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let gradient = self.0.get::<D>(param.id);
+            let values = gradient.map(|it| it.try_into_vec_as().expect("f32"));
+            self.1.push(values.unwrap_or_default());
+        }
+    }
+    let minibatch: Vec<_> = rollout.experience.iter().collect();
+    let update = trainer.update(&minibatch).expect("it has a gradient");
+    let mut all = All(update.gradients, Vec::new());
+    trainer.model.visit(&mut all);
+    all.1
+}
+
 /// A part of a minibatch counts for what it is of the whole.
 #[test]
 fn microbatches_change_nothing_but_rounding() {
     let model = guesser();
-    for preset in ["grpo", "dapo"] {
+    for arguments in [
+        "--preset grpo",
+        "--preset dapo --kl 0.1",
+        "--preset dr_grpo",
+        "--preset kimi",
+        "--preset verl_grpo --lora 2",
+    ] {
         let run = |microbatch: usize| {
-            let arguments = format!("--preset {preset} --microbatch {microbatch} --kl 0.1");
+            let arguments = format!("{arguments} --microbatch {microbatch}");
             let mut trainer = begin(model.path(), &settings(&arguments));
+            let mut rng = ChaCha8Rng::seed_from_u64(1);
+            let rollout = trainer.rollout(&mut rng).expect("it samples");
+            let gradients = gradients(&trainer, &rollout);
             let step = trainer.step().expect("it learns");
-            (step.loss, step.metrics.valid_tokens)
+            (gradients, step.loss, step.metrics.valid_tokens)
         };
         let (whole, parts) = (run(1000), run(5));
-        assert!(
-            (whole.0 - parts.0).abs() < 1e-6,
-            "{whole:?} is not {parts:?}"
+        assert!((whole.1 - parts.1).abs() < 1e-6, "{arguments}");
+        assert_eq!(whole.2, parts.2, "{arguments}");
+        let all = |gradients: &[Vec<f32>]| gradients.concat();
+        let (whole, parts) = (all(&whole.0), all(&parts.0));
+        assert_eq!(whole.len(), parts.len());
+        let largest = whole.iter().fold(0.0_f32, |most, it| most.max(it.abs()));
+        assert!(largest > 1e-5, "{arguments}: {largest}");
+        for (whole, parts) in whole.iter().zip(&parts) {
+            let difference = (whole - parts).abs();
+            assert!(
+                difference < 1e-4 * largest,
+                "{arguments}: {whole} is not {parts}"
+            );
+        }
+    }
+}
+
+/// Every preset that needs no critic, with what it needs besides.
+#[test]
+fn every_preset_learns() {
+    let model = guesser();
+    for preset in Preset::ALL {
+        let settings = settings(&format!(
+            "--preset {preset} --microbatch 1000 --questions 2"
+        ));
+        let mut trainer = begin(model.path(), &settings);
+        let before = weights_of(&trainer);
+        let step = trainer
+            .step()
+            .unwrap_or_else(|error| panic!("{preset}: {error}"));
+        assert!(step.loss.is_finite(), "{preset}");
+        assert_eq!(step.metrics.non_finite, 0.0, "{preset}");
+        assert_ne!(
+            weights_of(&trainer),
+            before,
+            "{preset}: nothing was learned"
         );
-        assert_eq!(whole.1, parts.1);
+    }
+}
+
+#[test]
+fn rewards_rise() {
+    let model = guesser();
+    for arguments in ["", "--preset cispo", "--lora 4"] {
+        let mut trainer = begin(model.path(), &settings(arguments));
+        let steps: Vec<_> = (0..30)
+            .map(|_| trainer.step().expect("it learns").reward)
+            .collect();
+        let mean = |steps: &[f64]| steps.iter().sum::<f64>() / steps.len() as f64;
+        let (first, last) = (mean(&steps[..5]), mean(&steps[25..]));
+        assert!(last > first + 0.1, "{arguments}: {first} to {last}");
+    }
+}
+
+/// Answers that pass without need change nothing; answers that a penalty pulls at are not left out.
+#[test]
+fn answers_without_an_advantage_are_left_out_where_they_have_no_gradient() {
+    let model = guesser();
+    let passed = |arguments: &str| {
+        let mut trainer = begin(model.path(), &settings(arguments));
+        let step = trainer.step().expect("it learns");
+        (step.metrics.valid_tokens as usize, step.sampled)
+    };
+    for arguments in ["--preset kimi", "--preset verl_grpo", "--kl 0.1"] {
+        let (passed, sampled) = passed(arguments);
+        assert_eq!(passed, sampled, "{arguments}");
+    }
+    for arguments in ["--preset grpo", "--preset verl_grpo --kl 0"] {
+        let (passed, sampled) = passed(arguments);
+        assert!(
+            0 < passed && passed < sampled,
+            "{arguments}: {passed} of {sampled}"
+        );
     }
 }
 
