@@ -2,14 +2,24 @@
 
 use policy_loss_tests::{for_each_backend, matrix};
 
-/// The parts that need values only; with autodiff they look at gradients, too.
-macro_rules! parts {
+/// Every formula; with autodiff its gradient, too.
+macro_rules! formulas {
     ($mode:ident) => {
         policy_loss_tests::tests! { policy_loss_tests::run, policy_loss_tests::suite, $mode;
             golden: openrlhf_cases, framework_cases, rollout_corrections, real_rollout,
                 rollout_diagnostics;
             objectives: every_objective, fused_coverage, on_policy, packed_sequences, missing_inputs,
                 rollout_diagnostics_of_nothing;
+            garbage: in_every_input, of_each_kind, in_token_losses, in_advantages_of_masked_rows,
+                everywhere, in_half_types, in_reference_log_probs;
+        }
+    };
+}
+
+/// What else there is to values; with autodiff these parts look at gradients, too.
+macro_rules! values {
+    ($mode:ident) => {
+        policy_loss_tests::tests! { policy_loss_tests::run, policy_loss_tests::suite, $mode;
             clipping: clipping, advantages_per_sequence, small_and_empty_batches, dual_clipping,
                 extreme_ratios;
             exact_bounds: ties, thresholds, off_policy_masks, largest_of_either_sign;
@@ -17,8 +27,6 @@ macro_rules! parts {
             rollout_weights: weights, rejected_weights, ignored_rollout;
             masks: every_form, other_values_are_refused, only_valid_tokens_count, nothing_valid,
                 no_mask;
-            garbage: in_every_input, of_each_kind, in_token_losses, in_advantages_of_masked_rows,
-                everywhere, in_half_types, in_reference_log_probs;
             non_finite: values_are_seen, large_values_are_finite, dropped_values;
             tensors: views, expanded, strided_leaf, mixed_types, half_against_single;
             shards: shards_add_up, metrics_add_up, other_metrics_are_not_merged, totals;
@@ -32,7 +40,7 @@ macro_rules! parts {
 }
 
 /// The parts that are about gradients.
-macro_rules! gradient_parts {
+macro_rules! gradients {
     ($mode:ident) => {
         policy_loss_tests::tests! { policy_loss_tests::run, policy_loss_tests::suite, $mode;
             gradients: constants_receive_none, contexts_may_differ, through_log_softmax,
@@ -43,16 +51,19 @@ macro_rules! gradient_parts {
 
 for_each_backend! { matrix {
     mod plain {
-        parts!(Plain);
+        formulas!(Plain);
+        values!(Plain);
     }
 
     mod autodiff {
-        parts!(Autodiff);
-        gradient_parts!(Autodiff);
+        formulas!(Autodiff);
+        values!(Autodiff);
+        gradients!(Autodiff);
     }
 
+    // It differs in what the backward pass keeps, which values do not see.
     mod checkpointed {
-        parts!(Checkpointed);
-        gradient_parts!(Checkpointed);
+        formulas!(Checkpointed);
+        gradients!(Checkpointed);
     }
 } }
