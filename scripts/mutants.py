@@ -63,7 +63,8 @@ BREAKS = [
     (r"(?<=[\w)]) - (?=[\w(])", " + "),
     (r"(?<=[\w)]) \* (?=[\w(])", " + "),
     (r"(?<=[\w)]) / (?=[\w(])", " * "),
-    (r" \+= ", " = "),
+    # Valid tokens are counted before on a CPU.
+    (r"(?<!tokens) \+= ", " = "),
     (r"!(?=positive|inside)", ""),
     # `double` asks for another exponential on a device; on a CPU it has no effect.
     (r"comptime!\((?!E)(blueprint\.(?!double)[\w()]+)\)", r"comptime!(!\1)"),
