@@ -2,9 +2,9 @@
 
 use policy_loss::{
     Behavior, Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, EntropyBonus, Filter,
-    FilterEstimator, FilterLevel, GammaWeight, GeometricMean, KlEstimator, KlGradient, KlPenalty,
-    OffPolicyMask, PolicyGradient, PolicyLossConfig, Ratio, Reduction, RolloutCorrection,
-    RolloutWeight, SigmoidGate, Surrogate, TrustRegion, WeightLevel, presets,
+    FilterEstimator, FilterLevel, GammaWeight, GeometricMean, KlBase, KlEstimator, KlGradient,
+    KlPenalty, OffPolicyMask, PolicyGradient, PolicyLossConfig, Preset, Ratio, Reduction,
+    RolloutCorrection, RolloutWeight, SigmoidGate, Surrogate, TrustRegion, WeightLevel, presets,
 };
 
 use policy_loss_oracle::dividing_filter;
@@ -84,7 +84,7 @@ const UP_TO_ONE: Bounds = Bounds::at_most(1.0);
 
 /// Every surrogate with its defaults, and the forms that it can take; the reductions in turn.
 fn surrogates() -> Vec<PolicyLossConfig> {
-    let forms: [Surrogate; 11] = [
+    let forms: [Surrogate; 15] = [
         Clip::new(0.2, 0.28).with_delta(1.5).into(),
         Clip::new(0.2, 0.4).with_delta(1.4).into(),
         PolicyGradient::weighted(Bounds::at_most(1.28)).into(),
@@ -94,6 +94,18 @@ fn surrogates() -> Vec<PolicyLossConfig> {
         PolicyGradient::weighted_where_negative(Bounds::new(0.7, 1.3)).into(),
         GeometricMean::new(0.2, 0.3).into(),
         TrustRegion::new(Divergence::Kl, 0.05, 0.1).into(),
+        TrustRegion::new(Divergence::SymmetricTotalVariation, 0.05, 0.1).into(),
+        TrustRegion::new(Divergence::TotalVariation, 0.05, 0.1)
+            .of_ratio()
+            .into(),
+        TrustRegion::new(Divergence::Kl, 0.05, 0.1)
+            .of_ratio()
+            .into(),
+        TrustRegion {
+            max_ratio: 1.2,
+            ..TrustRegion::new(Divergence::SymmetricTotalVariation, 0.2, 0.3).of_ratio()
+        }
+        .into(),
         SigmoidGate::new(3.0, 8.0).into(),
         covariance_clip().into(),
     ];
@@ -250,6 +262,8 @@ fn penalties() -> Vec<PolicyLossConfig> {
                 .with_gradient(straight_through),
         ),
         new().with_kl_penalty(penalty.with_gradient(importance_corrected)),
+        new().with_kl_penalty(penalty.against(KlBase::Rollout)),
+        Preset::PrimeRlIpo.config(),
         new()
             .with_ratio(Ratio::SEQUENCE)
             .with_kl_penalty(penalty.with_gradient(importance_corrected)),

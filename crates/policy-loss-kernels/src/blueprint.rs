@@ -4,8 +4,8 @@ use crate::columns::Columns;
 use crate::formula::row_sums::RowSum;
 use crate::numbers::{FILTER_BOUNDS, Numbers, filter_place};
 use crate::objective::{
-    Behavior, Denominator, Divergence, FilterEstimator, FilterLevel, KlEstimator, KlGradient,
-    Objective, RatioLevel, RolloutWeight, SurrogateKind, WeightLevel, WeightMode,
+    Behavior, Denominator, Divergence, FilterEstimator, FilterLevel, KlBase, KlEstimator,
+    KlGradient, Objective, RatioLevel, RolloutWeight, SurrogateKind, WeightLevel, WeightMode,
 };
 use crate::sums::Sum;
 
@@ -27,6 +27,8 @@ pub struct Blueprint {
     pub weighs_others: bool,
     /// The measure of a trust region.
     pub divergence: Divergence,
+    /// Within a trust region the ratio is multiplied, and not `log_probs`.
+    pub multiplies_ratio: bool,
     /// Where the ratio is formed.
     pub ratio_level: RatioLevel,
     /// What the ratio is taken against.
@@ -55,6 +57,8 @@ pub struct Blueprint {
     pub kl_estimator: KlEstimator,
     /// Its gradient.
     pub kl_gradient: KlGradient,
+    /// The policy that it is taken against.
+    pub kl_base: KlBase,
     /// There is an entropy bonus.
     pub entropy: bool,
     /// A sequence's losses are divided by the number of its tokens.
@@ -91,6 +95,7 @@ impl Blueprint {
             weighs_negative: choices.weighs_negative,
             weighs_others: choices.weighs_others,
             divergence: choices.divergence,
+            multiplies_ratio: choices.multiplies_ratio,
             ratio_level: objective.ratio.level,
             against: objective.ratio.against,
             corrected: correction.is_some(),
@@ -114,6 +119,9 @@ impl Blueprint {
             kl_gradient: objective
                 .kl_penalty
                 .map_or(KlGradient::Estimator, |penalty| penalty.gradient),
+            kl_base: objective
+                .kl_penalty
+                .map_or(KlBase::Reference, |penalty| penalty.against),
             entropy: objective.entropy_bonus.is_some(),
             sequence_mean: objective.reduction.takes_sequence_means(),
             divides_by_tokens: matches!(denominator, Denominator::Tokens),
@@ -152,7 +160,21 @@ impl Blueprint {
     #[must_use]
     #[inline(always)]
     pub fn reads_rollout(&self) -> bool {
-        self.corrected || self.against == Behavior::Rollout
+        self.corrected || self.against == Behavior::Rollout || self.penalizes_rollout()
+    }
+
+    /// Whether the penalty is taken against the sampler.
+    #[must_use]
+    #[inline(always)]
+    pub fn penalizes_rollout(&self) -> bool {
+        self.penalized && self.kl_base == KlBase::Rollout
+    }
+
+    /// Whether `ref_log_probs` is read.
+    #[must_use]
+    #[inline(always)]
+    pub fn reads_reference(&self) -> bool {
+        self.penalized && self.kl_base == KlBase::Reference
     }
 
     /// The columns that are read.
@@ -162,7 +184,7 @@ impl Blueprint {
             log_probs: true,
             old_log_probs: true,
             rollout_log_probs: self.reads_rollout(),
-            ref_log_probs: self.penalized,
+            ref_log_probs: self.reads_reference(),
             entropies: self.entropy,
             advantages: true,
         }

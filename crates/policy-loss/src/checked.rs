@@ -4,7 +4,7 @@ use burn::tensor::{Bool, DType, Device, Tensor};
 
 use crate::device::{computes, describe, dtypes, names};
 use crate::packed::Packing;
-use crate::{Advantages, BatchError, Behavior, Objective, PolicyBatch};
+use crate::{Advantages, BatchError, Behavior, KlBase, KlPenalty, Objective, PolicyBatch};
 
 impl PolicyBatch {
     /// Every check, none of which touches the device's queue.
@@ -48,7 +48,7 @@ impl PolicyBatch {
         )?;
         let ref_log_probs = needed(
             self.ref_log_probs,
-            objective.kl_penalty.map(|_| "`kl_penalty`"),
+            reads_reference(objective).then_some("`kl_penalty`"),
             "ref_log_probs",
             "PolicyBatch::with_ref_log_probs",
         )?;
@@ -131,8 +131,15 @@ fn needs_rollout(objective: &Objective) -> Option<&'static str> {
     }
     match objective.ratio.against {
         Behavior::Rollout => Some("`ratio.against = rollout`"),
-        Behavior::Old => None,
+        Behavior::Old => objective
+            .reads_rollout()
+            .then_some("`kl_penalty.against = rollout`"),
     }
+}
+
+fn reads_reference(objective: &Objective) -> bool {
+    let against_reference = |penalty: KlPenalty| penalty.against == KlBase::Reference;
+    objective.kl_penalty.is_some_and(against_reference)
 }
 
 fn check_advantages(

@@ -8,10 +8,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::{
-    Bounds, Clip, ConfigError, CovarianceClip, CovariancePenalty, Divergence, Filter,
-    FilterEstimator, FilterLevel, GammaWeight, GeometricMean, KlPenalty, OffPolicyMask,
-    PolicyGradient, PolicyLossConfig, Ratio, Reduction, RolloutCorrection, RolloutWeight,
-    SigmoidGate, SquaredLogRatio, TrustRegion,
+    Behavior, Bounds, Clip, ConfigError, CovarianceClip, CovariancePenalty, Divergence, Filter,
+    FilterEstimator, FilterLevel, GammaWeight, GeometricMean, KlBase, KlEstimator, KlPenalty,
+    OffPolicyMask, PolicyGradient, PolicyLossConfig, Ratio, Reduction, RolloutCorrection,
+    RolloutWeight, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
 };
 
 /// Declares the presets: variant, name, formula, source and value, in the order of the
@@ -187,6 +187,18 @@ presets! {
             .with_reduction(Reduction::SequenceMean);
     VerlCispo verl_cispo, "-sg(clamp(r, 0.8, 1.2)) A log_probs, token mean", "verl"
         => policy_gradient(Bounds::new(0.8, 1.2));
+    PrimeRl prime_rl,
+        "-w A within 0.2 of the sampler's p, by the sign of A, + 1e-3 u^2, w = exp(u), token mean",
+        "prime-rl, its default; arXiv 2602.04879"
+        => near_sampler(TrustRegion::new(Divergence::TotalVariation, 0.2, 0.2));
+    PrimeRlIpo prime_rl_ipo,
+        "-w A where p is within 0.1 of the sampler's, + 1e-3 u^2, w = exp(u), token mean",
+        "prime-rl, its loss \"ipo\""
+        => near_sampler(TrustRegion::new(Divergence::SymmetricTotalVariation, 0.1, 0.1));
+    SkyRlDppo skyrl_dppo,
+        "-w A within 0.2 of the sampler's p, by the sign of A, w = exp(u), token mean",
+        "SkyRL, its DPPO by total variation"
+        => against_sampler(TrustRegion::default().of_ratio());
     TrlGrpo trl_grpo, "PPO, token mean: the loss_type \"dapo\" is TRL's default", "TRL"
         => clip(0.2, 0.2);
     TrlCispo trl_cispo, "-sg(min(r, 5)) A log_probs, token mean: epsilon_high bounds r itself",
@@ -200,6 +212,20 @@ presets! {
 
 fn clip(low: f64, high: f64) -> PolicyLossConfig {
     PolicyLossConfig::new().with_surrogate(Clip::new(low, high))
+}
+
+fn against_sampler(surrogate: impl Into<Surrogate>) -> PolicyLossConfig {
+    PolicyLossConfig::new()
+        .with_ratio(Ratio::TOKEN.against(Behavior::Rollout))
+        .with_surrogate(surrogate)
+}
+
+/// The ratio against the sampler within a region, and half of `2e-3` times its squared logarithm.
+fn near_sampler(region: TrustRegion) -> PolicyLossConfig {
+    let squared_log_ratio = KlPenalty::new(2e-3)
+        .with_estimator(KlEstimator::K2)
+        .against(KlBase::Rollout);
+    against_sampler(region.of_ratio()).with_kl_penalty(squared_log_ratio)
 }
 
 fn policy_gradient(weights: Bounds) -> PolicyLossConfig {

@@ -305,7 +305,7 @@ impl Warnings {
         above(WarningKind::NonFinite, Some(metrics.non_finite), 0.0);
         let clip_ratio = Some(metrics.clip_ratio);
         above(WarningKind::MostlyClipped, clip_ratio, MOSTLY_CLIPPED);
-        let mismatch = rollout.filter(|_| !self.objective.reads_rollout());
+        let mismatch = rollout.filter(|_| !self.objective.corrects_mismatch());
         let mismatch = mismatch.map(|rollout| rollout.kl_k3);
         above(WarningKind::MismatchUncorrected, mismatch, MISMATCH);
         above(

@@ -1,6 +1,6 @@
 //! The metrics, each a loop of its own.
 
-use policy_loss_kernels::objective::{Behavior, Objective};
+use policy_loss_kernels::objective::{Behavior, KlBase, Objective};
 
 use crate::{Batch, LIMIT, Token};
 
@@ -95,12 +95,19 @@ impl Batch {
     pub(crate) fn is_non_finite(&self, objective: &Objective, i: usize) -> bool {
         let mut read = vec![self.log_probs[i], self.old(i), self.advantages[i]];
         let against_rollout = objective.ratio.against == Behavior::Rollout;
+        let penalized_against = |base| {
+            objective
+                .kl_penalty
+                .is_some_and(|penalty| penalty.against == base)
+        };
         for (values, is_read) in [
             (
                 &self.rollout,
-                against_rollout || objective.rollout_correction.is_some(),
+                against_rollout
+                    || objective.rollout_correction.is_some()
+                    || penalized_against(KlBase::Rollout),
             ),
-            (&self.reference, objective.kl_penalty.is_some()),
+            (&self.reference, penalized_against(KlBase::Reference)),
             (&self.entropies, objective.entropy_bonus.is_some()),
         ] {
             if let (Some(values), true) = (values, is_read) {

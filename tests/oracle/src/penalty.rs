@@ -1,6 +1,6 @@
-//! The divergence from the reference policy.
+//! The divergence from the policy that the penalty is against.
 
-use policy_loss_kernels::objective::{KlEstimator, KlGradient, Objective};
+use policy_loss_kernels::objective::{KlBase, KlEstimator, KlGradient, Objective};
 
 use crate::ratio::is_shared;
 use crate::{Batch, LIMIT, Margin, Token};
@@ -9,7 +9,11 @@ pub fn fill(objective: &Objective, batch: &Batch, tokens: &mut [Token], margin: 
     let Some(penalty) = objective.kl_penalty else {
         return;
     };
-    let reference = batch.reference.as_ref().expect("the penalty reads it");
+    let reference = match penalty.against {
+        KlBase::Reference => batch.reference.as_ref(),
+        KlBase::Rollout => batch.rollout.as_ref(),
+    };
+    let reference = reference.expect("the penalty reads it");
     for i in batch.valid_tokens() {
         let token = &mut tokens[i];
         let q = batch.log_probs[i] - reference[i];

@@ -3,6 +3,7 @@
 use policy_loss_kernels::objective::{
     Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, GammaWeight, GeometricMean,
     ImportanceWeight, PolicyGradient, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
+    TrustRegionForm,
 };
 
 use crate::{Batch, LIMIT, Margin, Random, Token};
@@ -213,6 +214,11 @@ fn trust_region(region: &TrustRegion, batch: &Batch, tokens: &mut [Token], margi
                 (margin.exceeds(p - q, region.high) && advantage > 0.0)
                     || (margin.exceeds(q - p, region.low) && advantage < 0.0)
             }
+            Divergence::SymmetricTotalVariation => {
+                let risen = margin.exceeds(p - q, region.high);
+                let fallen = margin.exceeds(q - p, region.low);
+                (risen || fallen) && advantage != 0.0
+            }
             Divergence::Kl => {
                 let rest = |p: f64| (1.0 - p).max(1e-8);
                 let kl = q * (log_q - log_p) + (1.0 - q) * (rest(q) / rest(p)).ln();
@@ -228,8 +234,19 @@ fn trust_region(region: &TrustRegion, batch: &Batch, tokens: &mut [Token], margi
                 true => region.max_ratio,
                 false => ratio,
             };
-            token.surrogate = weight * advantage * batch.log_probs[i];
-            token.by_log_prob = weight * advantage;
+            match region.form {
+                TrustRegionForm::Weight => {
+                    token.surrogate = weight * advantage * batch.log_probs[i];
+                    token.by_log_prob = weight * advantage;
+                }
+                TrustRegionForm::Ratio if token.ratio > region.max_ratio => {
+                    token.surrogate = region.max_ratio * advantage;
+                }
+                TrustRegionForm::Ratio => {
+                    token.surrogate = token.ratio * advantage;
+                    token.follow(advantage);
+                }
+            }
         }
     }
 }

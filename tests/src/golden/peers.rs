@@ -2,7 +2,7 @@
 
 use policy_loss::{
     Behavior, Bounds, Clip, CovarianceClip, Divergence, EntropyBonus, Filter, FilterEstimator,
-    FilterLevel, GlobalTotals, KlEstimator, KlGradient, KlPenalty, PolicyGradient,
+    FilterLevel, GlobalTotals, KlBase, KlEstimator, KlGradient, KlPenalty, PolicyGradient,
     PolicyLossConfig, Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate,
     SquaredLogRatio, TrustRegion, WeightLevel,
 };
@@ -14,15 +14,13 @@ use super::frameworks::Golden;
 use crate::case::{Case, HostAdvantages};
 
 /// Objectives of the file that cannot be written as a configuration yet.
-const NOT_YET: [&str; 20] = [
+const NOT_YET: [&str; 17] = [
     "areal sequence ratio",
     "ce-gppo",
     "chord (ms-swift)",
     "clip_cov (SkyRL)",
     "component sum (prime-rl)",
     "dcpo bounds",
-    "dppo (SkyRL)",
-    "dppo+kl (prime-rl default)",
     "fipo (ms-swift)",
     "kl_cov (SkyRL)",
     "m2po all tokens (AReaL)",
@@ -34,7 +32,6 @@ const NOT_YET: [&str; 20] = [
     "rollout_is (SkyRL)",
     "sdar",
     "segment ratio, difference filter (ROLL)",
-    "tv-symmetric (prime-rl ipo)",
 ];
 
 /// Of the others, the cases that are not matched, with the reason.
@@ -77,7 +74,7 @@ pub fn cases(directory: &Directory) -> Vec<Golden> {
     let objectives = all.filter(|it| it.kind == "objective");
     let known = objectives.filter(|it| !NOT_YET.contains(&it.feature.as_str()));
     let cases: Vec<_> = known.map(golden).collect();
-    directory.assert_count(features::FILE, cases.len(), 95);
+    directory.assert_count(features::FILE, cases.len(), 106);
     cases
 }
 
@@ -123,6 +120,7 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
                 PolicyLossConfig::new().with_surrogate(PolicyGradient::weighted(bounds)),
             )
         }
+        "tv-symmetric (prime-rl ipo)" | "dppo+kl (prime-rl default)" => prime(it, case),
         "straight-through kl (verl)" => straight_through(it),
         "sampler correction (TRL)" => trl(it, case),
         "vanilla (verl)" | "dro (verl)" | "dppo_tv (verl)" | "dppo_kl (verl)"
@@ -143,7 +141,8 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
             let length = usize::try_from(length).expect("a length");
             clip(it).with_reduction(Reduction::FixedLength { length })
         }
-        "cispo (SkyRL)" | "dual_clip (SkyRL)" | "sapo (SkyRL)" | "gspo (SkyRL)" => skyrl(it, case),
+        "cispo (SkyRL)" | "dual_clip (SkyRL)" | "sapo (SkyRL)" | "gspo (SkyRL)"
+        | "dppo (SkyRL)" => skyrl(it, case),
         other => panic!("an objective that is not known: {other}"),
     }
 }
@@ -192,6 +191,30 @@ fn areal(it: &Feature, config: PolicyLossConfig) -> PolicyLossConfig {
         }
     };
     config.with_rollout_correction(correction)
+}
+
+fn prime(it: &Feature, case: &mut Case) -> PolicyLossConfig {
+    let region = match it.param("loss") == "ipo" {
+        true => {
+            let bound = it.number("ipo_threshold");
+            TrustRegion::new(Divergence::SymmetricTotalVariation, bound, bound)
+        }
+        false => {
+            let (low, high) = (it.number("dppo_mask_low"), it.number("dppo_mask_high"));
+            TrustRegion::new(Divergence::TotalVariation, low, high)
+        }
+    };
+    // Its factor of the policy term is one of the advantages.
+    for advantage in case.advantages.values_mut() {
+        *advantage *= it.number("adv_tau");
+    }
+    let penalty = KlPenalty::new(2.0 * it.number("kl_tau"))
+        .with_estimator(KlEstimator::K2)
+        .against(KlBase::Rollout);
+    PolicyLossConfig::new()
+        .with_ratio(Ratio::TOKEN.against(Behavior::Rollout))
+        .with_surrogate(region.of_ratio())
+        .with_kl_penalty(penalty)
 }
 
 fn straight_through(it: &Feature) -> PolicyLossConfig {
@@ -340,6 +363,17 @@ fn skyrl(it: &Feature, case: &mut Case) -> PolicyLossConfig {
             PolicyLossConfig::new()
                 .with_ratio(Ratio::SEQUENCE_TOKEN)
                 .with_surrogate(clip)
+        }
+        Some("dppo") => {
+            let bound = |name: &str| it.param(name).as_f64().unwrap_or(0.2);
+            let divergence = match it.param("dtype") == "binary_kl" {
+                true => Divergence::Kl,
+                false => Divergence::TotalVariation,
+            };
+            let region = TrustRegion::new(divergence, bound("dlow"), bound("dhigh"));
+            PolicyLossConfig::new()
+                .with_ratio(Ratio::TOKEN.against(Behavior::Rollout))
+                .with_surrogate(region.of_ratio())
         }
         Some("sapo") => {
             let temperatures =

@@ -1,7 +1,7 @@
 //! What is not finite at a valid position is not hidden.
 
 use policy_loss::{
-    Behavior, OffPolicyMask, PolicyGradient, PolicyLossConfig, RolloutCorrection, RolloutWeight,
+    KlBase, OffPolicyMask, PolicyGradient, PolicyLossConfig, RolloutCorrection, RolloutWeight,
 };
 
 use crate::case::{Case, HostAdvantages};
@@ -49,12 +49,17 @@ fn shows(outcome: &Outcome) -> bool {
 pub fn values_are_seen(runner: &Runner) {
     for config in runner.some_configs() {
         let objective = config.objective;
-        let against_rollout = objective.ratio.against == Behavior::Rollout;
+        let penalized_against = |base| {
+            let penalty = objective.kl_penalty;
+            penalty.is_some_and(|penalty| penalty.against == base)
+        };
+        // Without a correction, which has metrics of the gap.
+        let against_rollout = objective.reads_rollout() && objective.rollout_correction.is_none();
         for input in INPUTS {
             let is_rollout = input == "rollout_log_probs";
             let is_read = match input {
                 "rollout_log_probs" => objective.reads_rollout(),
-                "ref_log_probs" => objective.kl_penalty.is_some(),
+                "ref_log_probs" => penalized_against(KlBase::Reference),
                 "entropies" => objective.entropy_bonus.is_some(),
                 _ => true,
             };

@@ -42,7 +42,7 @@ const CONFIGS: &str = r#"
 {"surrogate": {"clip": {"high": 0.3, "low": 1e400 }}}
     `surrogate.clip.low`: 1e400 is a number out of range at line 1 column 49; accepted: up to 1.8e308
 {"surrogate": {"trust_region": {"divergence": {"kl": null}}}}
-    `surrogate.trust_region.divergence` is {"kl":null}; accepted: "total_variation", "kl"
+    `surrogate.trust_region.divergence` is {"kl":null}; accepted: "total_variation", "symmetric_total_variation", "kl"
 {"surrogate": {"covariance_clip": {"seed": 1.5}}}
     `surrogate.covariance_clip.seed` is 1.5; accepted: an integer, 0 or above
 {"ratio": []}
@@ -62,7 +62,7 @@ const CONFIGS: &str = r#"
 {"off_policy_mask": [0.1]}
     `off_policy_mask` is [0.1]; accepted: an object of `delta`
 {"kl_penalty": [0.1]}
-    `kl_penalty` is [0.1]; accepted: an object of `coefficient`, `estimator`, `gradient`
+    `kl_penalty` is [0.1]; accepted: an object of `coefficient`, `estimator`, `gradient`, `against`
 {"kl_penalty": {}}
     `kl_penalty.coefficient` is missing; accepted: a number
 {"kl_penalty": {"coefficient": {"type": "x", "low": 1}}}

@@ -112,6 +112,7 @@ struct Specialization {
     weighs_negative: bool,
     weighs_others: bool,
     divergence: Divergence,
+    multiplies_ratio: bool,
     ratio_level: RatioLevel,
     against: Behavior,
     /// There is a correction, an off-policy mask, a penalty or a bonus; which one is looked up for
@@ -127,6 +128,7 @@ impl Specialization {
             weighs_negative: false,
             weighs_others: false,
             divergence: Divergence::TotalVariation,
+            multiplies_ratio: false,
             ratio_level: RatioLevel::Token,
             against: Behavior::Old,
             has_extras: false,
@@ -154,6 +156,7 @@ impl Specialization {
             weighs_negative: blueprint.weighs_negative,
             weighs_others: blueprint.weighs_others,
             divergence: blueprint.divergence,
+            multiplies_ratio: blueprint.multiplies_ratio,
             ratio_level: blueprint.ratio_level,
             against: blueprint.against,
             has_extras: blueprint.corrected
@@ -172,6 +175,7 @@ impl Specialization {
             weighs_negative,
             weighs_others,
             divergence,
+            multiplies_ratio,
             ratio_level,
             against,
             has_extras,
@@ -182,6 +186,7 @@ impl Specialization {
             weighs_negative,
             weighs_others,
             divergence,
+            multiplies_ratio,
             ratio_level,
             against,
             // They are counted before.

@@ -70,7 +70,7 @@ impl<E: Types> Inputs<E> {
             rollout_log_probs = Vector::cast_from(self.rollout_log_probs.as_ref().unwrap()[index]);
         }
         let mut ref_log_probs = log_probs;
-        if comptime!(blueprint.penalized) {
+        if comptime!(blueprint.reads_reference()) {
             ref_log_probs = self.ref_log_probs.as_ref().unwrap()[index];
         }
         let mut entropy = log_probs;

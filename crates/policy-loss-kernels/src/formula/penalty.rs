@@ -8,7 +8,7 @@ formulas! {
     /// What a penalty adds to the losses of tokens, before its coefficient; 0 at masked ones.
     #[derive(CubeType, Clone, Copy)]
     pub struct PenaltyOutput<E: Elements> {
-        /// `log_probs - ref_log_probs`.
+        /// `log_probs - ref_log_probs`, or `log_probs - rollout_log_probs`.
         pub log_ratio: Values<E>,
         /// The estimate, times the ratio where it is multiplied by it.
         pub value: Values<E>,
@@ -27,7 +27,11 @@ formulas! {
         #[comptime] blueprint: Blueprint,
     ) -> PenaltyOutput<E> {
         let valid = inputs.valid;
-        let log_ratio = keep::<E>(valid, inputs.log_probs - inputs.ref_log_probs);
+        let mut base = inputs.ref_log_probs;
+        if comptime!(blueprint.penalizes_rollout()) {
+            base = inputs.rollout_log_probs;
+        }
+        let log_ratio = keep::<E>(valid, inputs.log_probs - base);
         let estimate = kl_estimate::<E>(log_ratio, blueprint);
         let mut value = estimate.value;
         let mut slope = estimate.slope;
@@ -61,7 +65,7 @@ formulas! {
         pub slope: Values<E>,
     }
 
-    /// Of `q = log_probs - ref_log_probs`.
+    /// Of the log-ratio `q` against the base.
     #[cube]
     pub fn kl_estimate<E: Elements>(
         q: Values<E>,

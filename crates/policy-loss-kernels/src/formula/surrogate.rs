@@ -171,8 +171,9 @@ formulas! {
         }
     }
 
-    /// `min(r, max_ratio) * A * log_probs`, 0 where the probability has moved by more than `low`
-    /// while `A < 0`, or by more than `high` while `A > 0`, to the side that `A` asks for.
+    /// `min(r, max_ratio) * A * log_probs`, or `min(r, max_ratio) * A`; 0 where the probability has
+    /// moved by more than `low` while `A < 0`, or by more than `high` while `A > 0`, to the side that
+    /// `A` asks for, or to either.
     #[cube]
     pub fn trust_region<E: Elements>(
         numbers: &Numbers,
@@ -188,6 +189,9 @@ formulas! {
         let q = exponential::<E>(inputs.base_log_probs);
         let moved = match blueprint.divergence {
             Divergence::TotalVariation => moved_by_difference::<E>(p, q, low, high),
+            Divergence::SymmetricTotalVariation => {
+                either_way::<E>(moved_by_difference::<E>(p, q, low, high))
+            }
             Divergence::Kl => moved_by_kl::<E>(inputs, p, q, low, high),
         };
         let up = both::<E>(moved.up, greater::<E>(advantage, zero));
@@ -197,10 +201,17 @@ formulas! {
         let dropped = either::<E>(up, down);
         let most = number::<E>(advantage, &numbers.max_ratio);
         let weight = lowered::<E>(inputs.ratio, most);
-        let kept = of_log_probs::<E>(inputs, weight * advantage);
+        let mut value = weight * advantage;
+        let mut slope = value;
+        if comptime!(blueprint.multiplies_ratio) {
+            let constant_ratio = either::<E>(inputs.saturated, greater::<E>(inputs.ratio, most));
+            slope = drop_where::<E>(constant_ratio, slope);
+        } else {
+            value = value * inputs.log_probs;
+        }
         SurrogateOutput::<E> {
-            value: drop_where::<E>(dropped, kept.value),
-            slope: drop_where::<E>(dropped, kept.slope),
+            value: drop_where::<E>(dropped, value),
+            slope: drop_where::<E>(dropped, slope),
         }
     }
 
@@ -209,6 +220,13 @@ formulas! {
     pub struct Moved<E: Elements> {
         pub up: Flags<E>,
         pub down: Flags<E>,
+    }
+
+    /// Beyond a bound to either side, whatever the advantage asks for.
+    #[cube]
+    pub fn either_way<E: Elements>(moved: Moved<E>) -> Moved<E> {
+        let out = either::<E>(moved.up, moved.down);
+        Moved::<E> { up: out, down: out }
     }
 
     /// By `p - q`.

@@ -150,6 +150,13 @@ impl Objective {
     /// Whether the log-probs of the policy that sampled take part.
     #[must_use]
     pub fn reads_rollout(&self) -> bool {
+        let penalized = |penalty: KlPenalty| penalty.against == KlBase::Rollout;
+        self.corrects_mismatch() || self.kl_penalty.is_some_and(penalized)
+    }
+
+    /// Whether the mismatch between sampler and trainer is corrected, by the ratio or by a weight.
+    #[must_use]
+    pub fn corrects_mismatch(&self) -> bool {
         self.ratio.against == Behavior::Rollout || self.rollout_correction.is_some()
     }
 }

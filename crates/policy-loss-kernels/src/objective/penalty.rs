@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use super::check::{ConfigError, not_negative};
 
-/// A KL penalty in the loss, against a frozen reference policy:
+/// A KL penalty in the loss, against a frozen reference policy, or against the sampler:
 ///
 /// ```text
 /// token_loss += coefficient * kl
 ///
-/// q = log_probs - ref_log_probs
+/// q = log_probs - ref_log_probs, or log_probs - rollout_log_probs
 /// k1   kl = q                     unbiased, may be negative; its gradient is that of log_probs
 /// k2   kl = q^2 / 2               biased a little; its gradient is that of KL itself
 /// k3   kl = expm1(-q) + q         unbiased, never negative; q clamped to ±20
@@ -18,7 +18,9 @@ use super::check::{ConfigError, not_negative};
 /// ```
 ///
 /// The reference has to be frozen: a copy of the policy from before the training, whose parameters
-/// no gradient reaches. A rollout correction does not weigh the penalty.
+/// no gradient reaches. A rollout correction does not weigh the penalty, nor does a surrogate that drops
+/// a token take it away. Against the sampler, k2 is the squared log-ratio of prime-rl, whose `kl_tau` is
+/// half the coefficient.
 ///
 /// Estimators: [Schulman 2020](http://joschu.net/blog/kl-approx.html); in the loss since GRPO
 /// ([arXiv 2402.03300](https://arxiv.org/abs/2402.03300)).
@@ -33,9 +35,25 @@ pub struct KlPenalty {
     /// The gradient of the estimate.
     #[serde(default)]
     pub gradient: KlGradient,
+    /// The policy that it is a penalty to move away from.
+    #[serde(default)]
+    pub against: KlBase,
 }
 
-/// The estimate of KL(new, reference) from one sampled token, with the difference `q` of the two
+/// The policy that a [`KlPenalty`] keeps the trained one near to.
+#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
+#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KlBase {
+    /// The frozen reference policy: `ref_log_probs`.
+    #[default]
+    Reference,
+    /// The sampler: `rollout_log_probs`.
+    Rollout,
+}
+
+/// The estimate of KL(new, base) from one sampled token, with the difference `q` of the two
 /// log-probs; see [`KlPenalty`].
 #[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
 #[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
@@ -78,6 +96,7 @@ impl KlPenalty {
             coefficient,
             estimator: KlEstimator::K3,
             gradient: KlGradient::Estimator,
+            against: KlBase::Reference,
         }
     }
 
@@ -92,6 +111,13 @@ impl KlPenalty {
     #[must_use]
     pub const fn with_gradient(mut self, gradient: KlGradient) -> Self {
         self.gradient = gradient;
+        self
+    }
+
+    /// Sets the policy that it is a penalty to move away from.
+    #[must_use]
+    pub const fn against(mut self, against: KlBase) -> Self {
+        self.against = against;
         self
     }
 

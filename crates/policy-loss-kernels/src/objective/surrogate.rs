@@ -193,6 +193,8 @@ pub(crate) struct SurrogateChoices {
     pub weighs_others: bool,
     /// The measure of a trust region.
     pub divergence: Divergence,
+    /// Within a trust region the ratio is multiplied, and not `log_probs`.
+    pub multiplies_ratio: bool,
 }
 
 /// The reason of every surrogate whose gradient is that of `log_probs`.
@@ -670,28 +672,46 @@ impl Properties for GammaWeight {
 /// With `p` and `q` the probabilities of the token, now and in the base of the ratio:
 ///
 /// ```text
-/// total_variation  dropped where A > 0 and p - q > high, or A < 0 and q - p > low
-/// kl               dropped where D > high, A > 0 and p > q, or D > low, A < 0 and p < q
-///                  D = q ln(q / p) + (1 - q) ln(max(1 - q, 1e-8) / max(1 - p, 1e-8))
-/// surrogate = sg(min(r, max_ratio)) * A * log_probs, 0 where dropped
+/// total_variation            dropped where A > 0 and p - q > high, or A < 0 and q - p > low
+/// symmetric_total_variation  dropped where p - q > high or q - p > low, whatever A asks for
+/// kl                         dropped where D > high, A > 0 and p > q, or D > low, A < 0 and p < q
+///                            D = q ln(q / p) + (1 - q) ln(max(1 - q, 1e-8) / max(1 - p, 1e-8))
+///
+/// weight  surrogate = sg(min(r, max_ratio)) * A * log_probs, 0 where dropped
+/// ratio   surrogate = min(r, max_ratio) * A, 0 where dropped
 /// ```
 ///
-/// Gradient: `min(r, max_ratio) * A`, 0 where dropped. Tokens that are dropped count as clipped.
-/// Defaults: total variation, 0.2 and 0.2, `max_ratio` 20.
+/// Gradient: `min(r, max_ratio) * A`, 0 where dropped; in the form of a ratio it is 0 beyond `max_ratio`
+/// as well. A `max_ratio` of 1e9 is never met. Tokens that are dropped count as clipped where `A` is not
+/// 0. Defaults: total variation, 0.2 and 0.2, the form of a weight, `max_ratio` 20.
 ///
-/// Paper: DPPO, [arXiv 2602.04879](https://arxiv.org/abs/2602.04879). Used by verl, SkyRL and
-/// prime-rl.
+/// Paper: DPPO, [arXiv 2602.04879](https://arxiv.org/abs/2602.04879). Used by verl in the form of a
+/// weight, by SkyRL and prime-rl in that of a ratio without a bound; prime-rl calls the symmetric region
+/// `ipo`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrustRegion {
     /// How far the probability has moved.
     pub divergence: Divergence,
-    /// The bound where `A < 0`. Finite and above 0.
+    /// The bound where `A < 0`, or of a probability that has fallen. Finite and above 0.
     pub low: f64,
-    /// The bound where `A > 0`. Finite and above 0.
+    /// The bound where `A > 0`, or of a probability that has risen. Finite and above 0.
     pub high: f64,
-    /// The largest weight. Finite and above 0.
+    /// The largest ratio. Finite and above 0.
     pub max_ratio: f64,
+    /// What is multiplied by the advantage of a token that is kept.
+    pub form: TrustRegionForm,
+}
+
+/// What a [`TrustRegion`] multiplies by the advantage of a token that it keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrustRegionForm {
+    /// `log_probs`, with the ratio as a constant weight.
+    #[default]
+    Weight,
+    /// The ratio itself.
+    Ratio,
 }
 
 /// How far the probability of a sampled token has moved; see [`TrustRegion`].
@@ -700,9 +720,11 @@ pub struct TrustRegion {
 #[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Divergence {
-    /// By the difference of its probabilities.
+    /// By the difference of its probabilities, to the side that the advantage asks for.
     #[default]
     TotalVariation,
+    /// By the difference of its probabilities, to either side.
+    SymmetricTotalVariation,
     /// By the KL divergence between the token and everything else.
     Kl,
 }
@@ -722,7 +744,16 @@ impl TrustRegion {
             low,
             high,
             max_ratio: 20.0,
+            form: TrustRegionForm::Weight,
         }
+    }
+
+    /// The ratio itself is multiplied by the advantage; without a bound for it.
+    #[must_use]
+    pub const fn of_ratio(mut self) -> Self {
+        self.form = TrustRegionForm::Ratio;
+        self.max_ratio = 1e9;
+        self
     }
 }
 
@@ -744,6 +775,7 @@ impl Properties for TrustRegion {
     fn choices(&self) -> SurrogateChoices {
         SurrogateChoices {
             divergence: self.divergence,
+            multiplies_ratio: self.form == TrustRegionForm::Ratio,
             ..SurrogateChoices::default()
         }
     }

@@ -3,7 +3,9 @@
 use policy_loss_kernels::cpu::{
     Arithmetic, Batch, BatchError, Evaluated, Mask, evaluate, evaluate_on, scale_in_place,
 };
-use policy_loss_kernels::objective::{Behavior, CovarianceClip, CovariancePenalty, Surrogate};
+use policy_loss_kernels::objective::{
+    Behavior, CovarianceClip, CovariancePenalty, KlBase, Surrogate,
+};
 use policy_loss_kernels::{Columns, Objective};
 use policy_loss_oracle::Random;
 use rayon::ThreadPoolBuilder;
@@ -249,11 +251,14 @@ fn every_column_that_an_objective_reads_has_to_be_there() {
     let data = Data::random(&mut random, Form::of(Kind::F32, (3, 7)));
     for objective in objectives() {
         let batch = data.batch(1.0);
+        let reads_reference = objective
+            .kl_penalty
+            .is_some_and(|penalty| penalty.against == KlBase::Reference);
         let is_read = [
             ("log_probs", true),
             ("old_log_probs", true),
             ("rollout_log_probs", objective.reads_rollout()),
-            ("ref_log_probs", objective.kl_penalty.is_some()),
+            ("ref_log_probs", reads_reference),
             ("entropies", objective.entropy_bonus.is_some()),
             ("advantages", true),
         ];

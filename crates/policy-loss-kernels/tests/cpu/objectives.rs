@@ -5,8 +5,9 @@ use std::sync::LazyLock;
 use policy_loss_kernels::Objective;
 use policy_loss_kernels::objective::{
     Behavior, Bounds, Clip, Divergence, EntropyBonus, Filter, FilterEstimator, FilterLevel,
-    GeometricMean, KlEstimator, KlGradient, KlPenalty, OffPolicyMask, PolicyGradient, Ratio,
-    Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, Surrogate, TrustRegion, WeightLevel,
+    GeometricMean, KlBase, KlEstimator, KlGradient, KlPenalty, OffPolicyMask, PolicyGradient,
+    Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, Surrogate, TrustRegion,
+    WeightLevel,
 };
 use policy_loss_oracle::{Random, dividing_filter};
 
@@ -33,7 +34,7 @@ pub fn corrected(correction: RolloutCorrection) -> Objective {
 
 /// Every surrogate that has a kernel, in every form, with every ratio that has a meaning for it.
 pub fn surrogates() -> Vec<Objective> {
-    let forms: [Surrogate; 9] = [
+    let forms: [Surrogate; 12] = [
         Clip::new(0.2, 0.28).with_dual_clip(1.5).into(),
         Clip::new(0.2, 0.4).with_delta(1.6).into(),
         PolicyGradient::weighted(Bounds::new(0.8, 1.3)).into(),
@@ -42,6 +43,15 @@ pub fn surrogates() -> Vec<Objective> {
         GeometricMean::new(0.2, 0.3).into(),
         TrustRegion::new(Divergence::TotalVariation, 0.05, 0.1).into(),
         TrustRegion::new(Divergence::Kl, 0.01, 0.02).into(),
+        TrustRegion::new(Divergence::SymmetricTotalVariation, 0.05, 0.1).into(),
+        TrustRegion::new(Divergence::Kl, 0.05, 0.1)
+            .of_ratio()
+            .into(),
+        TrustRegion {
+            max_ratio: 1.2,
+            ..TrustRegion::new(Divergence::TotalVariation, 0.1, 0.2).of_ratio()
+        }
+        .into(),
         // So steep that gates are shut.
         SigmoidGate::new(3.0, 40.0).into(),
     ];
@@ -150,6 +160,7 @@ fn penalties() -> Vec<KlPenalty> {
             penalties.push(penalty.with_gradient(gradient));
         }
     }
+    penalties.push(KlPenalty::new(0.3).against(KlBase::Rollout));
     penalties.retain(|penalty| {
         let mut objective = token();
         objective.kl_penalty = Some(*penalty);

@@ -6,7 +6,7 @@ use super::ratio::limited;
 use crate::{KlEstimator, KlGradient, KlPenalty};
 
 /// The divergence that a penalty multiplies by its coefficient, `[B, T]`, of
-/// `q = log_probs - ref_log_probs`, which is 0 at padding.
+/// `q`, the log-ratio against the base of the penalty, which is 0 at padding.
 pub(super) fn penalized_divergence(
     penalty: KlPenalty,
     q: Tensor<2>,

@@ -16,7 +16,7 @@ use self::sums::Observed;
 use self::surrogate::{Formula, SurrogateOutput, Tokens};
 use crate::checked::CheckedBatch;
 use crate::valid::Valid;
-use crate::{Behavior, Objective, OffPolicyMask};
+use crate::{Behavior, KlBase, Objective, OffPolicyMask};
 
 /// A loss, `[1]` and tracked, with the row of sums that its metrics are made of, `[1, N]`.
 pub(crate) struct LossAndSums {
@@ -50,6 +50,12 @@ pub(crate) fn token_losses(
     let old_log_probs = constant(batch.old_log_probs);
     let rollout_log_probs = batch.rollout_log_probs.map(constant);
     let advantages = valid.select(constant(batch.advantages));
+    let kl_base = objective
+        .kl_penalty
+        .and_then(|penalty| match penalty.against {
+            KlBase::Reference => batch.ref_log_probs.map(constant),
+            KlBase::Rollout => rollout_log_probs.clone(),
+        });
 
     let base = match objective.ratio.against {
         Behavior::Old => old_log_probs.clone(),
@@ -102,8 +108,8 @@ pub(crate) fn token_losses(
     let mut token_loss = -surrogate.expand(shape);
 
     let (mut kl, mut kl_log_ratio, mut entropy) = (None, None, None);
-    if let Some((penalty, ref_log_probs)) = objective.kl_penalty.zip(batch.ref_log_probs) {
-        let q = valid.select(log_probs.clone() - constant(ref_log_probs));
+    if let Some((penalty, base)) = objective.kl_penalty.zip(kl_base) {
+        let q = valid.select(log_probs.clone() - base);
         let divergence = penalized_divergence(penalty, q.clone(), &ratio);
         token_loss = token_loss + divergence.clone() * penalty.coefficient;
         kl = Some(divergence.without_autodiff());

@@ -8,6 +8,7 @@ use crate::valid::{Valid, largest};
 use crate::{
     Clip, CovarianceClip, CovariancePenalty, Divergence, GammaWeight, GeometricMean,
     ImportanceWeight, PolicyGradient, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
+    TrustRegionForm,
 };
 
 /// What a surrogate is computed from. All of it is 0 at padding.
@@ -243,18 +244,27 @@ impl Formula for TrustRegion {
         let dropped = up
             .bool_and(tokens.positive())
             .bool_or(down.bool_and(tokens.negative()));
-        let weight = tokens.constant_ratio().clamp_max(self.max_ratio);
+        let kept = match self.form {
+            TrustRegionForm::Weight => {
+                let weight = tokens.constant_ratio().clamp_max(self.max_ratio);
+                tokens.weighted_log_probs(weight)
+            }
+            TrustRegionForm::Ratio => {
+                let beyond = tokens.constant_ratio().greater_elem(self.max_ratio);
+                let ratio = tokens.ratio.clone().mask_fill(beyond, self.max_ratio);
+                ratio * tokens.advantages.clone()
+            }
+        };
         SurrogateOutput {
-            surrogate: tokens
-                .weighted_log_probs(weight)
-                .mask_fill(dropped.clone(), 0),
+            surrogate: kept.mask_fill(dropped.clone(), 0),
             clipped: dropped,
             dual_clipped: None,
         }
     }
 }
 
-/// Where the probability has moved up, and down, by more than the bounds of a trust region.
+/// Where the probability has moved by more than the bounds of a trust region: what is dropped with a
+/// positive advantage, and with a negative one.
 fn has_moved(region: &TrustRegion, tokens: &Tokens) -> [Tensor<2, Bool>; 2] {
     let log_p = tokens.log_probs.clone().without_autodiff();
     let log_q = tokens.base_log_probs.clone();
@@ -266,6 +276,12 @@ fn has_moved(region: &TrustRegion, tokens: &Tokens) -> [Tensor<2, Bool>; 2] {
                 change.clone().greater_elem(region.high),
                 change.lower_elem(-region.low),
             ]
+        }
+        Divergence::SymmetricTotalVariation => {
+            let change = p - q;
+            let up = change.clone().greater_elem(region.high);
+            let out = up.bool_or(change.lower_elem(-region.low));
+            [out.clone(), out]
         }
         Divergence::Kl => {
             let rest = |p: &Tensor<2>| (p.clone().neg() + 1.0).clamp_min(LEAST_PROBABILITY).log();
