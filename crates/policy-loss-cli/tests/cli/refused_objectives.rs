@@ -70,7 +70,7 @@ const CONFIGS: &str = r#"
 {"kl_penalty": {"coefficient": 0.1, "estimator": "K3"}}
     `kl_penalty.estimator` is "K3"; accepted: "k1", "k2", "k3", "abs"
 {"kl_penalty": "whatever is as long as this is not repeated from its beginning to its end"}
-    `kl_penalty` is "whatever is as long as this is not repeated from its beginn...; accepted: an object of `coefficient`, `estimator`, `gradient`
+    `kl_penalty` is "whatever is as long as this is not repeated from its beginn...; accepted: an object of `coefficient`, `estimator`, `gradient`, `against`
 {"reduction": null}
     `reduction` is null; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
 {"reduction": "sum"}
