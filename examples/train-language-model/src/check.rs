@@ -10,6 +10,7 @@ use policy_loss::LogProbsConfig;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::batch::{Sequence, TokenBatch};
+use crate::config::LlamaConfig;
 use crate::weights;
 
 /// The largest difference that the rounding of f32 explains, with room to spare.
@@ -35,6 +36,9 @@ pub fn check(directory: &Path, file: &Path, device: &Device) -> Result<(), Box<d
     let start = Instant::now();
     let model = weights::load(directory, device)?;
     println!("loaded in {:.1} s", start.elapsed().as_secs_f64());
+    reference
+        .fits(model.config())
+        .map_err(|problem| format!("{}: {problem}", file.display()))?;
     let start = Instant::now();
     let log_probs = LogProbsConfig::new().with_check_targets(true).init()?;
     let (mut worst, mut tokens) = (0.0_f64, 0);
@@ -77,6 +81,29 @@ pub fn check(directory: &Path, file: &Path, device: &Device) -> Result<(), Box<d
     }
 }
 
+impl Reference {
+    /// Whether the model has these tokens, and a context for them.
+    fn fits(&self, config: &LlamaConfig) -> Result<(), String> {
+        for (row, (prompt, answer)) in self.prompts.iter().zip(&self.answers).enumerate() {
+            let (length, context) = (prompt.len() + answer.len(), config.max_position_embeddings);
+            if length > context {
+                return Err(format!(
+                    "row {row} has {length} tokens with its prompt; the model has a context of \
+                     {context}"
+                ));
+            }
+            let mut ids = prompt.iter().chain(answer);
+            if let Some(id) = ids.find(|id| **id as usize >= config.vocab_size) {
+                let largest = config.vocab_size - 1;
+                return Err(format!(
+                    "row {row} has the token {id}; accepted: 0 to {largest}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 fn read(file: &Path) -> Result<Reference, Box<dyn Error>> {
     let bytes = fs::read(file)?;
     let (_, header) = SafeTensors::read_metadata(&bytes)?;
@@ -108,6 +135,16 @@ fn read(file: &Path) -> Result<Reference, Box<dyn Error>> {
             .iter()
             .take_while(|valid| **valid != 0.0)
             .count();
+        if length == 0
+            || mask[range.clone()][length..]
+                .iter()
+                .any(|valid| *valid != 0.0)
+        {
+            return Err(format!(
+                "`action_mask` of row {row} is not one run of tokens from the first column on"
+            )
+            .into());
+        }
         let range = range.start..range.start + length;
         let prompt = usize::try_from(*group)
             .ok()
@@ -116,9 +153,12 @@ fn read(file: &Path) -> Result<Reference, Box<dyn Error>> {
             format!("`group_id` of row {row} is {group}, which has no prompt in the metadata")
         })?;
         reference.prompts.push(prompt.clone());
-        reference
-            .answers
-            .push(tokens[range.clone()].iter().map(|id| *id as u32).collect());
+        reference.answers.push(
+            tokens[range.clone()]
+                .iter()
+                .map(|id| id.cast_unsigned())
+                .collect(),
+        );
         reference.log_probs.push(log_probs[range].to_vec());
     }
     Ok(reference)

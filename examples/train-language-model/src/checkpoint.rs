@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use burn::optim::OptimizerRecord;
@@ -18,6 +18,9 @@ use crate::weights;
 const STATE: &str = "trainer_state.json";
 const OPTIMIZER: &str = "optimizer.bpk";
 const CONFIG: &str = "config.json";
+/// The fields of the configuration that name the type of the weights; the second is that of newer
+/// versions of Hugging Face, which read both.
+const DTYPES: [&str; 2] = ["torch_dtype", "dtype"];
 const TOKENIZER: &str = "tokenizer.json";
 
 #[derive(Serialize, Deserialize)]
@@ -58,31 +61,40 @@ fn complete(out: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     Ok(found)
 }
 
-/// Writes a checkpoint of the present step, and removes older ones once it is complete: whatever
-/// happens while it is written, the one before is there.
+/// Writes a checkpoint of the present step, unless it is there, and removes older ones once it is
+/// complete: whatever happens while it is written, the one before is there.
 ///
 /// # Errors
 ///
 /// Something cannot be written.
 pub fn save(trainer: &Trainer, base: &Path, out: &Path) -> Result<PathBuf, Box<dyn Error>> {
     let path = path_of(out, trainer.step);
+    if path.exists() {
+        return Ok(path);
+    }
     let partial = path.with_extension("partial");
     let older = complete(out)?;
-    let written = write(trainer, base, &partial).and_then(|()| {
-        if path.exists() {
-            fs::remove_dir_all(&path)?;
-        }
-        Ok(fs::rename(&partial, &path)?)
-    });
+    let written = write(trainer, base, &partial)
+        .and_then(|()| to_disk(&partial))
+        .and_then(|()| Ok(fs::rename(&partial, &path)?))
+        .and_then(|()| Ok(File::open(out)?.sync_all()?));
     if let Err(error) = written {
         // What is left of it would only take up space; the error is what matters.
         let _ = fs::remove_dir_all(&partial);
         return Err(format!("cannot save the checkpoint {}: {error}", path.display()).into());
     }
-    for old in older.into_iter().filter(|old| *old != path) {
+    for old in older {
         fs::remove_dir_all(old)?;
     }
     Ok(path)
+}
+
+/// Waits until the files of a directory, and their names, would survive a loss of power.
+fn to_disk(directory: &Path) -> Result<(), Box<dyn Error>> {
+    for entry in fs::read_dir(directory)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    Ok(File::open(directory)?.sync_all()?)
 }
 
 fn write(trainer: &Trainer, base: &Path, path: &Path) -> Result<(), Box<dyn Error>> {
@@ -90,9 +102,14 @@ fn write(trainer: &Trainer, base: &Path, path: &Path) -> Result<(), Box<dyn Erro
         fs::remove_dir_all(path)?;
     }
     fs::create_dir_all(path)?;
-    for name in [CONFIG, TOKENIZER] {
-        fs::copy(base.join(name), path.join(name))?;
+    fs::copy(base.join(TOKENIZER), path.join(TOKENIZER))?;
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(base.join(CONFIG))?)?;
+    if let (None, Value::Object(fields)) = (trainer.settings.lora, &mut config) {
+        // Whoever reads the weights in the type of the file gets all that was learned.
+        fields.retain(|name, _| !DTYPES.contains(&name.as_str()));
+        fields.insert(DTYPES[0].into(), "float32".into());
     }
+    fs::write(path.join(CONFIG), format!("{config:#}\n"))?;
     match trainer.settings.lora {
         Some(rank) => {
             weights::save_adapters(&trainer.model, path)?;
@@ -141,7 +158,11 @@ pub fn resume(
         }
     }
     let config = |directory: &Path| -> Result<Value, Box<dyn Error>> {
-        Ok(serde_json::from_str(&text(directory.join(CONFIG))?)?)
+        let mut config: Value = serde_json::from_str(&text(directory.join(CONFIG))?)?;
+        if let Value::Object(fields) = &mut config {
+            fields.retain(|name, _| !DTYPES.contains(&name.as_str()));
+        }
+        Ok(config)
     };
     if config(base)? != config(checkpoint)? {
         return Err(format!(

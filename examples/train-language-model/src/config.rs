@@ -26,8 +26,9 @@ pub struct LlamaConfig {
     /// Positions that the model was trained with: the longest sequence.
     pub max_position_embeddings: usize,
     pub rms_norm_eps: f64,
-    #[serde(default = "rope_theta")]
-    pub rope_theta: f64,
+    /// Written here, or in `rope_parameters`; 10,000 when left out.
+    rope_theta: Option<f64>,
+    rope_parameters: Option<RopeParameters>,
     pub vocab_size: usize,
     /// Whether the embedding is the head as well.
     #[serde(default)]
@@ -35,10 +36,20 @@ pub struct LlamaConfig {
     eos_token_id: EndOfSequence,
 }
 
-/// The value of Hugging Face where the file does not say it.
-fn rope_theta() -> f64 {
-    10_000.0
+/// How positions are rotated, as newer versions of Hugging Face write it.
+#[derive(Debug, Clone, Deserialize)]
+struct RopeParameters {
+    #[serde(default = "ordinary")]
+    rope_type: String,
+    rope_theta: Option<f64>,
 }
+
+fn ordinary() -> String {
+    ORDINARY.into()
+}
+
+/// The rotation that is not scaled.
+const ORDINARY: &str = "default";
 
 /// The token that ends an answer, or several of them.
 #[derive(Debug, Clone, Deserialize)]
@@ -49,11 +60,10 @@ enum EndOfSequence {
 }
 
 /// What the file may say of parts that this model does not have.
-const ONLY: [(&str, Value, &str); 5] = [
+const ONLY: [(&str, Value, &str); 4] = [
     ("attention_bias", Value::Bool(false), "false"),
     ("mlp_bias", Value::Bool(false), "false"),
     ("rope_scaling", Value::Null, "null"),
-    ("rope_parameters", Value::Null, "null"),
     ("quantization_config", Value::Null, "null"),
 ];
 
@@ -116,7 +126,7 @@ impl LlamaConfig {
         }
         for (field, value) in [
             ("rms_norm_eps", self.rms_norm_eps),
-            ("rope_theta", self.rope_theta),
+            ("rope_theta", self.rope_theta()),
         ] {
             if !(value.is_finite() && value > 0.0) {
                 let accepted = "a finite number above 0";
@@ -143,6 +153,17 @@ impl LlamaConfig {
             let accepted = "an even number, since numbers are rotated in pairs";
             return Err(refused("head_dim", size.to_string(), accepted.into()));
         }
+        if let Some(rope) = &self.rope_parameters
+            && rope.rope_type != ORDINARY
+        {
+            let accepted = format!("\"{ORDINARY}\"");
+            let value = format!("\"{}\"", rope.rope_type);
+            return Err(refused("rope_parameters.rope_type", value, accepted));
+        }
+        if self.end_tokens().is_empty() {
+            let accepted = "a token, or a list of one or more";
+            return Err(refused("eos_token_id", "[]".into(), accepted.into()));
+        }
         for id in self.end_tokens() {
             if *id as usize >= self.vocab_size {
                 return Err(refused(
@@ -158,6 +179,15 @@ impl LlamaConfig {
     /// Heads of the keys, and of the values.
     pub fn key_value_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// What the angles of the rotation are powers of.
+    pub fn rope_theta(&self) -> f64 {
+        let newer = self.rope_parameters.as_ref();
+        newer
+            .and_then(|rope| rope.rope_theta)
+            .or(self.rope_theta)
+            .unwrap_or(10_000.0)
     }
 
     /// Numbers in a head.

@@ -279,7 +279,7 @@ impl View {
         let tokens = length - past;
         let half = config.head_size() / 2;
         let frequencies: Vec<f32> = (0..half)
-            .map(|pair| config.rope_theta.powf(-(pair as f64) / half as f64) as f32)
+            .map(|pair| config.rope_theta().powf(-(pair as f64) / half as f64) as f32)
             .collect();
         let frequencies = Tensor::<1>::from_floats(&frequencies[..], &device);
         let positions = places.positions.float().reshape([batch, 1, tokens, 1]);

@@ -38,10 +38,11 @@ impl Log {
         };
         // Steps after the checkpoint are made again.
         let kept: Vec<_> = old.lines().take(step as usize).collect();
-        let mut lines = File::create(&path).map_err(bad)?;
-        for line in kept {
-            writeln!(lines, "{line}").map_err(bad)?;
-        }
+        let partial = path.with_extension("partial");
+        let kept = kept.iter().map(|line| format!("{line}\n"));
+        fs::write(&partial, kept.collect::<String>()).map_err(bad)?;
+        fs::rename(&partial, &path).map_err(bad)?;
+        let lines = File::options().append(true).open(&path).map_err(bad)?;
         let bar = match json {
             true => ProgressBar::hidden(),
             false => ProgressBar::new(steps),

@@ -62,9 +62,9 @@ pub struct Settings {
     /// Sample among the most probable tokens only that have this probability together.
     #[arg(long, value_parser = probability)]
     pub top_p: Option<f64>,
-    /// Tokens of an answer at most.
-    #[arg(long, default_value_t = 16, value_parser = positive)]
-    pub max_tokens: usize,
+    /// Tokens of an answer at most; by default 16, and 4 more for each level above the first.
+    #[arg(long, value_parser = positive)]
+    pub max_tokens: Option<usize>,
     /// The same seed gives the same training.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -77,8 +77,13 @@ impl Settings {
             temperature: self.temperature,
             top_k: self.top_k,
             top_p: self.top_p,
-            max_tokens: self.max_tokens,
+            max_tokens: self.max_tokens(),
         }
+    }
+
+    /// Tokens of an answer at most.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens.unwrap_or(12 + 4 * self.level as usize)
     }
 
     /// The step size.
@@ -145,7 +150,7 @@ impl Settings {
             ("temperature", self.temperature.to_string()),
             ("top-k", optional(self.top_k.map(|k| k.to_string()))),
             ("top-p", optional(self.top_p.map(|p| p.to_string()))),
-            ("max-tokens", self.max_tokens.to_string()),
+            ("max-tokens", self.max_tokens().to_string()),
             ("seed", self.seed.to_string()),
         ]
         .map(|(name, value)| (name.to_string(), value))
@@ -155,8 +160,9 @@ impl Settings {
 
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(value) if value > 0 => Ok(value),
-        _ => Err("accepted: an integer above 0".into()),
+        // More of anything does not fit into a machine.
+        Ok(value @ 1..=1_000_000) => Ok(value),
+        _ => Err("accepted: an integer above 0, at most 1000000".into()),
     }
 }
 

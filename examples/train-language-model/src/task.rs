@@ -79,7 +79,7 @@ impl Task {
     pub fn prompt(
         self,
         problem: &Problem,
-        examples: &[Problem],
+        examples: &[&Problem],
         tokenizer: &Tokenizer,
     ) -> Result<Vec<u32>, ModelError> {
         let turn = |who: &str, text: &str| format!("<|im_start|>{who}\n{text}<|im_end|>\n");

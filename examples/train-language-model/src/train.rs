@@ -175,6 +175,13 @@ impl Trainer {
         };
         device.seed(settings.seed);
         if let Some(rank) = settings.lora {
+            let width = model.config().hidden_size;
+            if rank > width {
+                return Err(format!(
+                    "--lora {rank}: the model has a width of {width}; accepted: as much at most"
+                )
+                .into());
+            }
             model = adapters::attach(model, rank);
             if let Some(checkpoint) = checkpoint {
                 model = weights::load_adapters(model, checkpoint, device)?;
@@ -310,7 +317,11 @@ impl Trainer {
 
     fn prompts(&self, problems: &[Problem]) -> Result<Vec<Vec<u32>>, ModelError> {
         let task = self.settings.task;
-        let prompt = |problem| task.prompt(problem, &self.examples, &self.tokenizer);
+        let prompt = |problem: &Problem| {
+            // The question is not among those that are answered before.
+            let others: Vec<_> = self.examples.iter().filter(|it| *it != problem).collect();
+            task.prompt(problem, &others, &self.tokenizer)
+        };
         problems.iter().map(prompt).collect()
     }
 
@@ -554,7 +565,7 @@ fn objective(settings: &Settings) -> PolicyLossConfig {
     }
     // Answers are as long as the sampler allows, whatever the preset was written for.
     if let Reduction::FixedLength { .. } = config.objective.reduction {
-        let length = settings.max_tokens;
+        let length = settings.max_tokens();
         config = config.with_reduction(Reduction::FixedLength { length });
     }
     let penalty = match (settings.kl, config.objective.kl_penalty) {

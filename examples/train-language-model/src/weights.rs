@@ -67,6 +67,16 @@ enum Part {
 }
 
 fn read(model: Llama, path: &Path, part: Part, device: &Device) -> Result<Llama, ModelError> {
+    let index = path.with_extension("safetensors.index.json");
+    if !path.exists() && index.exists() {
+        return Err(ModelError::Format {
+            path: index,
+            problem: format!(
+                "the weights are in several files; accepted is one, {WEIGHTS}: load the model with \
+                 Hugging Face, and save it with a larger `max_shard_size`"
+            ),
+        });
+    }
     let bytes = fs::read(path).map_err(|source| ModelError::File {
         path: path.into(),
         source,
@@ -268,6 +278,13 @@ impl ModuleVisitor for Saver {
         match param.val().try_into_data() {
             Ok(data) => {
                 let data = data.convert::<f32>();
+                if data.iter::<f32>().any(|value| !value.is_finite()) {
+                    self.problem = Some(format!(
+                        "`{name}` has a value that is not finite: the training went astray, and a \
+                         smaller --learning-rate may help"
+                    ));
+                    return;
+                }
                 let data = match self.at.is_transposed() {
                     true => transposed(&data),
                     false => data,

@@ -86,7 +86,7 @@ fn tensors_that_do_not_fit() {
 
 #[test]
 fn configurations_that_are_not_computed() {
-    let cases: [(&str, Value, &[&str]); 12] = [
+    let cases: [(&str, Value, &[&str]); 13] = [
         ("model_type", json!("mamba"), &["\"mamba\"", "\"llama\""]),
         ("hidden_act", json!("gelu"), &["\"gelu\"", "\"silu\""]),
         ("rope_scaling", json!({"factor": 2.0}), &["factor", "null"]),
@@ -102,6 +102,7 @@ fn configurations_that_are_not_computed() {
         ("head_dim", json!(5), &["is 5", "even"]),
         ("rms_norm_eps", json!(0.0), &["is 0", "above 0"]),
         ("eos_token_id", json!([2, 23]), &["is 23", "vocab_size"]),
+        ("eos_token_id", json!([]), &["is []", "one or more"]),
         ("hidden_size", json!(null), &["expected usize"]),
     ];
     for (field, value, said) in cases {
@@ -112,6 +113,41 @@ fn configurations_that_are_not_computed() {
             assert_refused(&tiny, &[&format!("`{field}`")]);
         }
     }
+}
+
+#[test]
+fn rotations_as_newer_versions_write_them() {
+    let mut tiny = Tiny::new(0, true);
+    tiny.config["rope_theta"] = json!(null);
+    tiny.config["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 500.0});
+    let model = weights::load(tiny.write().path(), &Device::flex()).expect("it is read");
+    assert_eq!(model.config().rope_theta(), 500.0);
+    tiny.config["rope_parameters"]["rope_type"] = json!("yarn");
+    assert_refused(
+        &tiny,
+        &["`rope_parameters.rope_type`", "\"yarn\"", "\"default\""],
+    );
+}
+
+#[test]
+fn weights_that_are_not_finite_are_not_saved() {
+    let name = "model.layers.1.self_attn.k_proj.weight";
+    let mut tiny = Tiny::new(0, true);
+    tiny.tensors.get_mut(name).expect("it is there").values[3] = f32::NAN;
+    let model = weights::load(tiny.write().path(), &Device::flex()).expect("it is read");
+    let out = tempfile::tempdir().expect("a directory");
+    let error = weights::save(&model, out.path()).expect_err("refused");
+    assert_says(&error.to_string(), &[name, "not finite"]);
+}
+
+#[test]
+fn weights_in_several_files() {
+    let directory = Tiny::new(0, true).write();
+    let path = directory.path();
+    fs::remove_file(path.join("model.safetensors")).expect("it was there");
+    fs::write(path.join("model.safetensors.index.json"), "{}").expect("it is written");
+    let error = weights::load(path, &Device::flex()).expect_err("refused");
+    assert_says(&error.to_string(), &["several files", "index.json"]);
 }
 
 #[test]

@@ -56,6 +56,20 @@ fn a_run_leaves_its_files_and_goes_on() {
     assert_eq!(steps(&out), [0, 1, 2]);
     let page = fs::read_to_string(out.join("report.html")).expect("it is written");
     assert!(page.contains("<!doctype html>") && page.contains("sampled_tokens_per_second"));
+    // A run that is complete is not written again.
+    let written = |file: &str| {
+        let path = out.join("step-000003").join(file);
+        fs::metadata(path)
+            .and_then(|it| it.modified())
+            .expect("it is there")
+    };
+    let before = written("model.safetensors");
+    train(model.path(), &out, "--steps 3 --resume").expect("there is nothing to do");
+    assert_eq!(written("model.safetensors"), before);
+    assert_eq!(steps(&out), [0, 1, 2]);
+    let config = fs::read(out.join("step-000003/config.json")).expect("it is written");
+    let config: Value = serde_json::from_slice(&config).expect("it is JSON");
+    assert_eq!(config["torch_dtype"], "float32");
     for file in ["config.json", "tokenizer.json", "model.safetensors"] {
         assert!(out.join("step-000003").join(file).exists(), "{file}");
     }
@@ -74,6 +88,8 @@ fn arguments_without_a_meaning_are_refused() {
     let out = model.path().join("run");
     for (arguments, said) in [
         ("--lora 0", "an integer above 0"),
+        ("--lora 1000", "a width of 20"),
+        ("--questions 10000000", "at most 1000000"),
         ("--temperature 0", "a finite number above 0"),
         ("--top-p 1.5", "at most 1"),
         ("--kl=-1", "at least 0"),
