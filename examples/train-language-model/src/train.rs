@@ -560,7 +560,7 @@ impl Experience {
 /// The objective that the settings ask for.
 fn objective(settings: &Settings) -> PolicyLossConfig {
     let mut config = settings.preset.config();
-    if config.objective.rollout_correction.is_none() {
+    if !config.objective.corrects_mismatch() {
         config = config.with_rollout_correction(CORRECTION);
     }
     // Answers are as long as the sampler allows, whatever the preset was written for.
