@@ -217,7 +217,8 @@ fn trust_region(region: &TrustRegion, batch: &Batch, tokens: &mut [Token], margi
             Divergence::SymmetricTotalVariation => {
                 let risen = margin.exceeds(p - q, region.high);
                 let fallen = margin.exceeds(q - p, region.low);
-                (risen || fallen) && advantage != 0.0
+                // A NaN goes on, so that it is seen.
+                (risen || fallen) && advantage.abs() > 0.0
             }
             Divergence::Kl => {
                 let rest = |p: f64| (1.0 - p).max(1e-8);
