@@ -59,7 +59,8 @@ BREAKS = [
     (r"\bkeep::<E>", "drop_where::<E>"),
     (r"\bdrop_where::<E>", "keep::<E>"),
     (r"\bmean::<E>\((totals\.\w+), totals\.tokens\)", r"whole::<E>(\1)"),
-    (r"(?<=[\w)]) \+ (?=[\w(])", " - "),
+    # A probe is only asked whether it is finite.
+    (r"(?<=[\w)])(?<!probe) \+ (?=[\w(])", " - "),
     (r"(?<=[\w)]) - (?=[\w(])", " + "),
     (r"(?<=[\w)]) \* (?=[\w(])", " + "),
     (r"(?<=[\w)]) / (?=[\w(])", " * "),
