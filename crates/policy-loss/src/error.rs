@@ -38,6 +38,14 @@ pub enum BatchError {
         /// The method that adds it to the batch.
         add_with: &'static str,
     },
+    /// A tensor was given in two places.
+    #[error("`{tensor}` is given twice; accepted: once, with {accepted}")]
+    Twice {
+        /// The tensor's name.
+        tensor: &'static str,
+        /// The methods of which one may give it.
+        accepted: &'static str,
+    },
     /// The device does not compute a tensor's type, whatever its driver claims.
     #[error("`{tensor}` is {got:?}, which {device} does not compute; accepted there: {accepted}")]
     Dtype {

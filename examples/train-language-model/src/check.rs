@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use policy_loss::LogProbsConfig;
+use policy_loss::{LogProbsConfig, LogProbsTokens};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::batch::{Sequence, TokenBatch};
@@ -54,7 +54,8 @@ pub fn check(directory: &Path, file: &Path, device: &Device) -> Result<(), Box<d
         let batch = TokenBatch::new(&sequences, device);
         let (hidden, targets) = batch.answers(&model);
         let mask = Some(batch.action_mask.clone());
-        let output = log_probs.forward_linear(hidden, &model.head(), targets, mask)?;
+        let given = LogProbsTokens::new(targets).with_action_mask(mask);
+        let output = log_probs.forward_linear(hidden, &model.head(), given)?;
         let [_, columns] = output.log_probs.dims();
         let values = output.log_probs.try_into_vec_as::<f32>()?;
         for (index, row) in indices.iter().zip(values.chunks(columns)) {

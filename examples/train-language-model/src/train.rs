@@ -8,9 +8,9 @@ use burn::module::Module;
 use burn::optim::{AdamConfig, GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use policy_loss::{
-    AdvantageBatch, AdvantageEstimator, GlobalTotals, KlPenalty, LogProbsConfig, MetricValues,
-    Objective, PolicyBatch, PolicyLoss, PolicyLossConfig, PolicyLossMetrics, Reduction, Sums,
-    Surrogate, TokenLogProbs, presets,
+    AdvantageBatch, AdvantageEstimator, GlobalTotals, KlPenalty, LogProbsConfig, LogProbsTokens,
+    MetricValues, Objective, PolicyBatch, PolicyLoss, PolicyLossConfig, PolicyLossMetrics,
+    Reduction, Sums, Surrogate, TokenLogProbs, presets,
 };
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -423,9 +423,11 @@ impl Trainer {
     ) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
         let (hidden, targets) = batch.answers(model);
         let mask = Some(batch.action_mask.clone());
-        let output = self
-            .log_probs
-            .forward_linear(hidden, &model.head(), targets, mask)?;
+        let output = self.log_probs.forward_linear(
+            hidden,
+            &model.head(),
+            LogProbsTokens::new(targets).with_action_mask(mask),
+        )?;
         let [_, columns] = output.log_probs.dims();
         let values = output.log_probs.try_into_vec_as::<f32>()?;
         Ok(values.chunks(columns).map(<[f32]>::to_vec).collect())

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Element, Int, Tensor, TensorData};
-use policy_loss::{AdvantageBatch, AdvantageEstimator, TokenLogProbs};
+use policy_loss::{AdvantageBatch, AdvantageEstimator, LogProbsTokens, TokenLogProbs};
 use rand::Rng;
 
 use crate::model::Policy;
@@ -68,7 +68,11 @@ impl Rollout {
         let graded = AdvantageBatch::new(Tensor::<1>::from_data(&rewards[..], device));
         let rollout = Self {
             old_log_probs: log_probs
-                .forward_linear(hidden, &trainer.head(), targets, mask)?
+                .forward_linear(
+                    hidden,
+                    &trainer.head(),
+                    LogProbsTokens::new(targets).with_action_mask(mask),
+                )?
                 .log_probs,
             tokens,
             action_mask,

@@ -271,7 +271,7 @@ impl Setup {
         let log_probs = self.log_probs.init().map_err(bad)?;
         let head = LinearHead::new(self.weight.clone());
         let output = log_probs
-            .forward_linear(self.hidden.clone(), &head, self.targets.clone(), None)
+            .forward_linear(self.hidden.clone(), &head, self.targets.clone())
             .map_err(bad)?;
         Ok(output.log_probs)
     }
@@ -324,7 +324,7 @@ impl Setup {
                 let log_probs = self.log_probs.init().map_err(bad)?;
                 let head = LinearHead::new(weight.clone());
                 let output = log_probs
-                    .forward_linear(hidden.clone(), &head, self.targets.clone(), None)
+                    .forward_linear(hidden.clone(), &head, self.targets.clone())
                     .map_err(bad)?;
                 drop(head);
                 Ok(gradients(output.log_probs.mean(), hidden, weight))

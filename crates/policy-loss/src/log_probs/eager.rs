@@ -6,12 +6,12 @@
 //! may be anything. That takes nanoseconds a token, where the head takes a fraction of a
 //! millisecond, and needs no formula of any objective here.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 
 use super::config::{Entropy, TokenLogProbs};
 use super::linear::{Picked, scattered};
 use super::seam::{Chunk, Known};
-use super::{LinearHead, checks, chunks};
+use super::{LinearHead, LogProbsTokens, checks, chunks};
 use crate::composed::arithmetic;
 use crate::{BatchError, PolicyBatch, PolicyLoss, PolicyLossOutput};
 
@@ -21,15 +21,14 @@ pub fn forward(
     log_probs: &TokenLogProbs,
     hidden: &Tensor<3>,
     head: &LinearHead,
-    targets: &Tensor<2, Int>,
+    given: &LogProbsTokens<2>,
     batch: &PolicyBatch,
 ) -> Result<Option<PolicyLossOutput>, BatchError> {
     let [sequences, tokens, width] = hidden.dims();
     let shape = [sequences, tokens];
     let device = hidden.device();
     checks::dtype("hidden", hidden.dtype(), &device)?;
-    checks::shape("targets", &targets.dims(), &shape)?;
-    checks::device("targets", &targets.device(), &device)?;
+    given.check(&shape, &device)?;
     checks::head(head, width, &device)?;
     let [_, vocabulary] = head.dims();
     if !log_probs.is_fused(vocabulary, &device)? || sequences * tokens == 0 {
@@ -48,8 +47,7 @@ pub fn forward(
     } = TokenLogProbs { config }.pick(
         hidden.clone().reshape([count, width]),
         head,
-        targets.clone().reshape([count]),
-        batch.action_mask.clone().map(|mask| mask.reshape([count])),
+        given.clone().flat(),
     )?;
     // A block of words needs what is known of whole rows before.
     if !head.is_tracked() || plan.chunk_words < vocabulary {

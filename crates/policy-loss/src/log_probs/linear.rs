@@ -1,17 +1,17 @@
 //! Log-probs of hidden states, without their logits.
 
-use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::config::{HalfProducts, TokenLogProbs};
 use super::plan::Plane;
 use super::seam::{self, Head, Plan};
-use super::{LinearHead, LogProbs, checks, composed};
+use super::{LinearHead, LogProbs, LogProbsTokens, checks, composed};
 use crate::composed::arithmetic;
 use crate::device::describe;
 use crate::{BatchError, Implementation};
 
 impl TokenLogProbs {
-    /// The log-probs of `targets` under `hidden * weight + bias`, without holding the logits.
+    /// The log-probs of `tokens` under `hidden * weight + bias`, without holding the logits.
     ///
     /// Chunks of tokens are multiplied with the head one after another; the backward pass computes
     /// each chunk's logits again, so that four products are made in all, and the memory does not
@@ -36,7 +36,7 @@ impl TokenLogProbs {
     ///
     /// let log_probs = LogProbsConfig::new().init()?;
     /// let head = LinearHead::new(weight.clone());
-    /// let output = log_probs.forward_linear(hidden, &head, targets, None)?;
+    /// let output = log_probs.forward_linear(hidden, &head, targets)?;
     /// let gradients = output.log_probs.sum().backward();
     /// assert!(weight.grad(&gradients).is_some());
     /// # }
@@ -46,7 +46,8 @@ impl TokenLogProbs {
     /// # Shapes
     ///
     /// - `hidden`: `[B, T, H]` or `[N, H]`, or any other of rank `D`
-    /// - `targets`, `mask`, and every output: the same without `H`, of rank `E = D - 1`
+    /// - `tokens` (targets, or [`LogProbsTokens`]), and every output: the same without `H`, of rank
+    ///   `E = D - 1`
     ///
     /// # Errors
     ///
@@ -56,34 +57,24 @@ impl TokenLogProbs {
         &self,
         hidden: Tensor<D>,
         head: &LinearHead,
-        targets: Tensor<E, Int>,
-        mask: Option<Tensor<E, Bool>>,
+        tokens: impl Into<LogProbsTokens<E>>,
     ) -> Result<LogProbs<E>, BatchError> {
-        const { assert!(D == E + 1, "`targets` has the rank of `hidden`, less one") };
+        const { assert!(D == E + 1, "`tokens` have the rank of `hidden`, less one") };
+        let tokens = tokens.into();
         let dims = hidden.dims();
         let outer: [usize; E] = std::array::from_fn(|dim| dims[dim]);
-        let tokens: usize = outer.iter().product();
+        let count: usize = outer.iter().product();
         let width = dims[D - 1];
         let device = hidden.device();
         checks::dtype("hidden", hidden.dtype(), &device)?;
         checks::head(head, width, &device)?;
-        checks::shape("targets", &targets.dims(), &outer)?;
-        checks::device("targets", &targets.device(), &device)?;
-        if let Some(mask) = &mask {
-            checks::shape("action_mask", &mask.dims(), &outer)?;
-            checks::device("action_mask", &mask.device(), &device)?;
-        }
+        tokens.check(&outer, &device)?;
         let fused = self.is_fused(head.dims()[1], &device)?;
         let dtype = arithmetic(hidden.dtype());
-        if tokens == 0 {
+        if count == 0 {
             return Ok(self.of_no_tokens(outer, Tensor::zeros([1], (&device, dtype))));
         }
-        let picked = self.pick(
-            hidden.reshape([tokens, width]),
-            head,
-            targets.reshape([tokens]),
-            mask.map(|mask| mask.reshape([tokens])),
-        )?;
+        let picked = self.pick(hidden.reshape([count, width]), head, tokens.flat())?;
         let values = match fused {
             true => seam::linear_log_probs(picked.head, picked.targets, picked.plan),
             false => composed::linear_log_probs(picked.head, picked.targets, picked.plan),
@@ -94,7 +85,7 @@ impl TokenLogProbs {
         };
         Ok(self.split(values, |row| {
             let row = match &picked.places {
-                Some(places) => scattered(row, places.clone(), tokens, dtype),
+                Some(places) => scattered(row, places.clone(), count, dtype),
                 None => row,
             };
             row.reshape(outer)
@@ -122,12 +113,12 @@ impl TokenLogProbs {
         &self,
         hidden: Tensor<2>,
         head: &LinearHead,
-        targets: Tensor<1, Int>,
-        mask: Option<Tensor<1, Bool>>,
+        tokens: LogProbsTokens<1>,
     ) -> Result<Picked, BatchError> {
         let [_, vocabulary] = head.dims();
         let device = hidden.device();
-        let mut valid = match &mask {
+        let targets = tokens.targets;
+        let mut valid = match &tokens.action_mask {
             Some(mask) => checks::valid_tokens(mask)?,
             None => None,
         };

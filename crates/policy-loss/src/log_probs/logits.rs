@@ -1,17 +1,17 @@
 //! Log-probs of logits.
 
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, Tensor};
 
 use super::config::{Entropy, TokenLogProbs};
 use super::plan::{Cut, Plane};
 use super::seam::{self, Plan};
-use super::{LogProbs, checks, composed};
+use super::{LogProbs, LogProbsTokens, checks, composed};
 use crate::composed::arithmetic;
 use crate::device::describe;
 use crate::{BatchError, Implementation};
 
 impl TokenLogProbs {
-    /// The log-probs of `targets` under `logits`.
+    /// The log-probs of `tokens` under `logits`.
     ///
     /// The arithmetic is f64 where the logits are, else f32; the gradient of the logits has their
     /// type. Kept for the backward pass are the logits, which are never modified, and two numbers
@@ -21,7 +21,7 @@ impl TokenLogProbs {
     ///
     /// ```
     /// # #[cfg(feature = "flex")] {
-    /// use burn::tensor::{Device, Int, Tensor};
+    /// use burn::tensor::{Device, Tensor};
     /// use policy_loss::LogProbsConfig;
     ///
     /// let device = Device::flex().autodiff();
@@ -38,7 +38,8 @@ impl TokenLogProbs {
     /// # Shapes
     ///
     /// - `logits`: `[B, T, V]` or `[N, V]`, or any other of rank `D`
-    /// - `targets`, and every output: the same without `V`, of rank `E = D - 1`
+    /// - `tokens` (targets, or [`LogProbsTokens`]), and every output: the same without `V`, of rank
+    ///   `E = D - 1`
     ///
     /// # Errors
     ///
@@ -48,16 +49,16 @@ impl TokenLogProbs {
     pub fn forward<const D: usize, const E: usize>(
         &self,
         logits: Tensor<D>,
-        targets: Tensor<E, Int>,
+        tokens: impl Into<LogProbsTokens<E>>,
     ) -> Result<LogProbs<E>, BatchError> {
-        const { assert!(D == E + 1, "`targets` has the rank of `logits`, less one") };
+        const { assert!(D == E + 1, "`tokens` have the rank of `logits`, less one") };
+        let tokens = tokens.into();
         let dims = logits.dims();
         let outer: [usize; E] = std::array::from_fn(|dim| dims[dim]);
-        let (tokens, vocabulary) = (outer.iter().product(), dims[D - 1]);
+        let (count, vocabulary) = (outer.iter().product(), dims[D - 1]);
         let device = logits.device();
         checks::dtype("logits", logits.dtype(), &device)?;
-        checks::shape("targets", &targets.dims(), &outer)?;
-        checks::device("targets", &targets.device(), &device)?;
+        tokens.check(&outer, &device)?;
         if vocabulary == 0 {
             return Err(BatchError::Shape {
                 tensor: "logits",
@@ -66,17 +67,24 @@ impl TokenLogProbs {
             });
         }
         let fused = self.is_fused(vocabulary, &device)?;
-        if tokens == 0 {
+        if count == 0 {
             let dtype = arithmetic(logits.dtype());
             return Ok(self.of_no_tokens(outer, Tensor::zeros([1], (&device, dtype))));
         }
-        let targets: Tensor<1, Int> = targets.reshape([tokens]);
+        let LogProbsTokens {
+            targets,
+            action_mask,
+        } = tokens.flat();
         if self.config.check_targets {
-            checks::target_values(&targets, None, vocabulary)?;
+            let valid = match &action_mask {
+                Some(mask) => checks::valid_tokens(mask)?,
+                None => None,
+            };
+            checks::target_values(&targets, valid.as_deref(), vocabulary)?;
         }
         let plan = self.plan(
             Plane {
-                tokens,
+                tokens: count,
                 width: 0,
                 vocabulary,
                 dtype: arithmetic(logits.dtype()),
@@ -85,12 +93,26 @@ impl TokenLogProbs {
             },
             &device,
         );
-        let logits: Tensor<2> = logits.reshape([tokens, vocabulary]);
+        let logits: Tensor<2> = logits.reshape([count, vocabulary]);
+        let masked = action_mask.map(Tensor::bool_not);
         let values = match fused {
             true => seam::token_log_probs(logits, targets.without_autodiff(), plan),
-            false => composed::token_log_probs(logits, targets, plan),
+            false => composed::token_log_probs(
+                match &masked {
+                    Some(masked) => logits.mask_fill(masked.clone().reshape([count, 1]), 0.0),
+                    None => logits,
+                },
+                targets,
+                plan,
+            ),
         };
-        Ok(self.split(values, |row| row.reshape(outer)))
+        Ok(self.split(values, |row| {
+            let row = match &masked {
+                Some(masked) => row.mask_fill(masked.clone(), 0.0),
+                None => row,
+            };
+            row.reshape(outer)
+        }))
     }
 
     /// Whether the device's backend computes a chunk at a time.

@@ -20,6 +20,7 @@ mod policy_loss;
 mod seam;
 #[cfg(feature = "fused")]
 mod softmax;
+mod tokens;
 
 #[cfg(feature = "fused")]
 use std::ops::Range;
@@ -28,6 +29,7 @@ use burn::tensor::Tensor;
 
 pub use config::{Entropy, HalfProducts, LogProbsConfig, TokenLogProbs};
 pub use head::LinearHead;
+pub use tokens::LogProbsTokens;
 
 /// Log-probs of tokens, and the entropies of the distributions that they were drawn from; f64
 /// where the logits or hidden states are, else f32.

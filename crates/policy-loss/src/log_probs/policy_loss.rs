@@ -1,15 +1,15 @@
 //! From hidden states to the policy loss.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 
-use super::LinearHead;
 use super::config::{Entropy, TokenLogProbs};
 #[cfg(feature = "fused")]
 use super::eager;
+use super::{LinearHead, LogProbsTokens};
 use crate::{BatchError, PolicyBatch, PolicyLoss, PolicyLossOutput};
 
 impl PolicyLoss {
-    /// The loss of a batch whose log-probs are those of `targets` under `hidden * weight + bias`.
+    /// The loss of a batch whose log-probs are those of `tokens` under `hidden * weight + bias`.
     ///
     /// The same as [`TokenLogProbs::forward_linear`] followed by [`forward`](Self::forward), and
     /// faster where the objective is a sum over tokens (a ratio per token, a surrogate of tokens, no
@@ -21,7 +21,7 @@ impl PolicyLoss {
     /// The batch is made with [`PolicyBatch::without_log_probs`]; tokens outside of its action
     /// mask are left out before the products. `log_probs` says the temperature and the memory
     /// budget. An [`EntropyBonus`](crate::EntropyBonus) gets its entropies from the same logits; the
-    /// batch needs none.
+    /// batch needs none. A mask may come with the batch or with the tokens, not with both.
     ///
     /// ```
     /// # #[cfg(feature = "flex")] {
@@ -49,20 +49,31 @@ impl PolicyLoss {
     /// # Shapes
     ///
     /// - `hidden`: `[B, T, H]`
-    /// - `targets`: `[B, T]`
+    /// - `tokens` (targets, or [`LogProbsTokens`]): `[B, T]`
     /// - `batch`: see [`PolicyBatch`]
     ///
     /// # Errors
     ///
-    /// As [`forward`](Self::forward) and [`TokenLogProbs::forward_linear`].
+    /// As [`forward`](Self::forward) and [`TokenLogProbs::forward_linear`], and two masks.
     pub fn forward_linear(
         &self,
         log_probs: &TokenLogProbs,
         hidden: Tensor<3>,
         head: &LinearHead,
-        targets: Tensor<2, Int>,
-        batch: PolicyBatch,
+        tokens: impl Into<LogProbsTokens<2>>,
+        mut batch: PolicyBatch,
     ) -> Result<PolicyLossOutput, BatchError> {
+        let mut given = tokens.into();
+        match (&batch.action_mask, given.action_mask.take()) {
+            (Some(_), Some(_)) => {
+                return Err(BatchError::Twice {
+                    tensor: "action_mask",
+                    accepted: "`PolicyBatch::with_action_mask` or `LogProbsTokens::with_action_mask`",
+                });
+            }
+            (None, mask) => batch.action_mask = mask,
+            (Some(_), None) => {}
+        }
         // Found before any product. Entropies are made on the way, too.
         let objective = &self.config().objective;
         let known = batch.old_log_probs.as_ref().or(batch.log_probs.as_ref());
@@ -88,15 +99,16 @@ impl PolicyLoss {
                 got: got.to_vec(),
             });
         }
+        given.action_mask = batch.action_mask.clone();
         #[cfg(feature = "fused")]
         // Without old log-probs the new ones take their place: all of them have to be known.
         if objective.decomposes_over_tokens() && batch.old_log_probs.is_some() {
-            let output = eager::forward(self, log_probs, &hidden, head, &targets, &batch)?;
+            let output = eager::forward(self, log_probs, &hidden, head, &given, &batch)?;
             if let Some(output) = output {
                 return Ok(output);
             }
         }
-        recomputed(self, log_probs, hidden, head, targets, batch)
+        recomputed(self, log_probs, hidden, head, given, batch)
     }
 }
 
@@ -106,7 +118,7 @@ fn recomputed(
     log_probs: &TokenLogProbs,
     hidden: Tensor<3>,
     head: &LinearHead,
-    targets: Tensor<2, Int>,
+    tokens: LogProbsTokens<2>,
     batch: PolicyBatch,
 ) -> Result<PolicyLossOutput, BatchError> {
     let mut config = *log_probs.config();
@@ -114,8 +126,7 @@ fn recomputed(
         Some(_) => Entropy::Tracked,
         None => Entropy::None,
     };
-    let mask = batch.action_mask.clone();
-    let log_probs = TokenLogProbs { config }.forward_linear(hidden, head, targets, mask)?;
+    let log_probs = TokenLogProbs { config }.forward_linear(hidden, head, tokens)?;
     loss.forward(PolicyBatch {
         log_probs: Some(log_probs.log_probs),
         entropies: log_probs.entropies,

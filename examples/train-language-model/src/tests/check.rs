@@ -68,7 +68,7 @@ fn a_rollout_is_compared_or_refused_by_name() {
     let batch = TokenBatch::new(&[sequence], &device);
     let (hidden, targets) = batch.answers(&model);
     let log_probs = LogProbsConfig::new().init().expect("it is valid");
-    let output = log_probs.forward_linear(hidden, &model.head(), targets, None);
+    let output = log_probs.forward_linear(hidden, &model.head(), targets);
     let output = output.expect("it is computed").log_probs;
     let mut log_probs = output.try_into_vec_as::<f32>().expect("f32");
     log_probs.push(f32::NAN);

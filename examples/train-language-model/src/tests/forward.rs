@@ -3,7 +3,7 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use policy_loss::LogProbsConfig;
+use policy_loss::{LogProbsConfig, LogProbsTokens};
 use safetensors::Dtype;
 
 use super::oracle::next_log_probs;
@@ -35,7 +35,8 @@ fn trained_log_probs(model: &Llama, device: &Device) -> Vec<Vec<f32>> {
     let (hidden, targets) = batch.answers(model);
     let log_probs = LogProbsConfig::new().init().expect("it has a meaning");
     let mask = Some(batch.action_mask.clone());
-    let output = log_probs.forward_linear(hidden, &model.head(), targets, mask);
+    let tokens = LogProbsTokens::new(targets).with_action_mask(mask);
+    let output = log_probs.forward_linear(hidden, &model.head(), tokens);
     let values = output.expect("the shapes fit").log_probs;
     let [_, columns] = values.dims();
     let values = values.try_into_vec_as::<f32>().expect("f32");
@@ -110,7 +111,8 @@ fn gradients(model: &Llama, sequences: &[Sequence], device: &Device) -> Vec<Vec<
     let (hidden, targets) = batch.answers(model);
     let log_probs = LogProbsConfig::new().init().expect("it has a meaning");
     let mask = Some(batch.action_mask.clone());
-    let output = log_probs.forward_linear(hidden, &model.head(), targets, mask);
+    let tokens = LogProbsTokens::new(targets).with_action_mask(mask);
+    let output = log_probs.forward_linear(hidden, &model.head(), tokens);
     let loss = output.expect("the shapes fit").log_probs.sum();
     let gradients = GradientsParams::from_grads(loss.backward(), model);
     let mut collect = Collect(&gradients, Vec::new());

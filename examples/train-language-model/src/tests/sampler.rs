@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Int, Tensor};
-use policy_loss::LogProbsConfig;
+use policy_loss::{LogProbsConfig, LogProbsTokens};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -118,7 +118,8 @@ fn reported_log_probs_are_those_of_the_trainer() {
     let trainer = LogProbsConfig::new().with_temperature(0.7).init();
     let trainer = trainer.expect("it has a meaning");
     let mask = Some(batch.action_mask.clone());
-    let output = trainer.forward_linear(hidden, &model.head(), targets, mask);
+    let tokens = LogProbsTokens::new(targets).with_action_mask(mask);
+    let output = trainer.forward_linear(hidden, &model.head(), tokens);
     let values = output.expect("the shapes fit").log_probs;
     let [_, columns] = values.dims();
     let values = values.try_into_vec_as::<f32>().expect("f32");

@@ -70,7 +70,7 @@ pub fn no_token(runner: &Runner) {
     let weight: Tensor<2> = leaf(runner, &[0.5; 21], [3, 7], DType::F32);
     let head = LinearHead::new(weight);
     let output = log_probs
-        .forward_linear(hidden, &head, indices(runner, &[], [0]), None)
+        .forward_linear(hidden, &head, indices(runner, &[], [0]))
         .expect("no token");
     assert_eq!(output.log_probs.dims(), [0]);
     assert_eq!(output.entropies.expect("asked for").dims(), [0]);
@@ -193,7 +193,6 @@ fn garbage_is_kept_out(runner: &Runner, softcap: Option<f64>, chunk_words: usize
                 DType::F32,
             )),
             indices(runner, &case.targets, [tokens]),
-            None,
         )
         .unwrap_or_else(|error| panic!("{runner}: {error}"));
     let padding = mask(runner, &[false, true, false, false], [tokens]);

@@ -2,7 +2,8 @@
 
 use burn::tensor::{DType, Tensor};
 use policy_loss::{
-    BatchError, Entropy, HalfProducts, Implementation, LinearHead, PolicyBatch, PolicyLossConfig,
+    BatchError, Entropy, HalfProducts, Implementation, LinearHead, LogProbsTokens, PolicyBatch,
+    PolicyLossConfig,
 };
 
 use super::{HeadCase, config, indices, is_of_cubecl, leaf, mask};
@@ -35,7 +36,11 @@ pub fn shapes(runner: &Runner) {
     let linear = |head: LinearHead, count: usize, valid: usize| {
         let valid = mask(runner, &vec![true; valid], [valid]);
         log_probs
-            .forward_linear(floats([4, 3]), &head, targets(count), Some(valid))
+            .forward_linear(
+                floats([4, 3]),
+                &head,
+                LogProbsTokens::new(targets(count)).with_action_mask(valid),
+            )
             .map(drop)
     };
     let head = LinearHead::new(floats([3, 5]));
@@ -76,6 +81,27 @@ pub fn shapes(runner: &Runner) {
     assert_eq!(policy([2, 2, 3], 2), Ok(()));
     refused(policy([2, 2, 3], 3), "targets", "[2, 2]");
     refused(policy([2, 3, 3], 2), "hidden", "[2, 2, H]");
+
+    // A mask comes once.
+    let twice = |in_batch: bool, in_tokens: bool| {
+        let all = || mask(runner, &[true; 4], [2, 2]);
+        let mut batch = PolicyBatch::without_log_probs(floats([2, 2]), floats([2, 2]));
+        if in_batch {
+            batch = batch.with_action_mask(all());
+        }
+        let tokens = LogProbsTokens::new(indices(runner, &[0; 4], [2, 2]));
+        let tokens = tokens.with_action_mask(in_tokens.then(all));
+        let hidden: Tensor<3> = leaf(runner, &[0.0; 12], [2, 2, 3], DType::F32);
+        loss.forward_linear(&log_probs, hidden, &head, tokens, batch)
+            .map(drop)
+    };
+    assert_eq!(twice(true, false), Ok(()));
+    assert_eq!(twice(false, true), Ok(()));
+    let message = twice(true, true).expect_err("refused").to_string();
+    assert!(
+        message.starts_with("`action_mask` is given twice") && message.contains("with_action_mask"),
+        "{message}"
+    );
 }
 
 /// Halves that cannot be multiplied as they are.
@@ -90,7 +116,7 @@ pub fn native_half_products(runner: &Runner) {
             let log_probs = config.with_implementation(implementation).init();
             let result = log_probs
                 .expect("valid")
-                .forward_linear(hidden, &head, targets, None);
+                .forward_linear(hidden, &head, targets);
             result.map(drop)
         };
         let refused = |result: Result<(), BatchError>, why: &str| {

@@ -118,7 +118,6 @@ pub fn of_hidden_states(runner: &Runner) {
                 hidden.clone(),
                 &LinearHead::tied(weight),
                 indices(runner, &real.targets, [tokens]),
-                None,
             )
             .unwrap_or_else(|error| panic!("{runner}: {error}"));
         let what = format!("{runner}, {dtype:?}");

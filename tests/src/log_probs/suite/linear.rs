@@ -212,7 +212,7 @@ pub fn frozen_parts(runner: &Runner) {
         let output = config(runner, &case, Entropy::Tracked)
             .init()
             .expect("valid")
-            .forward_linear(hidden.clone(), &head, targets, None)
+            .forward_linear(hidden.clone(), &head, targets)
             .unwrap_or_else(|error| panic!("{runner}: {error}"));
         let gradients = weighted(runner, &case, &output).backward();
         let near = |name: &str, gradient: Option<Vec<f64>>, is_tracked: bool, expected: &[f64]| {
@@ -262,7 +262,6 @@ pub fn ranks_and_mixed_types(runner: &Runner) {
                 hidden.clone(),
                 &LinearHead::new(weight.clone()),
                 indices(runner, &case.targets, [2, 3]),
-                None,
             )
             .unwrap_or_else(|error| panic!("{runner}: {error}"));
         assert_eq!(output.log_probs.dims(), [2, 3]);

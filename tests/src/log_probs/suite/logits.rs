@@ -1,9 +1,9 @@
 //! Log-probs of logits.
 
 use burn::tensor::{DType, Tensor};
-use policy_loss::Entropy;
+use policy_loss::{Entropy, LogProbsTokens};
 
-use super::{HeadCase, config, indices, leaf, tolerance, weighted};
+use super::{HeadCase, config, indices, leaf, mask, tolerance, weighted};
 use crate::compare::{Tolerance, assert_all_near};
 use crate::log_probs::oracle;
 use crate::runner::{Runner, values};
@@ -103,6 +103,46 @@ pub fn shapes_and_chunks(runner: &Runner) {
             let expected = oracle::transposed(&answer.logits_gradient, [tokens, vocabulary]);
             assert_all_near(tolerance(dtype), &what, &gradient, &expected);
         }
+    }
+}
+
+/// Masked rows may hold anything, and are exactly 0.
+pub fn masked(runner: &Runner) {
+    let case = case();
+    let [tokens, _, vocabulary] = case.shape;
+    let is_valid = |token: usize| token % 3 != 1;
+    let mut answer = case.answer();
+    let mut targets = case.targets.clone();
+    for token in (0..tokens).filter(|token| !is_valid(*token)) {
+        let row = token * vocabulary..(token + 1) * vocabulary;
+        answer.logits[row.clone()].fill(f64::NAN);
+        answer.logits_gradient[row].fill(0.0);
+        (answer.log_probs[token], answer.entropies[token]) = (0.0, 0.0);
+        targets[token] = -100;
+    }
+    let logits = leaf(runner, &answer.logits, [tokens, vocabulary], DType::F32);
+    let valid: Vec<bool> = (0..tokens).map(is_valid).collect();
+    let given = LogProbsTokens::new(indices(runner, &targets, [tokens])).with_action_mask(mask(
+        runner,
+        &valid,
+        [tokens],
+    ));
+    let output = config(runner, &case, Entropy::Tracked)
+        .init()
+        .expect("valid")
+        .forward(logits.clone(), given)
+        .unwrap_or_else(|error| panic!("{runner}: {error}"));
+    let what = format!("{runner}, masked");
+    let near = |actual: Vec<f64>, expected: &[f64]| {
+        assert_all_near(tolerance(DType::F32), &what, &actual, expected);
+    };
+    near(values(output.log_probs.clone()), &answer.log_probs);
+    let entropies = output.entropies.clone().expect("asked for");
+    near(values(entropies), &answer.entropies);
+    if runner.is_tracked() {
+        let gradients = weighted(runner, &case, &output).backward();
+        let gradient = values(logits.grad(&gradients).expect("logits are tracked"));
+        near(gradient, &answer.logits_gradient);
     }
 }
 

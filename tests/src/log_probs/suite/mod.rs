@@ -15,7 +15,7 @@ pub mod objective;
 pub mod targets;
 
 use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
-use policy_loss::{Entropy, LinearHead, LogProbs, LogProbsConfig};
+use policy_loss::{Entropy, LinearHead, LogProbs, LogProbsConfig, LogProbsTokens};
 
 use super::case::HeadCase;
 use crate::compare::{Tolerance, assert_all_near};
@@ -134,11 +134,12 @@ pub fn linear(
         .map(|bias| leaf(runner, bias, [vocabulary], dtype));
     let head = head.with_bias(bias.clone());
     let mask = case.mask.as_ref().map(|m| mask(runner, m, [tokens]));
-    let targets = indices(runner, &case.targets, [tokens]);
+    let tokens = LogProbsTokens::new(indices(runner, &case.targets, [tokens]));
+    let tokens = tokens.with_action_mask(mask);
     let output = config
         .init()
         .expect("the configuration is valid")
-        .forward_linear(hidden.clone(), &head, targets, mask)
+        .forward_linear(hidden.clone(), &head, tokens)
         .unwrap_or_else(|error| panic!("{runner}: the case was refused: {error}"));
     let mut outcome = Outcome {
         log_probs: values(output.log_probs.clone()),

@@ -2,7 +2,8 @@
 
 use burn::tensor::{DType, Tensor};
 use policy_loss::{
-    Entropy, LinearHead, LogProbsConfig, PolicyBatch, PolicyLossConfig, PolicyLossOutput,
+    Entropy, LinearHead, LogProbsConfig, LogProbsTokens, PolicyBatch, PolicyLossConfig,
+    PolicyLossOutput,
 };
 
 use super::{HeadCase, config, indices, leaf, mask, of_products};
@@ -133,8 +134,7 @@ fn both(
         .forward_linear(
             two.hidden.clone(),
             &two.head(),
-            targets,
-            Some(mask(runner, valid, [4, 6])),
+            LogProbsTokens::new(targets).with_action_mask(mask(runner, valid, [4, 6])),
         )
         .unwrap_or_else(|error| panic!("{runner}: {error}"));
     let mut batch = setup.batch(runner, Some(first.log_probs), dtype);

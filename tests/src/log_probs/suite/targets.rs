@@ -120,11 +120,15 @@ pub fn are_found(runner: &Runner) {
         let weight = leaf(runner, &case.weight, [width, vocabulary], DType::F32);
         let head = policy_loss::LinearHead::new(weight);
         let error = log_probs
-            .forward_linear(hidden.clone(), &head, targets.clone(), None)
+            .forward_linear(hidden.clone(), &head, targets.clone())
             .err();
         assert_eq!(error, expected, "{runner}");
         let valid = mask(runner, &[true, true, false, true], [tokens]);
-        let output = log_probs.forward_linear(hidden, &head, targets, Some(valid));
+        let tokens = policy_loss::LogProbsTokens::new(targets).with_action_mask(valid);
+        let output = log_probs.forward_linear(hidden, &head, tokens.clone());
+        assert!(output.is_ok(), "{runner}: a masked target was refused");
+        let logits = Tensor::<2>::zeros([case.shape[0], vocabulary], &runner.device);
+        let output = log_probs.forward(logits, tokens);
         assert!(output.is_ok(), "{runner}: a masked target was refused");
     }
 }
