@@ -21,6 +21,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +37,8 @@ OF_KERNELS = [
     [*KERNEL_TESTS, "--test", "cpu", "shapes"],
     [*KERNEL_TESTS, "--lib"],
 ]
-OF_LIBRARY = [["cargo", "test", "--quiet", "-p", "policy-loss-tests", "--test", "matrix", "flex"]]
+MATRIX = ["cargo", "test", "--quiet", "-p", "policy-loss-tests", "--test", "matrix"]
+OF_LIBRARY = [[*MATRIX, "flex::autodiff::objectives"], [*MATRIX, "flex"]]
 TESTS = {"formulas": OF_KERNELS, "loops": OF_KERNELS + OF_LIBRARY, "composed": OF_LIBRARY}
 FILES = {
     "composed": ["crates/policy-loss/src/composed/*.rs", "crates/policy-loss/src/valid.rs"],
@@ -99,6 +101,9 @@ def listed_mutants(files):
         cwd=ROOT, check=True, capture_output=True, text=True,
     ).stdout
     for mutant in json.loads(listing):
+        # Which loop is taken has no effect in a copy that has but one.
+        if "Specialization" in mutant["name"]:
+            continue
         text = (ROOT / mutant["file"]).read_text()
         starts = [0]
         for line in text.split("\n"):
@@ -135,11 +140,15 @@ def verdict(what, copy, timeout):
         build = [*tests[:2], "--no-run", *(tests[2 : tests.index("--")] if "--" in tests else tests[2:])]
         if subprocess.run(build, **run).returncode != 0:
             return "does not build"
-        try:
-            if subprocess.run(tests, **run, timeout=timeout).returncode != 0:
+        # In a group of its own: what cargo started would run on without an end after it.
+        with subprocess.Popen(tests, cwd=copy, env=environment, start_new_session=True,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+            try:
+                if running.wait(timeout) != 0:
+                    return "caught"
+            except subprocess.TimeoutExpired:
+                os.killpg(running.pid, signal.SIGKILL)
                 return "caught"
-        except subprocess.TimeoutExpired:
-            return "caught"
     return "survived"
 
 

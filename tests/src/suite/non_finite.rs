@@ -140,4 +140,12 @@ pub fn large_values_are_finite(runner: &Runner) {
             }
         }
     }
+    // Two of them at one token: each is finite, and so is the token.
+    let mut case = case("advantages", 1e25);
+    case.old_log_probs[4] = -1e25;
+    case.name += ", old_log_probs = -1e25";
+    for dtype in runner.exact_dtypes() {
+        let count = runner.outcome(&case, dtype).metrics.non_finite;
+        assert_eq!(count, 0.0, "{runner}, {dtype:?}, {}", case.name);
+    }
 }
