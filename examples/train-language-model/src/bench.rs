@@ -58,11 +58,14 @@ pub fn bench(
         );
         alone = alone.min(seconds);
     }
-    let seconds = without_cache(&model, tokens, device)?;
+    let (seconds, last) = without_cache(&model, tokens, device)?;
     println!(
-        "  without, alone: {:.1} tokens/s; the cache is {:.1} times as fast",
+        "  without, alone: {:.1} tokens/s, {:.0} ms for the last one; the cache is {:.1} times as \
+         fast over all tokens, and {:.1} times at the last one",
         tokens as f64 / seconds,
+        1e3 * last,
         seconds / alone,
+        last * tokens as f64 / alone,
     );
     Ok(())
 }
@@ -116,12 +119,18 @@ fn with_cache(
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Seconds for one sequence, all of which is computed anew for each token.
-fn without_cache(model: &Llama, tokens: usize, device: &Device) -> Result<f64, Box<dyn Error>> {
+/// Seconds for one sequence, all of which is computed anew for each token, and for its last token.
+fn without_cache(
+    model: &Llama,
+    tokens: usize,
+    device: &Device,
+) -> Result<(f64, f64), Box<dyn Error>> {
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let start = Instant::now();
     let mut sequence = vec![FIRST as i32];
+    let mut last = 0.0;
     for _ in 0..tokens {
+        let before = start.elapsed().as_secs_f64();
         let row = |values: Vec<i32>| {
             let shape = [1, values.len()];
             Tensor::<2, Int>::from_data(TensorData::new(values, shape), device)
@@ -135,6 +144,7 @@ fn without_cache(model: &Llama, tokens: usize, device: &Device) -> Result<f64, B
         let logits = model.logits(hidden.narrow(1, length - 1, 1).squeeze_dim(1));
         let (token, _) = draw(&logits.try_into_vec_as::<f32>()?, &EVERYTHING, &mut rng)?;
         sequence.push(token as i32);
+        last = start.elapsed().as_secs_f64() - before;
     }
-    Ok(start.elapsed().as_secs_f64())
+    Ok((start.elapsed().as_secs_f64(), last))
 }
