@@ -33,6 +33,22 @@ pub enum Command {
         #[arg(long, value_enum, default_value_t)]
         device: Backend,
     },
+    /// Measure how fast a model is sampled from, with the cache of keys and values and without, and
+    /// beside the speed at which the memory can be read.
+    Bench {
+        /// The model, as Hugging Face lays it out.
+        #[arg(long, value_name = "DIR")]
+        model: PathBuf,
+        /// Tokens of each sequence.
+        #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..))]
+        tokens: u32,
+        /// Sequences in a batch.
+        #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
+        sequences: u32,
+        /// Where to compute.
+        #[arg(long, value_enum, default_value_t)]
+        device: Backend,
+    },
 }
 
 #[derive(Args)]

@@ -13,6 +13,7 @@
 
 mod adapters;
 mod batch;
+mod bench;
 mod check;
 mod checkpoint;
 mod cli;
@@ -64,6 +65,17 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             rollout,
             device,
         } => check::check(&model, &rollout, &device.device()?),
+        Command::Bench {
+            model,
+            tokens,
+            sequences,
+            device,
+        } => bench::bench(
+            &model,
+            tokens as usize,
+            sequences as usize,
+            &device.device()?,
+        ),
     }
 }
 

@@ -112,6 +112,24 @@ pub fn sample(
     device: &Device,
     rng: &mut impl Rng,
 ) -> Result<Vec<Answer>, Box<dyn Error>> {
+    let ends = model.config().end_tokens();
+    sample_until(ends, model, prompts, each, sampling, device, rng)
+}
+
+/// As [`sample`], with the tokens that end an answer.
+///
+/// # Errors
+///
+/// As [`sample`].
+pub fn sample_until(
+    ends: &[u32],
+    model: &Llama,
+    prompts: &[Vec<u32>],
+    each: usize,
+    sampling: &Sampling,
+    device: &Device,
+    rng: &mut impl Rng,
+) -> Result<Vec<Answer>, Box<dyn Error>> {
     sampling.check()?;
     let context = model.config().max_position_embeddings;
     for (prompt, ids) in prompts.iter().enumerate() {
@@ -152,7 +170,6 @@ pub fn sample(
     let shared: Vec<usize> = rows.iter().map(|row| row / each).collect();
     logits = batch.select(logits, &shared, device);
 
-    let ends = model.config().end_tokens();
     for _ in 0..sampling.max_tokens {
         let values = logits.try_into_vec_as::<f32>()?;
         for (row, logits) in rows.iter().zip(values.chunks(model.config().vocab_size)) {

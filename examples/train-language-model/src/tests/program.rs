@@ -108,3 +108,23 @@ fn arguments_without_a_meaning_are_refused() {
         assert!(error.contains(said), "{arguments}: {error}");
     }
 }
+
+#[test]
+fn the_bench_runs_and_says_what_is_too_long() {
+    let model = guesser();
+    let bench = |tokens: &str| {
+        let words = [
+            "train-language-model",
+            "bench",
+            "--tokens",
+            tokens,
+            "--model",
+        ];
+        let words = words.map(Into::into).into_iter();
+        let words = words.chain([model.path().as_os_str().to_owned()]);
+        run(Arguments::try_parse_from(words).expect("arguments")).map_err(|it| it.to_string())
+    };
+    bench("63").expect("it is measured");
+    let error = bench("64").expect_err("refused");
+    assert!(error.contains("context of the model"), "{error}");
+}
