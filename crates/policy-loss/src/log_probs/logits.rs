@@ -21,7 +21,7 @@ impl TokenLogProbs {
     ///
     /// ```
     /// # #[cfg(feature = "flex")] {
-    /// use burn::tensor::{Device, Tensor};
+    /// use burn::tensor::{Device, Int, Tensor};
     /// use policy_loss::LogProbsConfig;
     ///
     /// let device = Device::flex().autodiff();
