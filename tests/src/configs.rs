@@ -1,10 +1,11 @@
 //! Every shape that an objective can take.
 
 use policy_loss::{
-    Behavior, Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, EntropyBonus, Filter,
-    FilterEstimator, FilterLevel, GammaWeight, GeometricMean, KlBase, KlEstimator, KlGradient,
-    KlPenalty, OffPolicyMask, PolicyGradient, PolicyLossConfig, Preset, Ratio, Reduction,
-    RolloutCorrection, RolloutWeight, SigmoidGate, Surrogate, TrustRegion, WeightLevel, presets,
+    Behavior, Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip,
+    EntropyBonus, Filter, FilterEstimator, FilterLevel, GammaWeight, GeometricMean,
+    GradientPreservingClip, KlBase, KlEstimator, KlGradient, KlPenalty, MissingRolloutLogProbs,
+    OffPolicyMask, PolicyGradient, PolicyLossConfig, Preset, Ratio, Reduction, RolloutCorrection,
+    RolloutWeight, SigmoidGate, Surrogate, TrustRegion, WeightLevel, presets,
 };
 
 use policy_loss_oracle::dividing_filter;
@@ -84,7 +85,11 @@ const UP_TO_ONE: Bounds = Bounds::at_most(1.0);
 
 /// Every surrogate with its defaults, and the forms that it can take; the reductions in turn.
 fn surrogates() -> Vec<PolicyLossConfig> {
-    let forms: [Surrogate; 15] = [
+    let forms: [Surrogate; 19] = [
+        DynamicClip::new(0.02, 0.03).into(),
+        DynamicClip::new(0.05, 0.1).with_max_ratio(1.3).into(),
+        GradientPreservingClip::new(0.1, 0.1, 0.75, 0.5).into(),
+        PolicyGradient::weighted_within(Bounds::new(0.8, 1.28)).into(),
         Clip::new(0.2, 0.28).with_delta(1.5).into(),
         Clip::new(0.2, 0.4).with_delta(1.4).into(),
         PolicyGradient::weighted(Bounds::at_most(1.28)).into(),
@@ -132,6 +137,7 @@ fn ratios() -> Vec<PolicyLossConfig> {
         clip(Ratio::SEQUENCE).with_reduction(Reduction::SequenceSumMean),
         clip(Ratio::SEQUENCE_TOKEN.against(Behavior::Rollout)),
         clip(Ratio::SEQUENCE).with_surrogate(SigmoidGate::default()),
+        clip(Ratio::SEQUENCE).with_surrogate(GradientPreservingClip::new(0.05, 0.05, 0.5, 0.7)),
         PolicyLossConfig::new()
             .with_ratio(Ratio::TOKEN.against(Behavior::Rollout))
             .with_surrogate(PolicyGradient::weighted(Bounds::at_most(1.28))),
@@ -234,6 +240,8 @@ fn mixed_corrections() -> Vec<PolicyLossConfig> {
             .with_veto(0.31),
         ),
         corrected(RolloutCorrection::weigh(RolloutWeight::raw()).with_veto(0.31)),
+        corrected(RolloutCorrection::weigh(truncate))
+            .with_missing_rollout_log_probs(MissingRolloutLogProbs::Drop),
         corrected(RolloutCorrection::filter(Filter::new(
             FilterLevel::SequenceMax,
             FilterEstimator::K1,

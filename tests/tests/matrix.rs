@@ -10,6 +10,7 @@ macro_rules! formulas {
                 rollout_diagnostics;
             objectives: every_objective, fused_coverage, on_policy, packed_sequences, missing_inputs,
                 rollout_diagnostics_of_nothing;
+            missing_rollout: tokens_are_dropped_or_stood_in_for, tokens_are_refused;
             garbage: in_every_input, of_each_kind, in_token_losses, in_advantages_of_masked_rows,
                 everywhere, in_half_types, in_reference_log_probs;
         }

@@ -5,7 +5,8 @@ use crate::formula::row_sums::RowSum;
 use crate::numbers::{FILTER_BOUNDS, Numbers, filter_place};
 use crate::objective::{
     Behavior, Denominator, Divergence, FilterEstimator, FilterLevel, KlBase, KlEstimator,
-    KlGradient, Objective, RatioLevel, RolloutWeight, SurrogateKind, WeightLevel, WeightMode,
+    KlGradient, MissingRolloutLogProbs, Objective, RatioLevel, RolloutWeight, SurrogateKind,
+    WeightLevel, WeightMode,
 };
 use crate::sums::Sum;
 
@@ -25,6 +26,8 @@ pub struct Blueprint {
     pub weighs_negative: bool,
     /// The policy gradient is weighted for all other advantages.
     pub weighs_others: bool,
+    /// Weights of the policy gradient out of their bounds are 0.
+    pub drops_outside: bool,
     /// The measure of a trust region.
     pub divergence: Divergence,
     /// Within a trust region the ratio is multiplied, and not `log_probs`.
@@ -33,6 +36,8 @@ pub struct Blueprint {
     pub ratio_level: RatioLevel,
     /// What the ratio is taken against.
     pub against: Behavior,
+    /// What becomes of tokens without a log-prob of the sampler.
+    pub missing: MissingRolloutLogProbs,
     /// There is a rollout correction.
     pub corrected: bool,
     /// The correction has a weight of its own; without one every weight is 1.
@@ -94,10 +99,12 @@ impl Blueprint {
             dual_clip: choices.dual_clip,
             weighs_negative: choices.weighs_negative,
             weighs_others: choices.weighs_others,
+            drops_outside: choices.drops_outside,
             divergence: choices.divergence,
             multiplies_ratio: choices.multiplies_ratio,
             ratio_level: objective.ratio.level,
             against: objective.ratio.against,
+            missing: objective.missing_rollout_log_probs,
             corrected: correction.is_some(),
             weighted: weight.is_some(),
             weight_level: weight.map_or(WeightLevel::Token, |weight: RolloutWeight| weight.level),
@@ -170,6 +177,20 @@ impl Blueprint {
         self.penalized && self.kl_base == KlBase::Rollout
     }
 
+    /// Whether tokens without a log-prob of the sampler are dropped.
+    #[must_use]
+    #[inline(always)]
+    pub fn drops_missing(&self) -> bool {
+        self.missing == MissingRolloutLogProbs::Drop
+    }
+
+    /// Whether tokens are dropped, whatever their weights.
+    #[must_use]
+    #[inline(always)]
+    pub fn drops_tokens(&self) -> bool {
+        self.off_policy || self.drops_missing()
+    }
+
     /// Whether `ref_log_probs` is read.
     #[must_use]
     #[inline(always)]
@@ -211,7 +232,7 @@ impl Blueprint {
     #[must_use]
     #[inline(always)]
     pub fn adds_weights(&self) -> bool {
-        self.slope_is_of_row() && (self.corrected || self.off_policy)
+        self.slope_is_of_row() && (self.corrected || self.drops_tokens())
     }
 
     /// Whether there is a filter of this level and estimate.
@@ -330,6 +351,7 @@ impl Blueprint {
             | Sum::least_ratio
             | Sum::largest_ratio => true,
             Sum::valid_tokens | Sum::valid_sequences => self.masked,
+            Sum::missing_rollout_log_probs => self.reads_rollout(),
             Sum::dual_clipped => self.dual_clip,
             Sum::rollout_gap | Sum::weight | Sum::squared_weight => self.corrected,
             Sum::truncated_weights => self.truncates,

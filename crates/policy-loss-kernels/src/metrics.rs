@@ -90,6 +90,8 @@ metrics! {
     valid_sequences = sums.valid_sequences;
     /// Number of valid tokens at which an input of the objective is NaN or infinite.
     non_finite = sums.non_finite;
+    /// Number of valid tokens whose `rollout_log_probs` is NaN, where the objective reads them.
+    missing_rollout_log_probs = sums.missing_rollout_log_probs;
     [rollout_correction] {
         /// `sum(rollout_log_probs - old_log_probs) / n`. Absent without a rollout correction, as are
         /// all weight metrics.

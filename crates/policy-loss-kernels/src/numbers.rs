@@ -58,6 +58,10 @@ numbers! {
     low,
     /// The upper bound of the same.
     high,
+    /// The part of the gradient that is left below the lower bound.
+    low_gradient,
+    /// The part of the gradient that is left above the upper bound.
+    high_gradient,
     /// `c`, where a surrogate is bounded below by `c * A`.
     dual_clip,
     /// The temperature of the gate where `A > 0`.
@@ -72,7 +76,7 @@ numbers! {
     negative_k,
     /// `lambda` of the gamma weight where `A < 0`.
     negative_lambda,
-    /// The largest weight of a trust region.
+    /// The largest ratio.
     max_ratio,
     /// What half of the squared log-ratio is multiplied by.
     coefficient,

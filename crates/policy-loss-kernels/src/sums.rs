@@ -23,6 +23,8 @@ accumulators! {
         valid_sequences: Count,
         /// Valid tokens at which an input of the objective is NaN or infinite.
         non_finite: Count,
+        /// Valid tokens whose `rollout_log_probs` is NaN, where the objective reads them.
+        missing_rollout_log_probs: Count,
         /// Tokens at which the bound of the surrogate was met, and `A > 0`.
         clipped_above: Count,
         /// Tokens at which the bound of the surrogate was met, and `A < 0`.

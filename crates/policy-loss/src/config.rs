@@ -4,8 +4,8 @@ use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConfigError, EntropyBonus, Implementation, KlPenalty, Objective, OffPolicyMask, PolicyLoss,
-    Ratio, Reduction, RolloutCorrection, Surrogate,
+    ConfigError, EntropyBonus, Implementation, KlPenalty, MissingRolloutLogProbs, Objective,
+    OffPolicyMask, PolicyLoss, Ratio, Reduction, RolloutCorrection, Surrogate,
 };
 
 /// Configuration of a [`PolicyLoss`]: an [`Objective`], and how it is computed.
@@ -100,6 +100,13 @@ impl PolicyLossConfig {
         rollout_correction: impl Into<Option<RolloutCorrection>>,
     ) -> Self {
         self.objective.rollout_correction = rollout_correction.into();
+        self
+    }
+
+    /// Sets what becomes of valid tokens for which the sampler gave no log-prob, but NaN.
+    #[must_use]
+    pub fn with_missing_rollout_log_probs(mut self, missing: MissingRolloutLogProbs) -> Self {
+        self.objective.missing_rollout_log_probs = missing;
         self
     }
 

@@ -65,7 +65,7 @@ mod with_kernels {
     use crate::Objective;
     use crate::checked::CheckedBatch;
     use crate::composed::rollout::weight_mean;
-    use crate::composed::{LossAndSums, arithmetic, valid_tokens};
+    use crate::composed::{LossAndSums, arithmetic, stand_in, valid_tokens};
     use crate::ops::{FusedInputs, FusedTask, PolicyLossOps};
 
     /// The loss with its sums.
@@ -128,7 +128,9 @@ mod with_kernels {
         let dtype = arithmetic(batch.log_probs.dtype());
         let constant = |x: &Tensor<2>| x.clone().without_autodiff().cast(dtype);
         let valid = valid_tokens(&batch.log_probs, batch.action_mask.clone(), dtype);
-        let gap = constant(&batch.old_log_probs) - constant(batch.rollout_log_probs.as_ref()?);
+        let old_log_probs = constant(&batch.old_log_probs);
+        let given = constant(batch.rollout_log_probs.as_ref()?);
+        let gap = old_log_probs.clone() - stand_in(objective, given, &old_log_probs);
         Some(weight_mean(correction.weight?, valid.select(gap), &valid))
     }
 

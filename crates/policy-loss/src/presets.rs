@@ -8,10 +8,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::{
-    Behavior, Bounds, Clip, ConfigError, CovarianceClip, CovariancePenalty, Divergence, Filter,
-    FilterEstimator, FilterLevel, GammaWeight, GeometricMean, KlBase, KlEstimator, KlPenalty,
-    OffPolicyMask, PolicyGradient, PolicyLossConfig, Ratio, Reduction, RolloutCorrection,
-    RolloutWeight, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
+    Behavior, Bounds, Clip, ConfigError, CovarianceClip, CovariancePenalty, Divergence,
+    DynamicClip, Filter, FilterEstimator, FilterLevel, GammaWeight, GeometricMean,
+    GradientPreservingClip, KlBase, KlEstimator, KlPenalty, OffPolicyMask, PolicyGradient,
+    PolicyLossConfig, Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate,
+    SquaredLogRatio, Surrogate, TrustRegion,
 };
 
 /// Declares the presets: variant, name, formula, source and value, in the order of the
@@ -128,6 +129,16 @@ presets! {
             .with_reduction(Reduction::SequenceMean);
     Cispo cispo, "-sg(min(r, 1.28)) A log_probs, token mean", "arXiv 2506.13585"
         => policy_gradient(Bounds::at_most(1.28));
+    CeGppo ce_gppo,
+        "-r A; beyond 0.8 for A < 0 and 1.28 for A > 0 the gradient is 0.5 and 1 times that bound",
+        "arXiv 2509.20712"
+        => PolicyLossConfig::new().with_surrogate(GradientPreservingClip::default());
+    Dcpo dcpo,
+        "-min(r A, clamp(r) A), bounds where r |r - 1| old_p is 0.16 and 0.2, sequence mean",
+        "arXiv 2509.02333, which does not divide by the number of sequences"
+        => PolicyLossConfig::new()
+            .with_surrogate(DynamicClip::default())
+            .with_reduction(Reduction::SequenceMean);
     Sapo sapo, "-A sigmoid(tau (r - 1)) 4 / tau, tau 1 or 1.05 by the sign of A, sequence mean",
         "arXiv 2511.20347"
         => PolicyLossConfig::new()
@@ -199,6 +210,10 @@ presets! {
         "-w A within 0.2 of the sampler's p, by the sign of A, w = exp(u), token mean",
         "SkyRL, its DPPO by total variation"
         => against_sampler(TrustRegion::default().of_ratio());
+    SkyRlRolloutIs skyrl_rollout_is,
+        "-sg(w) A log_probs where 0.8 <= w <= 1.2, w = exp(u) against the sampler, token mean",
+        "SkyRL, its loss \"rollout_is\""
+        => against_sampler(PolicyGradient::weighted_within(Bounds::new(0.8, 1.2)));
     TrlGrpo trl_grpo, "PPO, token mean: the loss_type \"dapo\" is TRL's default", "TRL"
         => clip(0.2, 0.2);
     TrlCispo trl_cispo, "-sg(min(r, 5)) A log_probs, token mean: epsilon_high bounds r itself",

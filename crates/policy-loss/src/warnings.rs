@@ -25,6 +25,7 @@ use crate::{
 /// | `weights_truncated` | `weight_truncated` | above 0.05 | bounds are for outliers; what is moved often is a bias |
 /// | `tokens_rejected` | `weight_zeroed` | above 0.05 | the batch is smaller than it looks, while the reduction still counts it |
 /// | `tokens_off_policy` | `off_policy_dropped` | above 0.05 | the same |
+/// | `rollout_log_probs_missing` | `missing_rollout_log_probs` by `valid_tokens` | above 0.05 | so many tokens are dropped, or not corrected |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -47,6 +48,8 @@ pub enum WarningKind {
     TokensRejected,
     /// The off-policy mask drops many tokens.
     TokensOffPolicy,
+    /// The sampler gave no log-prob for many tokens.
+    RolloutLogProbsMissing,
 }
 
 /// The fraction of clipped tokens from which on a batch counts as mostly clipped.
@@ -76,6 +79,7 @@ impl WarningKind {
             Self::WeightsTruncated => "weights_truncated",
             Self::TokensRejected => "tokens_rejected",
             Self::TokensOffPolicy => "tokens_off_policy",
+            Self::RolloutLogProbsMissing => "rollout_log_probs_missing",
         }
     }
 }
@@ -154,6 +158,12 @@ impl Display for Warning {
                 f,
                 "the off-policy mask drops {percent:.0} % of the tokens; the policy has moved away \
                  from what it sampled: sample more often, take smaller steps, or raise its delta"
+            ),
+            WarningKind::RolloutLogProbsMissing => write!(
+                f,
+                "rollout_log_probs are NaN at {percent:.0} % of the tokens; they are dropped, or their \
+                 mismatch is not corrected, as `missing_rollout_log_probs` says: let the sampler return \
+                 the log-prob of every token, or mask what it did not sample"
             ),
         }
     }
@@ -320,6 +330,8 @@ impl Warnings {
             metrics.off_policy_dropped,
             FEW,
         );
+        let missing = metrics.missing_rollout_log_probs / metrics.valid_tokens.max(1.0);
+        above(WarningKind::RolloutLogProbsMissing, Some(missing), FEW);
 
         let unchanged = metrics.valid_tokens > 0.0 && metrics.kl_k2 <= ROUNDING;
         self.unchanged_steps = match unchanged && needs_old(&self.objective) {
@@ -427,7 +439,7 @@ mod tests {
     fn each_share_warns_beyond_its_threshold_and_not_at_it() {
         let objective = corrected();
         type Field = fn(&mut Sums) -> &mut f64;
-        let cases: [(WarningKind, Field, f64); 6] = [
+        let cases: [(WarningKind, Field, f64); 7] = [
             (WarningKind::NonFinite, |sums| &mut sums.non_finite, 0.0),
             (
                 WarningKind::MostlyClipped,
@@ -452,6 +464,11 @@ mod tests {
             (
                 WarningKind::TokensOffPolicy,
                 |sums| &mut sums.off_policy_dropped,
+                5.0,
+            ),
+            (
+                WarningKind::RolloutLogProbsMissing,
+                |sums| &mut sums.missing_rollout_log_probs,
                 5.0,
             ),
         ];

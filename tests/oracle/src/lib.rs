@@ -22,7 +22,7 @@ pub use random::Random;
 
 use margin::Margin;
 use policy_loss_kernels::Sums;
-use policy_loss_kernels::objective::{Objective, Reduction};
+use policy_loss_kernels::objective::{MissingRolloutLogProbs, Objective, Reduction};
 
 /// Beyond this, a log-ratio is clamped.
 const LIMIT: f64 = 20.0;
@@ -70,6 +70,8 @@ struct Token {
     /// The log-prob of the base.
     base: f64,
     ratio: f64,
+    /// The same without a gradient.
+    constant_ratio: f64,
     /// d ratio / d log-prob of the token, where the ratio is its own.
     ratio_slope: f64,
     surrogate: f64,
@@ -84,6 +86,10 @@ struct Token {
     clipped: bool,
     dual_clipped: bool,
     off_policy: bool,
+    /// The sampler gave no log-prob.
+    missing: bool,
+    /// It is dropped for that.
+    dropped_missing: bool,
     weight: f64,
     truncated: bool,
     zeroed: bool,
@@ -117,6 +123,11 @@ struct TokenSize {
 }
 
 impl Token {
+    /// It takes no part in the policy term, whatever its weight.
+    fn is_dropped(&self) -> bool {
+        self.off_policy || self.dropped_missing
+    }
+
     /// The surrogate follows the ratio with this slope.
     fn follow(&mut self, slope: f64) {
         self.by_ratio = slope;
@@ -133,6 +144,7 @@ impl Token {
 pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answer {
     let margin = Margin::new();
     let mut tokens = vec![Token::default(); batch.valid.len()];
+    let batch = &fill_in_missing(objective, batch, &mut tokens);
     ratio::fill(objective.ratio, batch, &mut tokens, &margin);
     surrogates::fill(&objective.surrogate, batch, &mut tokens, &margin);
     mask_off_policy(objective, batch, &mut tokens, &margin);
@@ -160,7 +172,11 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
         let (mut of_the_row, mut size_of_the_row) = (0.0, 0.0);
         for &i in row {
             let token = &tokens[i];
-            let kept = if token.off_policy { 0.0 } else { token.weight };
+            let kept = if token.is_dropped() {
+                0.0
+            } else {
+                token.weight
+            };
             let own = token.by_log_prob + token.by_ratio * token.ratio_slope;
             let mut loss = -token.surrogate * kept + kl_coefficient * token.kl;
             let slope = -own * kept + kl_coefficient * token.kl_slope;
@@ -177,7 +193,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
             answer.gradient[i] += slope * token.share;
             of_the_row += by_row * token.share;
             let size = &token.size;
-            let kept = if token.off_policy { 0.0 } else { size.weight };
+            let kept = if token.is_dropped() { 0.0 } else { size.weight };
             let loss = size.surrogate * kept + kl_coefficient * size.kl + bonus_size;
             let slope = size.slope * kept + kl_coefficient * size.kl_slope;
             let by_row = size.by_row * kept + kl_coefficient * token.kl_by_row.abs();
@@ -194,6 +210,33 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
     }
     row::fill(objective, batch, &tokens, &mut answer);
     answer
+}
+
+/// The batch with what stands in for missing log-probs of the sampler.
+fn fill_in_missing(objective: &Objective, batch: &Batch, tokens: &mut [Token]) -> Batch {
+    let mut filled = batch.clone();
+    let Some(rollout) = filled
+        .rollout
+        .as_mut()
+        .filter(|_| objective.reads_rollout())
+    else {
+        return filled;
+    };
+    for i in batch.valid_tokens() {
+        if !rollout[i].is_nan() {
+            continue;
+        }
+        tokens[i].missing = true;
+        match objective.missing_rollout_log_probs {
+            MissingRolloutLogProbs::Propagate => {}
+            MissingRolloutLogProbs::Drop => {
+                tokens[i].dropped_missing = true;
+                rollout[i] = batch.old(i);
+            }
+            MissingRolloutLogProbs::UseOld => rollout[i] = batch.old(i),
+        }
+    }
+    filled
 }
 
 /// What a token's loss is multiplied by before the reduction divides.

@@ -54,6 +54,10 @@ pub fn of(objective: &Objective, batch: &Batch, tokens: &[Token]) -> Metrics {
             "non_finite",
             seen.valid.iter().filter(non_finite).count() as f64,
         ),
+        (
+            "missing_rollout_log_probs",
+            seen.valid.iter().filter(|i| tokens[**i].missing).count() as f64,
+        ),
     ];
     let mut metrics: Vec<_> = everywhere
         .into_iter()

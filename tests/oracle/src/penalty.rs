@@ -16,6 +16,9 @@ pub fn fill(objective: &Objective, batch: &Batch, tokens: &mut [Token], margin: 
     let reference = reference.expect("the penalty reads it");
     for i in batch.valid_tokens() {
         let token = &mut tokens[i];
+        if token.dropped_missing && penalty.against == KlBase::Rollout {
+            continue;
+        }
         let q = batch.log_probs[i] - reference[i];
         let constant = batch.constant_log_probs[i] - reference[i];
         let (value, slope) = estimate(penalty.estimator, q, margin);

@@ -44,6 +44,12 @@ pub fn fill(ratio: Ratio, batch: &Batch, tokens: &mut [Token], margin: &Margin) 
                     }
                 }
             };
+            let constant = match ratio.level {
+                RatioLevel::Token => token.constant_log_ratio,
+                RatioLevel::Sequence | RatioLevel::SequenceToken => constant_sum / n,
+                RatioLevel::SequenceSum => constant_sum,
+            };
+            token.constant_ratio = constant.clamp(-LIMIT, LIMIT).exp();
             margin.meet(log_ratio.abs(), LIMIT);
             token.ratio = log_ratio.clamp(-LIMIT, LIMIT).exp();
             let slope = match log_ratio.abs() > LIMIT {

@@ -19,6 +19,7 @@ pub fn fill(objective: &Objective, batch: &Batch, tokens: &[Token], answer: &mut
             sums.loss += answer.token_losses[i] * of_mean(objective, &row);
             sums.valid_tokens += 1.0;
             sums.non_finite += one(batch.is_non_finite(objective, i));
+            sums.missing_rollout_log_probs += one(token.missing);
             sums.clipped_above += one(token.clipped && advantage > 0.0);
             sums.clipped_below += one(token.clipped && advantage < 0.0);
             sums.dual_clipped += one(token.dual_clipped);

@@ -1,9 +1,9 @@
 //! The surrogate of each token, with its gradient by hand.
 
 use policy_loss_kernels::objective::{
-    Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, GammaWeight, GeometricMean,
-    ImportanceWeight, PolicyGradient, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
-    TrustRegionForm,
+    Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip, GammaWeight,
+    GeometricMean, GradientPreservingClip, ImportanceWeight, PolicyGradient, SigmoidGate,
+    SquaredLogRatio, Surrogate, TrustRegion, TrustRegionForm,
 };
 
 use crate::{Batch, LIMIT, Margin, Random, Token};
@@ -16,6 +16,10 @@ pub fn fill(surrogate: &Surrogate, batch: &Batch, tokens: &mut [Token], margin: 
     }
     match surrogate {
         Surrogate::Clip(it) => clip(it, batch, tokens, margin),
+        Surrogate::DynamicClip(it) => dynamic_clip(it, batch, tokens, margin),
+        Surrogate::GradientPreservingClip(it) => {
+            gradient_preserving_clip(it, batch, tokens, margin);
+        }
         Surrogate::PolicyGradient(it) => policy_gradient(it, batch, tokens, margin),
         Surrogate::SigmoidGate(it) => sigmoid_gate(it, batch, tokens),
         Surrogate::GeometricMean(it) => geometric_mean(it, batch, tokens, margin),
@@ -76,6 +80,68 @@ fn clip(clip: &Clip, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
     }
 }
 
+/// `min(r A, clamp(r) A)` between the roots of `r |r - 1| q = e`.
+fn dynamic_clip(clip: &DynamicClip, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
+    for i in batch.valid_tokens() {
+        let advantage = batch.advantages[i];
+        let token = &mut tokens[i];
+        let ratio = token.ratio;
+        let q = token.base.max(-80.0).exp();
+        let low = match 4.0 * clip.low < q {
+            true => 0.5 + (0.25 - clip.low / q).sqrt(),
+            false => 0.5,
+        };
+        let mut high = 0.5 + (0.25 + clip.high / q).sqrt();
+        if let Some(max_ratio) = clip.max_ratio {
+            high = high.min(max_ratio);
+        }
+        margin.meet(ratio.ln(), low.ln());
+        margin.meet(ratio.ln(), high.ln());
+        // The root of what rounding leaves of a difference.
+        let near_half = (0.25 - clip.low / q).max(0.0).sqrt().max(1e-3);
+        token.size.cancelled = advantage.abs() * low / near_half;
+        token.clipped = (advantage > 0.0 && ratio > high) || (advantage < 0.0 && ratio < low);
+        match token.clipped {
+            true if advantage > 0.0 => token.surrogate = high * advantage,
+            true => token.surrogate = low * advantage,
+            false => {
+                token.surrogate = ratio * advantage;
+                token.follow(advantage);
+            }
+        }
+    }
+}
+
+/// The ratio, that keeps a part of its gradient beyond the bounds.
+fn gradient_preserving_clip(
+    clip: &GradientPreservingClip,
+    batch: &Batch,
+    tokens: &mut [Token],
+    margin: &Margin,
+) {
+    for i in batch.valid_tokens() {
+        let advantage = batch.advantages[i];
+        let token = &mut tokens[i];
+        let ratio = token.ratio;
+        for bound in [1.0 - clip.low, 1.0 + clip.high] {
+            // A bound of 0 or below is never met.
+            if bound > 0.0 {
+                margin.meet(ratio.ln(), bound.ln());
+            }
+        }
+        let above = advantage > 0.0 && ratio > 1.0 + clip.high;
+        let below = advantage < 0.0 && ratio < 1.0 - clip.low;
+        let scale = match (above, below) {
+            (true, _) => clip.high_gradient * (1.0 + clip.high) / token.constant_ratio,
+            (_, true) => clip.low_gradient * (1.0 - clip.low) / token.constant_ratio,
+            (false, false) => 1.0,
+        };
+        token.clipped = above || below;
+        token.surrogate = scale * ratio * advantage;
+        token.follow(scale * advantage);
+    }
+}
+
 /// A constant weight times `A log_probs`.
 fn policy_gradient(
     surrogate: &PolicyGradient,
@@ -89,6 +155,10 @@ fn policy_gradient(
         let (weight, is_cut) = match surrogate.weight {
             ImportanceWeight::None => (1.0, false),
             ImportanceWeight::Ratio(bounds) => cut_ratio(token, bounds, margin),
+            ImportanceWeight::RatioWithin(bounds) => match cut_ratio(token, bounds, margin) {
+                (_, true) => (0.0, true),
+                inside => inside,
+            },
             ImportanceWeight::RatioWhereNegative(bounds) => match advantage < 0.0 {
                 true => cut_ratio(token, bounds, margin),
                 false => (1.0, false),

@@ -1,10 +1,11 @@
 //! What the frameworks of autumn 2026 compute themselves, in float64, with gradients.
 
 use policy_loss::{
-    Behavior, Bounds, Clip, CovarianceClip, Divergence, EntropyBonus, Filter, FilterEstimator,
-    FilterLevel, GlobalTotals, KlBase, KlEstimator, KlGradient, KlPenalty, PolicyGradient,
-    PolicyLossConfig, Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate,
-    SquaredLogRatio, TrustRegion, WeightLevel,
+    Behavior, Bounds, Clip, CovarianceClip, Divergence, DynamicClip, EntropyBonus, Filter,
+    FilterEstimator, FilterLevel, GlobalTotals, GradientPreservingClip, KlBase, KlEstimator,
+    KlGradient, KlPenalty, MissingRolloutLogProbs, PolicyGradient, PolicyLossConfig, Ratio,
+    Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, TrustRegion,
+    WeightLevel,
 };
 use serde_json::Value;
 
@@ -14,13 +15,11 @@ use super::frameworks::Golden;
 use crate::case::{Case, HostAdvantages};
 
 /// Objectives of the file that cannot be written as a configuration yet.
-const NOT_YET: [&str; 17] = [
+const NOT_YET: [&str; 14] = [
     "areal sequence ratio",
-    "ce-gppo",
     "chord (ms-swift)",
     "clip_cov (SkyRL)",
     "component sum (prime-rl)",
-    "dcpo bounds",
     "fipo (ms-swift)",
     "kl_cov (SkyRL)",
     "m2po all tokens (AReaL)",
@@ -29,7 +28,6 @@ const NOT_YET: [&str; 17] = [
     "opd loss, sampled token (verl)",
     "real (ms-swift)",
     "rho correction, tv filter (open-instruct)",
-    "rollout_is (SkyRL)",
     "sdar",
     "segment ratio, difference filter (ROLL)",
 ];
@@ -40,9 +38,6 @@ fn departure(it: &Feature) -> Option<&'static str> {
         "top-entropy tokens (TRL)" => Some("a quantile over the batch"),
         "areal rejection" if it.param("rejection")["metric"] == "kl_k3" => {
             Some("AReaL takes k3 of the gap with the other sign")
-        }
-        "areal rejection" if it.name.starts_with("areal-missing-ratio") => {
-            Some("a missing log-prob of the sampler is not a gap of 0")
         }
         "sampler correction (TRL)" if it.param("loss_type") == "vespo" => {
             Some("TRL adds the logarithm of the weight to the sequence's log-ratio")
@@ -74,7 +69,7 @@ pub fn cases(directory: &Directory) -> Vec<Golden> {
     let objectives = all.filter(|it| it.kind == "objective");
     let known = objectives.filter(|it| !NOT_YET.contains(&it.feature.as_str()));
     let cases: Vec<_> = known.map(golden).collect();
-    directory.assert_count(features::FILE, cases.len(), 106);
+    directory.assert_count(features::FILE, cases.len(), 116);
     cases
 }
 
@@ -130,6 +125,13 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         "entropy bonus (TRL)" => {
             clip(it).with_entropy_bonus(EntropyBonus::new(it.number("entropy_coefficient")))
         }
+        "ce-gppo" => PolicyLossConfig::new().with_surrogate(GradientPreservingClip::new(
+            it.number("clip_low"),
+            it.number("clip_high"),
+            it.number("beta_low"),
+            it.number("beta_high"),
+        )),
+        "dcpo bounds" => dcpo(it, case),
         "reduction token_mean" => clip(it),
         "reduction sequence_mean" => {
             count_empty_rows(case);
@@ -142,7 +144,7 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
             clip(it).with_reduction(Reduction::FixedLength { length })
         }
         "cispo (SkyRL)" | "dual_clip (SkyRL)" | "sapo (SkyRL)" | "gspo (SkyRL)"
-        | "dppo (SkyRL)" => skyrl(it, case),
+        | "dppo (SkyRL)" | "rollout_is (SkyRL)" => skyrl(it, case),
         other => panic!("an objective that is not known: {other}"),
     }
 }
@@ -190,7 +192,28 @@ fn areal(it: &Feature, config: PolicyLossConfig) -> PolicyLossConfig {
                 .with_filter(Filter::new(level, estimator, bounds))
         }
     };
-    config.with_rollout_correction(correction)
+    let missing = match is_ratio {
+        true => MissingRolloutLogProbs::UseOld,
+        // Its comparison with a bound fails.
+        false => MissingRolloutLogProbs::Propagate,
+    };
+    config
+        .with_rollout_correction(correction)
+        .with_missing_rollout_log_probs(missing)
+}
+
+fn dcpo(it: &Feature, case: &mut Case) -> PolicyLossConfig {
+    let mut clip = DynamicClip::new(it.number("epsilon_low"), it.number("epsilon_high"));
+    clip.max_ratio = it.param("max_ratio").as_f64();
+    let config = PolicyLossConfig::new().with_surrogate(clip);
+    match it.param("reduction") == "token mean" {
+        true => config,
+        false => {
+            // The sum of the means, and not their mean.
+            case.totals = Some(GlobalTotals::new().with_sequences(1));
+            config.with_reduction(Reduction::SequenceMean)
+        }
+    }
 }
 
 fn prime(it: &Feature, case: &mut Case) -> PolicyLossConfig {
@@ -380,6 +403,12 @@ fn skyrl(it: &Feature, case: &mut Case) -> PolicyLossConfig {
                 [0, 1].map(|nth| it.param("sapo_tau")[nth].as_f64().expect("a number"));
             let gate = SigmoidGate::new(temperatures[0], temperatures[1]);
             PolicyLossConfig::new().with_surrogate(gate)
+        }
+        Some("rollout_is") => {
+            let bounds = Bounds::new(1.0 - it.number("clip_low"), 1.0 + it.number("clip_high"));
+            PolicyLossConfig::new()
+                .with_ratio(Ratio::TOKEN.against(Behavior::Rollout))
+                .with_surrogate(PolicyGradient::weighted_within(bounds))
         }
         Some("cispo") => {
             let low = it.param("clow").as_f64().unwrap_or(1.0);

@@ -7,6 +7,7 @@ pub mod garbage;
 pub mod golden;
 pub mod gradients;
 pub mod masks;
+pub mod missing_rollout;
 pub mod non_finite;
 pub mod objectives;
 pub mod outputs;

@@ -6,9 +6,9 @@ use crate::support::{Batch, Written};
 /// What `--config` refuses, and the error; one that ends in `...` is only the beginning.
 const CONFIGS: &str = r#"
 {"surrogat": {}}
-    unknown field `surrogat`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `rollout_correction`, `kl_penalty`, `entropy_bonus`, `reduction`; is it `surrogate`?
+    unknown field `surrogat`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`; is it `surrogate`?
 {"implementation": "fused"}
-    unknown field `implementation`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `rollout_correction`, `kl_penalty`, `entropy_bonus`, `reduction`
+    unknown field `implementation`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`
 {"surrogate": {"clip": {"lo": 1}}}
     unknown field `surrogate.clip.lo`; accepted: `low`, `high`, `dual_clip`, `delta`; is it `low`?
 {"surrogate": {"clip": {"low": 0.1, "A": 1}}}
@@ -59,6 +59,10 @@ const CONFIGS: &str = r#"
     `ratio.level` is {"token":null}; accepted: "token", "sequence", "sequence_token", "sequence_sum"
 {"ratio": {"against": "rollout"}, "rollout_correction": {"weight": {"mode": "raw"}}}
     `ratio.against = rollout` together with `rollout_correction` has no meaning: the ratio already holds ...
+{"missing_rollout_log_probs": "ignore"}
+    `missing_rollout_log_probs` is "ignore"; accepted: "propagate", "drop", "use_old"
+{"missing_rollout_log_probs": "drop"}
+    `rollout_correction` is missing, but `missing_rollout_log_probs` needs it; accepted: a part that reads ...
 {"off_policy_mask": [0.1]}
     `off_policy_mask` is [0.1]; accepted: an object of `delta`
 {"kl_penalty": [0.1]}

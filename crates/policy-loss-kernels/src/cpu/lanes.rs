@@ -93,6 +93,7 @@ pub trait Lanes: Copy {
     /// `a * b + c`, rounded once where the machine can.
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     fn negative(self, a: Self::Vector) -> Self::Vector;
+    fn square_root(self, a: Self::Vector) -> Self::Vector;
     /// `a` where it is smaller than `b`, else `b`: it is `b` where `a` is NaN. No lane of `b` may be.
     fn smaller(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a` where it is larger than `b`, else `b`: it is `b` where `a` is NaN. No lane of `b` may be.
@@ -242,6 +243,11 @@ macro_rules! implement_lanes {
                 #[inline(always)]
                 fn negative(self, a: Self::Vector) -> Self::Vector {
                     self.0.[<neg_ $real s>](a)
+                }
+
+                #[inline(always)]
+                fn square_root(self, a: Self::Vector) -> Self::Vector {
+                    self.0.[<sqrt_ $real s>](a)
                 }
 
                 #[inline(always)]

@@ -11,12 +11,12 @@ use super::words::{Flags, Values, count, is_non_finite, splat};
 use crate::blueprint::Blueprint;
 use crate::columns::Columns;
 use crate::formula::rollout::cpu::kept_weight;
-use crate::formula::row::cpu::{Row, TokenInputs, gather, share, unshared};
+use crate::formula::row::cpu::{Row, TokenInputs, gather, share, stand_in, unshared};
 use crate::formula::row_sums::RowSums;
 use crate::formula::row_sums::cpu::{RowSums as LaneRowSums, RowTotals};
 use crate::formula::token::cpu::token;
 use crate::numbers::Numbers;
-use crate::objective::{Behavior, Divergence, RatioLevel, SurrogateKind};
+use crate::objective::{Behavior, Divergence, MissingRolloutLogProbs, RatioLevel, SurrogateKind};
 use crate::sums::Sums;
 use crate::sums::cpu::Sums as LaneSums;
 
@@ -111,12 +111,13 @@ struct Specialization {
     dual_clip: bool,
     weighs_negative: bool,
     weighs_others: bool,
+    drops_outside: bool,
     divergence: Divergence,
     multiplies_ratio: bool,
     ratio_level: RatioLevel,
     against: Behavior,
-    /// There is a correction, an off-policy mask, a penalty or a bonus; which one is looked up for
-    /// each vector.
+    /// There is a correction, an off-policy mask, a penalty, a bonus, or something to do about missing
+    /// log-probs; which one is looked up for each vector.
     has_extras: bool,
 }
 
@@ -127,6 +128,7 @@ impl Specialization {
             dual_clip: false,
             weighs_negative: false,
             weighs_others: false,
+            drops_outside: false,
             divergence: Divergence::TotalVariation,
             multiplies_ratio: false,
             ratio_level: RatioLevel::Token,
@@ -155,6 +157,7 @@ impl Specialization {
             dual_clip: blueprint.dual_clip,
             weighs_negative: blueprint.weighs_negative,
             weighs_others: blueprint.weighs_others,
+            drops_outside: blueprint.drops_outside,
             divergence: blueprint.divergence,
             multiplies_ratio: blueprint.multiplies_ratio,
             ratio_level: blueprint.ratio_level,
@@ -162,7 +165,8 @@ impl Specialization {
             has_extras: blueprint.corrected
                 || blueprint.off_policy
                 || blueprint.penalized
-                || blueprint.entropy,
+                || blueprint.entropy
+                || blueprint.missing != MissingRolloutLogProbs::Propagate,
         }
     }
 
@@ -174,6 +178,7 @@ impl Specialization {
             dual_clip,
             weighs_negative,
             weighs_others,
+            drops_outside,
             divergence,
             multiplies_ratio,
             ratio_level,
@@ -185,6 +190,7 @@ impl Specialization {
             dual_clip,
             weighs_negative,
             weighs_others,
+            drops_outside,
             divergence,
             multiplies_ratio,
             ratio_level,
@@ -196,6 +202,7 @@ impl Specialization {
         match has_extras {
             true => blueprint,
             false => Blueprint {
+                missing: MissingRolloutLogProbs::Propagate,
                 corrected: false,
                 weighted: false,
                 normalizes: false,
@@ -234,7 +241,7 @@ const KL_REGION: Specialization = Specialization {
 
 /// The objectives that have loops of their own. All others share one that looks everything up. Those
 /// without extras stand first.
-const SPECIALIZED: [Specialization; 25] = [
+const SPECIALIZED: [Specialization; 28] = [
     CLIP,
     DUAL_CLIP,
     Specialization {
@@ -253,6 +260,13 @@ const SPECIALIZED: [Specialization; 25] = [
     Specialization::new(SurrogateKind::TrustRegion),
     KL_REGION,
     Specialization::new(SurrogateKind::SquaredLogRatio),
+    Specialization::new(SurrogateKind::DynamicClip),
+    Specialization::new(SurrogateKind::GradientPreservingClip),
+    Specialization {
+        drops_outside: true,
+        against: Behavior::Rollout,
+        ..WEIGHTED
+    },
     CLIP.with_extras(),
     DUAL_CLIP.with_extras(),
     CLIP.at(RatioLevel::Sequence).with_extras(),
@@ -300,9 +314,9 @@ macro_rules! implement_arithmetic {
         }
     };
 }
-implement_arithmetic!(f32: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24);
+implement_arithmetic!(f32: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27);
 // Few batches are computed in f64: what has extras looks everything up.
-implement_arithmetic!(f64: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+implement_arithmetic!(f64: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17);
 
 fn kernels<T: Real, const INDEX: usize>() -> Kernels<T> {
     Kernels {
@@ -396,7 +410,7 @@ impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
                         false => &mut [],
                     };
                     for place in 0..length {
-                        let inputs = inputs(lanes, &stretch, place);
+                        let inputs = inputs(lanes, &stretch, place, blueprint);
                         let gradient = token(&numbers, &row, &inputs, &mut sums, blueprint);
                         if !blueprint.gradient_is_of_row() {
                             output[place].write(gradient.log_probs.1);
@@ -457,7 +471,7 @@ impl<T: Real> WithSimd for CountNonFinite<'_, T> {
             for place in 0..vectors.mask.len() {
                 // Of one vector, and nothing else of it is used.
                 let mut sums = LaneSums::new(lanes);
-                let inputs = inputs(lanes, &vectors, place);
+                let inputs = inputs(lanes, &vectors, place, blueprint);
                 token(&numbers, &row, &inputs, &mut sums, blueprint);
                 total += lanes.sum(count(is_non_finite(sums.non_finite)).1);
             }
@@ -518,7 +532,7 @@ impl<T: Real, const INDEX: usize> WithSimd for Gather<'_, T, INDEX> {
                 let length = stretch.mask.len();
                 let stretch = stretch.map(|column| &column[..length]);
                 for place in 0..length {
-                    let inputs = inputs(lanes, &stretch, place);
+                    let inputs = inputs(lanes, &stretch, place, blueprint);
                     gather(&numbers, &inputs, &mut sums, blueprint);
                 }
                 sums.flush(lanes, &mut state.sums);
@@ -526,7 +540,7 @@ impl<T: Real, const INDEX: usize> WithSimd for Gather<'_, T, INDEX> {
             }
             if !rest.mask.is_empty() {
                 let rest = rest.map(|column| lanes.load_rest(column));
-                let inputs = inputs(lanes, &rest.as_slices(), 0);
+                let inputs = inputs(lanes, &rest.as_slices(), 0, blueprint);
                 gather(&numbers, &inputs, &mut sums, blueprint);
             }
             sums.finish(&mut state.sums);
@@ -563,12 +577,12 @@ impl<T: Real> WithSimd for AddKeptWeights<'_, T> {
             let row = row(lanes, &blueprint, self.plan, self.plan.scale, state);
             let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[first..last]));
             for place in 0..vectors.mask.len() {
-                let inputs = inputs(lanes, &vectors, place);
+                let inputs = inputs(lanes, &vectors, place, blueprint);
                 state.kept_weight += lanes.sum(kept_weight(&numbers, &row, &inputs, blueprint).1);
             }
             if !rest.mask.is_empty() {
                 let rest = rest.map(|column| lanes.load_rest(column));
-                let inputs = inputs(lanes, &rest.as_slices(), 0);
+                let inputs = inputs(lanes, &rest.as_slices(), 0, blueprint);
                 state.kept_weight += lanes.sum(kept_weight(&numbers, &row, &inputs, blueprint).1);
             }
             first = last;
@@ -636,7 +650,12 @@ fn first_lane<L: Lanes>(values: Values<L>) -> f64 {
 
 /// One vector of tokens.
 #[inline(always)]
-fn inputs<L: Lanes>(lanes: L, vectors: &Staged<&[L::Vector]>, place: usize) -> TokenInputs<L> {
+fn inputs<L: Lanes>(
+    lanes: L,
+    vectors: &Staged<&[L::Vector]>,
+    place: usize,
+    blueprint: Blueprint,
+) -> TokenInputs<L> {
     let Staged {
         columns:
             Columns {
@@ -649,7 +668,7 @@ fn inputs<L: Lanes>(lanes: L, vectors: &Staged<&[L::Vector]>, place: usize) -> T
             },
         mask,
     } = *vectors;
-    TokenInputs {
+    let read = TokenInputs {
         log_probs: Values(lanes, log_probs[place]),
         old_log_probs: Values(lanes, old_log_probs[place]),
         rollout_log_probs: Values(lanes, rollout_log_probs[place]),
@@ -657,7 +676,9 @@ fn inputs<L: Lanes>(lanes: L, vectors: &Staged<&[L::Vector]>, place: usize) -> T
         entropy: Values(lanes, entropies[place]),
         advantage: Values(lanes, advantages[place]),
         valid: Flags(lanes, lanes.greater(mask[place], lanes.zero())),
-    }
+        missing: Flags(lanes, lanes.never()),
+    };
+    stand_in(read, blueprint)
 }
 
 /// Whole vectors, and the tokens that do not fill one.

@@ -189,6 +189,11 @@ pub fn exponential<E: Elements>(x: Values<E>) -> Values<E> {
     Values(x.0, exp(x.0, x.1))
 }
 
+#[inline(always)]
+pub fn square_root<E: Elements>(x: Values<E>) -> Values<E> {
+    Values(x.0, x.0.square_root(x.1))
+}
+
 /// Of `x` within ±20, or NaN.
 #[inline(always)]
 pub fn exponential_of_bounded<E: Elements>(x: Values<E>, _double: bool) -> Exponential<E> {

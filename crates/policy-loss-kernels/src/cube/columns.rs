@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::words::Elements;
 use crate::blueprint::Blueprint;
-use crate::formula::row::gpu::TokenInputs;
+use crate::formula::row::gpu::{TokenInputs, stand_in};
 
 /// The types of a launch.
 pub trait Types: Elements {
@@ -77,7 +77,7 @@ impl<E: Types> Inputs<E> {
         if comptime!(blueprint.entropy) {
             entropy = self.entropies.as_ref().unwrap()[index];
         }
-        TokenInputs::<E> {
+        let read = TokenInputs::<E> {
             log_probs,
             old_log_probs: Vector::cast_from(self.old_log_probs[index]),
             rollout_log_probs,
@@ -85,7 +85,9 @@ impl<E: Types> Inputs<E> {
             entropy,
             advantage: self.advantage(index, sequence),
             valid: self.valid(index),
-        }
+            missing: Vector::new(false),
+        };
+        stand_in::<E>(read, blueprint)
     }
 
     /// What rollout weights are divided by.

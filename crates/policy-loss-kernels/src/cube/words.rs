@@ -152,6 +152,11 @@ pub fn exponential<E: Elements>(x: Values<E>) -> Values<E> {
     x.exp()
 }
 
+#[cube]
+pub fn square_root<E: Elements>(x: Values<E>) -> Values<E> {
+    x.sqrt()
+}
+
 /// Of `x` within ±20, or NaN.
 ///
 /// `exp(x) - 1 - x` loses all digits near 0, where the series

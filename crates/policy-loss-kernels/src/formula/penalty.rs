@@ -5,7 +5,8 @@ use super::formulas;
 formulas! {
     use [parts, row];
 
-    /// What a penalty adds to the losses of tokens, before its coefficient; 0 at masked ones.
+    /// What a penalty adds to the losses of tokens, before its coefficient; 0 at masked ones
+    /// and at those that are dropped with the sampler's log-prob.
     #[derive(CubeType, Clone, Copy)]
     pub struct PenaltyOutput<E: Elements> {
         /// `log_probs - ref_log_probs`, or `log_probs - rollout_log_probs`.
@@ -26,10 +27,13 @@ formulas! {
         saturated: Flags<E>,
         #[comptime] blueprint: Blueprint,
     ) -> PenaltyOutput<E> {
-        let valid = inputs.valid;
+        let mut valid = inputs.valid;
         let mut base = inputs.ref_log_probs;
         if comptime!(blueprint.penalizes_rollout()) {
             base = inputs.rollout_log_probs;
+            if comptime!(blueprint.drops_missing()) {
+                valid = both::<E>(valid, !inputs.missing);
+            }
         }
         let log_ratio = keep::<E>(valid, inputs.log_probs - base);
         let estimate = kl_estimate::<E>(log_ratio, blueprint);

@@ -75,11 +75,29 @@ formulas! {
         }
     }
 
-    /// Where a row drops tokens, whatever their weights.
+    /// Where the off-policy mask drops tokens.
     #[cube]
-    pub fn dropped_tokens<E: Elements>(row: &Row<E>, advantage: Values<E>) -> Flags<E> {
+    pub fn off_policy_tokens<E: Elements>(row: &Row<E>, advantage: Values<E>) -> Flags<E> {
         let negative = less::<E>(advantage, constant::<E>(advantage, 0.0));
         both::<E>(negative, row.drops_negative)
+    }
+
+    /// Where tokens are dropped, whatever their weights.
+    #[cube]
+    pub fn dropped_tokens<E: Elements>(
+        row: &Row<E>,
+        inputs: &TokenInputs<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> Flags<E> {
+        let mut dropped = nowhere::<E>(inputs.advantage);
+        if comptime!(blueprint.off_policy) {
+            let advantage = keep::<E>(inputs.valid, inputs.advantage);
+            dropped = off_policy_tokens::<E>(row, advantage);
+        }
+        if comptime!(blueprint.drops_missing()) {
+            dropped = either::<E>(dropped, inputs.missing);
+        }
+        dropped
     }
 
     /// The weights of tokens that are kept, 0 elsewhere: for a surrogate that the tokens of a
@@ -95,9 +113,8 @@ formulas! {
         if comptime!(blueprint.corrected) {
             weight = token_weight::<E>(numbers, row, inputs, blueprint).value;
         }
-        if comptime!(blueprint.off_policy) {
-            let advantage = keep::<E>(inputs.valid, inputs.advantage);
-            weight = drop_where::<E>(dropped_tokens::<E>(row, advantage), weight);
+        if comptime!(blueprint.drops_tokens()) {
+            weight = drop_where::<E>(dropped_tokens::<E>(row, inputs, blueprint), weight);
         }
         keep::<E>(inputs.valid, weight)
     }

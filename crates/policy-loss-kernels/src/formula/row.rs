@@ -18,6 +18,26 @@ formulas! {
         pub entropy: Values<E>,
         pub advantage: Values<E>,
         pub valid: Flags<E>,
+        /// Valid tokens without a log-prob of the sampler, where the objective reads it.
+        pub missing: Flags<E>,
+    }
+
+    /// What is read of a token, with a stand-in for what the sampler did not give.
+    #[cube]
+    pub fn stand_in<E: Elements>(
+        read: TokenInputs<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> TokenInputs<E> {
+        let mut inputs = read;
+        if comptime!(blueprint.reads_rollout()) {
+            let missing = is_nan::<E>(inputs.rollout_log_probs);
+            inputs.missing = both::<E>(inputs.valid, missing);
+            if comptime!(blueprint.missing != MissingRolloutLogProbs::Propagate) {
+                inputs.rollout_log_probs =
+                    choose::<E>(missing, inputs.old_log_probs, inputs.rollout_log_probs);
+            }
+        }
+        inputs
     }
 
     /// What the tokens of a sequence share. What the objective does not use is a constant.

@@ -39,6 +39,10 @@ formulas! {
     ) -> SurrogateOutput<E> {
         match blueprint.surrogate {
             SurrogateKind::Clip => clip::<E>(numbers, inputs, sums, blueprint),
+            SurrogateKind::DynamicClip => dynamic_clip::<E>(numbers, inputs, sums, blueprint),
+            SurrogateKind::GradientPreservingClip => {
+                gradient_preserving_clip::<E>(numbers, inputs, sums)
+            }
             SurrogateKind::PolicyGradient => policy_gradient::<E>(numbers, inputs, sums, blueprint),
             SurrogateKind::SigmoidGate => sigmoid_gate::<E>(numbers, inputs),
             SurrogateKind::GeometricMean => geometric_mean::<E>(numbers, row, inputs, sums),
@@ -57,11 +61,24 @@ formulas! {
         sums: &mut Sums<E>,
         #[comptime] blueprint: Blueprint,
     ) -> SurrogateOutput<E> {
+        let low = number::<E>(inputs.ratio, &numbers.low);
+        let high = number::<E>(inputs.ratio, &numbers.high);
+        clip_between::<E>(numbers, inputs, low, high, sums, blueprint)
+    }
+
+    /// The clip, of which `low` and `high` are the bounds of the ratio.
+    #[cube]
+    pub fn clip_between<E: Elements>(
+        numbers: &Numbers,
+        inputs: &SurrogateInputs<E>,
+        low: Values<E>,
+        high: Values<E>,
+        sums: &mut Sums<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> SurrogateOutput<E> {
         let advantage = inputs.advantage;
         let zero = constant::<E>(advantage, 0.0);
         let unclipped = inputs.ratio * advantage;
-        let low = number::<E>(inputs.ratio, &numbers.low);
-        let high = number::<E>(inputs.ratio, &numbers.high);
         let bounded = clamped::<E>(inputs.ratio, low, high) * advantage;
         let clipped = less::<E>(bounded, unclipped);
         // A clipped token has A > 0 or A < 0, so that a masked one is never counted.
@@ -83,7 +100,59 @@ formulas! {
         }
     }
 
-    /// `w * A * log_probs`, the constant `w` the ratio in `[low, high]`, or 1.
+    /// The clip, with bounds that depend on the probability in the base of the ratio.
+    #[cube]
+    pub fn dynamic_clip<E: Elements>(
+        numbers: &Numbers,
+        inputs: &SurrogateInputs<E>,
+        sums: &mut Sums<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> SurrogateOutput<E> {
+        let zero = constant::<E>(inputs.ratio, 0.0);
+        let one = constant::<E>(inputs.ratio, 1.0);
+        let half = constant::<E>(inputs.ratio, 0.5);
+        let four = constant::<E>(inputs.ratio, 4.0);
+        // Smaller ones underflow in f32, and their bounds are never met.
+        let least_log_prob = constant::<E>(inputs.ratio, LEAST_BASE_LOG_PROB);
+        let q = exponential::<E>(raised::<E>(inputs.base_log_probs, least_log_prob));
+        let lost = four * number::<E>(q, &numbers.low) / q;
+        let won = four * number::<E>(q, &numbers.high) / q;
+        let low = half + half * square_root::<E>(raised::<E>(one - lost, zero));
+        let high = half + half * square_root::<E>(one + won);
+        let most = number::<E>(q, &numbers.max_ratio);
+        let high = choose::<E>(greater::<E>(high, most), most, high);
+        clip_between::<E>(numbers, inputs, low, high, sums, blueprint)
+    }
+
+    /// `r * A`; beyond the bound that `A` meets, a part of the gradient at the bound, and that value.
+    #[cube]
+    pub fn gradient_preserving_clip<E: Elements>(
+        numbers: &Numbers,
+        inputs: &SurrogateInputs<E>,
+        sums: &mut Sums<E>,
+    ) -> SurrogateOutput<E> {
+        let advantage = inputs.advantage;
+        let zero = constant::<E>(advantage, 0.0);
+        let low = number::<E>(advantage, &numbers.low);
+        let high = number::<E>(advantage, &numbers.high);
+        let above = both::<E>(
+            greater::<E>(inputs.ratio, high),
+            greater::<E>(advantage, zero),
+        );
+        let below = both::<E>(less::<E>(inputs.ratio, low), less::<E>(advantage, zero));
+        sums.clipped_above += count::<E>(above);
+        sums.clipped_below += count::<E>(below);
+        let left_above = number::<E>(advantage, &numbers.high_gradient) * high;
+        let left_below = number::<E>(advantage, &numbers.low_gradient) * low;
+        let factor = choose::<E>(below, left_below, inputs.ratio);
+        let value = choose::<E>(above, left_above, factor) * advantage;
+        SurrogateOutput::<E> {
+            value,
+            slope: choose::<E>(inputs.saturated, zero, value),
+        }
+    }
+
+    /// `w * A * log_probs`, the constant `w` the ratio in `[low, high]`, or 0 or 1.
     #[cube]
     pub fn policy_gradient<E: Elements>(
         numbers: &Numbers,
@@ -98,7 +167,14 @@ formulas! {
             let low = number::<E>(inputs.ratio, &numbers.low);
             let high = number::<E>(inputs.ratio, &numbers.high);
             let cut = !inside::<E>(inputs.ratio, low, high);
-            let weighted = clamped::<E>(inputs.ratio, low, high) * advantage;
+            let mut weight = clamped::<E>(inputs.ratio, low, high);
+            if comptime!(blueprint.drops_outside) {
+                // A NaN lies on neither side, and goes on.
+                let outside =
+                    either::<E>(less::<E>(inputs.ratio, low), greater::<E>(inputs.ratio, high));
+                weight = drop_where::<E>(outside, inputs.ratio);
+            }
+            let weighted = weight * advantage;
             // Not where A is 0: such a token, or a masked one, has nothing to lose.
             let negative = less::<E>(advantage, zero);
             sums.clipped_below += count::<E>(both::<E>(cut, negative));

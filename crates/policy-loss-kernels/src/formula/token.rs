@@ -44,6 +44,9 @@ formulas! {
         sums.squared_log_ratio = plus_product::<E>(sums.squared_log_ratio, log_ratio, log_ratio);
         sums.k3 += total::<E>(against_old.k3);
 
+        if comptime!(blueprint.reads_rollout()) {
+            sums.missing_rollout_log_probs += count::<E>(inputs.missing);
+        }
         // NaN or infinite where an input is.
         let mut probe = log_ratio + advantage;
         let mut ratio = against_old.ratio;
@@ -110,8 +113,10 @@ formulas! {
         }
         // After the weight, which may be infinite.
         if comptime!(blueprint.off_policy) {
-            let dropped = dropped_tokens::<E>(row, advantage);
-            sums.off_policy_dropped += count::<E>(dropped);
+            sums.off_policy_dropped += count::<E>(off_policy_tokens::<E>(row, advantage));
+        }
+        if comptime!(blueprint.drops_tokens()) {
+            let dropped = dropped_tokens::<E>(row, inputs, blueprint);
             value = drop_where::<E>(dropped, value);
             if comptime!(!blueprint.slope_is_of_row()) {
                 slope = drop_where::<E>(dropped, slope);

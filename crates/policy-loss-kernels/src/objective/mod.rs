@@ -67,6 +67,9 @@ pub struct Objective {
     /// The weight that corrects for the mismatch between sampler and trainer, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout_correction: Option<RolloutCorrection>,
+    /// What becomes of valid tokens whose `rollout_log_probs` is NaN: the sampler gave none.
+    #[serde(skip_serializing_if = "MissingRolloutLogProbs::is_default")]
+    pub missing_rollout_log_probs: MissingRolloutLogProbs,
     /// The penalty for moving away from a reference policy, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl_penalty: Option<KlPenalty>,
@@ -98,6 +101,15 @@ impl Objective {
             bonus.validate()?;
         }
         self.reduction.validate()?;
+        if !self.missing_rollout_log_probs.is_default() && !self.reads_rollout() {
+            return Err(ConfigError::Missing {
+                field: "rollout_correction",
+                needed_by: "`missing_rollout_log_probs`",
+                accepted: "a part that reads `rollout_log_probs` (`rollout_correction`, \
+                           `ratio.against = rollout`, `kl_penalty.against = rollout`), or leave \
+                           `missing_rollout_log_probs` out",
+            });
+        }
         let Some(correction) = self.rollout_correction else {
             return Ok(());
         };
@@ -135,6 +147,8 @@ impl Objective {
             off_policy_mask,
             // Weights are made of constants; so are the counts of a reduction.
             rollout_correction: _,
+            // Decided for each token by itself.
+            missing_rollout_log_probs: _,
             // A divergence of each token.
             kl_penalty: _,
             // It has a gradient of its own, which this way does not make.

@@ -10,6 +10,10 @@ pub const LOG_RATIO_LIMIT: f64 = 20.0;
 /// tells from 0: ln 1e-8.
 pub const LEAST_LOG_RATIO: f64 = -18.420_680_743_952_367;
 
+/// The least log-prob that the bounds of a [`DynamicClip`](super::DynamicClip) are made of: below it
+/// f32 has no probabilities.
+pub const LEAST_BASE_LOG_PROB: f64 = -80.0;
+
 /// The smallest probability whose logarithm is taken: it keeps a probability of 1 out of a
 /// logarithm of 0 in a [`TrustRegion`](super::TrustRegion).
 pub const LEAST_PROBABILITY: f64 = 1e-8;

@@ -140,6 +140,40 @@ impl RolloutCorrection {
     }
 }
 
+/// What becomes of a valid token whose `rollout_log_probs` is NaN: a sampler that gave no log-prob
+/// for it, such as one that forced a token.
+///
+/// ```text
+/// propagate  the NaN goes on into the loss, which refuses the step
+/// drop       the policy term of the token is 0, and so is its KL penalty against the sampler; to
+///            all others it looks as with use_old
+/// use_old    old_log_probs stand in: the gap is 0, rho is 1
+/// ```
+///
+/// Whatever is chosen, the metric `missing_rollout_log_probs` counts them. The denominators of the
+/// reduction, and means over a sequence, keep counting what was dropped. An infinite log-prob is not
+/// a missing one.
+#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
+#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissingRolloutLogProbs {
+    /// The loss becomes NaN.
+    #[default]
+    Propagate,
+    /// The token is dropped.
+    Drop,
+    /// `old_log_probs` stand in.
+    UseOld,
+}
+
+impl MissingRolloutLogProbs {
+    /// Whether it is what an objective does that does not say.
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The weight of a token in a [`RolloutCorrection`]. With the gap
 /// `g = old_log_probs - rollout_log_probs`:
 ///

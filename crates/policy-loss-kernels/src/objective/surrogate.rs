@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bounds;
-use super::check::{ConfigError, above_one, positive, share};
+use super::check::{ConfigError, above_one, not_negative, positive, share};
 use super::ratio::{LOG_RATIO_LIMIT, Ratio, RatioLevel};
 use crate::numbers::Numbers;
 
@@ -97,6 +97,10 @@ surrogates! {
         trust_region: TrustRegion,
         /// The policy gradient with a squared log-ratio as its penalty.
         squared_log_ratio: SquaredLogRatio,
+        /// The clip, with bounds of the ratio that depend on the probability of the token.
+        dynamic_clip: DynamicClip,
+        /// The clip, with a part of the gradient left beyond its bounds.
+        gradient_preserving_clip: GradientPreservingClip,
     }
     composed only {
         /// The clip, without a random share of the tokens of high covariance.
@@ -191,6 +195,8 @@ pub(crate) struct SurrogateChoices {
     pub weighs_negative: bool,
     /// The policy gradient is weighted for all other advantages.
     pub weighs_others: bool,
+    /// Weights of the policy gradient out of their bounds are 0.
+    pub drops_outside: bool,
     /// The measure of a trust region.
     pub divergence: Divergence,
     /// Within a trust region the ratio is multiplied, and not `log_probs`.
@@ -326,6 +332,165 @@ impl Properties for Clip {
     }
 }
 
+/// The clip, with bounds that depend on the probability `q` of the token in the base of the ratio: a
+/// probability may change by so much, whatever that is as a ratio.
+///
+/// ```text
+/// least    = (1 + sqrt(max(1 - 4 low / q, 0))) / 2
+/// greatest = min((1 + sqrt(1 + 4 high / q)) / 2, max_ratio)
+/// surrogate = min(r * A, clamp(r, least, greatest) * A)
+/// ```
+///
+/// which is `r (1 - r) q <= low` and `r (r - 1) q <= high`. `least` is 0.5 at least, and `greatest`
+/// grows without end as `q` falls, unless `max_ratio` stops it. `q` is `exp(-80)` at least.
+///
+/// Gradient: `r * A` on the unclipped branch, 0 on the other; where both are equal the unclipped branch
+/// is taken. Defaults: 0.16 and 0.2, no `max_ratio`.
+///
+/// Paper: DCPO, [arXiv 2509.02333](https://arxiv.org/abs/2509.02333), which adds up the means of
+/// sequences without dividing by their number.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DynamicClip {
+    /// How much of a probability may be lost, where `A < 0`. Finite and above 0.
+    pub low: f64,
+    /// How much of a probability may be won, where `A > 0`. Finite and above 0.
+    pub high: f64,
+    /// The largest upper bound of a ratio. Finite and above 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_ratio: Option<f64>,
+}
+
+impl Default for DynamicClip {
+    fn default() -> Self {
+        Self::new(0.16, 0.2)
+    }
+}
+
+impl DynamicClip {
+    /// Bounds the change of a probability; see the formula of the type.
+    #[must_use]
+    pub const fn new(low: f64, high: f64) -> Self {
+        Self {
+            low,
+            high,
+            max_ratio: None,
+        }
+    }
+
+    /// Also bounds the ratio itself above.
+    #[must_use]
+    pub const fn with_max_ratio(mut self, max_ratio: f64) -> Self {
+        self.max_ratio = Some(max_ratio);
+        self
+    }
+}
+
+impl Properties for DynamicClip {
+    fn validate(&self) -> Result<(), ConfigError> {
+        positive("surrogate.dynamic_clip.low", self.low)?;
+        positive("surrogate.dynamic_clip.high", self.high)?;
+        above_one("surrogate.dynamic_clip.max_ratio", self.max_ratio)
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        Some("the bounds are those of each token's own probability; use `ratio.level = token`")
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Token
+    }
+
+    fn numbers(&self) -> Numbers {
+        Numbers {
+            low: self.low,
+            high: self.high,
+            max_ratio: self.max_ratio.unwrap_or(f64::INFINITY),
+            ..Numbers::default()
+        }
+    }
+}
+
+/// The clip, beyond whose bounds a part of the gradient is left: what is clipped in PPO keeps
+/// `low_gradient` or `high_gradient` of the gradient that it has at the bound.
+///
+/// ```text
+/// surrogate = r * A                                     inside
+///             low_gradient * (1 - low) * r / sg(r) * A    where A < 0 and r < 1 - low
+///             high_gradient * (1 + high) * r / sg(r) * A  where A > 0 and r > 1 + high
+/// ```
+///
+/// Gradient: `r * A` inside, `low_gradient * (1 - low) * A` and `high_gradient * (1 + high) * A` beyond,
+/// which is that of PPO with both 0, and does not jump at the bounds with both 1. A token beyond a bound
+/// counts as clipped. Tokens that fall below with `A < 0` are those that keep the entropy up, tokens
+/// that rise above with `A > 0` let it fall. Defaults: 0.2 and 0.28, 0.5 and 1.
+///
+/// Paper: CE-GPPO, [arXiv 2509.20712](https://arxiv.org/abs/2509.20712).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GradientPreservingClip {
+    /// The lower bound of the ratio is `1 - low`. Finite and above 0.
+    pub low: f64,
+    /// The upper bound of the ratio is `1 + high`. Finite and above 0.
+    pub high: f64,
+    /// The part of the gradient that is left below. Finite, 0 or above.
+    pub low_gradient: f64,
+    /// The part of the gradient that is left above. Finite, 0 or above.
+    pub high_gradient: f64,
+}
+
+impl Default for GradientPreservingClip {
+    fn default() -> Self {
+        Self::new(0.2, 0.28, 0.5, 1.0)
+    }
+}
+
+impl GradientPreservingClip {
+    /// Clips the ratio to `[1 - low, 1 + high]`, and keeps these parts of the gradient beyond.
+    #[must_use]
+    pub const fn new(low: f64, high: f64, low_gradient: f64, high_gradient: f64) -> Self {
+        Self {
+            low,
+            high,
+            low_gradient,
+            high_gradient,
+        }
+    }
+}
+
+impl Properties for GradientPreservingClip {
+    fn validate(&self) -> Result<(), ConfigError> {
+        positive("surrogate.gradient_preserving_clip.low", self.low)?;
+        positive("surrogate.gradient_preserving_clip.high", self.high)?;
+        not_negative(
+            "surrogate.gradient_preserving_clip.low_gradient",
+            self.low_gradient,
+        )?;
+        not_negative(
+            "surrogate.gradient_preserving_clip.high_gradient",
+            self.high_gradient,
+        )
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Token
+    }
+
+    fn numbers(&self) -> Numbers {
+        Numbers {
+            low: 1.0 - self.low,
+            high: 1.0 + self.high,
+            low_gradient: self.low_gradient,
+            high_gradient: self.high_gradient,
+            ..Numbers::default()
+        }
+    }
+}
+
 /// The surrogate of a policy gradient, whose importance weight `w` is a constant, so that no token
 /// loses its gradient:
 ///
@@ -333,12 +498,14 @@ impl Properties for Clip {
 /// none                  w = 1
 /// ratio                 w = sg(clamp(r, low, high))
 /// ratio_where_negative  w = sg(clamp(r, low, high)) where A < 0, 1 elsewhere
+/// ratio_within          w = sg(r) where low <= r <= high, 0 elsewhere
 ///
 /// surrogate = w * A * log_probs
 /// ```
 ///
 /// Gradient: `w * A`. The bounds are those of the ratio itself, not of its distance from 1. A token
-/// counts as clipped where its weight was moved to a bound and `A` is not 0. Default: no weight.
+/// counts as clipped where its weight was moved to a bound, or to 0, and `A` is not 0. Default: no
+/// weight.
 ///
 /// - Without a weight it is REINFORCE ([Williams 1992](https://doi.org/10.1007/BF00992696)), as GPG
 ///   [arXiv 2504.02546](https://arxiv.org/abs/2504.02546): right where the batch was sampled by the
@@ -352,6 +519,8 @@ impl Properties for Clip {
 /// - With a weight up to 1 where `A < 0` it is TOPR
 ///   ([arXiv 2503.14286](https://arxiv.org/abs/2503.14286)): what went well is learnt whatever its
 ///   ratio, what went badly fades as it becomes unlikely. Used by ROLL.
+/// - With a ratio against the sampler that counts within its bounds only, it is what SkyRL calls
+///   `rollout_is`; there a ratio on the bound itself does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PolicyGradient {
@@ -370,6 +539,8 @@ pub enum ImportanceWeight {
     Ratio(Bounds),
     /// The ratio, moved into the bounds, where `A < 0`; 1 elsewhere.
     RatioWhereNegative(Bounds),
+    /// The ratio within the bounds, 0 outside.
+    RatioWithin(Bounds),
 }
 
 impl PolicyGradient {
@@ -396,6 +567,14 @@ impl PolicyGradient {
             weight: ImportanceWeight::RatioWhereNegative(bounds),
         }
     }
+
+    /// With the ratio as the weight within `bounds`, and 0 outside.
+    #[must_use]
+    pub const fn weighted_within(bounds: Bounds) -> Self {
+        Self {
+            weight: ImportanceWeight::RatioWithin(bounds),
+        }
+    }
 }
 
 impl Properties for PolicyGradient {
@@ -410,15 +589,19 @@ impl Properties for PolicyGradient {
                 "surrogate.policy_gradient.weight.ratio_where_negative.low",
                 "surrogate.policy_gradient.weight.ratio_where_negative.high",
             ),
+            ImportanceWeight::RatioWithin(bounds) => bounds.validate(
+                "surrogate.policy_gradient.weight.ratio_within.low",
+                "surrogate.policy_gradient.weight.ratio_within.high",
+            ),
         }
     }
 
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(match self.weight {
             ImportanceWeight::None => "this surrogate has no ratio; leave `ratio` out",
-            ImportanceWeight::Ratio(_) | ImportanceWeight::RatioWhereNegative(_) => {
-                WEIGHS_LOG_PROBS
-            }
+            ImportanceWeight::Ratio(_)
+            | ImportanceWeight::RatioWhereNegative(_)
+            | ImportanceWeight::RatioWithin(_) => WEIGHS_LOG_PROBS,
         })
     }
 
@@ -429,7 +612,11 @@ impl Properties for PolicyGradient {
     fn choices(&self) -> SurrogateChoices {
         SurrogateChoices {
             weighs_negative: self.weight != ImportanceWeight::None,
-            weighs_others: matches!(self.weight, ImportanceWeight::Ratio(_)),
+            weighs_others: matches!(
+                self.weight,
+                ImportanceWeight::Ratio(_) | ImportanceWeight::RatioWithin(_)
+            ),
+            drops_outside: matches!(self.weight, ImportanceWeight::RatioWithin(_)),
             ..SurrogateChoices::default()
         }
     }
@@ -437,13 +624,13 @@ impl Properties for PolicyGradient {
     fn numbers(&self) -> Numbers {
         match self.weight {
             ImportanceWeight::None => Numbers::default(),
-            ImportanceWeight::Ratio(bounds) | ImportanceWeight::RatioWhereNegative(bounds) => {
-                Numbers {
-                    low: bounds.low_or_zero(),
-                    high: bounds.high_or_infinity(),
-                    ..Numbers::default()
-                }
-            }
+            ImportanceWeight::Ratio(bounds)
+            | ImportanceWeight::RatioWhereNegative(bounds)
+            | ImportanceWeight::RatioWithin(bounds) => Numbers {
+                low: bounds.low_or_zero(),
+                high: bounds.high_or_infinity(),
+                ..Numbers::default()
+            },
         }
     }
 }

@@ -4,10 +4,10 @@ use std::sync::LazyLock;
 
 use policy_loss_kernels::Objective;
 use policy_loss_kernels::objective::{
-    Behavior, Bounds, Clip, Divergence, EntropyBonus, Filter, FilterEstimator, FilterLevel,
-    GeometricMean, KlBase, KlEstimator, KlGradient, KlPenalty, OffPolicyMask, PolicyGradient,
-    Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, Surrogate, TrustRegion,
-    WeightLevel,
+    Behavior, Bounds, Clip, Divergence, DynamicClip, EntropyBonus, Filter, FilterEstimator,
+    FilterLevel, GeometricMean, GradientPreservingClip, KlBase, KlEstimator, KlGradient, KlPenalty,
+    OffPolicyMask, PolicyGradient, Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate,
+    Surrogate, TrustRegion, WeightLevel,
 };
 use policy_loss_oracle::{Random, dividing_filter};
 
@@ -34,7 +34,10 @@ pub fn corrected(correction: RolloutCorrection) -> Objective {
 
 /// Every surrogate that has a kernel, in every form, with every ratio that has a meaning for it.
 pub fn surrogates() -> Vec<Objective> {
-    let forms: [Surrogate; 12] = [
+    let forms: [Surrogate; 15] = [
+        DynamicClip::new(0.05, 0.1).with_max_ratio(1.3).into(),
+        GradientPreservingClip::new(0.1, 0.1, 0.75, 0.5).into(),
+        PolicyGradient::weighted_within(Bounds::new(0.8, 1.3)).into(),
         Clip::new(0.2, 0.28).with_dual_clip(1.5).into(),
         Clip::new(0.2, 0.4).with_delta(1.6).into(),
         PolicyGradient::weighted(Bounds::new(0.8, 1.3)).into(),

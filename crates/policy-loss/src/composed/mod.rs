@@ -16,7 +16,7 @@ use self::sums::Observed;
 use self::surrogate::{Formula, SurrogateOutput, Tokens};
 use crate::checked::CheckedBatch;
 use crate::valid::Valid;
-use crate::{Behavior, KlBase, Objective, OffPolicyMask};
+use crate::{Behavior, KlBase, MissingRolloutLogProbs, Objective, OffPolicyMask};
 
 /// A loss, `[1]` and tracked, with the row of sums that its metrics are made of, `[1, N]`.
 pub(crate) struct LossAndSums {
@@ -48,7 +48,11 @@ pub(crate) fn token_losses(
     let log_probs = batch.log_probs.cast(dtype);
     let valid = valid_tokens(&log_probs, batch.action_mask, dtype);
     let old_log_probs = constant(batch.old_log_probs);
-    let rollout_log_probs = batch.rollout_log_probs.map(constant);
+    let given = batch.rollout_log_probs.map(constant);
+    let missing = given.as_ref().map(|given| given.clone().is_nan());
+    let rollout_log_probs = given.map(|given| stand_in(objective, given, &old_log_probs));
+    let drops_missing = objective.missing_rollout_log_probs == MissingRolloutLogProbs::Drop;
+    let dropped_missing = missing.clone().filter(|_| drops_missing);
     let advantages = valid.select(constant(batch.advantages));
     let kl_base = objective
         .kl_penalty
@@ -85,8 +89,13 @@ pub(crate) fn token_losses(
     let off_policy = objective
         .off_policy_mask
         .map(|mask| is_off_policy(mask, log_ratio.clone(), advantages.clone(), &valid));
-    if let Some(off_policy) = &off_policy {
-        surrogate = surrogate.expand(shape).mask_fill(off_policy.clone(), 0);
+    let dropped = off_policy
+        .iter()
+        .chain(&dropped_missing)
+        .cloned()
+        .reduce(Tensor::bool_or);
+    if let Some(dropped) = &dropped {
+        surrogate = surrogate.expand(shape).mask_fill(dropped.clone(), 0);
     }
     let correction = objective.rollout_correction.zip(rollout_log_probs);
     let weights = correction.map(|(correction, rollout_log_probs)| {
@@ -99,9 +108,9 @@ pub(crate) fn token_losses(
     if let Some(weights) = &weights {
         let weight = weights.weight.clone();
         surrogate = surrogate
-            * match &off_policy {
+            * match &dropped {
                 // A weight may be infinite where the surrogate was dropped.
-                Some(off_policy) => weight.mask_fill(off_policy.clone(), 0),
+                Some(dropped) => weight.mask_fill(dropped.clone(), 0),
                 None => weight,
             };
     }
@@ -109,7 +118,10 @@ pub(crate) fn token_losses(
 
     let (mut kl, mut kl_log_ratio, mut entropy) = (None, None, None);
     if let Some((penalty, base)) = objective.kl_penalty.zip(kl_base) {
-        let q = valid.select(log_probs.clone() - base);
+        let mut q = valid.select(log_probs.clone() - base);
+        if let (Some(dropped), KlBase::Rollout) = (&dropped_missing, penalty.against) {
+            q = q.mask_fill(dropped.clone(), 0);
+        }
         let divergence = penalized_divergence(penalty, q.clone(), &ratio);
         token_loss = token_loss + divergence.clone() * penalty.coefficient;
         kl = Some(divergence.without_autodiff());
@@ -139,11 +151,27 @@ pub(crate) fn token_losses(
         dual_clipped,
         weights,
         off_policy,
+        missing,
         kl,
         kl_log_ratio,
         entropy,
     };
     (token_loss, valid, observed)
+}
+
+/// `rollout_log_probs`, with the old ones where there are none and the objective has them stand in.
+pub(crate) fn stand_in(
+    objective: &Objective,
+    rollout_log_probs: Tensor<2>,
+    old_log_probs: &Tensor<2>,
+) -> Tensor<2> {
+    match objective.missing_rollout_log_probs {
+        MissingRolloutLogProbs::Propagate => rollout_log_probs,
+        MissingRolloutLogProbs::Drop | MissingRolloutLogProbs::UseOld => {
+            let missing = rollout_log_probs.clone().is_nan();
+            rollout_log_probs.mask_where(missing, old_log_probs.clone())
+        }
+    }
 }
 
 /// Where the off-policy mask drops tokens, `[B, T]`; never at a NaN, which is counted instead.

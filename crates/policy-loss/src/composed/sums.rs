@@ -22,6 +22,8 @@ pub(crate) struct Observed {
     pub weights: Option<Weights>,
     /// Where the off-policy mask dropped a token, `[B, T]`.
     pub off_policy: Option<Tensor<2, Bool>>,
+    /// Where there is no log-prob of the sampler, `[B, T]`; absent where the objective reads none.
+    pub missing: Option<Tensor<2, Bool>>,
     /// The divergence of the KL penalty, 0 at padding.
     pub kl: Option<Tensor<2>>,
     /// `log_probs - ref_log_probs`, 0 at padding, where there is a penalty.
@@ -67,6 +69,7 @@ impl Observed {
             Sum::valid_tokens => valid.total.clone(),
             Sum::valid_sequences => valid.sequences.clone(),
             Sum::non_finite => valid.count(self.non_finite()),
+            Sum::missing_rollout_log_probs => count_of(&self.missing),
             Sum::clipped_above => clipped_where(self.advantages.clone().greater_elem(0)),
             Sum::clipped_below => clipped_where(self.advantages.clone().lower_elem(0)),
             Sum::dual_clipped => count_of(&self.dual_clipped),

@@ -1,14 +1,16 @@
 //! The formulas of the surrogate objectives.
 
 use burn::tensor::{Bool, Tensor, TensorData};
-use policy_loss_kernels::objective::{LEAST_LOG_RATIO, LEAST_PROBABILITY, LOG_RATIO_LIMIT};
+use policy_loss_kernels::objective::{
+    LEAST_BASE_LOG_PROB, LEAST_LOG_RATIO, LEAST_PROBABILITY, LOG_RATIO_LIMIT,
+};
 
 use super::ratio::{is_moved_into, limited, moved_into};
 use crate::valid::{Valid, largest};
 use crate::{
-    Clip, CovarianceClip, CovariancePenalty, Divergence, GammaWeight, GeometricMean,
-    ImportanceWeight, PolicyGradient, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
-    TrustRegionForm,
+    Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip, GammaWeight, GeometricMean,
+    GradientPreservingClip, ImportanceWeight, PolicyGradient, SigmoidGate, SquaredLogRatio,
+    Surrogate, TrustRegion, TrustRegionForm,
 };
 
 /// What a surrogate is computed from. All of it is 0 at padding.
@@ -81,6 +83,8 @@ impl Formula for Surrogate {
     fn of(&self, tokens: &Tokens) -> SurrogateOutput {
         match self {
             Self::Clip(surrogate) => surrogate.of(tokens),
+            Self::DynamicClip(surrogate) => surrogate.of(tokens),
+            Self::GradientPreservingClip(surrogate) => surrogate.of(tokens),
             Self::PolicyGradient(surrogate) => surrogate.of(tokens),
             Self::SigmoidGate(surrogate) => surrogate.of(tokens),
             Self::GeometricMean(surrogate) => surrogate.of(tokens),
@@ -128,6 +132,66 @@ impl Formula for Clip {
     }
 }
 
+impl Formula for DynamicClip {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let advantages = tokens.advantages.clone();
+        let ratio = tokens.constant_ratio();
+        let q = tokens.base_log_probs.clone().clamp_min(LEAST_BASE_LOG_PROB);
+        let per_probability = q.neg().exp() * 4.0;
+        let low = (per_probability.clone() * -self.low + 1.0)
+            .clamp_min(0)
+            .sqrt()
+            * 0.5
+            + 0.5;
+        let high = (per_probability * self.high + 1.0).sqrt() * 0.5 + 0.5;
+        let high = match self.max_ratio {
+            Some(max_ratio) => high.clamp_max(max_ratio),
+            None => high,
+        };
+        let too_low = ratio.clone().lower(low.clone());
+        let too_high = ratio.clone().greater(high.clone());
+        let bounded =
+            ratio.mask_where(too_low, low).mask_where(too_high, high) * advantages.clone();
+        let free = tokens.ratio.clone() * advantages;
+        let clipped = bounded.clone().lower(free.clone().without_autodiff());
+        SurrogateOutput {
+            surrogate: free.mask_where(clipped.clone(), bounded),
+            clipped,
+            dual_clipped: None,
+        }
+    }
+}
+
+impl Formula for GradientPreservingClip {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let constant = tokens.constant_ratio();
+        let above = constant
+            .clone()
+            .greater_elem(1.0 + self.high)
+            .expand(tokens.shape());
+        let above = above.bool_and(tokens.positive());
+        let below = constant
+            .clone()
+            .lower_elem(1.0 - self.low)
+            .expand(tokens.shape());
+        let below = below.bool_and(tokens.negative());
+        // What the ratio is multiplied by, so that it has the value of the bound and still a slope.
+        let factor = |bound: f64, left: f64| {
+            (constant.clone().recip() * (bound * left)).expand(tokens.shape())
+        };
+        let scale = constant
+            .ones_like()
+            .expand(tokens.shape())
+            .mask_where(above.clone(), factor(1.0 + self.high, self.high_gradient))
+            .mask_where(below.clone(), factor(1.0 - self.low, self.low_gradient));
+        SurrogateOutput {
+            surrogate: scale * tokens.ratio.clone() * tokens.advantages.clone(),
+            clipped: above.bool_or(below),
+            dual_clipped: None,
+        }
+    }
+}
+
 impl Formula for PolicyGradient {
     fn of(&self, tokens: &Tokens) -> SurrogateOutput {
         let ratio = tokens.constant_ratio();
@@ -144,6 +208,15 @@ impl Formula for PolicyGradient {
                 SurrogateOutput {
                     surrogate: tokens.weighted_log_probs(moved_into(bounds, ratio)),
                     clipped: cut.bool_and(matters),
+                    dual_clipped: None,
+                }
+            }
+            ImportanceWeight::RatioWithin(bounds) => {
+                let out = is_moved_into(bounds, ratio.clone());
+                let matters = tokens.positive().bool_or(tokens.negative());
+                SurrogateOutput {
+                    surrogate: tokens.weighted_log_probs(ratio.mask_fill(out.clone(), 0)),
+                    clipped: out.bool_and(matters),
                     dual_clipped: None,
                 }
             }

@@ -1,0 +1,106 @@
+//! Log-probs that the sampler did not give.
+
+use policy_loss::{
+    Behavior, Bounds, Filter, FilterEstimator, FilterLevel, GeometricMean, KlBase, KlEstimator,
+    KlPenalty, MissingRolloutLogProbs, OffPolicyMask, PolicyGradient, PolicyLossConfig, Ratio,
+    Reduction, RolloutCorrection, RolloutWeight, WeightLevel,
+};
+
+use crate::busy::busy;
+use crate::case::Case;
+use crate::compare::assert_agrees_with_oracle;
+use crate::configs::describe;
+use crate::runner::Runner;
+
+/// Some of the batch, of three of its rows; one of them is masked.
+const MISSING: [usize; 5] = [1, 3, 7, 13, 20];
+/// How many of them are valid.
+const COUNTED: f64 = 4.0;
+
+fn case() -> Case {
+    let mut case = busy(0);
+    let rollout = case.rollout_log_probs.as_mut().expect("it has some");
+    for i in MISSING {
+        rollout[i] = f64::NAN;
+    }
+    case
+}
+
+/// Every part that reads the log-probs of the sampler.
+fn readers() -> Vec<PolicyLossConfig> {
+    let new = PolicyLossConfig::new;
+    let range = Bounds::new(0.7, 1.4);
+    let truncate = RolloutWeight::truncate(range);
+    let weigh = |weight| new().with_rollout_correction(RolloutCorrection::weigh(weight));
+    let filter = |level, estimator| {
+        let filter = Filter::new(level, estimator, Bounds::new(0.01, 0.6));
+        new().with_rollout_correction(RolloutCorrection::filter(filter))
+    };
+    let penalty = KlPenalty::new(0.1)
+        .with_estimator(KlEstimator::K2)
+        .against(KlBase::Rollout);
+    vec![
+        weigh(truncate),
+        weigh(RolloutWeight::mask(range).of_level(WeightLevel::Sequence)),
+        new().with_rollout_correction(
+            RolloutCorrection::weigh(truncate.of_level(WeightLevel::Geometric))
+                .with_normalization(),
+        ),
+        new().with_rollout_correction(RolloutCorrection::weigh(truncate).with_normalization()),
+        weigh(truncate)
+            .with_off_policy_mask(OffPolicyMask::new(0.1))
+            .with_reduction(Reduction::SequenceMean),
+        weigh(truncate).with_surrogate(GeometricMean::default()),
+        new().with_rollout_correction(
+            RolloutCorrection::weigh(RolloutWeight::raw()).with_veto(0.31),
+        ),
+        filter(FilterLevel::Token, FilterEstimator::BernoulliKl),
+        filter(FilterLevel::SequenceMax, FilterEstimator::K2),
+        filter(FilterLevel::SequenceMean, FilterEstimator::K3),
+        new().with_ratio(Ratio::TOKEN.against(Behavior::Rollout)),
+        new().with_ratio(Ratio::SEQUENCE.against(Behavior::Rollout)),
+        new()
+            .with_ratio(Ratio::TOKEN.against(Behavior::Rollout))
+            .with_surrogate(GeometricMean::default()),
+        new()
+            .with_ratio(Ratio::TOKEN.against(Behavior::Rollout))
+            .with_surrogate(PolicyGradient::weighted_within(range))
+            .with_kl_penalty(penalty),
+        new().with_kl_penalty(penalty),
+    ]
+}
+
+/// They are dropped, or the old log-probs stand in, in every part that reads them, as the oracle
+/// has it; what is counted is the same in all of them.
+pub fn tokens_are_dropped_or_stood_in_for(runner: &Runner) {
+    for config in runner.share(readers()) {
+        for missing in [MissingRolloutLogProbs::Drop, MissingRolloutLogProbs::UseOld] {
+            let config = config.with_missing_rollout_log_probs(missing);
+            let mut case = case().with_config(config);
+            case.name = format!("missing, {}", describe(&config));
+            assert_agrees_with_oracle(runner, &case);
+            for dtype in runner.exact_dtypes() {
+                let outcome = runner.outcome(&case, dtype);
+                let what = format!("{runner}, {dtype:?}, {}", case.name);
+                let metrics = outcome.metrics;
+                assert_eq!(metrics.missing_rollout_log_probs, COUNTED, "{what}");
+                assert_eq!(metrics.non_finite, 0.0, "{what}");
+                assert!(outcome.loss.is_finite(), "{what}");
+            }
+        }
+    }
+}
+
+/// Unless it is asked for, a missing one makes the loss NaN, and is counted.
+pub fn tokens_are_refused(runner: &Runner) {
+    for config in runner.share(readers()) {
+        let refused = case().with_config(config);
+        for dtype in runner.exact_dtypes() {
+            let outcome = runner.outcome(&refused, dtype);
+            let what = format!("{runner}, {dtype:?}, {}", describe(&config));
+            let metrics = outcome.metrics;
+            assert_eq!(metrics.missing_rollout_log_probs, COUNTED, "{what}");
+            assert_eq!(metrics.non_finite, COUNTED, "{what}");
+        }
+    }
+}
