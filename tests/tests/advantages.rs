@@ -7,7 +7,7 @@ macro_rules! parts {
     ($mode:ident) => {
         policy_loss_tests::tests! { policy_loss_tests::run_once, policy_loss_tests::advantages::suite, $mode;
             laws: agrees_with_the_oracle, masked_content_changes_nothing,
-                non_finite_values_are_seen, no_gradient_flows, accuracy;
+                non_finite_values_are_seen, no_gradient_flows, accuracy, several_rewards;
             golden: verl_estimators;
             features: golden_cases_of_trainers;
             by_hand: groups, divisors, lengths, groups_of_one, equal_scores, ties, sequences_have_no_order,

@@ -64,6 +64,8 @@ pub struct Blueprint {
     pub kl_gradient: KlGradient,
     /// The policy that it is taken against.
     pub kl_base: KlBase,
+    /// Its log-ratio or its value is bounded.
+    pub bounds_kl: bool,
     /// There is an entropy bonus.
     pub entropy: bool,
     /// A sequence's losses are divided by the number of its tokens.
@@ -129,6 +131,9 @@ impl Blueprint {
             kl_base: objective
                 .kl_penalty
                 .map_or(KlBase::Reference, |penalty| penalty.against),
+            bounds_kl: objective.kl_penalty.is_some_and(|penalty| {
+                penalty.max_log_ratio.is_some() || penalty.max_divergence.is_some()
+            }),
             entropy: objective.entropy_bonus.is_some(),
             sequence_mean: objective.reduction.takes_sequence_means(),
             divides_by_tokens: matches!(denominator, Denominator::Tokens),
@@ -401,10 +406,16 @@ impl Numbers {
                 .map_or(0.0, f64::ln),
             least_mean_log_ratio: objective.off_policy_mask.map_or(0.0, |mask| -mask.delta),
             kl_coefficient: objective.kl_penalty.map_or(0.0, |it| it.coefficient),
+            max_kl_log_ratio: or_infinity(objective.kl_penalty.and_then(|it| it.max_log_ratio)),
+            max_kl: or_infinity(objective.kl_penalty.and_then(|it| it.max_divergence)),
             entropy_coefficient: objective.entropy_bonus.map_or(0.0, |it| it.coefficient),
             ..objective.surrogate.numbers()
         }
     }
+}
+
+fn or_infinity(bound: Option<f64>) -> f64 {
+    bound.unwrap_or(f64::INFINITY)
 }
 
 fn filter_bounds(objective: &Objective) -> [f64; FILTER_BOUNDS] {

@@ -90,6 +90,10 @@ numbers! {
     least_mean_log_ratio,
     /// The coefficient of the KL penalty.
     kl_coefficient,
+    /// The largest log-ratio of the KL penalty.
+    max_kl_log_ratio,
+    /// The largest divergence of the KL penalty.
+    max_kl,
     /// The coefficient of the entropy bonus.
     entropy_coefficient,
 }

@@ -593,6 +593,8 @@ fn learns_from_all(objective: &Objective) -> bool {
             | Surrogate::GeometricMean(_)
             | Surrogate::GammaWeight(_)
             | Surrogate::TrustRegion(_)
+            | Surrogate::DynamicClip(_)
+            | Surrogate::GradientPreservingClip(_)
     );
     !is_proportional_to_advantage
         || !objective.is_exact_over_shards()

@@ -19,21 +19,44 @@ pub fn fill(objective: &Objective, batch: &Batch, tokens: &mut [Token], margin: 
         if token.dropped_missing && penalty.against == KlBase::Rollout {
             continue;
         }
-        let q = batch.log_probs[i] - reference[i];
-        let constant = batch.constant_log_probs[i] - reference[i];
+        let within = |x: f64, most: Option<f64>| match most {
+            Some(most) => {
+                margin.meet(x.abs(), most);
+                (x.clamp(-most, most), x.abs() > most)
+            }
+            None => (x, false),
+        };
+        let (q, beyond) = within(batch.log_probs[i] - reference[i], penalty.max_log_ratio);
+        let (constant, _) = within(
+            batch.constant_log_probs[i] - reference[i],
+            penalty.max_log_ratio,
+        );
         let (value, slope) = estimate(penalty.estimator, q, margin);
+        let (at_constant, _) = estimate(penalty.estimator, constant, margin);
+        let far = penalty.estimator == KlEstimator::K3 && q.abs() > LIMIT;
+        let (value, mut slope) = match penalty.gradient {
+            KlGradient::Estimator | KlGradient::ImportanceCorrected => (value, slope),
+            // What follows the constant has no slope in this sum.
+            KlGradient::StraightThrough => (at_constant + (q * q - constant * constant) / 2.0, q),
+            KlGradient::ScoreFunction if far => (value, 0.0),
+            KlGradient::ScoreFunction => {
+                (value + at_constant * (q - constant), slope + at_constant)
+            }
+        };
+        let (value, out) = within(value, penalty.max_divergence);
+        if beyond || out {
+            slope = 0.0;
+        }
         let factor = match penalty.gradient {
-            KlGradient::Estimator | KlGradient::StraightThrough => 1.0,
+            KlGradient::Estimator | KlGradient::StraightThrough | KlGradient::ScoreFunction => 1.0,
             KlGradient::ImportanceCorrected => token.size.ratio,
         };
         token.size.kl = value.abs() * factor;
         // That of k3 is a difference of its terms, and one that follows the ratio has two.
         token.size.kl_slope = (slope.abs() + q.abs() + value.abs()) * factor;
         (token.kl, token.kl_slope) = match penalty.gradient {
-            KlGradient::Estimator => (value, slope),
-            KlGradient::StraightThrough => {
-                let (value, _) = estimate(penalty.estimator, constant, margin);
-                (value + (q * q - constant * constant) / 2.0, q)
+            KlGradient::Estimator | KlGradient::StraightThrough | KlGradient::ScoreFunction => {
+                (value, slope)
             }
             KlGradient::ImportanceCorrected => {
                 let by_own_ratio = value * token.ratio_slope;

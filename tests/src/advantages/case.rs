@@ -4,10 +4,12 @@ use burn::tensor::{DType, Tensor, TensorData};
 use policy_loss::{
     AdvantageBatch, AdvantageEstimatorConfig, AdvantageOutput, Among, Deviation,
     GeneralizedAdvantage, GroupBaseline, GroupRelative, MeanScale, ReturnToGo, Rewards,
-    SingleScore, Whitening,
+    SingleScore, Whitening, WhiteningOver,
 };
 
-use super::oracle::{Answer, Batch, Compared, Divided, Estimator, estimate, whiten};
+use super::oracle::{
+    Answer, Batch, Compared, Divided, Estimator, estimate, whiten, whiten_by_sequences,
+};
 use crate::case::round;
 use crate::runner::{Runner, values};
 use policy_loss_oracle::Random;
@@ -39,7 +41,15 @@ pub fn configs() -> Vec<AdvantageEstimatorConfig> {
     let presets = policy_loss::AdvantagePreset::ALL.map(|preset| preset.config());
     let rescaling = Whitening::new().with_shift_mean(false);
     let mut configs = presets.to_vec();
-    let more: [AdvantageEstimatorConfig; 15] = [
+    let by_sequences = Whitening::new().with_over(WhiteningOver::Sequences);
+    let more: [AdvantageEstimatorConfig; 18] = [
+        ReturnToGo::new(0.5).with_whitening(by_sequences).into(),
+        GroupRelative::new(GroupBaseline::LeaveOneOut)
+            .with_whitening(by_sequences)
+            .into(),
+        GroupRelative::new(GroupBaseline::Mean)
+            .with_whitening(by_sequences.with_shift_mean(false))
+            .into(),
         GeneralizedAdvantage::new(0.9, 0.8).into(),
         GeneralizedAdvantage::new(1.0, 1.0).into(),
         GeneralizedAdvantage::new(0.99, 0.0).into(),
@@ -248,10 +258,76 @@ impl Case {
         let (estimator, whitening) = estimator(config);
         let host = self.host();
         let mut answer = estimate(&estimator, &host);
-        if let Some(Whitening { shift_mean }) = whitening {
-            answer.advantages = whiten(&answer.advantages, &host.valid, shift_mean, offset);
+        if let Some(whitening) = whitening {
+            answer.advantages = self.whitened(whitening, &answer.advantages, offset);
         }
         answer
+    }
+
+    fn whitened(&self, whitening: Whitening, values: &[f64], offset: f64) -> Vec<f64> {
+        let valid = self.host().valid;
+        match whitening.over {
+            WhiteningOver::Tokens => whiten(values, &valid, whitening.shift_mean, offset),
+            WhiteningOver::Sequences => {
+                whiten_by_sequences(values, &valid, self.tokens, whitening.shift_mean)
+            }
+        }
+    }
+
+    /// What the oracle makes of its rewards and of those of another case with the same mask and
+    /// groups, which weigh `weight`.
+    ///
+    /// # Panics
+    ///
+    /// The rewards have different forms.
+    pub fn answer_with_more(
+        &self,
+        config: &AdvantageEstimatorConfig,
+        weight: f64,
+        more: &Self,
+    ) -> Answer {
+        let sums = |one: &[f64], other: &[f64]| -> Vec<f64> {
+            one.iter().zip(other).map(|(a, b)| a + weight * b).collect()
+        };
+        let mut sum = self.clone();
+        sum.rewards = HostRewards::Token(sums(&self.host().rewards, &more.host().rewards));
+        let (estimator, whitening) = estimator(config);
+        let Estimator::Group {
+            compared,
+            divided,
+            single_is_zero,
+            active_share,
+        } = estimator
+        else {
+            return sum.answer(config);
+        };
+        let by_itself = Estimator::Group {
+            compared,
+            divided,
+            single_is_zero,
+            active_share: false,
+        };
+        let of = |case: &Self| estimate(&by_itself, &case.host()).advantages;
+        let mut advantages = sums(&of(self), &of(more));
+        if active_share {
+            let host = sum.host();
+            let row =
+                |s: usize| (s * self.tokens..(s + 1) * self.tokens).filter(|i| host.valid[*i]);
+            let score = |s: usize| row(s).map(|i| host.rewards[i]).sum::<f64>();
+            let present: Vec<usize> = (0..self.sequences)
+                .filter(|s| self.is_present(*s))
+                .collect();
+            let active = present.iter().filter(|s| score(**s) != 0.0).count();
+            let share = present.len() as f64 / active.max(1) as f64;
+            advantages.iter_mut().for_each(|x| *x *= share);
+        }
+        if let Some(whitening) = whitening {
+            advantages = self.whitened(whitening, &advantages, 0.0);
+        }
+        Answer {
+            advantages,
+            returns: None,
+        }
     }
 
     /// The rewards on a runner's device.
@@ -286,12 +362,27 @@ impl Case {
     /// It refuses the configuration or the batch, or the result has another shape or type than
     /// documented.
     pub fn run(&self, runner: &Runner, config: &AdvantageEstimatorConfig, dtype: DType) -> Answer {
+        self.run_batch(runner, config, dtype, self.batch(runner, dtype))
+    }
+
+    /// The same of another batch of this shape.
+    ///
+    /// # Panics
+    ///
+    /// As [`run`](Self::run).
+    pub fn run_batch(
+        &self,
+        runner: &Runner,
+        config: &AdvantageEstimatorConfig,
+        dtype: DType,
+        batch: AdvantageBatch,
+    ) -> Answer {
         let estimator = config.init().expect("the configuration is sound");
         let AdvantageOutput {
             advantages,
             returns,
         } = estimator
-            .forward(self.batch(runner, dtype))
+            .forward(batch)
             .unwrap_or_else(|error| panic!("{runner}: {config:?}: {error}"));
         let arithmetic = match dtype {
             DType::F64 => DType::F64,

@@ -245,6 +245,35 @@ pub fn whiten(values: &[f64], valid: &[bool], shift_mean: bool, offset: f64) -> 
     (0..values.len()).map(whitened).collect()
 }
 
+/// The same over the means of sequences, rows of `tokens` values.
+pub fn whiten_by_sequences(
+    values: &[f64],
+    valid: &[bool],
+    tokens: usize,
+    shift_mean: bool,
+) -> Vec<f64> {
+    let mut means = Vec::new();
+    for start in (0..values.len()).step_by(tokens.max(1)) {
+        let row = start..start + tokens;
+        let row: Vec<f64> = row.filter(|i| valid[*i]).map(|i| values[i]).collect();
+        if !row.is_empty() {
+            means.push(row.iter().sum::<f64>() / row.len() as f64);
+        }
+    }
+    let mean = means.iter().sum::<f64>() / means.len().max(1) as f64;
+    let squares: f64 = means.iter().map(|x| (x - mean).powi(2)).sum();
+    let variance = squares / means.len().saturating_sub(1).max(1) as f64;
+    let whitened = |i: usize| {
+        let x = (values[i] - mean) / (variance + 1e-8).sqrt();
+        match (valid[i], shift_mean) {
+            (false, _) => 0.0,
+            (true, true) => x,
+            (true, false) => x + mean,
+        }
+    };
+    (0..values.len()).map(whitened).collect()
+}
+
 /// An estimate of the KL from one token; `distance` is `log_probs - ref_log_probs`.
 pub fn kl(name: &str, distance: f64) -> f64 {
     match name {

@@ -50,6 +50,12 @@ impl Feature {
         self.params.get(name).unwrap_or(&Value::Null)
     }
 
+    /// Whether there is such a parameter, if only null.
+    #[must_use]
+    pub fn has_param(&self, name: &str) -> bool {
+        self.params.get(name).is_some()
+    }
+
     /// A number among the parameters.
     #[must_use]
     pub fn number(&self, name: &str) -> f64 {

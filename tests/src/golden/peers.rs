@@ -15,7 +15,7 @@ use super::frameworks::Golden;
 use crate::case::{Case, HostAdvantages};
 
 /// Objectives of the file that cannot be written as a configuration yet.
-const NOT_YET: [&str; 14] = [
+const NOT_YET: [&str; 13] = [
     "areal sequence ratio",
     "chord (ms-swift)",
     "clip_cov (SkyRL)",
@@ -25,7 +25,6 @@ const NOT_YET: [&str; 14] = [
     "m2po all tokens (AReaL)",
     "m2po clip range (authors)",
     "m2po sign-conditioned (paper)",
-    "opd loss, sampled token (verl)",
     "real (ms-swift)",
     "rho correction, tv filter (open-instruct)",
     "sdar",
@@ -43,8 +42,8 @@ fn departure(it: &Feature) -> Option<&'static str> {
             Some("TRL adds the logarithm of the weight to the sequence's log-ratio")
         }
         "clip_cov (verl)" if it.number("lb") == 0.0 => Some("a covariance of 0 is no bound here"),
-        "clipped pg (NeMo-RL)" if it.number("reference_policy_kl_penalty") > 0.0 => {
-            Some("the gradient of the KL through the probability of sampling")
+        "clipped pg (NeMo-RL)" if it.param("use_on_policy_kl_approximation") == true => {
+            Some("a KL times a ratio that the policy term does not have")
         }
         "clipped pg (NeMo-RL)" if it.has("rewards") => Some("cross entropy beside the policy term"),
         "entropy bonus (TRL)" if it.number("top_entropy_quantile") < 1.0 => {
@@ -69,7 +68,7 @@ pub fn cases(directory: &Directory) -> Vec<Golden> {
     let objectives = all.filter(|it| it.kind == "objective");
     let known = objectives.filter(|it| !NOT_YET.contains(&it.feature.as_str()));
     let cases: Vec<_> = known.map(golden).collect();
-    directory.assert_count(features::FILE, cases.len(), 116);
+    directory.assert_count(features::FILE, cases.len(), 122);
     cases
 }
 
@@ -120,7 +119,8 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         "sampler correction (TRL)" => trl(it, case),
         "vanilla (verl)" | "dro (verl)" | "dppo_tv (verl)" | "dppo_kl (verl)"
         | "clip_cov (verl)" => verl(it, case),
-        "clipped pg (NeMo-RL)" => nemo(it),
+        "clipped pg (NeMo-RL)" => nemo(it, case),
+        "opd loss, sampled token (verl)" => distillation(it, case),
         "off-policy correction (SkyRL)" => clip(it).with_rollout_correction(off_policy(it)),
         "entropy bonus (TRL)" => {
             clip(it).with_entropy_bonus(EntropyBonus::new(it.number("entropy_coefficient")))
@@ -281,8 +281,60 @@ fn trl(it: &Feature, case: &mut Case) -> PolicyLossConfig {
     }
 }
 
-fn nemo(it: &Feature) -> PolicyLossConfig {
+/// The divergence from a teacher at the sampled token: as an advantage, or as a penalty.
+fn distillation(it: &Feature, case: &mut Case) -> PolicyLossConfig {
+    let teacher = it.input("teacher_log_probs");
+    let most = it.param("loss_max_clamp").as_f64();
+    let config = PolicyLossConfig::new().with_reduction(verl_reduction(it, case));
+    if it.flag("use_policy_gradient") {
+        assert_eq!(it.param("estimator"), "k1", "{}", it.name);
+        let limit = most.unwrap_or(f64::INFINITY);
+        let gaps = teacher.iter().zip(&case.log_probs);
+        let advantages = gaps.map(|(teacher, own)| (teacher - own).clamp(-limit, limit));
+        case.advantages = HostAdvantages::Token(advantages.collect());
+        let clip = Clip::new(it.number("clip_low"), it.number("clip_high"));
+        return config.with_surrogate(clip.with_dual_clip(it.number("dual_clip")));
+    }
+    case.ref_log_probs = Some(teacher);
+    let (estimator, gradient) = match it.param("estimator").as_str() {
+        Some("k2") => (KlEstimator::K2, KlGradient::Estimator),
+        Some("k3") => (KlEstimator::K3, KlGradient::Estimator),
+        Some("k3+") => (KlEstimator::K3, KlGradient::StraightThrough),
+        Some("abs") => (KlEstimator::Abs, KlGradient::Estimator),
+        other => panic!("an estimate that is not known: {other:?}"),
+    };
+    let mut penalty = KlPenalty::new(1.0)
+        .with_estimator(estimator)
+        .with_gradient(gradient);
+    penalty.max_divergence = most;
+    config.with_kl_penalty(penalty)
+}
+
+/// The score-function gradient, with the bounds of NeMo-RL unless a case has others.
+fn nemo_penalty(it: &Feature) -> KlPenalty {
+    let estimator = match it.param("reference_policy_kl_type").as_str() {
+        Some("k1") => KlEstimator::K1,
+        Some("k2") => KlEstimator::K2,
+        Some("k3") | None => KlEstimator::K3,
+        other => panic!("an estimate that is not known: {other:?}"),
+    };
+    let or = |name: &str, default: f64| match it.has_param(name) {
+        true => it.param(name).as_f64(),
+        false => Some(default),
+    };
+    let mut penalty = KlPenalty::new(it.number("reference_policy_kl_penalty"))
+        .with_estimator(estimator)
+        .with_gradient(KlGradient::ScoreFunction);
+    penalty.max_log_ratio = or("kl_input_clamp_value", 20.0);
+    penalty.max_divergence = or("kl_output_clamp_value", 10.0);
+    penalty
+}
+
+fn nemo(it: &Feature, case: &mut Case) -> PolicyLossConfig {
     let is = |name: &str| it.param(name) == true;
+    if is("force_on_policy_ratio") {
+        case.old_log_probs = case.log_probs.clone();
+    }
     let (low, high) = (it.number("ratio_clip_min"), it.number("ratio_clip_max"));
     let config = PolicyLossConfig::new();
     let config = match () {
@@ -327,8 +379,10 @@ fn nemo(it: &Feature) -> PolicyLossConfig {
         true => Reduction::SequenceMean,
         false => Reduction::TokenMean,
     };
+    let penalized = it.number("reference_policy_kl_penalty") > 0.0;
     config
         .with_rollout_correction(corrected.then_some(correction))
+        .with_kl_penalty(penalized.then(|| nemo_penalty(it)))
         .with_reduction(reduction)
 }
 
@@ -464,7 +518,18 @@ fn verl(it: &Feature, case: &Case) -> PolicyLossConfig {
         Some("dppo_kl") => region(Divergence::Kl),
         other => panic!("a mode that is not known: {other:?}"),
     };
-    let reduction = match it.param("loss_agg_mode").as_str() {
+    let truncate = RolloutWeight::truncate(Bounds::at_most(2.0));
+    let correction = it
+        .param("rollout_is")
+        .as_str()
+        .map(|_| RolloutCorrection::weigh(truncate));
+    config
+        .with_reduction(verl_reduction(it, case))
+        .with_rollout_correction(correction)
+}
+
+fn verl_reduction(it: &Feature, case: &Case) -> Reduction {
+    match it.param("loss_agg_mode").as_str() {
         Some("token-mean") => Reduction::TokenMean,
         Some("token-sum") => Reduction::TokenSum,
         Some("seq-mean-token-mean") => Reduction::SequenceMean,
@@ -473,13 +538,5 @@ fn verl(it: &Feature, case: &Case) -> PolicyLossConfig {
             length: case.tokens,
         },
         other => panic!("a reduction that is not known: {other:?}"),
-    };
-    let truncate = RolloutWeight::truncate(Bounds::at_most(2.0));
-    let correction = it
-        .param("rollout_is")
-        .as_str()
-        .map(|_| RolloutCorrection::weigh(truncate));
-    config
-        .with_reduction(reduction)
-        .with_rollout_correction(correction)
+    }
 }

@@ -66,7 +66,7 @@ const CONFIGS: &str = r#"
 {"off_policy_mask": [0.1]}
     `off_policy_mask` is [0.1]; accepted: an object of `delta`
 {"kl_penalty": [0.1]}
-    `kl_penalty` is [0.1]; accepted: an object of `coefficient`, `estimator`, `gradient`, `against`
+    `kl_penalty` is [0.1]; accepted: an object of `coefficient`, `estimator`, `gradient`, `against`, `max_log_ratio`, `max_divergence`
 {"kl_penalty": {}}
     `kl_penalty.coefficient` is missing; accepted: a number
 {"kl_penalty": {"coefficient": {"type": "x", "low": 1}}}
@@ -74,7 +74,7 @@ const CONFIGS: &str = r#"
 {"kl_penalty": {"coefficient": 0.1, "estimator": "K3"}}
     `kl_penalty.estimator` is "K3"; accepted: "k1", "k2", "k3", "abs"
 {"kl_penalty": "whatever is as long as this is not repeated from its beginning to its end"}
-    `kl_penalty` is "whatever is as long as this is not repeated from its beginn...; accepted: an object of `coefficient`, `estimator`, `gradient`, `against`
+    `kl_penalty` is "whatever is as long as this is not repeated from its beginn...; accepted: an object of `coefficient`, `estimator`, `gradient`, `against`, `max_log_ratio`, `max_divergence`
 {"reduction": null}
     `reduction` is null; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
 {"reduction": "sum"}

@@ -22,6 +22,7 @@ formulas! {
     /// The penalty of tokens with this ratio; `saturated` where no gradient passes through it.
     #[cube]
     pub fn penalty<E: Elements>(
+        numbers: &Numbers,
         inputs: &TokenInputs<E>,
         ratio: Values<E>,
         saturated: Flags<E>,
@@ -36,22 +37,37 @@ formulas! {
             }
         }
         let log_ratio = keep::<E>(valid, inputs.log_probs - base);
-        let estimate = kl_estimate::<E>(log_ratio, blueprint);
+        let mut q = log_ratio;
+        let mut beyond = nowhere::<E>(q);
+        if comptime!(blueprint.bounds_kl) {
+            let bounded = bounded_by::<E>(q, number::<E>(q, &numbers.max_kl_log_ratio));
+            q = bounded.value;
+            beyond = bounded.beyond;
+        }
+        let estimate = kl_estimate::<E>(q, blueprint);
         let mut value = estimate.value;
         let mut slope = estimate.slope;
-        let mut log_ratio_slope = constant::<E>(log_ratio, 0.0);
         match blueprint.kl_gradient {
-            KlGradient::Estimator => {}
+            KlGradient::Estimator | KlGradient::ImportanceCorrected => {}
             KlGradient::StraightThrough => {
-                slope = log_ratio;
+                slope = q;
             }
-            KlGradient::ImportanceCorrected => {
-                slope = slope * ratio;
-                value = value * ratio;
-                log_ratio_slope = value;
-                if comptime!(!blueprint.shares_gradient()) {
-                    slope = slope + drop_where::<E>(saturated, value);
-                }
+            KlGradient::ScoreFunction => {
+                slope = drop_where::<E>(estimate.beyond, slope + value);
+            }
+        }
+        if comptime!(blueprint.bounds_kl) {
+            let bounded = bounded_by::<E>(value, number::<E>(q, &numbers.max_kl));
+            value = bounded.value;
+            slope = drop_where::<E>(either::<E>(beyond, bounded.beyond), slope);
+        }
+        let mut log_ratio_slope = constant::<E>(log_ratio, 0.0);
+        if comptime!(blueprint.kl_gradient == KlGradient::ImportanceCorrected) {
+            slope = slope * ratio;
+            value = value * ratio;
+            log_ratio_slope = value;
+            if comptime!(!blueprint.shares_gradient()) {
+                slope = slope + drop_where::<E>(saturated, value);
             }
         }
         PenaltyOutput::<E> {
@@ -62,11 +78,30 @@ formulas! {
         }
     }
 
+    /// A number within bounds.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct BoundedNumber<E: Elements> {
+        pub value: Values<E>,
+        pub beyond: Flags<E>,
+    }
+
+    /// `clamp(x, -most, most)`.
+    #[cube]
+    pub fn bounded_by<E: Elements>(x: Values<E>, most: Values<E>) -> BoundedNumber<E> {
+        let least = constant::<E>(most, 0.0) - most;
+        BoundedNumber::<E> {
+            value: clamped::<E>(x, least, most),
+            beyond: either::<E>(less::<E>(x, least), greater::<E>(x, most)),
+        }
+    }
+
     /// An estimate of a divergence, and its slope.
     #[derive(CubeType, Clone, Copy)]
     pub struct KlEstimate<E: Elements> {
         pub value: Values<E>,
         pub slope: Values<E>,
+        /// The log-ratio lay beyond a bound, where the slope is 0.
+        pub beyond: Flags<E>,
     }
 
     /// Of the log-ratio `q` against the base.
@@ -81,10 +116,12 @@ formulas! {
             KlEstimator::K1 => KlEstimate::<E> {
                 value: q,
                 slope: one,
+                beyond: nowhere::<E>(q),
             },
             KlEstimator::K2 => KlEstimate::<E> {
                 value: q * q * constant::<E>(q, 0.5),
                 slope: q,
+                beyond: nowhere::<E>(q),
             },
             KlEstimator::K3 => {
                 let bounded = bounded_ratio::<E>(zero - q, comptime!(blueprint.double));
@@ -93,6 +130,7 @@ formulas! {
                 KlEstimate::<E> {
                     value: bounded.k3,
                     slope: drop_where::<E>(bounded.beyond, slope),
+                    beyond: bounded.beyond,
                 }
             }
             KlEstimator::Abs => {
@@ -101,6 +139,7 @@ formulas! {
                 KlEstimate::<E> {
                     value: choose::<E>(negative, zero - q, q),
                     slope: choose::<E>(negative, zero - one, sign),
+                    beyond: nowhere::<E>(q),
                 }
             }
         }

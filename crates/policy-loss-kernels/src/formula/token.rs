@@ -130,7 +130,7 @@ formulas! {
         }
         if comptime!(blueprint.penalized) {
             let coefficient = number::<E>(advantage, &numbers.kl_coefficient);
-            let penalty = penalty::<E>(inputs, ratio, saturated, blueprint);
+            let penalty = penalty::<E>(numbers, inputs, ratio, saturated, blueprint);
             probe = probe + penalty.log_ratio;
             sums.kl += total::<E>(penalty.value);
             value = minus_product::<E>(value, penalty.value, coefficient);

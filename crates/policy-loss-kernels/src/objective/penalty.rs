@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{ConfigError, not_negative};
+use super::check::{ConfigError, not_negative, positive};
 
 /// A KL penalty in the loss, against a frozen reference policy, or against the sampler:
 ///
@@ -15,6 +15,9 @@ use super::check::{ConfigError, not_negative};
 /// k2   kl = q^2 / 2               biased a little; its gradient is that of KL itself
 /// k3   kl = expm1(-q) + q         unbiased, never negative; q clamped to ±20
 /// abs  kl = |q|
+///
+/// with max_log_ratio   q is clamped to ± max_log_ratio first
+/// with max_divergence  kl is clamped to ± max_divergence then; beyond either the gradient is 0
 /// ```
 ///
 /// The reference has to be frozen: a copy of the policy from before the training, whose parameters
@@ -38,6 +41,12 @@ pub struct KlPenalty {
     /// The policy that it is a penalty to move away from.
     #[serde(default)]
     pub against: KlBase,
+    /// The largest `q`, of either sign. Finite and above 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_log_ratio: Option<f64>,
+    /// The largest divergence of one token, of either sign. Finite and above 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_divergence: Option<f64>,
 }
 
 /// The policy that a [`KlPenalty`] keeps the trained one near to.
@@ -83,6 +92,11 @@ pub enum KlGradient {
     /// That of k2, `q`, whatever the value: the gradient of KL itself where the sample is of the
     /// policy that is trained.
     StraightThrough,
+    /// That of the estimator, plus its value: `kl + dkl/dq`. The value times the gradient of
+    /// `log_probs` is what the policy's way of sampling adds; with it the gradient is that of KL itself
+    /// for every estimate, where the sample is of the policy that is trained
+    /// ([arXiv 2506.09477](https://arxiv.org/abs/2506.09477)). Used by NeMo-RL.
+    ScoreFunction,
     /// The estimate is multiplied by the [`Ratio`](super::Ratio) of the objective, and the
     /// gradient flows through both: unbiased where the sample is of the old policy.
     ImportanceCorrected,
@@ -97,6 +111,8 @@ impl KlPenalty {
             estimator: KlEstimator::K3,
             gradient: KlGradient::Estimator,
             against: KlBase::Reference,
+            max_log_ratio: None,
+            max_divergence: None,
         }
     }
 
@@ -121,8 +137,28 @@ impl KlPenalty {
         self
     }
 
+    /// Bounds `q`, beyond which a token has no gradient.
+    #[must_use]
+    pub const fn with_max_log_ratio(mut self, max_log_ratio: f64) -> Self {
+        self.max_log_ratio = Some(max_log_ratio);
+        self
+    }
+
+    /// Bounds the divergence of one token, beyond which it has no gradient.
+    #[must_use]
+    pub const fn with_max_divergence(mut self, max_divergence: f64) -> Self {
+        self.max_divergence = Some(max_divergence);
+        self
+    }
+
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         not_negative("kl_penalty.coefficient", self.coefficient)?;
+        if let Some(most) = self.max_log_ratio {
+            positive("kl_penalty.max_log_ratio", most)?;
+        }
+        if let Some(most) = self.max_divergence {
+            positive("kl_penalty.max_divergence", most)?;
+        }
         if self.estimator == KlEstimator::K2 && self.gradient == KlGradient::StraightThrough {
             return Err(ConfigError::Combination {
                 first: "kl_penalty.estimator = k2",

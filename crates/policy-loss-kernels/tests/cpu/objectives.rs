@@ -157,10 +157,13 @@ fn penalties() -> Vec<KlPenalty> {
         for gradient in [
             KlGradient::Estimator,
             KlGradient::StraightThrough,
+            KlGradient::ScoreFunction,
             KlGradient::ImportanceCorrected,
         ] {
             let penalty = KlPenalty::new(0.3).with_estimator(estimator);
-            penalties.push(penalty.with_gradient(gradient));
+            let penalty = penalty.with_gradient(gradient);
+            let bounded = penalty.with_max_log_ratio(0.45).with_max_divergence(0.08);
+            penalties.extend([penalty, bounded]);
         }
     }
     penalties.push(KlPenalty::new(0.3).against(KlBase::Rollout));

@@ -12,7 +12,7 @@ use crate::alike::Alike;
 ///
 /// | tensor | shape | meaning | read by |
 /// |---|---|---|---|
-/// | `rewards` | `[B, T]` or `[B]` | per token, or per sequence | every estimator |
+/// | `rewards` | `[B, T]` or `[B]` | per token, or per sequence; one kind or [several](Self::with_more_rewards) | every estimator |
 /// | `action_mask` | `[B, T]` bool | true where the policy generated the token; absent: all | every estimator |
 /// | `values` | `[B, T]` | the critic's estimates | `GeneralizedAdvantage` |
 /// | `group_ids` | `B` numbers | equal for sequences that are compared with one another | `GroupRelative` |
@@ -25,7 +25,8 @@ use crate::alike::Alike;
 /// from numbers on the device the size of the largest group would have to be read back.
 #[derive(Debug, Clone)]
 pub struct AdvantageBatch {
-    pub(super) rewards: Rewards,
+    /// Each with its weight; at least one.
+    pub(super) rewards: Vec<(f64, Rewards)>,
     pub(super) action_mask: Option<Tensor<2, Bool>>,
     pub(super) values: Option<Tensor<2>>,
     pub(super) group_ids: Option<Vec<i64>>,
@@ -88,12 +89,33 @@ impl AdvantageBatch {
     /// A batch in which every token is valid; see [`AdvantageBatch`] for the shapes.
     pub fn new(rewards: impl Into<Rewards>) -> Self {
         Self {
-            rewards: rewards.into(),
+            rewards: vec![(1.0, rewards.into())],
             action_mask: None,
             values: None,
             group_ids: None,
             baselines: None,
         }
+    }
+
+    /// Adds another kind of reward with its weight, such as one for the format beside the one for the
+    /// answer. What `new` was given has the weight 1, unless it is changed by
+    /// [`with_reward_weight`](Self::with_reward_weight).
+    ///
+    /// `GroupRelative` compares each kind within the groups by itself, scales it by its own deviation,
+    /// and adds up `weight * advantage`: a kind that varies little counts as much as one that varies
+    /// much (GDPO, [arXiv 2601.05242](https://arxiv.org/abs/2601.05242)). To all other estimators the
+    /// reward is the sum of `weight * rewards`.
+    #[must_use]
+    pub fn with_more_rewards(mut self, weight: f64, rewards: impl Into<Rewards>) -> Self {
+        self.rewards.push((weight, rewards.into()));
+        self
+    }
+
+    /// Sets the weight of the rewards that `new` was given; 1 unless it is set.
+    #[must_use]
+    pub fn with_reward_weight(mut self, weight: f64) -> Self {
+        self.rewards[0].0 = weight;
+        self
     }
 
     /// Sets which tokens the policy generated.
@@ -130,9 +152,14 @@ impl AdvantageBatch {
         let alike = Alike {
             reference,
             shape,
-            device: self.rewards.device(),
+            device: self.rewards[0].1.device(),
         };
-        self.rewards.check(&alike)?;
+        for (weight, rewards) in &self.rewards {
+            rewards.check(&alike)?;
+            if !weight.is_finite() {
+                return Err(BatchError::RewardWeight { value: *weight });
+            }
+        }
         if let Some(values) = &self.values {
             alike.tokens("values", values)?;
         }
@@ -161,7 +188,7 @@ impl AdvantageBatch {
                 let add = "AdvantageBatch::with_action_mask";
                 let by = "`baseline = length_weighted`";
                 let unknown_lengths = config.baseline == GroupBaseline::LengthWeighted
-                    && matches!(self.rewards, Rewards::Sequence(_))
+                    && matches!(self.rewards[0].1, Rewards::Sequence(_))
                     && self.values.is_none();
                 if unknown_lengths {
                     needed(masked, "action_mask", by, add)?;
@@ -181,7 +208,7 @@ impl AdvantageBatch {
 
     /// `[B, T]`, and the tensor that says so.
     fn shape(&self) -> (&'static str, [usize; 2]) {
-        match (&self.rewards, &self.action_mask, &self.values) {
+        match (&self.rewards[0].1, &self.action_mask, &self.values) {
             (Rewards::Token(rewards), ..) => ("rewards", rewards.dims()),
             (_, Some(mask), _) => ("action_mask", mask.dims()),
             (_, _, Some(values)) => ("values", values.dims()),
@@ -206,7 +233,8 @@ fn needed<E>(
 /// A batch that has passed every check, with what its estimator reads.
 pub(super) struct Checked<'a> {
     pub shape: [usize; 2],
-    pub rewards: Rewards,
+    /// Each with its weight.
+    pub rewards: Vec<(f64, Rewards)>,
     pub action_mask: Tensor<2, Bool>,
     pub needs: Needs<'a>,
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lowest;
 use super::members::{Members, number};
+use super::weighted_sum;
 use super::whitening::Whitening;
 use crate::ConfigError;
 use crate::valid::{Valid, largest, total};
@@ -21,7 +22,9 @@ use crate::valid::{Valid, largest, total};
 ///   active_share: * sequences of the batch / those with s != 0
 /// ```
 ///
-/// then whitened over the batch, if asked for.
+/// then whitened over the batch, if asked for. With several kinds of rewards it is
+/// `sum_k weight_k advantage_k` of each kind's own advantages, before the last of these lines and the
+/// whitening.
 ///
 /// A sequence without a valid token belongs to no group: it is counted nowhere. **A group of one**
 /// has nothing to be compared with, and [`SingleScore`] says what it gets: by default its baseline
@@ -174,10 +177,21 @@ impl GroupRelative {
         self
     }
 
-    /// `scores` are `[B, 1]`, 0 for sequences without a valid token; gives `[B, T]`.
-    pub(crate) fn of(&self, scores: Tensor<2>, group_ids: &[i64], valid: &Valid) -> Tensor<2> {
+    /// Of scores of each kind with their weight, `[B, 1]`, 0 for sequences without a valid token;
+    /// gives `[B, T]`.
+    pub(crate) fn of(
+        &self,
+        kinds: Vec<(f64, Tensor<2>)>,
+        group_ids: &[i64],
+        valid: &Valid,
+    ) -> Tensor<2> {
         let members = Members::new(group_ids, valid);
-        let mut advantages = members.scatter(self.compared(&scores, &members));
+        let compared = kinds.iter().map(|(weight, scores)| {
+            let compared = members.scatter(self.compared(scores, &members));
+            (*weight, compared)
+        });
+        let mut advantages = weighted_sum(compared);
+        let scores = weighted_sum(kinds.into_iter());
         if self.active_share {
             let active = scores.equal_elem(0).bool_not().float();
             let active = active.cast(advantages.dtype()).sum().clamp_min(1);

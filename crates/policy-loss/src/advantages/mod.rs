@@ -23,7 +23,7 @@ pub use return_to_go::ReturnToGo;
 use rewards::per_sequence;
 pub(crate) use rewards::per_token;
 use serde::{Deserialize, Serialize};
-pub use whitening::Whitening;
+pub use whitening::{Whitening, WhiteningOver};
 
 use crate::composed::arithmetic;
 use crate::valid::Valid;
@@ -165,9 +165,9 @@ impl AdvantageEstimator {
             action_mask,
             needs,
         } = batch.check(&self.config)?;
-        let dtype = arithmetic(rewards.dtype());
+        let dtype = arithmetic(rewards[0].1.dtype());
         if shape.contains(&0) {
-            let device = rewards.device().without_autodiff();
+            let device = rewards[0].1.device().without_autodiff();
             let nothing = Tensor::zeros(shape, (&device, dtype));
             return Ok(AdvantageOutput {
                 returns: match needs {
@@ -178,23 +178,49 @@ impl AdvantageEstimator {
             });
         }
         let constant = |x: Tensor<2>| x.without_autodiff().cast(dtype);
-        let rewards = rewards.constant(dtype);
         let valid = Valid::new(action_mask, dtype);
+        let rewards = rewards
+            .into_iter()
+            .map(|(weight, rewards)| (weight, rewards.constant(dtype)))
+            .collect::<Vec<_>>();
+        let of_tokens = || {
+            let kinds = rewards.iter().cloned();
+            weighted_sum(kinds.map(|(weight, x)| (weight, per_token(x, &valid))))
+        };
         Ok(match needs {
             Needs::Generalized(config, values) => {
                 let values = valid.select(constant(values));
-                config.of(per_token(rewards, &valid), values, &valid)
+                config.of(of_tokens(), values, &valid)
             }
             Needs::ReturnToGo(config, baselines) => {
                 let baselines = baselines.map(|b| constant(b.reshape([shape[0], 1])));
-                config.of(per_token(rewards, &valid), baselines, &valid)
+                config.of(of_tokens(), baselines, &valid)
             }
-            Needs::GroupRelative(config, group_ids) => AdvantageOutput {
-                advantages: config.of(per_sequence(rewards, &valid), &group_ids, &valid),
-                returns: None,
-            },
+            Needs::GroupRelative(config, group_ids) => {
+                let kinds = rewards.into_iter();
+                let scores = kinds.map(|(weight, x)| (weight, per_sequence(x, &valid)));
+                AdvantageOutput {
+                    advantages: config.of(scores.collect(), &group_ids, &valid),
+                    returns: None,
+                }
+            }
         })
     }
+}
+
+/// `sum_k weight_k x_k`; a weight of 1 changes no bit.
+///
+/// # Panics
+///
+/// There is nothing to add up.
+fn weighted_sum(kinds: impl Iterator<Item = (f64, Tensor<2>)>) -> Tensor<2> {
+    let weighted = kinds.map(|(weight, x)| match weight == 1.0 {
+        true => x,
+        false => x * weight,
+    });
+    weighted
+        .reduce(|sum, x| sum + x)
+        .expect("a batch has rewards of one kind at least")
 }
 
 /// Below every finite number that is computed with: what stands where a maximum must not look.

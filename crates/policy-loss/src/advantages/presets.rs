@@ -60,6 +60,10 @@ pub enum AdvantagePreset {
     /// GRPO with TRL's `scale_rewards = "batch"`: `(s - group mean) / (batch deviation + 1e-4)`
     /// ([arXiv 2508.08221](https://arxiv.org/abs/2508.08221)).
     TrlGrpoBatch,
+    /// GDPO, `(s - group mean) / (group deviation + 1e-6)` of each kind of reward by itself
+    /// ([`with_more_rewards`](crate::AdvantageBatch::with_more_rewards)), added up and whitened over
+    /// the tokens of the batch, as verl does ([arXiv 2601.05242](https://arxiv.org/abs/2601.05242)).
+    Gdpo,
     /// Generalised advantage estimation with gamma 1, a lambda of `1 - 1 / (0.05 length)` for the
     /// policy and of 1 for the returns ([arXiv 2504.05118](https://arxiv.org/abs/2504.05118)).
     Vapo,
@@ -67,7 +71,7 @@ pub enum AdvantagePreset {
 
 impl AdvantagePreset {
     /// Every preset, in the order of the documentation.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Gae,
         Self::Grpo,
         Self::DrGrpo,
@@ -82,6 +86,7 @@ impl AdvantagePreset {
         Self::PrimeRlMaxrl,
         Self::NemoRlGrpo,
         Self::TrlGrpoBatch,
+        Self::Gdpo,
         Self::Vapo,
     ];
 
@@ -102,6 +107,7 @@ impl AdvantagePreset {
             Self::PrimeRlMaxrl => "prime_rl_maxrl",
             Self::NemoRlGrpo => "nemo_rl_grpo",
             Self::TrlGrpoBatch => "trl_grpo_batch",
+            Self::Gdpo => "gdpo",
             Self::Vapo => "vapo",
         }
     }
@@ -140,6 +146,10 @@ impl AdvantagePreset {
                     epsilon: 1e-4,
                 })
                 .with_single(SingleScore::Zero)
+                .into(),
+            Self::Gdpo => mean
+                .with_deviation(Deviation::default())
+                .with_whitening(whitening)
                 .into(),
             Self::Vapo => GeneralizedAdvantage::default()
                 .with_length_adaptive(0.05)
@@ -197,5 +207,6 @@ constructors! {
     prime_rl_maxrl: PrimeRlMaxrl,
     nemo_rl_grpo: NemoRlGrpo,
     trl_grpo_batch: TrlGrpoBatch,
+    gdpo: Gdpo,
     vapo: Vapo,
 }

@@ -20,6 +20,9 @@ const VARIANCE_FLOOR: f64 = 1e-8;
 /// y        = (x - mean) / sqrt(variance + 1e-8), and + mean where the mean is not shifted
 /// ```
 ///
+/// or over its sequences: mean and variance are then those of the sequences' means, so that long ones
+/// do not weigh more.
+///
 /// A single valid token has variance 0, none at all gives 0 everywhere. The statistics are those of
 /// the batch that is passed: under data parallelism, estimate advantages before the batch is split.
 ///
@@ -32,11 +35,27 @@ const VARIANCE_FLOOR: f64 = 1e-8;
 pub struct Whitening {
     /// Whether the mean becomes 0; otherwise it stays what it was, and only the scale changes.
     pub shift_mean: bool,
+    /// What the statistics are taken over.
+    pub over: WhiteningOver,
+}
+
+/// What the mean and the variance of a [`Whitening`] are taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhiteningOver {
+    /// The valid tokens of the batch.
+    #[default]
+    Tokens,
+    /// The means of its sequences, of those with a valid token.
+    Sequences,
 }
 
 impl Default for Whitening {
     fn default() -> Self {
-        Self { shift_mean: true }
+        Self {
+            shift_mean: true,
+            over: WhiteningOver::Tokens,
+        }
     }
 }
 
@@ -49,6 +68,12 @@ impl Whitening {
     /// Sets whether the mean becomes 0.
     pub fn with_shift_mean(mut self, shift_mean: bool) -> Self {
         self.shift_mean = shift_mean;
+        self
+    }
+
+    /// Sets what the statistics are taken over.
+    pub fn with_over(mut self, over: WhiteningOver) -> Self {
+        self.over = over;
         self
     }
 
@@ -96,10 +121,19 @@ impl Whitening {
             .mask_fill(valid.padding.clone(), lowest(values.dtype()))
             .max();
         let below = valid.select(values - spread(largest.clone()));
-        let mean = valid.mean(below.clone());
+        // What the statistics are those of, 0 where there is nothing, and its number.
+        let (members, count) = match self.over {
+            WhiteningOver::Tokens => (below.clone(), valid.total.clone()),
+            WhiteningOver::Sequences => {
+                let means = valid.mean_per_sequence(below.clone());
+                (means, valid.sequences.clone())
+            }
+        };
+        let mean = total(members.clone()) / count.clone().clamp_min(1);
+        let among_members = mean.clone().reshape([1, 1]).expand(members.dims());
+        let squares = valid.select(members - among_members).square();
+        let variance = total(squares) / count.sub_scalar(1).clamp_min(1);
         let centered = valid.select(below - spread(mean.clone()));
-        let count = valid.total.clone().sub_scalar(1).clamp_min(1);
-        let variance = total(centered.clone().square()) / count;
         let deviation = (variance + VARIANCE_FLOOR).sqrt();
         let whitened = centered / spread(deviation);
         match self.shift_mean {

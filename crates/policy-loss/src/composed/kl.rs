@@ -2,6 +2,8 @@
 
 use burn::tensor::{DType, Tensor};
 
+use policy_loss_kernels::objective::LOG_RATIO_LIMIT;
+
 use super::ratio::limited;
 use crate::{KlEstimator, KlGradient, KlPenalty};
 
@@ -12,9 +14,9 @@ pub(super) fn penalized_divergence(
     q: Tensor<2>,
     ratio: &Tensor<2>,
 ) -> Tensor<2> {
-    match penalty.gradient {
-        KlGradient::Estimator => estimate(penalty.estimator, q),
-        KlGradient::ImportanceCorrected => estimate(penalty.estimator, q) * ratio.clone(),
+    let q = within(penalty.max_log_ratio, q);
+    let divergence = match penalty.gradient {
+        KlGradient::Estimator | KlGradient::ImportanceCorrected => estimate(penalty.estimator, q),
         KlGradient::StraightThrough => {
             let constant = q.clone().without_autodiff();
             let value = estimate(penalty.estimator, constant.clone());
@@ -22,7 +24,33 @@ pub(super) fn penalized_divergence(
             // minus infinity where q is large.
             value + (q - constant.clone()) * constant
         }
+        KlGradient::ScoreFunction => {
+            let q = match penalty.estimator {
+                KlEstimator::K3 => within(Some(LOG_RATIO_LIMIT), q),
+                KlEstimator::K1 | KlEstimator::K2 | KlEstimator::Abs => q,
+            };
+            let constant = q.clone().without_autodiff();
+            let value = estimate(penalty.estimator, constant.clone());
+            estimate(penalty.estimator, q.clone()) + (q - constant) * value
+        }
+    };
+    let divergence = within(penalty.max_divergence, divergence);
+    match penalty.gradient {
+        KlGradient::ImportanceCorrected => divergence * ratio.clone(),
+        KlGradient::Estimator | KlGradient::StraightThrough | KlGradient::ScoreFunction => {
+            divergence
+        }
     }
+}
+
+/// `x` moved into a range around 0, without a gradient where it was moved.
+fn within(most: Option<f64>, x: Tensor<2>) -> Tensor<2> {
+    let Some(most) = most else {
+        return x;
+    };
+    let constant = x.clone().without_autodiff();
+    let beyond = constant.clone().abs().greater_elem(most);
+    x.mask_where(beyond, constant.clamp(-most, most))
 }
 
 /// The estimate of KL(policy, reference) from `q`, the log-prob of the policy minus that of the

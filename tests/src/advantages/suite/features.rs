@@ -5,7 +5,7 @@ use policy_loss::{
     AdvantageBatch, AdvantageEstimatorConfig as Config, Among, Deviation, EntropyBonus,
     EntropyControllerConfig, GeneralizedAdvantage, GroupBaseline, GroupRelative, KlEstimator,
     KlReward, KlRewardBatch, ReverseKlAdvantage, SingleScore, TeacherFactor, TeacherSignalConfig,
-    Whitening,
+    Whitening, WhiteningOver,
 };
 
 use super::teacher;
@@ -17,12 +17,11 @@ use crate::golden::features::{FILE, Feature, cases};
 use crate::runner::{Runner, values};
 
 /// Features around advantages that the library does not have, with the reason.
-const ABSENT: [(&str, &str); 6] = [
+const ABSENT: [(&str, &str); 5] = [
     (
         "dcpo smooth advantage",
         "needs the rewards of earlier steps",
     ),
-    ("gdpo", "compares several rewards, each by itself"),
     (
         "optimal token baseline (verl)",
         "needs the squared probabilities of the head",
@@ -54,12 +53,13 @@ pub fn golden_cases_of_trainers(runner: &Runner) {
         }
         matched += 1;
     }
-    directory.assert_count(FILE, matched, 35);
+    directory.assert_count(FILE, matched, 41);
 }
 
 fn compare(runner: &Runner, case: &Feature, dtype: DType) {
     match case.feature.as_str() {
         "maxrl" => estimator(runner, case, max_rl(case), dtype),
+        "gdpo" => gdpo(runner, case, dtype),
         "grpo advantages (NeMo-RL)" => estimator(runner, case, nemo_grpo(case), dtype),
         "length-adaptive GAE (NeMo-RL)" => two_lambdas(runner, case, dtype),
         "opd advantages" => {
@@ -104,6 +104,57 @@ fn nemo_grpo(case: &Feature) -> Config {
         .into()
 }
 
+/// Several rewards, each compared by itself.
+fn gdpo(runner: &Runner, case: &Feature, dtype: DType) {
+    let (config, over) = match case.param("framework").as_str() {
+        Some("verl") => {
+            let deviation = case.flag("normalize").then(Deviation::default);
+            let config = GroupRelative::new(GroupBaseline::Mean).with_deviation(deviation);
+            (config, WhiteningOver::Tokens)
+        }
+        Some("NeMo-RL") => match nemo_grpo(case) {
+            Config::GroupRelative(config) => (config, WhiteningOver::Sequences),
+            other => panic!("{}: {other:?}", case.name),
+        },
+        other => panic!("{}: {other:?}", case.name),
+    };
+    let config = config.with_whitening(Whitening::new().with_over(over));
+    let weights = match case.param("weights").as_array() {
+        Some(weights) => weights
+            .iter()
+            .map(|x| x.as_f64().expect("a number"))
+            .collect(),
+        None => vec![1.0; 3],
+    };
+    let rewards = ["reward_a", "reward_b", "reward_c"].map(|name| case.input(name));
+    let [sequences, tokens] = case.shape("action_mask");
+    let batch = of_sequences(case, [sequences, tokens], rewards[0].clone(), case.mask());
+    let mut several = batch.batch(runner, dtype).with_reward_weight(weights[0]);
+    for (weight, rewards) in weights.iter().zip(&rewards).skip(1) {
+        let rewards: Tensor<1> = runner.tensor(rewards, [sequences], dtype);
+        several = several.with_more_rewards(*weight, rewards);
+    }
+    let actual = batch.run_batch(runner, &config.into(), dtype, several);
+    near(runner, case, dtype, "advantages", &actual.advantages);
+}
+
+fn of_sequences(
+    case: &Feature,
+    [sequences, tokens]: [usize; 2],
+    rewards: Vec<f64>,
+    mask: Option<Vec<bool>>,
+) -> Case {
+    Case {
+        sequences,
+        tokens,
+        rewards: HostRewards::Sequence(rewards),
+        values: vec![0.0; sequences * tokens],
+        group_ids: case.input("group_id").iter().map(|id| *id as i64).collect(),
+        baselines: vec![0.0; sequences],
+        mask,
+    }
+}
+
 /// An estimator on the rewards of sequences.
 fn estimator(runner: &Runner, case: &Feature, config: Config, dtype: DType) {
     let mask = case.mask();
@@ -111,15 +162,7 @@ fn estimator(runner: &Runner, case: &Feature, config: Config, dtype: DType) {
         Some(_) => case.shape("action_mask"),
         None => case.shape("rewards"),
     };
-    let batch = Case {
-        sequences,
-        tokens,
-        rewards: HostRewards::Sequence(case.input("rewards")),
-        values: vec![0.0; sequences * tokens],
-        group_ids: case.input("group_id").iter().map(|id| *id as i64).collect(),
-        baselines: vec![0.0; sequences],
-        mask,
-    };
+    let batch = of_sequences(case, [sequences, tokens], case.input("rewards"), mask);
     let actual = batch.run(runner, &config, dtype);
     near(runner, case, dtype, "advantages", &actual.advantages);
 }

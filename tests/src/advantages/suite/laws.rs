@@ -94,6 +94,50 @@ pub fn agrees_with_the_oracle(runner: &Runner) {
     }
 }
 
+/// Another kind of rewards beside the first.
+pub fn several_rewards(runner: &Runner) {
+    let weight = 0.5;
+    for seed in seeds(runner) {
+        let case = Case::random([9, 5], seed);
+        // Of the same form: it follows the seed.
+        let mut more = Case::random([9, 5], seed + 30);
+        more.mask = case.mask.clone();
+        more.group_ids = case.group_ids.clone();
+        for dtype in runner.exact_dtypes() {
+            for config in configs() {
+                let [case, more] =
+                    [&case, &more].map(|case| case.rounded(dtype).suited_to(&config));
+                let what = format!("{runner}, {dtype:?}, seed {seed}, {config:?}");
+                let batch = case.batch(runner, dtype);
+                let batch = batch.with_more_rewards(weight, more.rewards(runner, dtype));
+                let actual = case.run_batch(runner, &config, dtype, batch);
+                let expected = case.answer_with_more(&config, weight, &more);
+                assert_answer(tolerance(dtype), &what, &actual, &expected);
+            }
+        }
+    }
+    let config = AdvantageEstimatorConfig::gdpo();
+    let case = Case::random([9, 5], 0);
+    let dtype = runner.exact_dtypes()[0];
+    let batch = || case.batch(runner, dtype);
+    // The weight of the first.
+    let heavier = batch().with_more_rewards(1.0, case.rewards(runner, dtype));
+    let alone = batch().with_reward_weight(2.0);
+    let run = |batch| case.run_batch(runner, &AdvantageEstimatorConfig::grpo(), dtype, batch);
+    assert_answer(tolerance(dtype), "twice", &run(heavier), &run(alone));
+    for weight in [f64::NAN, f64::INFINITY] {
+        let refused = batch().with_reward_weight(weight);
+        let error = config.init().expect("sound").forward(refused);
+        let message = error.expect_err("no weight").to_string();
+        assert!(message.contains(&weight.to_string()), "{message}");
+    }
+    let short: Tensor<1> = runner.tensor(&[1.0, 2.0], [2], dtype);
+    let refused = batch().with_more_rewards(1.0, short);
+    let error = config.init().expect("sound").forward(refused);
+    let message = error.expect_err("too few").to_string();
+    assert!(message.contains("rewards"), "{message}");
+}
+
 /// Whatever stands at masked positions, or belongs to a row without a valid token, changes no bit.
 pub fn masked_content_changes_nothing(runner: &Runner) {
     let kinds = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e30, -1e30, 7.0];
