@@ -85,7 +85,7 @@ const UP_TO_ONE: Bounds = Bounds::at_most(1.0);
 
 /// Every surrogate with its defaults, and the forms that it can take; the reductions in turn.
 fn surrogates() -> Vec<PolicyLossConfig> {
-    let forms: [Surrogate; 20] = [
+    let forms: [Surrogate; 19] = [
         DynamicClip::new(0.02, 0.03).into(),
         DynamicClip::new(0.05, 0.1).with_max_ratio(1.3).into(),
         GradientPreservingClip::new(0.1, 0.1, 0.75, 0.5).into(),
@@ -113,12 +113,6 @@ fn surrogates() -> Vec<PolicyLossConfig> {
         .into(),
         SigmoidGate::new(3.0, 8.0).into(),
         covariance_clip().into(),
-        // Of the 14 valid tokens of a busy batch a whole number.
-        CovariancePenalty {
-            share: 0.5,
-            ..COVARIANCE_PENALTY
-        }
-        .into(),
     ];
     let reductions = Reduction::all(9).into_iter().cycle();
     let surrogates = Surrogate::defaults().into_iter().chain(forms);

@@ -347,7 +347,10 @@ fn every_preset_is_on_the_page_of_objectives() {
     for preset in Preset::ALL {
         let row = format!(
             "| `{preset}` | {} |",
-            preset.summary().replace("|d|", "abs(d)")
+            preset
+                .summary()
+                .replace("|d|", "abs(d)")
+                .replace("|r - 1|", "abs(r - 1)")
         );
         assert!(page.contains(&row), "{row}");
         assert!(!preset.source().is_empty());

@@ -23,7 +23,7 @@ macro_rules! values {
         policy_loss_tests::tests! { policy_loss_tests::run, policy_loss_tests::suite, $mode;
             clipping: clipping, advantages_per_sequence, small_and_empty_batches, dual_clipping,
                 extreme_ratios;
-            exact_bounds: ties, thresholds, off_policy_masks, largest_of_either_sign;
+            exact_bounds: ties, thresholds, whole_shares, off_policy_masks, largest_of_either_sign;
             sequence_ratio: shared_by_its_tokens, against_rollout, with_padding;
             rollout_weights: weights, rejected_weights, ignored_rollout;
             masks: every_form, other_values_are_refused, only_valid_tokens_count, nothing_valid,

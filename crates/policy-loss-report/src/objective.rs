@@ -313,14 +313,29 @@ fn ratio_bounds(objective: &Objective) -> Vec<Bound> {
         }
         Surrogate::PolicyGradient(surrogate) => match surrogate.weight {
             ImportanceWeight::None => Vec::new(),
-            ImportanceWeight::Ratio(bounds) | ImportanceWeight::RatioWhereNegative(bounds) => {
+            ImportanceWeight::Ratio(bounds)
+            | ImportanceWeight::RatioWhereNegative(bounds)
+            | ImportanceWeight::RatioWithin(bounds) => {
                 let low = bounds.low.map(|value| bound(value, "low"));
                 let high = bounds.high.map(|value| bound(value, "high"));
                 low.into_iter().chain(high).collect()
             }
         },
-        // Their bounds are none of the ratio.
-        _ => Vec::new(),
+        Surrogate::GradientPreservingClip(clip) => vec![
+            bound(1.0 - clip.low, "1 - low"),
+            bound(1.0 + clip.high, "1 + high"),
+        ],
+        Surrogate::CovarianceClip(clip) => vec![
+            bound(1.0 - clip.low, "1 - low"),
+            bound(1.0 + clip.high, "1 + high"),
+        ],
+        // Their bounds are none of the ratio, or another one for each token.
+        Surrogate::SigmoidGate(_)
+        | Surrogate::GammaWeight(_)
+        | Surrogate::TrustRegion(_)
+        | Surrogate::SquaredLogRatio(_)
+        | Surrogate::DynamicClip(_)
+        | Surrogate::CovariancePenalty(_) => Vec::new(),
     }
 }
 

@@ -1,12 +1,12 @@
 //! Exactly at a bound, where comparisons of floating-point numbers go wrong.
 
 use policy_loss::{
-    Bounds, Clip, Filter, FilterEstimator, FilterLevel, OffPolicyMask, PolicyGradient,
-    PolicyLossConfig, RolloutCorrection, presets,
+    Bounds, Clip, CovariancePenalty, Filter, FilterEstimator, FilterLevel, OffPolicyMask,
+    PolicyGradient, PolicyLossConfig, RolloutCorrection, presets,
 };
 
 use crate::case::{Case, HostAdvantages};
-use crate::compare::{Tolerance, assert_all_near, assert_near};
+use crate::compare::{Tolerance, assert_agrees_with_oracle, assert_all_near, assert_near};
 use crate::row::Row;
 use crate::runner::Runner;
 
@@ -132,4 +132,20 @@ pub fn largest_of_either_sign(runner: &Runner) {
             }
         }
     }
+}
+
+/// A share that is a whole number of tokens loses none of them to a rounding.
+pub fn whole_shares(runner: &Runner) {
+    let config = PolicyLossConfig::new().with_surrogate(CovariancePenalty {
+        share: 0.5,
+        coefficient: 0.7,
+    });
+    if !runner.covers(&config) {
+        return;
+    }
+    let mut case = Case::new("half of four", [1, 4]).with_config(config);
+    case.log_probs = vec![-1.0, -2.0, -3.0, -4.0];
+    case.old_log_probs = vec![-1.3, -1.6, -3.2, -3.9];
+    case.advantages = HostAdvantages::Token(vec![2.0, 1.0, -1.0, -2.5]);
+    assert_agrees_with_oracle(runner, &case);
 }

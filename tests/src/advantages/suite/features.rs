@@ -106,14 +106,15 @@ fn nemo_grpo(case: &Feature) -> Config {
 
 /// Several rewards, each compared by itself.
 fn gdpo(runner: &Runner, case: &Feature, dtype: DType) {
-    let (config, over) = match case.param("framework").as_str() {
+    let (config, over, mask) = match case.param("framework").as_str() {
         Some("verl") => {
             let deviation = case.flag("normalize").then(Deviation::default);
             let config = GroupRelative::new(GroupBaseline::Mean).with_deviation(deviation);
-            (config, WhiteningOver::Tokens)
+            (config, WhiteningOver::Tokens, case.mask())
         }
         Some("NeMo-RL") => match nemo_grpo(case) {
-            Config::GroupRelative(config) => (config, WhiteningOver::Sequences),
+            // There a sequence without a valid token is a member of its group.
+            Config::GroupRelative(config) => (config, WhiteningOver::Sequences, None),
             other => panic!("{}: {other:?}", case.name),
         },
         other => panic!("{}: {other:?}", case.name),
@@ -128,7 +129,7 @@ fn gdpo(runner: &Runner, case: &Feature, dtype: DType) {
     };
     let rewards = ["reward_a", "reward_b", "reward_c"].map(|name| case.input(name));
     let [sequences, tokens] = case.shape("action_mask");
-    let batch = of_sequences(case, [sequences, tokens], rewards[0].clone(), case.mask());
+    let batch = of_sequences(case, [sequences, tokens], rewards[0].clone(), mask);
     let mut several = batch.batch(runner, dtype).with_reward_weight(weights[0]);
     for (weight, rewards) in weights.iter().zip(&rewards).skip(1) {
         let rewards: Tensor<1> = runner.tensor(rewards, [sequences], dtype);
