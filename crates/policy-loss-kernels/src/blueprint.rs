@@ -358,7 +358,11 @@ impl Blueprint {
             Sum::valid_tokens | Sum::valid_sequences => self.masked,
             Sum::missing_rollout_log_probs => self.reads_rollout(),
             Sum::dual_clipped => self.dual_clip,
-            Sum::rollout_gap | Sum::weight | Sum::squared_weight => self.corrected,
+            Sum::rollout_gap
+            | Sum::least_rollout_gap
+            | Sum::largest_rollout_gap
+            | Sum::weight
+            | Sum::squared_weight => self.corrected,
             Sum::truncated_weights => self.truncates,
             Sum::rejected_weights => self.masks || self.filter_bits != 0 || self.vetoes,
             Sum::off_policy_dropped => self.off_policy,

@@ -72,9 +72,9 @@ metrics! {
     /// Mean of `r`.
     ratio_mean = sums.ratio / n;
     /// Smallest `r`.
-    ratio_min = extreme(sums, sums.least_ratio);
+    ratio_min = extreme([sums.least_ratio, sums.largest_ratio], 0, sums.ratio);
     /// Largest `r`.
-    ratio_max = extreme(sums, sums.largest_ratio);
+    ratio_max = extreme([sums.least_ratio, sums.largest_ratio], 1, sums.ratio);
     /// Effective sample size of the ratios as a fraction of `n`: `sum(r)^2 / (n * sum(r^2))`.
     ratio_effective_sample_size = effective_sample_size(sums.ratio, sums.squared_ratio, n);
     /// Estimate k1 of KL(old, new): the mean of `-d`, not clamped; the same as `ppo_kl`.
@@ -97,6 +97,18 @@ metrics! {
         /// all weight metrics.
         #[alias = "vllm_kl"]
         rollout_kl = minus(sums.rollout_gap / n);
+        /// Smallest `old_log_probs - rollout_log_probs`: where the sampler is the surer one.
+        rollout_gap_min = extreme(
+            [sums.least_rollout_gap, sums.largest_rollout_gap],
+            0,
+            sums.rollout_gap,
+        );
+        /// Largest `old_log_probs - rollout_log_probs`: where the trainer is the surer one.
+        rollout_gap_max = extreme(
+            [sums.least_rollout_gap, sums.largest_rollout_gap],
+            1,
+            sums.rollout_gap,
+        );
         /// Mean of the weights `w`.
         weight_mean = sums.weight / n;
         /// Effective sample size of the weights as a fraction of `n`: `sum(w)^2 / (n * sum(w^2))`.
@@ -138,12 +150,12 @@ fn minus(x: f64) -> f64 {
     0.0 - x
 }
 
-/// The smallest or the largest ratio. Without a ratio that is a number the smallest exceeds the
-/// largest: then there is no valid token, or all ratios are NaN, as is their sum.
-fn extreme(sums: &Sums, extreme: f64) -> f64 {
-    match sums.least_ratio > sums.largest_ratio {
-        true => sums.ratio,
-        false => extreme,
+/// The smallest or the largest value. Without a value that is a number the smallest exceeds the
+/// largest: then there is no valid token, or all values are NaN, as is their sum.
+fn extreme(ends: [f64; 2], side: usize, sum: f64) -> f64 {
+    match ends[0] > ends[1] {
+        true => sum,
+        false => ends[side],
     }
 }
 

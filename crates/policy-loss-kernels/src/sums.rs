@@ -47,6 +47,10 @@ accumulators! {
         largest_ratio: Largest,
         /// `g`, where there is a rollout correction.
         rollout_gap: Sum,
+        /// The smallest `g`; NaN is left out.
+        least_rollout_gap: Least,
+        /// The largest `g`; NaN is left out.
+        largest_rollout_gap: Largest,
         /// `w`.
         weight: Sum,
         /// `w^2`.

@@ -68,6 +68,13 @@ pub fn of(objective: &Objective, batch: &Batch, tokens: &[Token]) -> Metrics {
     };
     let corrected = objective.rollout_correction.is_some();
     of_part(corrected, "rollout_kl", &|| seen.mean(|i| -batch.gap(i)));
+    let gaps: Vec<f64> = match corrected {
+        true => seen.valid.iter().map(|i| batch.gap(*i)).collect(),
+        false => Vec::new(),
+    };
+    let end = |of: fn(f64, f64) -> f64| gaps.iter().copied().reduce(of).unwrap_or(0.0);
+    of_part(corrected, "rollout_gap_min", &|| end(f64::min));
+    of_part(corrected, "rollout_gap_max", &|| end(f64::max));
     of_part(corrected, "weight_mean", &|| {
         seen.mean(|i| tokens[i].weight)
     });

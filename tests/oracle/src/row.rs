@@ -38,6 +38,9 @@ pub fn fill(objective: &Objective, batch: &Batch, tokens: &[Token], answer: &mut
             if objective.rollout_correction.is_some() {
                 sums.rollout_gap += batch.gap(i);
                 sizes.rollout_gap += batch.gap(i).abs();
+                // Neither takes a NaN.
+                sums.least_rollout_gap = sums.least_rollout_gap.min(batch.gap(i));
+                sums.largest_rollout_gap = sums.largest_rollout_gap.max(batch.gap(i));
                 sums.weight += token.weight;
                 sizes.weight += token.size.weight;
                 sums.squared_weight += token.weight * token.weight;
@@ -62,4 +65,6 @@ pub fn fill(objective: &Objective, batch: &Batch, tokens: &[Token], answer: &mut
     sizes.k3 = sums.k3;
     sizes.least_ratio = sums.least_ratio * condition;
     sizes.largest_ratio = sums.largest_ratio * condition;
+    sizes.least_rollout_gap = sums.least_rollout_gap.abs();
+    sizes.largest_rollout_gap = sums.largest_rollout_gap.abs();
 }

@@ -102,6 +102,8 @@ formulas! {
             probe = probe + weight.gap;
             let kept = keep::<E>(valid, weight.value);
             sums.rollout_gap += total::<E>(weight.gap);
+            sums.least_rollout_gap = least::<E>(sums.least_rollout_gap, valid, weight.gap);
+            sums.largest_rollout_gap = largest::<E>(sums.largest_rollout_gap, valid, weight.gap);
             sums.weight += total::<E>(kept);
             sums.squared_weight = plus_product::<E>(sums.squared_weight, kept, kept);
             sums.truncated_weights += count::<E>(both::<E>(valid, weight.truncated));

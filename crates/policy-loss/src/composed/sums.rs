@@ -60,10 +60,11 @@ impl Observed {
             valid.count(clipped.bool_and(side.expand(shape)))
         };
         let ratio = self.ratio.clone().expand(shape);
-        let ratio_or_neutral = || {
-            let left_out = valid.padding.clone().bool_or(ratio.clone().is_nan());
-            ratio.clone().mask_fill(left_out, neutral)
+        let or_neutral_each = |x: Tensor<2>| {
+            let left_out = valid.padding.clone().bool_or(x.clone().is_nan());
+            x.mask_fill(left_out, neutral)
         };
+        let gap = || self.weights.as_ref().map(|weights| weights.gap.clone());
         match sum {
             Sum::loss => loss.clone(),
             Sum::valid_tokens => valid.total.clone(),
@@ -78,9 +79,13 @@ impl Observed {
             Sum::k3 => total(k3(self.old_log_ratio.clone())),
             Sum::ratio => total(valid.select(ratio)),
             Sum::squared_ratio => total(valid.select(ratio).square()),
-            Sum::least_ratio => largest(ratio_or_neutral().neg()).neg(),
-            Sum::largest_ratio => largest(ratio_or_neutral()),
+            Sum::least_ratio => largest(or_neutral_each(ratio).neg()).neg(),
+            Sum::largest_ratio => largest(or_neutral_each(ratio)),
             Sum::rollout_gap => of_weights(&|weights| weights.gap.clone()),
+            Sum::least_rollout_gap => {
+                or_neutral(gap().map(|gap| largest(or_neutral_each(gap).neg()).neg()))
+            }
+            Sum::largest_rollout_gap => or_neutral(gap().map(|gap| largest(or_neutral_each(gap)))),
             Sum::weight => of_weights(&|weights| valid.select(weights.weight.clone())),
             Sum::squared_weight => {
                 of_weights(&|weights| valid.select(weights.weight.clone()).square())
