@@ -1,7 +1,9 @@
 //! Hidden states, a head, and what follows from them.
 
-use super::oracle;
+use policy_loss::KeptTokens;
 use policy_loss_oracle::Random;
+
+use super::oracle;
 
 /// Hidden states and a head. Every number is exact in every float type.
 #[derive(Debug, Clone)]
@@ -18,6 +20,8 @@ pub struct HeadCase {
     pub targets: Vec<i64>,
     /// `[N]`.
     pub mask: Option<Vec<bool>>,
+    /// What the sampler kept at each token, beside the target.
+    pub kept: Option<Vec<Vec<u32>>>,
     /// What logits are divided by.
     pub temperature: f64,
     /// Where logits are bounded before that.
@@ -58,6 +62,7 @@ impl HeadCase {
             bias: None,
             targets: (0..tokens).map(|i| (i * 7 % vocabulary) as i64).collect(),
             mask: None,
+            kept: None,
             temperature: 1.0,
             softcap: None,
             log_prob_gradient: grid(tokens, 8.0, 0.25),
@@ -86,6 +91,34 @@ impl HeadCase {
         }
         self.mask = Some(mask);
         self
+    }
+
+    /// Keeps some words: none, all, a few of which some stand there twice, with and without the
+    /// target.
+    pub fn with_kept(mut self) -> Self {
+        let [tokens, _, vocabulary] = self.shape;
+        let list = |token: usize| -> Vec<u32> {
+            let words = 0..vocabulary as u32;
+            match token % 4 {
+                0 => words.rev().filter(|word| word % 3 != 1).collect(),
+                1 => words.clone().chain(words).collect(),
+                2 => Vec::new(),
+                _ => words.cycle().skip(2).step_by(7).take(9).collect(),
+            }
+        };
+        self.kept = Some((0..tokens).map(list).collect());
+        self
+    }
+
+    /// What was kept, as the library takes it.
+    pub fn kept_tokens(&self) -> Option<KeptTokens> {
+        let lists = self.kept.as_ref()?;
+        let mut offsets = vec![0];
+        offsets.extend(lists.iter().scan(0, |end, list| {
+            *end += list.len();
+            Some(*end)
+        }));
+        Some(KeptTokens::new(lists.concat(), offsets))
     }
 
     /// Makes logits exact in every type, also after a product.
@@ -137,6 +170,14 @@ impl HeadCase {
             if let Some(cap) = self.softcap {
                 row.iter_mut().for_each(|z| *z = cap * (*z / cap).tanh());
             }
+            if let Some(kept) = &self.kept {
+                for (word, z) in row.iter_mut().enumerate() {
+                    let is_kept = kept[token].contains(&(word as u32));
+                    if !is_kept && word as i64 != self.targets[token] {
+                        *z = f64::NEG_INFINITY;
+                    }
+                }
+            }
             let (log_prob, entropy, mut gradient) = oracle::row(
                 &row,
                 self.targets[token] as usize,
@@ -180,7 +221,12 @@ mod tests {
     /// The oracle's gradients against its own values.
     #[test]
     fn gradients_are_slopes() {
-        let case = HeadCase::new(3, [3, 4, 5])
+        check_gradients(HeadCase::new(3, [3, 4, 5]));
+        check_gradients(HeadCase::new(4, [3, 4, 5]).with_kept());
+    }
+
+    fn check_gradients(case: HeadCase) {
+        let case = case
             .with_bias()
             .with_mask(|token| token != 1)
             .with_temperature(0.7)

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::config::{Entropy, TokenLogProbs};
 use super::plan::{Cut, Plane};
-use super::seam::{self, Plan};
+use super::seam::{self, Plan, Tokens};
 use super::{LogProbs, LogProbsTokens, checks, composed};
 use crate::composed::arithmetic;
 use crate::device::describe;
@@ -43,9 +43,10 @@ impl TokenLogProbs {
     ///
     /// # Errors
     ///
-    /// Shapes or devices differ, the device does not compute the type of the logits, or the fused
-    /// implementation is asked for where there is none; and, where the configuration asks for the
-    /// check, a target outside of the vocabulary. Without that check such a target gives NaN.
+    /// Shapes or devices differ, the device does not compute the type of the logits, lists of kept
+    /// tokens do not fit, or the fused implementation is asked for where there is none; and, where
+    /// the configuration asks for the check, a target outside of the vocabulary. Without that check
+    /// such a target gives NaN.
     pub fn forward<const D: usize, const E: usize>(
         &self,
         logits: Tensor<D>,
@@ -58,7 +59,6 @@ impl TokenLogProbs {
         let (count, vocabulary) = (outer.iter().product(), dims[D - 1]);
         let device = logits.device();
         checks::dtype("logits", logits.dtype(), &device)?;
-        tokens.check(&outer, &device)?;
         if vocabulary == 0 {
             return Err(BatchError::Shape {
                 tensor: "logits",
@@ -66,6 +66,7 @@ impl TokenLogProbs {
                 got: dims.to_vec(),
             });
         }
+        tokens.check(&outer, vocabulary, &device)?;
         let fused = self.is_fused(vocabulary, &device)?;
         if count == 0 {
             let dtype = arithmetic(logits.dtype());
@@ -74,6 +75,7 @@ impl TokenLogProbs {
         let LogProbsTokens {
             targets,
             action_mask,
+            kept_tokens,
         } = tokens.flat();
         if self.config.check_targets {
             let valid = match &action_mask {
@@ -95,14 +97,18 @@ impl TokenLogProbs {
         );
         let logits: Tensor<2> = logits.reshape([count, vocabulary]);
         let masked = action_mask.map(Tensor::bool_not);
+        let tokens = Tokens {
+            targets: targets.without_autodiff(),
+            kept: kept_tokens.map(|kept| kept.sorted()),
+        };
         let values = match fused {
-            true => seam::token_log_probs(logits, targets.without_autodiff(), plan),
+            true => seam::token_log_probs(logits, tokens, plan),
             false => composed::token_log_probs(
                 match &masked {
                     Some(masked) => logits.mask_fill(masked.clone().reshape([count, 1]), 0.0),
                     None => logits,
                 },
-                targets,
+                tokens,
                 plan,
             ),
         };

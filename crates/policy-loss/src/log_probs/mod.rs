@@ -5,11 +5,14 @@ mod backends;
 mod checks;
 #[cfg(feature = "fused")]
 mod chunked;
+#[cfg(feature = "fused")]
+mod columns;
 mod composed;
 mod config;
 #[cfg(feature = "fused")]
 mod eager;
 mod head;
+mod kept;
 mod linear;
 mod logits;
 #[cfg(feature = "fused")]
@@ -29,6 +32,7 @@ use burn::tensor::Tensor;
 
 pub use config::{Entropy, HalfProducts, LogProbsConfig, TokenLogProbs};
 pub use head::LinearHead;
+pub use kept::KeptTokens;
 pub use tokens::LogProbsTokens;
 
 /// Log-probs of tokens, and the entropies of the distributions that they were drawn from; f64

@@ -12,7 +12,7 @@ use burn::tensor::DType;
 #[cfg(all(feature = "fusion", feature = "cube"))]
 use burn::tensor::Shape;
 
-use super::{chunked, softmax};
+use super::{KeptTokens, chunked, softmax};
 
 /// How log-probs are computed. Resolved: nothing here is optional.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,6 +47,16 @@ pub struct HeadTensors<B: Backend> {
     pub bias: FloatTensor<B>,
 }
 
+/// What is given of each token.
+#[derive(Debug, Clone, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub struct TokenTensors<B: Backend> {
+    /// `[N]`.
+    pub targets: IntTensor<B>,
+    /// What was kept of the vocabulary, in sorted lists; absent where all of it was.
+    pub kept: Option<KeptTokens>,
+}
+
 /// What is known of each row of logits; in f64 where the logits are, else in f32.
 #[derive(Debug, Clone, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
@@ -62,7 +72,7 @@ pub struct RowStatistics<B: Backend> {
 #[derive(Debug, Clone, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct HeadLogits<B: Backend> {
-    /// `[N, V]`, bounded where they are to be, not scaled.
+    /// `[N, V]`, bounded where they are to be, not scaled; of kept tokens `[N, K]`, their columns.
     pub logits: FloatTensor<B>,
     /// As [`RowStatistics::values`].
     pub values: FloatTensor<B>,
@@ -119,23 +129,23 @@ pub trait LogProbsOps: Backend {
     #[fusion(default)]
     fn token_log_probs(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        chunked::token_log_probs::<Self>(logits, targets, settings)
+        chunked::token_log_probs::<Self>(logits, tokens, settings)
     }
 
     /// The gradient of `logits`, in their type, for a gradient `upstream` of the values.
     #[fusion(default)]
     fn token_log_probs_backward(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         #[extension_type] statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
     ) -> FloatTensor<Self> {
         let known = chunked::Known {
-            targets,
+            tokens,
             statistics,
             upstream,
         };
@@ -189,10 +199,10 @@ pub trait LogProbsOps: Backend {
     #[fusion(default)]
     fn head_logits(
         #[extension_type] head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> HeadLogits<Self> {
-        chunked::head_logits::<Self>(head, targets, settings)
+        chunked::head_logits::<Self>(head, tokens, settings)
     }
 
     /// The gradients of a chunk, from its logits: that of the hidden states, and `gradients` with
@@ -201,7 +211,7 @@ pub trait LogProbsOps: Backend {
     fn head_gradients(
         #[extension_type] logits: HeadLogits<Self>,
         #[extension_type] head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         upstream: FloatTensor<Self>,
         #[extension_type] gradients: HeadGradients<Self>,
         settings: Settings,
@@ -210,7 +220,7 @@ pub trait LogProbsOps: Backend {
         let chunk = chunked::Chunk {
             logits,
             head,
-            targets,
+            tokens,
             upstream,
         };
         chunked::head_gradients::<Self>(chunk, gradients, settings, wanted)
@@ -220,24 +230,24 @@ pub trait LogProbsOps: Backend {
     #[fusion(meta = head_statistics_metadata)]
     fn linear_log_probs(
         #[extension_type] head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        chunked::linear_log_probs::<Self>(head, targets, settings)
+        chunked::linear_log_probs::<Self>(head, tokens, settings)
     }
 
     /// The gradients of hidden states and head, computing each chunk's logits again.
     #[fusion(meta = gradients_metadata)]
     fn linear_log_probs_backward(
         #[extension_type] head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         #[extension_type] statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
         wanted: Wanted,
     ) -> HeadGradients<Self> {
         let known = chunked::Known {
-            targets,
+            tokens,
             statistics,
             upstream,
         };
@@ -278,7 +288,7 @@ fn statistics_metadata(
 #[cfg(all(feature = "fusion", feature = "cube"))]
 fn head_statistics_metadata(
     head: &HeadTensorsMetadata,
-    _targets: &TensorSpec,
+    _tokens: &TokenTensorsMetadata,
     settings: &Settings,
 ) -> RowStatisticsMetadata {
     statistics_of(&head.hidden, settings)
@@ -297,7 +307,7 @@ fn statistics_of(rows: &TensorSpec, settings: &Settings) -> RowStatisticsMetadat
 #[cfg(all(feature = "fusion", feature = "cube"))]
 fn gradients_metadata(
     head: &HeadTensorsMetadata,
-    _targets: &TensorSpec,
+    _tokens: &TokenTensorsMetadata,
     _statistics: &RowStatisticsMetadata,
     _upstream: &TensorSpec,
     _settings: &Settings,

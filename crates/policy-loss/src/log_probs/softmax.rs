@@ -133,7 +133,10 @@ fn column<B: Backend>(rows: &FloatTensor<B>, index: usize) -> FloatTensor<B> {
 }
 
 /// Targets that can be gathered, and which of them were not among `words`.
-fn known<B: Backend>(targets: IntTensor<B>, words: Range<usize>) -> (IntTensor<B>, BoolTensor<B>) {
+pub fn known<B: Backend>(
+    targets: IntTensor<B>,
+    words: Range<usize>,
+) -> (IntTensor<B>, BoolTensor<B>) {
     let bools = get_device_settings::<B>(&targets.device()).bool_dtype;
     let below = B::int_lower_elem(targets.clone(), words.start.into(), bools);
     let above = B::int_greater_equal_elem(targets.clone(), words.end.into(), bools);

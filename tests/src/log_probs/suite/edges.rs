@@ -1,7 +1,7 @@
 //! Sizes and numbers at the edge.
 
 use burn::tensor::{DType, Tensor};
-use policy_loss::{Entropy, Implementation, LinearHead, LogProbsConfig};
+use policy_loss::{Entropy, Implementation, LinearHead, LogProbsConfig, LogProbsTokens};
 
 use super::{
     HeadCase, Layout, assert_linear, config, indices, leaf, linear, mask, of_products, weighted,
@@ -165,13 +165,20 @@ pub fn garbage_without_a_gradient(runner: &Runner) {
     if runner.implementation != Implementation::Fused {
         return;
     }
-    for (softcap, chunk_words) in [(None, 21), (None, 8), (Some(4.0), 21), (Some(4.0), 8)] {
-        garbage_is_kept_out(runner, softcap, chunk_words);
+    let case = HeadCase::new(25, [4, 3, 21]).with_bias();
+    for case in [case.clone(), case.with_kept()] {
+        for (softcap, chunk_words) in [(None, 21), (None, 8), (Some(4.0), 21), (Some(4.0), 8)] {
+            garbage_is_kept_out(runner, case.clone(), softcap, chunk_words);
+        }
     }
 }
 
-fn garbage_is_kept_out(runner: &Runner, softcap: Option<f64>, chunk_words: usize) {
-    let mut case = HeadCase::new(25, [4, 3, 21]).with_bias();
+fn garbage_is_kept_out(
+    runner: &Runner,
+    mut case: HeadCase,
+    softcap: Option<f64>,
+    chunk_words: usize,
+) {
     case.softcap = softcap;
     case.log_prob_gradient[1] = 0.0;
     case.entropy_gradient[1] = 0.0;
@@ -192,7 +199,8 @@ fn garbage_is_kept_out(runner: &Runner, softcap: Option<f64>, chunk_words: usize
                 [vocabulary],
                 DType::F32,
             )),
-            indices(runner, &case.targets, [tokens]),
+            LogProbsTokens::new(indices(runner, &case.targets, [tokens]))
+                .with_kept_tokens(case.kept_tokens()),
         )
         .unwrap_or_else(|error| panic!("{runner}: {error}"));
     let padding = mask(runner, &[false, true, false, false], [tokens]);

@@ -24,7 +24,13 @@ fn cases() -> Vec<HeadCase> {
             .with_softcap(4.0)
             .with_temperature(1.2)
             .with_mask(|token| token % 3 != 1),
-        case.with_bias().with_mask(|token| token == 4),
+        case.clone().with_bias().with_mask(|token| token == 4),
+        case.clone().with_kept(),
+        case.with_bias()
+            .with_softcap(4.0)
+            .with_temperature(1.2)
+            .with_mask(|token| token % 3 != 1)
+            .with_kept(),
     ]
 }
 
@@ -88,15 +94,26 @@ pub fn blocks_of_words(runner: &Runner) {
 /// too, and small gradients lose no more than large ones.
 pub fn half_types(runner: &Runner) {
     for dtype in runner.half_dtypes() {
-        for (scale, words) in [(1.0, 45), (1.0, 16), (1.0 / 4096.0, 45), (1.0 / 4096.0, 16)] {
+        for (scale, words, is_kept) in [
+            (1.0, 45, false),
+            (1.0, 16, false),
+            (1.0 / 4096.0, 45, false),
+            (1.0 / 4096.0, 16, false),
+            (1.0, 45, true),
+            (1.0 / 4096.0, 16, true),
+        ] {
             let mut case = HeadCase::new(2, [7, 6, 45])
                 .with_bias()
                 .exact_in_half_types();
+            if is_kept {
+                case = case.with_kept();
+            }
             for gradient in [&mut case.log_prob_gradient, &mut case.entropy_gradient] {
                 gradient.iter_mut().for_each(|gradient| *gradient *= scale);
             }
             for half_products in [HalfProducts::Auto, HalfProducts::Widened] {
-                let what = format!("{runner}, {dtype:?}, {half_products:?}, {words}, {scale}");
+                let what =
+                    format!("{runner}, {dtype:?}, {half_products:?}, {words}, {scale}, {is_kept}");
                 check_half(runner, &case, dtype, half_products, words, &what);
             }
         }

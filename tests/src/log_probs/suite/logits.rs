@@ -17,9 +17,18 @@ fn case() -> HeadCase {
 pub fn values_and_gradients(runner: &Runner) {
     for dtype in runner.exact_dtypes() {
         for entropy in [Entropy::None, Entropy::Metric, Entropy::Tracked] {
-            for (temperature, softcap) in [(1.0, None), (0.7, None), (1.3, Some(4.0))] {
+            for (temperature, softcap, is_kept) in [
+                (1.0, None, false),
+                (0.7, None, false),
+                (1.3, Some(4.0), false),
+                (0.7, None, true),
+                (1.3, Some(4.0), true),
+            ] {
                 let mut case = case().with_temperature(temperature);
                 case.softcap = softcap;
+                if is_kept {
+                    case = case.with_kept();
+                }
                 if entropy == Entropy::Metric {
                     // It has no gradient, whatever reaches it.
                     case.entropy_gradient.fill(0.0);
@@ -40,11 +49,12 @@ fn check(runner: &Runner, case: &HeadCase, entropy: Entropy, dtype: DType) {
         answer = without.answer();
     }
     let logits = leaf(runner, &answer.logits, [tokens, vocabulary], dtype);
-    let targets = indices(runner, &case.targets, [tokens]);
+    let given = LogProbsTokens::new(indices(runner, &case.targets, [tokens]))
+        .with_kept_tokens(case.kept_tokens());
     let output = config(runner, case, entropy)
         .init()
         .expect("valid")
-        .forward(logits.clone(), targets)
+        .forward(logits.clone(), given)
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_eq!(output.log_probs.dtype(), dtype);
     let near = |name: &str, actual: Tensor<1>, expected: &[f64]| {
@@ -77,13 +87,18 @@ fn check(runner: &Runner, case: &HeadCase, entropy: Entropy, dtype: DType) {
 
 /// `[B, T, V]`, a view, and chunks of every length give the same.
 pub fn shapes_and_chunks(runner: &Runner) {
-    let case = case();
+    check_shapes_and_chunks(runner, &case());
+    check_shapes_and_chunks(runner, &case().with_kept());
+}
+
+fn check_shapes_and_chunks(runner: &Runner, case: &HeadCase) {
     let [tokens, _, vocabulary] = case.shape;
     let answer = case.answer();
     let dtype = DType::F32;
-    let targets = indices(runner, &case.targets, [2, 3]);
+    let given = LogProbsTokens::new(indices(runner, &case.targets, [2, 3]))
+        .with_kept_tokens(case.kept_tokens());
     for chunk in [1, 2, 4, 6, 100] {
-        let config = config(runner, &case, Entropy::Tracked).with_chunk_tokens(chunk);
+        let config = config(runner, case, Entropy::Tracked).with_chunk_tokens(chunk);
         let what = format!("{runner}, chunks of {chunk}");
         // The vocabulary first, so that the logits are a view.
         let turned = oracle::transposed(&answer.logits, [tokens, vocabulary]);
@@ -92,13 +107,13 @@ pub fn shapes_and_chunks(runner: &Runner) {
         let output = config
             .init()
             .expect("valid")
-            .forward(logits, targets.clone())
+            .forward(logits, given.clone())
             .unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(output.log_probs.dims(), [2, 3]);
         let log_probs = values(output.log_probs.clone());
         assert_all_near(tolerance(dtype), &what, &log_probs, &answer.log_probs);
         if runner.is_tracked() {
-            let gradients = weighted(runner, &case, &output).backward();
+            let gradients = weighted(runner, case, &output).backward();
             let gradient = values(stored.grad(&gradients).expect("logits are tracked"));
             let expected = oracle::transposed(&answer.logits_gradient, [tokens, vocabulary]);
             assert_all_near(tolerance(dtype), &what, &gradient, &expected);
@@ -108,7 +123,11 @@ pub fn shapes_and_chunks(runner: &Runner) {
 
 /// Masked rows may hold anything, and are exactly 0.
 pub fn masked(runner: &Runner) {
-    let case = case();
+    check_masked(runner, &case());
+    check_masked(runner, &case().with_kept());
+}
+
+fn check_masked(runner: &Runner, case: &HeadCase) {
     let [tokens, _, vocabulary] = case.shape;
     let is_valid = |token: usize| token % 3 != 1;
     let mut answer = case.answer();
@@ -122,12 +141,10 @@ pub fn masked(runner: &Runner) {
     }
     let logits = leaf(runner, &answer.logits, [tokens, vocabulary], DType::F32);
     let valid: Vec<bool> = (0..tokens).map(is_valid).collect();
-    let given = LogProbsTokens::new(indices(runner, &targets, [tokens])).with_action_mask(mask(
-        runner,
-        &valid,
-        [tokens],
-    ));
-    let output = config(runner, &case, Entropy::Tracked)
+    let given = LogProbsTokens::new(indices(runner, &targets, [tokens]))
+        .with_action_mask(mask(runner, &valid, [tokens]))
+        .with_kept_tokens(case.kept_tokens());
+    let output = config(runner, case, Entropy::Tracked)
         .init()
         .expect("valid")
         .forward(logits.clone(), given)
@@ -140,7 +157,7 @@ pub fn masked(runner: &Runner) {
     let entropies = output.entropies.clone().expect("asked for");
     near(values(entropies), &answer.entropies);
     if runner.is_tracked() {
-        let gradients = weighted(runner, &case, &output).backward();
+        let gradients = weighted(runner, case, &output).backward();
         let gradient = values(logits.grad(&gradients).expect("logits are tracked"));
         near(gradient, &answer.logits_gradient);
     }

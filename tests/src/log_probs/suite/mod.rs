@@ -3,6 +3,7 @@
 pub mod edges;
 pub mod errors;
 pub mod golden;
+pub mod kept;
 /// The parts that are about gradients alone.
 pub mod gradients {
     pub use super::edges::garbage_without_a_gradient;
@@ -135,7 +136,9 @@ pub fn linear(
     let head = head.with_bias(bias.clone());
     let mask = case.mask.as_ref().map(|m| mask(runner, m, [tokens]));
     let tokens = LogProbsTokens::new(indices(runner, &case.targets, [tokens]));
-    let tokens = tokens.with_action_mask(mask);
+    let tokens = tokens
+        .with_action_mask(mask)
+        .with_kept_tokens(case.kept_tokens());
     let output = config
         .init()
         .expect("the configuration is valid")

@@ -1,9 +1,15 @@
 //! What the CPU backends share: from numbers to the kernels' terms and back.
 
+use burn::backend::Backend;
 use burn::tensor::{DType, TensorData};
 use policy_loss_kernels::cpu::log_probs::{RowGradient, Softmax, Statistics};
 
-use crate::log_probs::ops::Settings;
+use crate::log_probs::ops::{Settings, TokenTensors};
+
+/// Whether a chunk takes several operations: the kernels know neither softcaps nor kept tokens.
+pub fn is_in_parts<B: Backend>(settings: Settings, tokens: &TokenTensors<B>) -> bool {
+    settings.softcap.is_some() || tokens.kept.is_some()
+}
 
 pub fn softmax(settings: Settings) -> Softmax {
     Softmax {

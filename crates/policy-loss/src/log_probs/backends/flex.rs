@@ -10,22 +10,23 @@ use policy_loss_kernels::cpu::log_probs as kernels;
 use policy_loss_kernels::cpu::log_probs::{Matrix, MatrixMut};
 use policy_loss_kernels::cpu::scale_in_place;
 
-use super::cpu::{packed, row_gradients, softmax};
+use super::cpu::{is_in_parts, packed, row_gradients, softmax};
 use crate::backends::flex::for_float;
 use crate::log_probs::chunked::{self, Chunk, Known, begun};
 use crate::log_probs::ops::{
-    HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
+    HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors,
+    Wanted,
 };
 
 impl LogProbsOps for Flex {
     fn token_log_probs(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        match settings.softcap {
-            Some(_) => chunked::token_log_probs::<Self>(logits, targets, settings),
-            None => Self::softmax_statistics(logits, targets, settings),
+        match is_in_parts(settings, &tokens) {
+            true => chunked::token_log_probs::<Self>(logits, tokens, settings),
+            false => Self::softmax_statistics(logits, tokens.targets, settings),
         }
     }
 
@@ -49,21 +50,21 @@ impl LogProbsOps for Flex {
 
     fn token_log_probs_backward(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
     ) -> FloatTensor<Self> {
-        if settings.softcap.is_some() {
+        if is_in_parts(settings, &tokens) {
             let known = Known {
-                targets,
+                tokens,
                 statistics,
                 upstream,
             };
             return chunked::token_log_probs_backward::<Self>(logits, known, settings);
         }
         let rows = row_gradients(
-            &indices(&targets.into_data()),
+            &indices(&tokens.targets.into_data()),
             &numbers(&statistics.values.into_data()),
             &numbers(&statistics.moments.into_data()),
             &numbers(&upstream.into_data()),
@@ -89,13 +90,13 @@ impl LogProbsOps for Flex {
 
     fn head_logits(
         head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> HeadLogits<Self> {
-        if settings.softcap.is_some() {
-            return chunked::head_logits::<Self>(head, targets, settings);
+        if is_in_parts(settings, &tokens) {
+            return chunked::head_logits::<Self>(head, tokens, settings);
         }
-        let targets = indices(&targets.into_data());
+        let targets = indices(&tokens.targets.into_data());
         let head = forward(head);
         for_float!(head.hidden.dtype(), E => {
             let head = kernels_head::<E>(&head, settings);
@@ -114,23 +115,23 @@ impl LogProbsOps for Flex {
     fn head_gradients(
         logits: HeadLogits<Self>,
         head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         upstream: FloatTensor<Self>,
         gradients: HeadGradients<Self>,
         settings: Settings,
         wanted: Wanted,
     ) -> HeadGradients<Self> {
-        if settings.softcap.is_some() {
+        if is_in_parts(settings, &tokens) {
             let chunk = Chunk {
                 logits,
                 head,
-                targets,
+                tokens,
                 upstream,
             };
             return chunked::head_gradients::<Self>(chunk, gradients, settings, wanted);
         }
         let rows = row_gradients(
-            &indices(&targets.into_data()),
+            &indices(&tokens.targets.into_data()),
             &numbers(&logits.values.into_data()),
             &numbers(&logits.moments.into_data()),
             &numbers(&upstream.into_data()),

@@ -13,10 +13,11 @@ use policy_loss_kernels::cpu::log_probs as kernels;
 use policy_loss_kernels::cpu::log_probs::{Matrix, MatrixMut};
 use policy_loss_kernels::cpu::scale_in_place;
 
-use super::cpu::{packed, row_gradients, softmax};
+use super::cpu::{is_in_parts, packed, row_gradients, softmax};
 use crate::log_probs::chunked::{self, Chunk, Known, begun};
 use crate::log_probs::ops::{
-    HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
+    HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors,
+    Wanted,
 };
 
 /// The values of a storage, whose type Burn does not export, row by row.
@@ -117,12 +118,12 @@ fn width([rows, columns]: [usize; 2], settings: Settings) -> usize {
 impl LogProbsOps for NdArray {
     fn token_log_probs(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        match settings.softcap {
-            Some(_) => chunked::token_log_probs::<Self>(logits, targets, settings),
-            None => Self::softmax_statistics(logits, targets, settings),
+        match is_in_parts(settings, &tokens) {
+            true => chunked::token_log_probs::<Self>(logits, tokens, settings),
+            false => Self::softmax_statistics(logits, tokens.targets, settings),
         }
     }
 
@@ -146,21 +147,21 @@ impl LogProbsOps for NdArray {
 
     fn token_log_probs_backward(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
     ) -> FloatTensor<Self> {
-        if settings.softcap.is_some() {
+        if is_in_parts(settings, &tokens) {
             let known = Known {
-                targets,
+                tokens,
                 statistics,
                 upstream,
             };
             return chunked::token_log_probs_backward::<Self>(logits, known, settings);
         }
         let rows = row_gradients(
-            &indices(&targets),
+            &indices(&tokens.targets),
             &numbers(&statistics.values),
             &numbers(&statistics.moments),
             &numbers(&upstream),
@@ -176,13 +177,13 @@ impl LogProbsOps for NdArray {
 
     fn head_logits(
         head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> HeadLogits<Self> {
-        if settings.softcap.is_some() {
-            return chunked::head_logits::<Self>(head, targets, settings);
+        if is_in_parts(settings, &tokens) {
+            return chunked::head_logits::<Self>(head, tokens, settings);
         }
-        let targets = indices(&targets);
+        let targets = indices(&tokens.targets);
         let dtype = head.hidden.dtype();
         let shape = head.weight.shape().dims();
         for_type!(E, [hidden = &head.hidden, weight = &head.weight, bias = &head.bias] => {
@@ -204,23 +205,23 @@ impl LogProbsOps for NdArray {
     fn head_gradients(
         logits: HeadLogits<Self>,
         head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         upstream: FloatTensor<Self>,
         gradients: HeadGradients<Self>,
         settings: Settings,
         wanted: Wanted,
     ) -> HeadGradients<Self> {
-        if settings.softcap.is_some() {
+        if is_in_parts(settings, &tokens) {
             let chunk = Chunk {
                 logits,
                 head,
-                targets,
+                tokens,
                 upstream,
             };
             return chunked::head_gradients::<Self>(chunk, gradients, settings, wanted);
         }
         let rows = row_gradients(
-            &indices(&targets),
+            &indices(&tokens.targets),
             &numbers(&logits.values),
             &numbers(&logits.moments),
             &numbers(&upstream),
