@@ -24,6 +24,8 @@ pub struct HeadCase {
     pub kept: Option<Vec<Vec<u32>>>,
     /// What logits are divided by.
     pub temperature: f64,
+    /// One for each token in place of it.
+    pub temperatures: Option<Vec<f64>>,
     /// Where logits are bounded before that.
     pub softcap: Option<f64>,
     /// The gradient that reaches each log-prob.
@@ -64,6 +66,7 @@ impl HeadCase {
             mask: None,
             kept: None,
             temperature: 1.0,
+            temperatures: None,
             softcap: None,
             log_prob_gradient: grid(tokens, 8.0, 0.25),
             entropy_gradient: grid(tokens, 8.0, 0.25),
@@ -138,6 +141,23 @@ impl HeadCase {
         self
     }
 
+    /// Sets a temperature for each token, and what a mask has to keep out where it is false.
+    pub fn with_temperatures(mut self) -> Self {
+        let garbage = [0.0, f64::NAN, -1.0, f64::INFINITY];
+        let of = |token| match self.is_valid(token) {
+            true => [0.5, 1.0, 0.75, 1.5, 2.0][token % 5],
+            false => garbage[token % 4],
+        };
+        self.temperatures = Some((0..self.shape[0]).map(of).collect());
+        self
+    }
+
+    /// That of a token.
+    fn temperature(&self, token: usize) -> f64 {
+        let one = self.temperatures.as_ref();
+        one.map_or(self.temperature, |temperatures| temperatures[token])
+    }
+
     /// Bounds the logits.
     pub fn with_softcap(mut self, cap: f64) -> Self {
         self.softcap = Some(cap);
@@ -181,7 +201,7 @@ impl HeadCase {
             let (log_prob, entropy, mut gradient) = oracle::row(
                 &row,
                 self.targets[token] as usize,
-                self.temperature,
+                self.temperature(token),
                 [self.log_prob_gradient[token], self.entropy_gradient[token]],
             );
             if let Some(cap) = self.softcap {
@@ -222,7 +242,7 @@ mod tests {
     #[test]
     fn gradients_are_slopes() {
         check_gradients(HeadCase::new(3, [3, 4, 5]));
-        check_gradients(HeadCase::new(4, [3, 4, 5]).with_kept());
+        check_gradients(HeadCase::new(4, [3, 4, 5]).with_kept().with_temperatures());
     }
 
     fn check_gradients(case: HeadCase) {

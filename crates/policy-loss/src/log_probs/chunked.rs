@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, Shape, Slice};
 
@@ -45,7 +45,7 @@ pub fn token_log_probs<B: LogProbsOps>(
         let logits = B::float_slice(logits.clone(), &[slice(&range)]);
         let choices = Choices::new(tokens.of(&range), 0..vocabulary, vocabulary);
         let logits = choices.logits(logits, settings);
-        B::softmax_statistics(logits, choices.targets, settings)
+        B::softmax_statistics(logits, choices.tokens, settings)
     });
     joined::<B>(rows.collect())
 }
@@ -80,7 +80,7 @@ pub fn head_logits<B: LogProbsOps>(
     let choices = Choices::new(tokens, 0..vocabulary, vocabulary);
     let logits = choices.logits(logits::<B>(head, settings), settings);
     let RowStatistics { values, moments } =
-        B::softmax_statistics(logits.clone(), choices.targets, settings);
+        B::softmax_statistics(logits.clone(), choices.tokens, settings);
     HeadLogits {
         logits,
         values,
@@ -104,7 +104,7 @@ fn logits<B: LogProbsOps>(head: HeadTensors<B>, settings: Settings) -> FloatTens
 /// What tokens choose from: the words that their logits are of, or a few columns of them.
 struct Choices<B: Backend> {
     words: Words,
-    targets: IntTensor<B>,
+    tokens: TokenTensors<B>,
     /// Absent where all words are left.
     columns: Option<Columns<B>>,
 }
@@ -112,13 +112,16 @@ struct Choices<B: Backend> {
 impl<B: LogProbsOps> Choices<B> {
     /// Of logits of `words`.
     fn new(tokens: TokenTensors<B>, words: Range<usize>, vocabulary: usize) -> Self {
-        let TokenTensors { targets, kept } = tokens;
-        match kept {
+        match tokens.kept {
             Some(kept) => {
-                let columns = Columns::new(&kept, targets, words, vocabulary);
+                let columns = Columns::new(&kept, tokens.targets, words, vocabulary);
                 Self {
                     words: columns.words(),
-                    targets: columns.targets(),
+                    tokens: TokenTensors {
+                        targets: columns.targets(),
+                        scales: tokens.scales,
+                        kept: None,
+                    },
                     columns: Some(columns),
                 }
             }
@@ -127,7 +130,7 @@ impl<B: LogProbsOps> Choices<B> {
                     first: words.start,
                     vocabulary,
                 },
-                targets,
+                tokens,
                 columns: None,
             },
         }
@@ -158,7 +161,7 @@ impl<B: LogProbsOps> Choices<B> {
         let rows = Rows {
             logits,
             words: self.words,
-            targets: self.targets,
+            tokens: self.tokens,
             statistics,
             upstream,
         };
@@ -188,20 +191,19 @@ fn gradient_of_logits<B: LogProbsOps>(
     let Rows {
         logits,
         words,
-        targets,
+        tokens,
         statistics,
         upstream,
     } = rows;
     let Some(cap) = settings.softcap else {
-        return B::softmax_gradient(logits, words, targets, statistics, upstream, settings, into);
+        return B::softmax_gradient(logits, words, tokens, statistics, upstream, settings, into);
     };
     let idle = B::bool_expand(idle::<B>(&upstream, settings), logits.shape());
     let share = B::float_div_scalar(logits.clone(), cap.into());
     let square = B::float_mul(share.clone(), share);
     let slope = B::float_neg(B::float_sub_scalar(square, 1.0.into()));
     let wide = logits.dtype();
-    let gradient =
-        B::softmax_gradient(logits, words, targets, statistics, upstream, settings, wide);
+    let gradient = B::softmax_gradient(logits, words, tokens, statistics, upstream, settings, wide);
     // A row that no gradient reaches may hold anything, and 0 * NaN is NaN.
     let gradient = B::float_mask_fill(B::float_mul(gradient, slope), idle, 0.0.into());
     cast::<B>(gradient, into)
@@ -447,6 +449,7 @@ impl<B: Backend> TokenTensors<B> {
     fn of(&self, tokens: &Range<usize>) -> Self {
         Self {
             targets: B::int_slice(self.targets.clone(), &[slice(tokens)]),
+            scales: B::float_slice(self.scales.clone(), &[slice(tokens)]),
             kept: self.kept.as_ref().map(|kept| kept.slice(tokens)),
         }
     }

@@ -8,7 +8,11 @@ use crate::composed::arithmetic;
 
 /// Log-probs, and entropies in a second row where they are wanted.
 pub fn token_log_probs(logits: Tensor<2>, tokens: Tokens, plan: Plan) -> Tensor<2> {
-    let Tokens { targets, kept } = tokens;
+    let Tokens {
+        targets,
+        scales,
+        kept,
+    } = tokens;
     let [tokens, vocabulary] = logits.dims();
     let dtype = arithmetic(logits.dtype());
     let logits = logits.cast(dtype);
@@ -17,7 +21,7 @@ pub fn token_log_probs(logits: Tensor<2>, tokens: Tokens, plan: Plan) -> Tensor<
         Some(cap) => (logits * cap.recip()).tanh() * cap,
         None => logits,
     };
-    let scaled = logits * plan.scale;
+    let scaled = logits * scales.reshape([tokens, 1]);
     let unknown = targets
         .clone()
         .lower_elem(0)

@@ -24,7 +24,8 @@ use policy_loss_kernels::objective::check::positive;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LogProbsConfig {
-    /// What logits are divided by; that of the sampler, so that ratios mean something.
+    /// What logits are divided by; that of the sampler, so that ratios mean something. One for each
+    /// token comes with [`LogProbsTokens::with_temperatures`](crate::LogProbsTokens::with_temperatures).
     pub temperature: f64,
     /// Where logits are bounded before that: `cap * tanh(logits / cap)`, as Gemma does with 30.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,9 +49,9 @@ pub struct LogProbsConfig {
     pub chunk_words: Option<usize>,
     /// How hidden states and weight of a half type are multiplied.
     pub half_products: HalfProducts,
-    /// Whether targets outside of the vocabulary are an error. Finding them reads the targets
-    /// back, which a GPU has to wait for; without it such a target at a valid token makes its
-    /// log-prob, and gradients that come from there, NaN.
+    /// Whether targets outside of the vocabulary, and temperatures of tokens that are not finite and
+    /// above 0, are an error. Finding them reads both back, which a GPU has to wait for; without it
+    /// such a value at a valid token makes its log-prob, and gradients that come from there, NaN.
     pub check_targets: bool,
     /// How it is computed; the results agree. `fused` is a chunk at a time. `composed` is plain
     /// tensor operations, which hold all logits; there, logits that are not finite make their

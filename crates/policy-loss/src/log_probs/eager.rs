@@ -30,7 +30,7 @@ pub fn forward(
     checks::dtype("hidden", hidden.dtype(), &device)?;
     checks::head(head, width, &device)?;
     let [_, vocabulary] = head.dims();
-    given.check(&shape, vocabulary, &device)?;
+    given.check(&shape, vocabulary, log_probs.config(), &device)?;
     if !log_probs.is_fused(vocabulary, &device)? || sequences * tokens == 0 {
         return Ok(None);
     }

@@ -69,7 +69,7 @@ impl TokenLogProbs {
         checks::dtype("hidden", hidden.dtype(), &device)?;
         checks::head(head, width, &device)?;
         let [_, vocabulary] = head.dims();
-        tokens.check(&outer, vocabulary, &device)?;
+        tokens.check(&outer, vocabulary, &self.config, &device)?;
         let fused = self.is_fused(vocabulary, &device)?;
         let dtype = arithmetic(hidden.dtype());
         if count == 0 {
@@ -125,12 +125,17 @@ impl TokenLogProbs {
         };
         if self.config.check_targets {
             checks::target_values(&targets, valid.as_deref(), vocabulary)?;
+            if let Some(temperatures) = &tokens.temperatures {
+                checks::temperature_values(temperatures, valid.as_deref())?;
+            }
         }
+        let mut temperatures = tokens.temperatures;
         let is_empty = valid.as_ref().is_some_and(Vec::is_empty);
         if is_empty {
             // One token keeps all shapes, and the graph, as they are. It changes nothing: no
             // gradient reaches it, and its values are not used.
             valid = Some(vec![0]);
+            temperatures = None;
         }
         let plain = device.clone().without_autodiff();
         let kept = tokens.kept_tokens.map(|kept| match &valid {
@@ -150,6 +155,10 @@ impl TokenLogProbs {
             ),
             None => (hidden, targets),
         };
+        let temperatures = match (temperatures, &places) {
+            (Some(temperatures), Some(places)) => Some(temperatures.select(0, places.clone())),
+            (temperatures, _) => temperatures,
+        };
         let hidden = match is_empty {
             true => emptied(hidden),
             false => hidden,
@@ -164,6 +173,7 @@ impl TokenLogProbs {
             None => Tensor::zeros([1], (&plain, wide)),
         };
         let [tokens, width] = hidden.dims();
+        let scales = self.scales(temperatures, tokens, (&plain, wide));
         let head_is_tracked = head.weight.is_tracked() || bias.is_tracked();
         let plane = Plane {
             tokens,
@@ -184,7 +194,11 @@ impl TokenLogProbs {
                 weight: one_type(head.weight.clone(), dtype),
                 bias,
             },
-            tokens: Tokens { targets, kept },
+            tokens: Tokens {
+                targets,
+                scales,
+                kept,
+            },
             places,
             is_empty,
         })

@@ -1,6 +1,6 @@
 //! Log-probs of logits.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::config::{Entropy, TokenLogProbs};
 use super::plan::{Cut, Plane};
@@ -44,9 +44,10 @@ impl TokenLogProbs {
     /// # Errors
     ///
     /// Shapes or devices differ, the device does not compute the type of the logits, lists of kept
-    /// tokens do not fit, or the fused implementation is asked for where there is none; and, where
-    /// the configuration asks for the check, a target outside of the vocabulary. Without that check
-    /// such a target gives NaN.
+    /// tokens do not fit, one temperature is given and one for each token, or the fused
+    /// implementation is asked for where there is none; and, where the configuration asks for the
+    /// check, a target outside of the vocabulary, or a temperature of a token that is not finite and
+    /// above 0. Without that check such a target or temperature gives NaN.
     pub fn forward<const D: usize, const E: usize>(
         &self,
         logits: Tensor<D>,
@@ -66,7 +67,7 @@ impl TokenLogProbs {
                 got: dims.to_vec(),
             });
         }
-        tokens.check(&outer, vocabulary, &device)?;
+        tokens.check(&outer, vocabulary, &self.config, &device)?;
         let fused = self.is_fused(vocabulary, &device)?;
         if count == 0 {
             let dtype = arithmetic(logits.dtype());
@@ -76,6 +77,7 @@ impl TokenLogProbs {
             targets,
             action_mask,
             kept_tokens,
+            temperatures,
         } = tokens.flat();
         if self.config.check_targets {
             let valid = match &action_mask {
@@ -83,13 +85,17 @@ impl TokenLogProbs {
                 None => None,
             };
             checks::target_values(&targets, valid.as_deref(), vocabulary)?;
+            if let Some(temperatures) = &temperatures {
+                checks::temperature_values(temperatures, valid.as_deref())?;
+            }
         }
+        let dtype = arithmetic(logits.dtype());
         let plan = self.plan(
             Plane {
                 tokens: count,
                 width: 0,
                 vocabulary,
-                dtype: arithmetic(logits.dtype()),
+                dtype,
                 is_tracked: logits.is_tracked(),
                 is_weight_tracked: false,
             },
@@ -97,8 +103,10 @@ impl TokenLogProbs {
         );
         let logits: Tensor<2> = logits.reshape([count, vocabulary]);
         let masked = action_mask.map(Tensor::bool_not);
+        let plain = device.clone().without_autodiff();
         let tokens = Tokens {
             targets: targets.without_autodiff(),
+            scales: self.scales(temperatures, count, (&plain, dtype)),
             kept: kept_tokens.map(|kept| kept.sorted()),
         };
         let values = match fused {
@@ -139,7 +147,6 @@ impl TokenLogProbs {
         let config = &self.config;
         let cut = Cut::of(plane, config, device);
         Plan {
-            scale: config.temperature.recip(),
             softcap: config.logit_softcap,
             entropy: config.entropy != Entropy::None,
             entropy_gradient: config.entropy == Entropy::Tracked,
@@ -147,6 +154,28 @@ impl TokenLogProbs {
             chunk_words: cut.words,
             transposed: false,
             has_bias: false,
+        }
+    }
+
+    /// What the logits of `count` tokens are multiplied by. It is NaN where a temperature means
+    /// nothing, so that nobody takes what follows for a log-prob.
+    pub(super) fn scales(
+        &self,
+        temperatures: Option<Tensor<1>>,
+        count: usize,
+        (device, dtype): (&Device, DType),
+    ) -> Tensor<1> {
+        match temperatures {
+            Some(temperatures) => {
+                let temperatures = temperatures.cast(dtype);
+                let scales = temperatures.clone().recip();
+                // That of an infinite temperature is 0.
+                let meaningless = temperatures
+                    .lower_equal_elem(0.0)
+                    .bool_or(scales.clone().lower_equal_elem(0.0));
+                scales.mask_fill(meaningless, f64::NAN)
+            }
+            None => Tensor::full([count], self.config.temperature.recip(), (device, dtype)),
         }
     }
 

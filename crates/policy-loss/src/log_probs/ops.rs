@@ -17,9 +17,7 @@ use super::{KeptTokens, chunked, softmax};
 /// How log-probs are computed. Resolved: nothing here is optional.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// What logits are multiplied by, `1 / temperature`.
-    pub scale: f64,
-    /// Where logits are bounded before that.
+    /// Where logits are bounded, before they are divided by a temperature.
     pub softcap: Option<f64>,
     /// Whether the entropies are computed.
     pub entropy: bool,
@@ -53,7 +51,10 @@ pub struct HeadTensors<B: Backend> {
 pub struct TokenTensors<B: Backend> {
     /// `[N]`.
     pub targets: IntTensor<B>,
-    /// What was kept of the vocabulary, in sorted lists; absent where all of it was.
+    /// `[N]`, `1 / temperature`, which logits are multiplied by; in f64 where they are, else in f32.
+    pub scales: FloatTensor<B>,
+    /// What was kept of the vocabulary, in sorted lists; absent where all of it was, and where logits
+    /// are of nothing else.
     pub kept: Option<KeptTokens>,
 }
 
@@ -156,10 +157,10 @@ pub trait LogProbsOps: Backend {
     #[fusion(meta = statistics_metadata)]
     fn softmax_statistics(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        softmax::softmax_statistics::<Self>(logits, targets, settings)
+        softmax::softmax_statistics::<Self>(logits, tokens, settings)
     }
 
     /// The gradient of the logits of some words, as numbers of type `into`, for a gradient
@@ -168,7 +169,7 @@ pub trait LogProbsOps: Backend {
     fn softmax_gradient(
         logits: FloatTensor<Self>,
         words: Words,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         #[extension_type] statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
@@ -177,7 +178,7 @@ pub trait LogProbsOps: Backend {
         let rows = softmax::Rows {
             logits,
             words,
-            targets,
+            tokens,
             statistics,
             upstream,
         };
@@ -279,7 +280,7 @@ pub trait LogProbsOps: Backend {
 #[cfg(all(feature = "fusion", feature = "cube"))]
 fn statistics_metadata(
     logits: &TensorSpec,
-    _targets: &TensorSpec,
+    _tokens: &TokenTensorsMetadata,
     settings: &Settings,
 ) -> RowStatisticsMetadata {
     statistics_of(logits, settings)

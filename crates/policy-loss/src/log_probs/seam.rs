@@ -43,6 +43,8 @@ impl Head {
 #[derive(Clone)]
 pub struct Tokens {
     pub targets: Tensor<1, Int>,
+    /// `1 / temperature`, in the type of the arithmetic.
+    pub scales: Tensor<1>,
     /// In sorted lists; absent where the whole vocabulary was.
     pub kept: Option<KeptTokens>,
 }
@@ -53,7 +55,8 @@ impl Tokens {
     pub fn slice(&self, tokens: Range<usize>) -> Self {
         Self {
             kept: self.kept.as_ref().map(|kept| kept.slice(&tokens)),
-            targets: self.targets.clone().slice(tokens),
+            targets: self.targets.clone().slice(tokens.clone()),
+            scales: self.scales.clone().slice(tokens),
         }
     }
 }
@@ -61,7 +64,6 @@ impl Tokens {
 /// How log-probs are computed, resolved for one call.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
-    pub scale: f64,
     pub softcap: Option<f64>,
     pub entropy: bool,
     pub entropy_gradient: bool,
@@ -122,7 +124,6 @@ mod connected {
     impl Plan {
         fn settings(self) -> Settings {
             Settings {
-                scale: self.scale,
                 softcap: self.softcap,
                 entropy: self.entropy,
                 entropy_gradient: self.entropy_gradient,
@@ -148,6 +149,7 @@ mod connected {
         fn tensors(self) -> TokenTensors<Dispatch> {
             TokenTensors {
                 targets: self.targets.into_dispatch(),
+                scales: self.scales.into_dispatch(),
                 kept: self.kept,
             }
         }

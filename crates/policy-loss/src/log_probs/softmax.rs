@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
-use burn::backend::{Backend, Scalar, TensorMetadata, get_device_settings};
+use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice};
 
-use super::ops::{RowStatistics, Settings, Words};
+use super::ops::{RowStatistics, Settings, TokenTensors, Words};
 use crate::composed::arithmetic;
 
 /// Below it, `exp` is 0 in f32, and next to nothing in f64.
@@ -15,11 +15,14 @@ const LOG_OF_NOTHING: f64 = -104.0;
 /// What is known of each row of logits.
 pub fn softmax_statistics<B: Backend>(
     logits: FloatTensor<B>,
-    targets: IntTensor<B>,
+    tokens: TokenTensors<B>,
     settings: Settings,
 ) -> RowStatistics<B> {
+    let TokenTensors {
+        targets, scales, ..
+    } = tokens;
     let [tokens, vocabulary] = logits.shape().dims();
-    let scaled = scaled::<B>(widened::<B>(logits), settings);
+    let scaled = scaled::<B>(logits, &scales);
     let column = |indices| B::int_reshape(indices, Shape::from([tokens, 1]));
     let row = |column| B::float_reshape(column, Shape::from([1, tokens]));
 
@@ -51,7 +54,7 @@ pub fn softmax_statistics<B: Backend>(
 pub struct Rows<B: Backend> {
     pub logits: FloatTensor<B>,
     pub words: Words,
-    pub targets: IntTensor<B>,
+    pub tokens: TokenTensors<B>,
     pub statistics: RowStatistics<B>,
     pub upstream: FloatTensor<B>,
 }
@@ -65,25 +68,28 @@ pub fn softmax_gradient<B: Backend>(
     let Rows {
         logits,
         words,
-        targets,
+        tokens,
         statistics,
         upstream,
     } = rows;
+    let TokenTensors {
+        targets, scales, ..
+    } = tokens;
     let shape = logits.shape();
     let [tokens, here] = shape.dims();
     let idle = B::bool_expand(idle::<B>(&upstream, settings), shape.clone());
-    let scale: Scalar = settings.scale.into();
 
     let distance = B::float_sub(
-        scaled::<B>(widened::<B>(logits), settings),
+        scaled::<B>(logits, &scales),
         column::<B>(&statistics.moments, 0),
     );
     let log_probability = B::float_sub(distance, column::<B>(&statistics.moments, 1));
-    let gradient = B::float_mul_scalar(column::<B>(&upstream, 0), scale);
+    let scales = B::float_reshape(scales, Shape::from([tokens, 1]));
+    let gradient = B::float_mul(column::<B>(&upstream, 0), scales.clone());
     let probability = B::float_exp(log_probability.clone());
     let minus = match settings.entropy_gradient {
         true => {
-            let entropy_gradient = B::float_mul_scalar(column::<B>(&upstream, 1), scale);
+            let entropy_gradient = B::float_mul(column::<B>(&upstream, 1), scales);
             let absent = is_zero::<B>(entropy_gradient.clone());
             let log_probability = B::float_clamp_min(log_probability, LOG_OF_NOTHING.into());
             let inner = B::float_add(log_probability, column::<B>(&statistics.values, 1));
@@ -145,11 +151,10 @@ pub fn known<B: Backend>(
     (targets, unknown)
 }
 
-fn scaled<B: Backend>(logits: FloatTensor<B>, settings: Settings) -> FloatTensor<B> {
-    match settings.scale == 1.0 {
-        true => logits,
-        false => B::float_mul_scalar(logits, settings.scale.into()),
-    }
+fn scaled<B: Backend>(logits: FloatTensor<B>, scales: &FloatTensor<B>) -> FloatTensor<B> {
+    let [tokens] = scales.shape().dims();
+    let scales = B::float_reshape(scales.clone(), Shape::from([tokens, 1]));
+    B::float_mul(widened::<B>(logits), scales)
 }
 
 /// In the type of the arithmetic.

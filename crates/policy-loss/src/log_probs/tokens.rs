@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, Device, Int, Tensor};
 
-use super::{KeptTokens, checks};
+use super::{KeptTokens, LogProbsConfig, checks};
 use crate::BatchError;
 
 /// The tokens whose log-probs are taken, and what is said of each of them. Targets alone are enough:
@@ -28,6 +28,7 @@ pub struct LogProbsTokens<const D: usize> {
     pub(super) targets: Tensor<D, Int>,
     pub(super) action_mask: Option<Tensor<D, Bool>>,
     pub(super) kept_tokens: Option<KeptTokens>,
+    pub(super) temperatures: Option<Tensor<D>>,
 }
 
 impl<const D: usize> LogProbsTokens<D> {
@@ -37,6 +38,7 @@ impl<const D: usize> LogProbsTokens<D> {
             targets,
             action_mask: None,
             kept_tokens: None,
+            temperatures: None,
         }
     }
 
@@ -70,10 +72,22 @@ impl<const D: usize> LogProbsTokens<D> {
         self
     }
 
+    /// Sets a temperature for each token, if they differ: what its logits are divided by, in place
+    /// of the one of the configuration, which stays 1 then. They receive no gradient.
+    ///
+    /// What is not finite or not above 0 makes its token's log-prob NaN, or is an error where
+    /// [`check_targets`](LogProbsConfig::check_targets) asks for that. A masked token may have any
+    /// temperature.
+    pub fn with_temperatures(mut self, temperatures: impl Into<Option<Tensor<D>>>) -> Self {
+        self.temperatures = temperatures.into();
+        self
+    }
+
     pub(super) fn check(
         &self,
         shape: &[usize; D],
         vocabulary: usize,
+        config: &LogProbsConfig,
         device: &Device,
     ) -> Result<(), BatchError> {
         checks::shape("targets", &self.targets.dims(), shape)?;
@@ -81,6 +95,17 @@ impl<const D: usize> LogProbsTokens<D> {
         if let Some(mask) = &self.action_mask {
             checks::shape("action_mask", &mask.dims(), shape)?;
             checks::device("action_mask", &mask.device(), device)?;
+        }
+        if let Some(temperatures) = &self.temperatures {
+            checks::shape("temperatures", &temperatures.dims(), shape)?;
+            checks::device("temperatures", &temperatures.device(), device)?;
+            checks::dtype("temperatures", temperatures.dtype(), device)?;
+            if config.temperature != 1.0 {
+                return Err(BatchError::Twice {
+                    tensor: "temperature",
+                    accepted: "`LogProbsConfig::with_temperature` or `LogProbsTokens::with_temperatures`",
+                });
+            }
         }
         match &self.kept_tokens {
             Some(kept) => kept.check(shape.iter().product(), vocabulary),
@@ -95,6 +120,9 @@ impl<const D: usize> LogProbsTokens<D> {
             targets: self.targets.reshape([count]),
             action_mask: self.action_mask.map(|mask| mask.reshape([count])),
             kept_tokens: self.kept_tokens,
+            temperatures: self
+                .temperatures
+                .map(|temperatures| temperatures.without_autodiff().reshape([count])),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Sizes and numbers at the edge.
 
 use burn::tensor::{DType, Tensor};
-use policy_loss::{Entropy, Implementation, LinearHead, LogProbsConfig, LogProbsTokens};
+use policy_loss::{Entropy, Implementation, LinearHead, LogProbsConfig};
 
 use super::{
     HeadCase, Layout, assert_linear, config, indices, leaf, linear, mask, of_products, weighted,
@@ -38,7 +38,8 @@ pub fn sizes(runner: &Runner) {
 pub fn no_valid_token(runner: &Runner) {
     let case = HeadCase::new(22, [3, 4, 19])
         .with_bias()
-        .with_mask(|_| false);
+        .with_mask(|_| false)
+        .with_temperatures();
     let config = config(runner, &case, Entropy::Tracked);
     let outcome = linear(runner, &case, config, Layout::Linear, DType::F32);
     let zero = |numbers: &[f64]| numbers.iter().all(|x| *x == 0.0);
@@ -199,8 +200,7 @@ fn garbage_is_kept_out(
                 [vocabulary],
                 DType::F32,
             )),
-            LogProbsTokens::new(indices(runner, &case.targets, [tokens]))
-                .with_kept_tokens(case.kept_tokens()),
+            super::tokens(runner, &case, [tokens], DType::F32),
         )
         .unwrap_or_else(|error| panic!("{runner}: {error}"));
     let padding = mask(runner, &[false, true, false, false], [tokens]);

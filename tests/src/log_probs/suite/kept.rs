@@ -19,10 +19,7 @@ pub fn golden(runner: &Runner) {
     let cases: Vec<_> = cases.filter(|it| it.kind == "head").collect();
     directory.assert_count(features::FILE, cases.len(), 10);
     for it in cases {
-        // One temperature serves all tokens.
-        if !it.has("temperatures") {
-            check_golden(runner, &it);
-        }
+        check_golden(runner, &it);
     }
 }
 
@@ -33,6 +30,7 @@ fn check_golden(runner: &Runner, it: &Feature) {
     let vocabulary = logits.len() / tokens;
     let mut case = HeadCase::new(0, [tokens, vocabulary, vocabulary]);
     case.softcap = it.param("softcap").as_f64();
+    case.temperatures = it.has("temperatures").then(|| it.input("temperatures"));
     case.targets = it.input("tokens").iter().map(|id| *id as i64).collect();
     case.log_prob_gradient = it.input("log_prob_weights");
     case.entropy_gradient = it.input("entropy_weights");
@@ -46,8 +44,6 @@ fn check_golden(runner: &Runner, it: &Feature) {
     let one = |i: usize| f64::from(u8::from(i / vocabulary == i % vocabulary));
     case.weight = (0..vocabulary * vocabulary).map(one).collect();
 
-    let given = LogProbsTokens::new(indices(runner, &case.targets, shape))
-        .with_kept_tokens(case.kept_tokens());
     let [rows, columns] = shape;
     let three = [rows, columns, vocabulary];
     for dtype in runner.exact_dtypes() {
@@ -55,6 +51,7 @@ fn check_golden(runner: &Runner, it: &Feature) {
             .with_chunk_tokens(5)
             .init()
             .expect("valid");
+        let given = super::tokens(runner, &case, shape, dtype);
         let weight = leaf(runner, &case.weight, [vocabulary, vocabulary], dtype);
         let head = LinearHead::new(weight);
         for is_linear in [false, true] {

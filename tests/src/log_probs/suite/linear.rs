@@ -26,10 +26,11 @@ fn cases() -> Vec<HeadCase> {
             .with_mask(|token| token % 3 != 1),
         case.clone().with_bias().with_mask(|token| token == 4),
         case.clone().with_kept(),
+        case.clone().with_bias().with_temperatures(),
         case.with_bias()
             .with_softcap(4.0)
-            .with_temperature(1.2)
             .with_mask(|token| token % 3 != 1)
+            .with_temperatures()
             .with_kept(),
     ]
 }
@@ -106,7 +107,7 @@ pub fn half_types(runner: &Runner) {
                 .with_bias()
                 .exact_in_half_types();
             if is_kept {
-                case = case.with_kept();
+                case = case.with_kept().with_temperatures();
             }
             for gradient in [&mut case.log_prob_gradient, &mut case.entropy_gradient] {
                 gradient.iter_mut().for_each(|gradient| *gradient *= scale);

@@ -1,9 +1,9 @@
 //! Log-probs of logits.
 
 use burn::tensor::{DType, Tensor};
-use policy_loss::{Entropy, LogProbsTokens};
+use policy_loss::Entropy;
 
-use super::{HeadCase, config, indices, leaf, mask, tolerance, weighted};
+use super::{HeadCase, config, indices, leaf, tokens as given, tolerance, weighted};
 use crate::compare::{Tolerance, assert_all_near};
 use crate::log_probs::oracle;
 use crate::runner::{Runner, values};
@@ -17,18 +17,15 @@ fn case() -> HeadCase {
 pub fn values_and_gradients(runner: &Runner) {
     for dtype in runner.exact_dtypes() {
         for entropy in [Entropy::None, Entropy::Metric, Entropy::Tracked] {
-            for (temperature, softcap, is_kept) in [
-                (1.0, None, false),
-                (0.7, None, false),
-                (1.3, Some(4.0), false),
-                (0.7, None, true),
-                (1.3, Some(4.0), true),
+            for case in [
+                case(),
+                case().with_temperature(0.7),
+                case().with_temperature(1.3).with_softcap(4.0),
+                case().with_temperatures(),
+                case().with_temperature(0.7).with_kept(),
+                case().with_temperatures().with_softcap(4.0).with_kept(),
             ] {
-                let mut case = case().with_temperature(temperature);
-                case.softcap = softcap;
-                if is_kept {
-                    case = case.with_kept();
-                }
+                let mut case = case;
                 if entropy == Entropy::Metric {
                     // It has no gradient, whatever reaches it.
                     case.entropy_gradient.fill(0.0);
@@ -49,8 +46,7 @@ fn check(runner: &Runner, case: &HeadCase, entropy: Entropy, dtype: DType) {
         answer = without.answer();
     }
     let logits = leaf(runner, &answer.logits, [tokens, vocabulary], dtype);
-    let given = LogProbsTokens::new(indices(runner, &case.targets, [tokens]))
-        .with_kept_tokens(case.kept_tokens());
+    let given = given(runner, case, [tokens], dtype);
     let output = config(runner, case, entropy)
         .init()
         .expect("valid")
@@ -88,15 +84,14 @@ fn check(runner: &Runner, case: &HeadCase, entropy: Entropy, dtype: DType) {
 /// `[B, T, V]`, a view, and chunks of every length give the same.
 pub fn shapes_and_chunks(runner: &Runner) {
     check_shapes_and_chunks(runner, &case());
-    check_shapes_and_chunks(runner, &case().with_kept());
+    check_shapes_and_chunks(runner, &case().with_kept().with_temperatures());
 }
 
 fn check_shapes_and_chunks(runner: &Runner, case: &HeadCase) {
     let [tokens, _, vocabulary] = case.shape;
     let answer = case.answer();
     let dtype = DType::F32;
-    let given = LogProbsTokens::new(indices(runner, &case.targets, [2, 3]))
-        .with_kept_tokens(case.kept_tokens());
+    let given = given(runner, case, [2, 3], dtype);
     for chunk in [1, 2, 4, 6, 100] {
         let config = config(runner, case, Entropy::Tracked).with_chunk_tokens(chunk);
         let what = format!("{runner}, chunks of {chunk}");
@@ -124,26 +119,28 @@ fn check_shapes_and_chunks(runner: &Runner, case: &HeadCase) {
 /// Masked rows may hold anything, and are exactly 0.
 pub fn masked(runner: &Runner) {
     check_masked(runner, &case());
-    check_masked(runner, &case().with_kept());
+    check_masked(runner, &case().with_kept().with_temperatures());
 }
 
 fn check_masked(runner: &Runner, case: &HeadCase) {
     let [tokens, _, vocabulary] = case.shape;
     let is_valid = |token: usize| token % 3 != 1;
     let mut answer = case.answer();
-    let mut targets = case.targets.clone();
+    let mut garbage = case.clone();
+    let valid: Vec<bool> = (0..tokens).map(is_valid).collect();
+    garbage.mask = Some(valid.clone());
     for token in (0..tokens).filter(|token| !is_valid(*token)) {
+        if let Some(temperatures) = &mut garbage.temperatures {
+            temperatures[token] = [0.0, f64::NAN][token % 2];
+        }
         let row = token * vocabulary..(token + 1) * vocabulary;
         answer.logits[row.clone()].fill(f64::NAN);
         answer.logits_gradient[row].fill(0.0);
         (answer.log_probs[token], answer.entropies[token]) = (0.0, 0.0);
-        targets[token] = -100;
+        garbage.targets[token] = -100;
     }
     let logits = leaf(runner, &answer.logits, [tokens, vocabulary], DType::F32);
-    let valid: Vec<bool> = (0..tokens).map(is_valid).collect();
-    let given = LogProbsTokens::new(indices(runner, &targets, [tokens]))
-        .with_action_mask(mask(runner, &valid, [tokens]))
-        .with_kept_tokens(case.kept_tokens());
+    let given = given(runner, &garbage, [tokens], DType::F32);
     let output = config(runner, case, Entropy::Tracked)
         .init()
         .expect("valid")

@@ -14,6 +14,7 @@ pub mod linear;
 pub mod logits;
 pub mod objective;
 pub mod targets;
+pub mod temperatures;
 
 use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
 use policy_loss::{Entropy, LinearHead, LogProbs, LogProbsConfig, LogProbsTokens};
@@ -84,6 +85,24 @@ pub fn mask<const D: usize>(runner: &Runner, mask: &[bool], shape: [usize; D]) -
     Tensor::from_data(data, &runner.device.clone().without_autodiff())
 }
 
+/// What a case says of its tokens.
+pub fn tokens<const D: usize>(
+    runner: &Runner,
+    case: &HeadCase,
+    shape: [usize; D],
+    dtype: DType,
+) -> LogProbsTokens<D> {
+    let temperatures = case.temperatures.as_ref();
+    let plain = Runner {
+        device: runner.device.clone().without_autodiff(),
+        ..runner.clone()
+    };
+    LogProbsTokens::new(indices(runner, &case.targets, shape))
+        .with_action_mask(case.mask.as_ref().map(|valid| mask(runner, valid, shape)))
+        .with_kept_tokens(case.kept_tokens())
+        .with_temperatures(temperatures.map(|all| plain.tensor(all, shape, dtype)))
+}
+
 /// What a test differentiates: `sum(a log_probs) + sum(b entropies)`.
 pub fn weighted<const D: usize>(
     runner: &Runner,
@@ -134,15 +153,11 @@ pub fn linear(
         .as_ref()
         .map(|bias| leaf(runner, bias, [vocabulary], dtype));
     let head = head.with_bias(bias.clone());
-    let mask = case.mask.as_ref().map(|m| mask(runner, m, [tokens]));
-    let tokens = LogProbsTokens::new(indices(runner, &case.targets, [tokens]));
-    let tokens = tokens
-        .with_action_mask(mask)
-        .with_kept_tokens(case.kept_tokens());
+    let given = self::tokens(runner, case, [tokens], dtype);
     let output = config
         .init()
         .expect("the configuration is valid")
-        .forward_linear(hidden.clone(), &head, tokens)
+        .forward_linear(hidden.clone(), &head, given)
         .unwrap_or_else(|error| panic!("{runner}: the case was refused: {error}"));
     let mut outcome = Outcome {
         log_probs: values(output.log_probs.clone()),

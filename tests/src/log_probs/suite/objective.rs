@@ -2,11 +2,10 @@
 
 use burn::tensor::{DType, Tensor};
 use policy_loss::{
-    Entropy, LinearHead, LogProbsConfig, LogProbsTokens, PolicyBatch, PolicyLossConfig,
-    PolicyLossOutput,
+    Entropy, LinearHead, LogProbsConfig, PolicyBatch, PolicyLossConfig, PolicyLossOutput,
 };
 
-use super::{HeadCase, config, indices, leaf, mask, of_products};
+use super::{HeadCase, config, leaf, mask, of_products};
 use crate::busy::busy;
 use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_near};
 use crate::configs::describe;
@@ -45,6 +44,9 @@ impl Setup {
             if !valid[i] {
                 head.hidden[i * 5..(i + 1) * 5].fill(f64::NAN);
                 head.targets[i] = -100;
+                if let Some(temperatures) = &mut head.temperatures {
+                    temperatures[i] = f64::NAN;
+                }
                 batch.old_log_probs[i] = f64::INFINITY;
             }
         }
@@ -118,8 +120,7 @@ fn both(
     }
     let with_entropies = with_entropies.init().expect("valid");
     let log_probs = log_probs.init().expect("valid");
-    let tokens = LogProbsTokens::new(indices(runner, &setup.head.targets, [4, 6]))
-        .with_kept_tokens(setup.head.kept_tokens());
+    let tokens = super::tokens(runner, &setup.head, [4, 6], dtype);
     let one = Leaves::new(runner, setup, dtype);
     let batch = setup.batch(runner, None, dtype);
     let head = one.head();
@@ -149,7 +150,9 @@ fn both(
 pub fn agrees_with_the_long_way(runner: &Runner) {
     let setups = [
         HeadCase::new(41, [24, 5, 29]),
-        HeadCase::new(41, [24, 5, 29]).with_kept(),
+        HeadCase::new(41, [24, 5, 29])
+            .with_kept()
+            .with_temperatures(),
     ];
     let setups = setups.map(Setup::of);
     let dtype = runner.exact_dtypes()[0];

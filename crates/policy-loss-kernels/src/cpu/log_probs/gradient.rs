@@ -12,7 +12,6 @@ use super::{RowGradient, real};
 /// Replaces logits by their gradient. `target` is the target's place in `logits`, if it is there.
 pub fn replace<T: Real>(
     arch: Arch,
-    scale: f64,
     row: &RowGradient,
     is_valid: bool,
     logits: &mut [T],
@@ -29,16 +28,15 @@ pub fn replace<T: Real>(
         return;
     }
     match row.entropy_gradient == 0.0 {
-        true => arch.dispatch(Replace::<_, false> { scale, row, logits }),
-        false => arch.dispatch(Replace::<_, true> { scale, row, logits }),
+        true => arch.dispatch(Replace::<_, false> { row, logits }),
+        false => arch.dispatch(Replace::<_, true> { row, logits }),
     }
     if let Some(place) = target {
-        logits[place] = logits[place] + real(row.log_prob_gradient * scale);
+        logits[place] = logits[place] + real(row.log_prob_gradient * row.token.scale);
     }
 }
 
 struct Replace<'a, T, const ENTROPY: bool> {
-    scale: f64,
     row: &'a RowGradient,
     logits: &'a mut [T],
 }
@@ -50,13 +48,14 @@ impl<T: Real, const ENTROPY: bool> WithSimd for Replace<'_, T, ENTROPY> {
     fn with_simd<S: Simd>(self, simd: S) {
         let lanes = T::lanes(simd);
         let row = self.row;
+        let scale = row.token.scale;
         let constants = Constants {
-            scale: lanes.splat(real(self.scale)),
+            scale: lanes.splat(real(scale)),
             shift: lanes.splat(real(row.shift)),
             log_sum: lanes.splat(real(row.log_sum)),
             entropy: lanes.splat(real(row.entropy)),
-            log_prob_gradient: lanes.splat(real(-self.scale * row.log_prob_gradient)),
-            entropy_gradient: lanes.splat(real(-self.scale * row.entropy_gradient)),
+            log_prob_gradient: lanes.splat(real(-scale * row.log_prob_gradient)),
+            entropy_gradient: lanes.splat(real(-scale * row.entropy_gradient)),
         };
         let (vectors, rest) = <T::Lanes<S> as Lanes>::split_mut(self.logits);
         for vector in vectors {

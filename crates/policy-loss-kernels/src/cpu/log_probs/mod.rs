@@ -26,10 +26,17 @@ pub use rows::{gradients, gradients_in_place, statistics};
 /// What is computed of a row of logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Softmax {
-    /// What the logits are multiplied by: `1 / temperature`, finite and above 0.
-    pub scale: f64,
     /// Whether the entropies are wanted.
     pub entropy: bool,
+}
+
+/// What is given of a row of logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Token {
+    /// The place of the token whose log-prob is taken.
+    pub target: i64,
+    /// What the logits are multiplied by: `1 / temperature`, finite and above 0.
+    pub scale: f64,
 }
 
 /// What is known of a row of logits after one visit.
@@ -51,8 +58,8 @@ pub struct Statistics {
 /// What the gradient of a row of logits is made of.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RowGradient {
-    /// The token whose log-prob was taken.
-    pub target: i64,
+    /// What was given of the row.
+    pub token: Token,
     /// As in [`Statistics`].
     pub shift: f64,
     /// As in [`Statistics`].

@@ -35,10 +35,11 @@ impl Moments {
         &mut self,
         arch: Arch,
         softmax: Softmax,
+        scale: f64,
         logits: &[T],
         target: Option<usize>,
     ) {
-        let scale = real::<T>(softmax.scale);
+        let scale = real::<T>(scale);
         if let Some(place) = target {
             self.target = Some((logits[place] * scale).to_f64());
         }

@@ -24,14 +24,11 @@ const BOUND: f64 = (STRETCH as f64 / 2.0 + 4.0 + 2.0) / (1_u64 << 24) as f64;
 
 /// The sums of exponentials of a row whose first logit is 0: `exp(z)`, and `exp(z) * z`.
 fn exponentials(arch: Arch, logit: f32, others: usize) -> [f64; 2] {
-    let softmax = Softmax {
-        scale: 1.0,
-        entropy: true,
-    };
+    let softmax = Softmax { entropy: true };
     let mut logits = vec![logit; others + 1];
     logits[0] = 0.0;
     let mut moments = Moments::new();
-    moments.visit(arch, softmax, &logits, Some(0));
+    moments.visit(arch, softmax, 1.0, &logits, Some(0));
     let statistics = moments.statistics(softmax);
     let sum = statistics.log_sum.exp();
     [sum, (statistics.log_sum - statistics.entropy) * sum]

@@ -15,21 +15,21 @@ const LOG_OF_NOTHING: f64 = -104.0;
 pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
     logits: &[Vector<L, N>],
     targets: &[I],
+    scales: &[A],
     values: &mut [A],
     moments: &mut [A],
     rows: usize,
     vectors: usize,
-    scale: InputScalar,
     not_a_number: InputScalar,
     #[comptime] entropy: bool,
     #[define(L, I, A)] _types: [ElemType; 3],
 ) {
     let step = comptime!(CUBE_SIZE as usize);
-    let scale = Vector::<A, N>::new(scale.get::<A>());
     let mut shared = Shared::<[A]>::new_slice(step);
     let mut row = CUBE_POS;
     while row < rows {
         let start = row * vectors;
+        let scale = Vector::<A, N>::new(scales[row]);
         // The smallest number, not an infinity, which WGSL has no way to write.
         let mut largest = Vector::<A, N>::new(A::new(f32::MIN));
         let mut index = UNIT_POS as usize;
@@ -92,6 +92,7 @@ pub fn write_gradient<L: Float, O: Float, I: Int, A: Float, N: Size>(
     logits: &[Vector<L, N>],
     output: &mut [Vector<O, N>],
     targets: &[I],
+    scales: &[A],
     values: &[A],
     moments: &[A],
     upstream: &[A],
@@ -99,27 +100,28 @@ pub fn write_gradient<L: Float, O: Float, I: Int, A: Float, N: Size>(
     vectors: usize,
     first: usize,
     vocabulary: usize,
-    scale: InputScalar,
     not_a_number: InputScalar,
     #[comptime] entropy_gradient: bool,
     #[define(L, O, I, A)] _types: [ElemType; 4],
 ) {
     let step = comptime!(CUBE_SIZE as usize);
-    let scale = scale.get::<A>();
     let zero = A::new(0.0);
     let mut row = CUBE_POS;
     while row < rows {
         let start = row * vectors;
+        let scale = scales[row];
         let largest = moments[row];
         let log_sum = moments[rows + row];
         let gradient = upstream[row] * scale;
+        // Not of the product: a scale may be NaN.
+        let mut is_idle = upstream[row] == zero;
         let mut of_entropy = zero;
         let mut entropy = zero;
         if comptime!(entropy_gradient) {
+            is_idle = is_idle && upstream[rows + row] == zero;
             of_entropy = upstream[rows + row] * scale;
             entropy = values[rows + row];
         }
-        let is_idle = gradient == zero && of_entropy == zero;
         let target = i32::cast_from(targets[row]);
         let is_known = target >= 0 && target < vocabulary as i32;
         // Below 0, or beyond the last, where the target is not one of these words.

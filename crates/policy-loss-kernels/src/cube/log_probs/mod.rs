@@ -11,19 +11,20 @@ use kernels::{CUBE_SIZE, visit_rows, write_gradient};
 /// Cubes in a launch: every device allows as many in one direction. Kernels loop over what is left.
 const MOST_CUBES: usize = 65_535;
 
-/// Logits, `rows * vocabulary` of them, and a target for each row.
+/// Logits, `rows * vocabulary` of them, and a target and a scale for each row.
 #[derive(Clone, Debug)]
 pub struct Logits {
     /// Of any float type.
     pub logits: Buffer,
     /// `rows` integers.
     pub targets: Buffer,
+    /// `rows` numbers that logits are multiplied by first, of the [arithmetic's](super::arithmetic)
+    /// type.
+    pub scales: Buffer,
     /// Number of rows.
     pub rows: usize,
     /// Number of logits in a row.
     pub vocabulary: usize,
-    /// What logits are multiplied by first.
-    pub scale: f64,
     /// Whether entropies are computed.
     pub entropy: bool,
 }
@@ -54,8 +55,9 @@ pub fn statistics(client: &Client, logits: &Logits) -> Statistics {
         values: Buffer::empty(client, values, arithmetic),
         moments: Buffer::empty(client, 2 * rows, arithmetic),
     };
-    // SAFETY: the kernel reads `rows` rows of `vocabulary / width` vectors and `rows` targets, and
-    // writes `rows` elements of each statistic; `argument` has checked that buffers are as long.
+    // SAFETY: the kernel reads `rows` rows of `vocabulary / width` vectors, `rows` targets and as
+    // many scales, and writes `rows` elements of each statistic; `argument` has checked that buffers
+    // are as long.
     #[allow(unsafe_code)]
     unsafe {
         visit_rows::launch_unchecked(
@@ -65,11 +67,11 @@ pub fn statistics(client: &Client, logits: &Logits) -> Statistics {
             width,
             logits.logits.argument(length),
             logits.targets.argument(rows),
+            logits.scales.argument(rows),
             outputs.values.argument(values),
             outputs.moments.argument(2 * rows),
             rows,
             logits.vocabulary / width,
-            InputScalar::new(logits.scale, arithmetic),
             // A parameter, because WGSL has no way to write it.
             InputScalar::new(f64::NAN, arithmetic),
             logits.entropy,
@@ -133,6 +135,7 @@ pub fn gradient(
             input,
             output_argument,
             logits.targets.argument(rows),
+            logits.scales.argument(rows),
             statistics.values.argument(values),
             statistics.moments.argument(2 * rows),
             upstream.argument(values),
@@ -140,7 +143,6 @@ pub fn gradient(
             here / width,
             words.first,
             words.vocabulary,
-            InputScalar::new(logits.scale, arithmetic),
             // A parameter, because WGSL has no way to write it.
             InputScalar::new(f64::NAN, arithmetic),
             entropy_gradient,

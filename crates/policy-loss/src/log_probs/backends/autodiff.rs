@@ -125,6 +125,7 @@ fn inner<B: Backend, C: CheckpointStrategy>(
 ) -> TokenTensors<B> {
     TokenTensors {
         targets: tokens.targets,
+        scales: tokens.scales.into_primitive(),
         kept: tokens.kept,
     }
 }

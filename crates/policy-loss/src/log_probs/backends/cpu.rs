@@ -2,7 +2,7 @@
 
 use burn::backend::Backend;
 use burn::tensor::{DType, TensorData};
-use policy_loss_kernels::cpu::log_probs::{RowGradient, Softmax, Statistics};
+use policy_loss_kernels::cpu::log_probs::{RowGradient, Softmax, Statistics, Token};
 
 use crate::log_probs::ops::{Settings, TokenTensors};
 
@@ -13,9 +13,15 @@ pub fn is_in_parts<B: Backend>(settings: Settings, tokens: &TokenTensors<B>) -> 
 
 pub fn softmax(settings: Settings) -> Softmax {
     Softmax {
-        scale: settings.scale,
         entropy: settings.entropy,
     }
+}
+
+/// What is given of each row.
+pub fn rows(targets: &[i64], scales: &[f64]) -> Vec<Token> {
+    let pairs = targets.iter().zip(scales);
+    let token = |(&target, &scale)| Token { target, scale };
+    pairs.map(token).collect()
 }
 
 /// Values and moments, as in `RowStatistics`.
@@ -39,24 +45,24 @@ pub fn packed(
 
 /// The gradient of each row, from tensors that hold one number a token in each of their rows.
 pub fn row_gradients(
-    targets: &[i64],
+    tokens: &[Token],
     values: &[f64],
     moments: &[f64],
     upstream: &[f64],
     settings: Settings,
 ) -> Vec<RowGradient> {
-    let tokens = targets.len();
+    let count = tokens.len();
     let second = |rows: &[f64], i: usize| match settings.entropy_gradient {
-        true => rows[tokens + i],
+        true => rows[count + i],
         false => 0.0,
     };
-    let row = |(i, &target)| RowGradient {
-        target,
+    let row = |(i, &token)| RowGradient {
+        token,
         shift: moments[i],
-        log_sum: moments[tokens + i],
+        log_sum: moments[count + i],
         entropy: second(values, i),
         log_prob_gradient: upstream[i],
         entropy_gradient: second(upstream, i),
     };
-    targets.iter().enumerate().map(row).collect()
+    tokens.iter().enumerate().map(row).collect()
 }
