@@ -32,6 +32,9 @@ pub struct HeadCase {
     pub log_prob_gradient: Vec<f64>,
     /// The gradient that reaches each entropy.
     pub entropy_gradient: Vec<f64>,
+    /// The gradient that reaches each sum of squared probabilities; absent where they are not asked
+    /// for.
+    pub squares_gradient: Option<Vec<f64>>,
 }
 
 /// What a case comes to.
@@ -41,6 +44,7 @@ pub struct HeadAnswer {
     pub logits: Vec<f64>,
     pub log_probs: Vec<f64>,
     pub entropies: Vec<f64>,
+    pub sums_of_squares: Vec<f64>,
     pub logits_gradient: Vec<f64>,
     pub hidden_gradient: Vec<f64>,
     pub weight_gradient: Vec<f64>,
@@ -70,6 +74,7 @@ impl HeadCase {
             softcap: None,
             log_prob_gradient: grid(tokens, 8.0, 0.25),
             entropy_gradient: grid(tokens, 8.0, 0.25),
+            squares_gradient: None,
         }
     }
 
@@ -158,6 +163,15 @@ impl HeadCase {
         one.map_or(self.temperature, |temperatures| temperatures[token])
     }
 
+    /// Asks for the sums of squared probabilities. The first token's is all that its gradient comes
+    /// from.
+    pub fn with_squares(mut self) -> Self {
+        let gradient = (0..self.shape[0]).map(|token| (token * 3 % 7) as f64 * 0.5 - 1.0);
+        self.squares_gradient = Some(gradient.collect());
+        (self.log_prob_gradient[0], self.entropy_gradient[0]) = (0.0, 0.0);
+        self
+    }
+
     /// Bounds the logits.
     pub fn with_softcap(mut self, cap: f64) -> Self {
         self.softcap = Some(cap);
@@ -183,6 +197,7 @@ impl HeadCase {
             }
         }
         let (mut log_probs, mut entropies) = (vec![0.0; tokens], vec![0.0; tokens]);
+        let mut sums_of_squares = vec![0.0; tokens];
         let mut logits_gradient = vec![0.0; tokens * vocabulary];
         for token in (0..tokens).filter(|token| self.is_valid(*token)) {
             let range = token * vocabulary..(token + 1) * vocabulary;
@@ -198,19 +213,25 @@ impl HeadCase {
                     }
                 }
             }
-            let (log_prob, entropy, mut gradient) = oracle::row(
+            let of_squares = self.squares_gradient.as_ref();
+            let mut answer = oracle::row(
                 &row,
                 self.targets[token] as usize,
                 self.temperature(token),
-                [self.log_prob_gradient[token], self.entropy_gradient[token]],
+                [
+                    self.log_prob_gradient[token],
+                    self.entropy_gradient[token],
+                    of_squares.map_or(0.0, |gradient| gradient[token]),
+                ],
             );
             if let Some(cap) = self.softcap {
-                for (gradient, z) in gradient.iter_mut().zip(&logits[range.clone()]) {
+                for (gradient, z) in answer.gradient.iter_mut().zip(&logits[range.clone()]) {
                     *gradient /= (z / cap).cosh().powi(2);
                 }
             }
-            (log_probs[token], entropies[token]) = (log_prob, entropy);
-            logits_gradient[range].copy_from_slice(&gradient);
+            (log_probs[token], entropies[token]) = (answer.log_prob, answer.entropy);
+            sums_of_squares[token] = answer.sum_of_squares;
+            logits_gradient[range].copy_from_slice(&answer.gradient);
         }
         let weight = oracle::transposed(&self.weight, [width, vocabulary]);
         let down = oracle::transposed(&hidden, [tokens, width]);
@@ -221,6 +242,7 @@ impl HeadCase {
         HeadAnswer {
             log_probs,
             entropies,
+            sums_of_squares,
             hidden_gradient: oracle::product(
                 &logits_gradient,
                 &weight,
@@ -248,15 +270,18 @@ mod tests {
     fn check_gradients(case: HeadCase) {
         let case = case
             .with_bias()
+            .with_squares()
             .with_mask(|token| token != 1)
             .with_temperature(0.7)
             .with_softcap(3.0);
         let value = |case: &HeadCase| -> f64 {
             let answer = case.answer();
+            let of_squares = case.squares_gradient.as_ref().expect("it has one");
             (0..3)
                 .map(|i| {
                     answer.log_probs[i] * case.log_prob_gradient[i]
                         + answer.entropies[i] * case.entropy_gradient[i]
+                        + answer.sums_of_squares[i] * of_squares[i]
                 })
                 .sum()
         };

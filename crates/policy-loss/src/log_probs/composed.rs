@@ -6,7 +6,8 @@ use burn::tensor::{Int, Tensor};
 use super::seam::{Head, Plan, Tokens};
 use crate::composed::arithmetic;
 
-/// Log-probs, and entropies in a second row where they are wanted.
+/// Log-probs, and a row more each where entropies, and then where sums of squared probabilities are
+/// wanted.
 pub fn token_log_probs(logits: Tensor<2>, tokens: Tokens, plan: Plan) -> Tensor<2> {
     let Tokens {
         targets,
@@ -47,12 +48,17 @@ pub fn token_log_probs(logits: Tensor<2>, tokens: Tokens, plan: Plan) -> Tensor<
     let log_probs = distance.clone().gather(1, targets) - log_sum.clone();
     let log_probs = log_probs.mask_fill(unknown.reshape([tokens, 1]), f64::NAN);
     let mut values = vec![log_probs];
+    let squares = plan.squares.then(|| {
+        let probabilities = exponentials.clone() / sum.clone();
+        (probabilities.clone() * probabilities).sum_dim(1)
+    });
     if plan.entropy {
         // A logit of -inf has probability 0, and 0 * -inf would be NaN.
         let impossible = exponentials.clone().without_autodiff().equal_elem(0.0);
         let finite = distance.mask_fill(impossible, 0.0);
         values.push(log_sum - (exponentials * finite).sum_dim(1) / sum);
     }
+    values.extend(squares);
     Tensor::cat(values, 1).transpose()
 }
 

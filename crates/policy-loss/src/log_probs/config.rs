@@ -32,6 +32,11 @@ pub struct LogProbsConfig {
     pub logit_softcap: Option<f64>,
     /// Whether the entropies of the next token are computed, too.
     pub entropy: Entropy,
+    /// Whether the sums of its squared probabilities are, `sum_v p(v)^2`: what the variance of a
+    /// policy gradient at a token is made of, and with it a baseline that is optimal for each token.
+    /// They are tracked. A sum is the probability that two draws agree, from 1 down to
+    /// `1 / vocabulary`.
+    pub sum_of_squares: bool,
     /// Bytes that logits and their gradient may take at once, where the library holds them;
     /// without it 128 MiB on a CPU, and on a GPU a share of its memory, at most 1 GiB. It does not
     /// bound the results, the gradients, or the logits that you give. On a backend that is not
@@ -93,6 +98,7 @@ impl Default for LogProbsConfig {
             temperature: 1.0,
             logit_softcap: None,
             entropy: Entropy::None,
+            sum_of_squares: false,
             memory_budget: None,
             chunk_tokens: None,
             chunk_words: None,
@@ -126,6 +132,12 @@ impl LogProbsConfig {
     /// Sets what is wanted of the entropies.
     pub fn with_entropy(mut self, entropy: Entropy) -> Self {
         self.entropy = entropy;
+        self
+    }
+
+    /// Sets whether the sums of squared probabilities are computed.
+    pub fn with_sum_of_squares(mut self, sum_of_squares: bool) -> Self {
+        self.sum_of_squares = sum_of_squares;
         self
     }
 
@@ -201,8 +213,9 @@ fn not_zero(field: &'static str, value: Option<usize>) -> Result<(), ConfigError
 /// softcap,
 ///
 /// ```text
-/// log_prob = z[target] - log(sum_v exp(z_v))
-/// entropy  = -sum_v p_v log(p_v),   p = softmax(z)
+/// log_prob       = z[target] - log(sum_v exp(z_v))
+/// entropy        = -sum_v p_v log(p_v),   p = softmax(z)
+/// sum_of_squares = sum_v p_v^2
 /// ```
 ///
 /// [`forward`](Self::forward) takes logits; [`forward_linear`](Self::forward_linear) takes hidden
@@ -232,6 +245,7 @@ mod tests {
         let config = LogProbsConfig::new()
             .with_temperature(0.7)
             .with_entropy(Entropy::Tracked)
+            .with_sum_of_squares(true)
             .with_chunk_tokens(64)
             .with_half_products(HalfProducts::Widened);
         let json = serde_json::to_string(&config).expect("it has a form");

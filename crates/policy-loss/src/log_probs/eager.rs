@@ -36,8 +36,9 @@ pub fn forward(
     }
     let count = sequences * tokens;
     let mut config = *log_probs.config();
-    // The objective reads no entropies.
+    // The objective reads neither.
     config.entropy = Entropy::None;
+    config.sum_of_squares = false;
     let Picked {
         head,
         tokens,

@@ -150,6 +150,7 @@ impl TokenLogProbs {
             softcap: config.logit_softcap,
             entropy: config.entropy != Entropy::None,
             entropy_gradient: config.entropy == Entropy::Tracked,
+            squares: config.sum_of_squares,
             chunk_tokens: cut.tokens,
             chunk_words: cut.words,
             transposed: false,
@@ -179,7 +180,7 @@ impl TokenLogProbs {
         }
     }
 
-    /// Log-probs and entropies out of the rows of one tensor.
+    /// Log-probs, and what goes with them, out of the rows of one tensor.
     pub(super) fn split<const E: usize>(
         &self,
         values: Tensor<2>,
@@ -193,6 +194,10 @@ impl TokenLogProbs {
                 Entropy::Metric => Some(place(row(1).without_autodiff())),
                 Entropy::Tracked => Some(place(row(1))),
             },
+            sums_of_squares: self
+                .config
+                .sum_of_squares
+                .then(|| place(row(values.dims()[0] - 1))),
         }
     }
 
@@ -205,7 +210,8 @@ impl TokenLogProbs {
         let zeros = Tensor::zeros(shape, (&like.device(), like.dtype()));
         LogProbs {
             log_probs: zeros.clone(),
-            entropies: (self.config.entropy != Entropy::None).then_some(zeros),
+            entropies: (self.config.entropy != Entropy::None).then(|| zeros.clone()),
+            sums_of_squares: self.config.sum_of_squares.then_some(zeros),
         }
     }
 }

@@ -44,6 +44,9 @@ pub struct LogProbs<const D: usize> {
     /// Entropies, where the configuration asks for them; tracked where it says so; 0 where a mask
     /// is false.
     pub entropies: Option<Tensor<D>>,
+    /// Sums of the squared probabilities, where the configuration asks for them, tracked; 0 where a
+    /// mask is false.
+    pub sums_of_squares: Option<Tensor<D>>,
 }
 
 /// Tiles of matrix units fit it, and slices that begin at a multiple of it are views.

@@ -23,6 +23,8 @@ pub struct Settings {
     pub entropy: bool,
     /// Whether a gradient can reach the entropies.
     pub entropy_gradient: bool,
+    /// Whether the sums of squared probabilities are computed.
+    pub squares: bool,
     /// Tokens whose logits are held at once.
     pub chunk_tokens: usize,
     /// Words whose logits are held at once in the backward pass.
@@ -31,6 +33,19 @@ pub struct Settings {
     pub transposed: bool,
     /// Whether the bias is one, and not a stand-in.
     pub has_bias: bool,
+}
+
+impl Settings {
+    /// How many values there are of each token.
+    pub fn values(self) -> usize {
+        1 + usize::from(self.entropy) + usize::from(self.squares)
+    }
+
+    /// The row of the sums of squared probabilities among the values, if they are computed: the
+    /// last one.
+    pub fn squares_row(self) -> Option<usize> {
+        self.squares.then(|| self.values() - 1)
+    }
 }
 
 /// Hidden states and a head.
@@ -62,7 +77,8 @@ pub struct TokenTensors<B: Backend> {
 #[derive(Debug, Clone, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct RowStatistics<B: Backend> {
-    /// `[1, N]`: log-probs; `[2, N]`: log-probs and entropies.
+    /// `[1, N]`: log-probs; with a row more each where entropies, and then where sums of squared
+    /// probabilities are computed.
     pub values: FloatTensor<B>,
     /// `[2, N]`: the largest scaled logit, and `log(sum(exp(z - largest)))`. Kept apart, because
     /// their sum would lose digits where the logits are large.
@@ -300,7 +316,7 @@ fn statistics_of(rows: &TensorSpec, settings: &Settings) -> RowStatisticsMetadat
     let arithmetic = crate::composed::arithmetic(rows.dtype);
     let of = |count: usize| TensorSpec::new([count, rows.shape[0]].into(), arithmetic);
     RowStatisticsMetadata {
-        values: of(1 + usize::from(settings.entropy)),
+        values: of(settings.values()),
         moments: of(2),
     }
 }

@@ -67,6 +67,7 @@ pub struct Plan {
     pub softcap: Option<f64>,
     pub entropy: bool,
     pub entropy_gradient: bool,
+    pub squares: bool,
     pub chunk_tokens: usize,
     pub chunk_words: usize,
     pub transposed: bool,
@@ -127,6 +128,7 @@ mod connected {
                 softcap: self.softcap,
                 entropy: self.entropy,
                 entropy_gradient: self.entropy_gradient,
+                squares: self.squares,
                 chunk_tokens: self.chunk_tokens,
                 chunk_words: self.chunk_words,
                 transposed: self.transposed,
@@ -155,14 +157,14 @@ mod connected {
         }
     }
 
-    /// Values, `[1, N]` or `[2, N]`, of logits.
+    /// Values, as in `RowStatistics`, of logits.
     pub fn token_log_probs(logits: Tensor<2>, tokens: Tokens, plan: Plan) -> Tensor<2> {
         let logits = logits.into_dispatch();
         let statistics = Dispatch::token_log_probs(logits, tokens.tensors(), plan.settings());
         Tensor::from_dispatch(statistics.values)
     }
 
-    /// Values, `[1, N]` or `[2, N]`, of hidden states.
+    /// Values, as in `RowStatistics`, of hidden states.
     pub fn linear_log_probs(head: Head, tokens: Tokens, plan: Plan) -> Tensor<2> {
         let (head, tokens) = (head.tensors(), tokens.tensors());
         let statistics = Dispatch::linear_log_probs(head, tokens, plan.settings());
@@ -190,7 +192,7 @@ mod connected {
             }
         }
 
-        /// `[1, n]` or `[2, n]`.
+        /// As in `RowStatistics`.
         pub fn values(&self) -> Tensor<2> {
             Tensor::from_dispatch(self.logits.values.clone())
         }

@@ -37,6 +37,10 @@ pub fn softmax_statistics<B: Backend>(
     let log_probs = B::float_mask_fill(log_probs, unknown, f64::NAN.into());
 
     let mut values = vec![row(log_probs)];
+    let squares = settings.squares.then(|| {
+        let probabilities = B::float_div(exponentials.clone(), sum.clone());
+        B::float_sum_dim(B::float_mul(probabilities.clone(), probabilities), 1)
+    });
     if settings.entropy {
         // A logit of -inf has probability 0, and 0 * -inf would be NaN.
         let distance = B::float_clamp_min(distance, LOG_OF_NOTHING.into());
@@ -44,6 +48,7 @@ pub fn softmax_statistics<B: Backend>(
         let entropies = B::float_sub(log_sum.clone(), B::float_div(weighted, sum));
         values.push(row(entropies));
     }
+    values.extend(squares.map(row));
     RowStatistics {
         values: B::float_cat(values, 0),
         moments: B::float_cat(vec![row(largest), row(log_sum)], 0),
@@ -87,6 +92,14 @@ pub fn softmax_gradient<B: Backend>(
     let scales = B::float_reshape(scales, Shape::from([tokens, 1]));
     let gradient = B::float_mul(column::<B>(&upstream, 0), scales.clone());
     let probability = B::float_exp(log_probability.clone());
+    let mut factor = gradient.clone();
+    if let Some(row) = settings.squares_row() {
+        let squares_gradient = B::float_mul(column::<B>(&upstream, row), scales.clone());
+        let squares_gradient = B::float_mul_scalar(squares_gradient, 2.0.into());
+        let squares = column::<B>(&statistics.values, row);
+        let inner = B::float_mul(B::float_sub(probability.clone(), squares), squares_gradient);
+        factor = B::float_sub(factor, inner);
+    }
     let minus = match settings.entropy_gradient {
         true => {
             let entropy_gradient = B::float_mul(column::<B>(&upstream, 1), scales);
@@ -98,9 +111,9 @@ pub fn softmax_gradient<B: Backend>(
                 B::bool_expand(absent, shape.clone()),
                 0.0.into(),
             );
-            B::float_mul(probability, B::float_add(inner, gradient.clone()))
+            B::float_mul(probability, B::float_add(inner, factor))
         }
-        false => B::float_mul(probability, gradient.clone()),
+        false => B::float_mul(probability, factor),
     };
     let targets = B::int_reshape(targets, Shape::from([tokens, 1]));
     let (targets, unknown) = known::<B>(targets, 0..words.vocabulary);
@@ -119,11 +132,11 @@ pub fn softmax_gradient<B: Backend>(
 
 /// The rows that no gradient reaches, `[N, 1]`.
 pub fn idle<B: Backend>(upstream: &FloatTensor<B>, settings: Settings) -> BoolTensor<B> {
-    let idle = is_zero::<B>(column::<B>(upstream, 0));
-    match settings.entropy_gradient {
-        true => B::bool_and(idle, is_zero::<B>(column::<B>(upstream, 1))),
-        false => idle,
-    }
+    let entropy_row = settings.entropy_gradient.then_some(1);
+    let more = entropy_row.into_iter().chain(settings.squares_row());
+    more.fold(is_zero::<B>(column::<B>(upstream, 0)), |idle, row| {
+        B::bool_and(idle, is_zero::<B>(column::<B>(upstream, row)))
+    })
 }
 
 fn is_zero<B: Backend>(tensor: FloatTensor<B>) -> BoolTensor<B> {

@@ -27,10 +27,15 @@ fn cases() -> Vec<HeadCase> {
         case.clone().with_bias().with_mask(|token| token == 4),
         case.clone().with_kept(),
         case.clone().with_bias().with_temperatures(),
+        case.clone()
+            .with_bias()
+            .with_mask(|token| token % 3 != 1)
+            .with_squares(),
         case.with_bias()
             .with_softcap(4.0)
             .with_mask(|token| token % 3 != 1)
             .with_temperatures()
+            .with_squares()
             .with_kept(),
     ]
 }
@@ -107,9 +112,10 @@ pub fn half_types(runner: &Runner) {
                 .with_bias()
                 .exact_in_half_types();
             if is_kept {
-                case = case.with_kept().with_temperatures();
+                case = case.with_kept().with_temperatures().with_squares();
             }
-            for gradient in [&mut case.log_prob_gradient, &mut case.entropy_gradient] {
+            let two = [&mut case.log_prob_gradient, &mut case.entropy_gradient];
+            for gradient in two.into_iter().chain(&mut case.squares_gradient) {
                 gradient.iter_mut().for_each(|gradient| *gradient *= scale);
             }
             for half_products in [HalfProducts::Auto, HalfProducts::Widened] {
@@ -169,8 +175,9 @@ fn check_half(
         ),
     ] {
         let Some(gradient) = gradient else { continue };
+        // Each term is rounded, and then their sum.
         let of_terms = match is_native {
-            true => one_rounding * largest(&terms),
+            true => one_rounding * (largest(&terms) + largest(expected)),
             false => 0.0,
         };
         // The least that f16 can tell apart.

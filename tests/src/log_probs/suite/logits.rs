@@ -24,6 +24,8 @@ pub fn values_and_gradients(runner: &Runner) {
                 case().with_temperatures(),
                 case().with_temperature(0.7).with_kept(),
                 case().with_temperatures().with_softcap(4.0).with_kept(),
+                case().with_squares().with_temperature(0.7),
+                case().with_squares().with_softcap(4.0).with_kept(),
             ] {
                 let mut case = case;
                 if entropy == Entropy::Metric {
@@ -68,6 +70,11 @@ fn check(runner: &Runner, case: &HeadCase, entropy: Entropy, dtype: DType) {
         near("entropies", entropies.clone(), &answer.entropies);
         let is_tracked = runner.is_tracked() && entropy == Entropy::Tracked;
         assert_eq!(entropies.is_tracked(), is_tracked, "{what}");
+    }
+    let are_squared = case.squares_gradient.is_some();
+    assert_eq!(output.sums_of_squares.is_some(), are_squared, "{what}");
+    if let Some(squares) = &output.sums_of_squares {
+        near("sums_of_squares", squares.clone(), &answer.sums_of_squares);
     }
     if runner.is_tracked() {
         let gradients = weighted(runner, case, &output).backward();

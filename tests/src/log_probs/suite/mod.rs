@@ -40,6 +40,7 @@ pub enum Layout {
 pub struct Outcome {
     pub log_probs: Vec<f64>,
     pub entropies: Option<Vec<f64>>,
+    pub sums_of_squares: Option<Vec<f64>>,
     pub hidden_gradient: Option<Vec<f64>>,
     /// `[H, V]`, whatever the layout.
     pub weight_gradient: Option<Vec<f64>>,
@@ -52,6 +53,7 @@ pub fn config(runner: &Runner, case: &HeadCase, entropy: Entropy) -> LogProbsCon
         .with_temperature(case.temperature)
         .with_logit_softcap(case.softcap)
         .with_entropy(entropy)
+        .with_sum_of_squares(case.squares_gradient.is_some())
         .with_implementation(runner.implementation)
 }
 
@@ -103,7 +105,7 @@ pub fn tokens<const D: usize>(
         .with_temperatures(temperatures.map(|all| plain.tensor(all, shape, dtype)))
 }
 
-/// What a test differentiates: `sum(a log_probs) + sum(b entropies)`.
+/// What a test differentiates: `sum(a log_probs) + sum(b entropies) + sum(c sums_of_squares)`.
 pub fn weighted<const D: usize>(
     runner: &Runner,
     case: &HeadCase,
@@ -113,9 +115,13 @@ pub fn weighted<const D: usize>(
     let dtype = output.log_probs.dtype();
     let upstream = |numbers: &[f64]| runner.tensor(numbers, shape, dtype);
     let sum = (output.log_probs.clone() * upstream(&case.log_prob_gradient)).sum();
-    match &output.entropies {
+    let sum = match &output.entropies {
         Some(entropies) => sum + (entropies.clone() * upstream(&case.entropy_gradient)).sum(),
         None => sum,
+    };
+    match (&output.sums_of_squares, &case.squares_gradient) {
+        (Some(squares), Some(gradient)) => sum + (squares.clone() * upstream(gradient)).sum(),
+        _ => sum,
     }
 }
 
@@ -162,6 +168,7 @@ pub fn linear(
     let mut outcome = Outcome {
         log_probs: values(output.log_probs.clone()),
         entropies: output.entropies.clone().map(values),
+        sums_of_squares: output.sums_of_squares.clone().map(values),
         hidden_gradient: None,
         weight_gradient: None,
         bias_gradient: None,
@@ -194,6 +201,11 @@ pub fn assert_linear(what: &str, case: &HeadCase, outcome: &Outcome, tolerance: 
     near("log_probs", &outcome.log_probs, &answer.log_probs);
     if let Some(entropies) = &outcome.entropies {
         near("entropies", entropies, &answer.entropies);
+    }
+    let are_squared = case.squares_gradient.is_some();
+    assert_eq!(outcome.sums_of_squares.is_some(), are_squared, "{what}");
+    if let Some(squares) = &outcome.sums_of_squares {
+        near("sums_of_squares", squares, &answer.sums_of_squares);
     }
     for (name, actual, expected) in [
         ("hidden", &outcome.hidden_gradient, &answer.hidden_gradient),

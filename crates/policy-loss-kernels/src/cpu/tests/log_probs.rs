@@ -12,7 +12,10 @@ use crate::cpu::log_probs::{
 
 use super::{Random, levels};
 
-const SOFTMAX: Softmax = Softmax { entropy: true };
+const SOFTMAX: Softmax = Softmax {
+    entropy: true,
+    squares: true,
+};
 
 const SCALE: f64 = 1.25;
 
@@ -20,8 +23,14 @@ fn token(target: i64, scale: f64) -> Token {
     Token { target, scale }
 }
 
-/// Log-prob of the target and entropy, with the gradient of `a * log_prob + b * entropy`.
-fn naive(logits: &[f64], target: usize, scale: f64, [a, b]: [f64; 2]) -> (f64, f64, Vec<f64>) {
+/// Log-prob of the target, entropy and sum of squared probabilities, with the gradient of
+/// `a * log_prob + b * entropy + c * squares`.
+fn naive(
+    logits: &[f64],
+    target: usize,
+    scale: f64,
+    [a, b, c]: [f64; 3],
+) -> (f64, f64, f64, Vec<f64>) {
     let largest = logits
         .iter()
         .fold(f64::NEG_INFINITY, |m, x| m.max(x * scale));
@@ -32,13 +41,14 @@ fn naive(logits: &[f64], target: usize, scale: f64, [a, b]: [f64; 2]) -> (f64, f
         log_p => log_p.exp() * log_p,
     };
     let entropy = -logits.iter().map(|x| plogp(*x)).sum::<f64>();
+    let squares: f64 = logits.iter().map(|x| log_p(*x).exp().powi(2)).sum();
     let gradient = logits.iter().enumerate().map(|(word, x)| {
         let chosen = f64::from(u8::from(word == target));
         let p = log_p(*x).exp();
-        scale * (a * (chosen - p) - b * (plogp(*x) + p * entropy))
+        scale * (a * (chosen - p) - b * (plogp(*x) + p * entropy) + 2.0 * c * p * (p - squares))
     });
     let gradient = gradient.collect();
-    (log_p(logits[target]), entropy, gradient)
+    (log_p(logits[target]), entropy, squares, gradient)
 }
 
 fn near(what: &str, actual: f64, expected: f64, tolerance: f64) {
@@ -47,14 +57,16 @@ fn near(what: &str, actual: f64, expected: f64, tolerance: f64) {
     assert!(fits, "{what}: {actual:e}, expected {expected:e}");
 }
 
-fn row_gradient(token: Token, row: Statistics, [a, b]: [f64; 2]) -> RowGradient {
+fn row_gradient(token: Token, row: Statistics, [a, b, c]: [f64; 3]) -> RowGradient {
     RowGradient {
         token,
         shift: row.shift,
         log_sum: row.log_sum,
         entropy: row.entropy,
+        squares: row.squares,
         log_prob_gradient: a,
         entropy_gradient: b,
+        squares_gradient: c,
     }
 }
 
@@ -73,8 +85,8 @@ fn rows_of_every_length<T: Real>(tolerance: f64) {
             let target = random.below(length);
             logits[target] = T::from_f64(random.between(-9.0, 12.0));
             let wide: Vec<f64> = logits.iter().map(|x| x.to_f64()).collect();
-            let upstream = [random.between(-2.0, 2.0), random.between(-2.0, 2.0)];
-            let (log_prob, entropy, gradient) = naive(&wide, target, SCALE, upstream);
+            let upstream = [0; 3].map(|_| random.between(-2.0, 2.0));
+            let (log_prob, entropy, squares, gradient) = naive(&wide, target, SCALE, upstream);
 
             let mut moments = Moments::new();
             // In two parts, as the blocks of a vocabulary are visited.
@@ -91,6 +103,7 @@ fn rows_of_every_length<T: Real>(tolerance: f64) {
             let row = moments.statistics(SOFTMAX);
             near("log_prob", row.log_prob, log_prob, tolerance);
             near("entropy", row.entropy, entropy, tolerance);
+            near("squares", row.squares, squares, tolerance);
 
             let row = row_gradient(token(target as i64, SCALE), row, upstream);
             replace(arch, &row, true, &mut logits, Some(target));
@@ -126,7 +139,10 @@ fn what_is_not_a_number_is_seen() {
                 let mut moments = Moments::new();
                 moments.visit(arch, SOFTMAX, SCALE, &logits, Some(3));
                 let row = moments.statistics(SOFTMAX);
-                assert!(row.log_prob.is_nan() && row.entropy.is_nan(), "{place}");
+                assert!(
+                    row.log_prob.is_nan() && row.entropy.is_nan() && row.squares.is_nan(),
+                    "{place}"
+                );
             }
         }
         let mut moments = Moments::new();
@@ -147,7 +163,7 @@ fn half_precision_is_that_of_its_numbers() {
     let rows: Vec<_> = tokens
         .into_iter()
         .zip(&expected)
-        .map(|(token, row)| row_gradient(token, *row, [0.5, -1.0]))
+        .map(|(token, row)| row_gradient(token, *row, [0.5, -1.0, 2.0]))
         .collect();
     let wide_gradient = gradients(&wide, &rows);
 
@@ -172,9 +188,9 @@ fn unknown_targets_and_rows_without_a_gradient() {
             .log_prob
             .is_nan()
     );
-    let idle = row_gradient(token(9, 1.0), found[0], [0.0, 0.0]);
+    let idle = row_gradient(token(9, 1.0), found[0], [0.0; 3]);
     assert_eq!(gradients(&logits, &[idle]), [0.0; 4]);
-    let unknown = row_gradient(token(9, 1.0), found[0], [1.0, 0.0]);
+    let unknown = row_gradient(token(9, 1.0), found[0], [1.0, 0.0, 0.0]);
     let gradient = gradients(&logits[1..], &[unknown]);
     assert!(gradient.iter().all(|x| x.is_nan()));
     assert!(statistics::<f32>(SOFTMAX, &[], &[]).is_empty());
@@ -197,7 +213,13 @@ fn a_head_a_block_at_a_time() {
     // Each at a temperature of its own.
     let given = [(0, 1.25), (8999, 0.5), (5, 1.0), (4096, 2.0), (4095, 1.0)];
     let given = given.map(|(target, scale)| token(target, scale));
-    let upstream = [[1.0, 0.0], [0.5, 2.0], [0.0, 0.0], [-1.0, 0.5], [2.0, -1.0]];
+    let upstream = [
+        [1.0, 0.0, 0.0],
+        [0.5, 2.0, 0.0],
+        [0.0; 3],
+        [0.0, 0.0, 1.5],
+        [2.0, -1.0, 0.5],
+    ];
     let turned: Vec<f64> = (0..vocabulary * width)
         .map(|i| weight[i % width * vocabulary + i / width])
         .collect();
@@ -235,7 +257,7 @@ fn a_head_a_block_at_a_time() {
         for token in [0, 1, 3, 4] {
             let row = &kept[token * vocabulary..(token + 1) * vocabulary];
             let Token { target, scale } = given[token];
-            let (_, _, gradient) = naive(row, target as usize, scale, upstream[token]);
+            let (_, _, _, gradient) = naive(row, target as usize, scale, upstream[token]);
             for (word, gradient) in gradient.iter().enumerate() {
                 let product: f64 = (0..width)
                     .map(|k| hidden[token * width + k] * weight[k * vocabulary + word])

@@ -22,6 +22,7 @@ pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
     vectors: usize,
     not_a_number: InputScalar,
     #[comptime] entropy: bool,
+    #[comptime] squares: bool,
     #[define(L, I, A)] _types: [ElemType; 3],
 ) {
     let step = comptime!(CUBE_SIZE as usize);
@@ -48,6 +49,7 @@ pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
 
         let mut sum = Vector::<A, N>::new(A::new(0.0));
         let mut weighted = Vector::<A, N>::new(A::new(0.0));
+        let mut squared = Vector::<A, N>::new(A::new(0.0));
         let mut index = UNIT_POS as usize;
         while index < vectors {
             let z = Vector::<A, N>::cast_from(logits[start + index]) * scale;
@@ -57,12 +59,19 @@ pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
             if comptime!(entropy) {
                 weighted += exponential * at_least_nothing(distance);
             }
+            if comptime!(squares) {
+                squared += exponential * exponential;
+            }
             index += step;
         }
         let sum = fold::<A>(&mut shared, sum.vector_sum(), false);
         let mut weighted_sum = A::new(0.0);
         if comptime!(entropy) {
             weighted_sum = fold::<A>(&mut shared, weighted.vector_sum(), false);
+        }
+        let mut squared_sum = A::new(0.0);
+        if comptime!(squares) {
+            squared_sum = fold::<A>(&mut shared, squared.vector_sum(), false);
         }
         if UNIT_POS == 0 {
             let log_sum = logarithm::<A>(sum);
@@ -79,6 +88,10 @@ pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
             values[row] = select(is_known, log_prob, not_a_number.get::<A>());
             if comptime!(entropy) {
                 values[rows + row] = log_sum - weighted_sum / sum;
+            }
+            if comptime!(squares) {
+                let place = comptime!(1 + entropy as usize) * rows + row;
+                values[place] = squared_sum / (sum * sum);
             }
             moments[row] = largest;
             moments[rows + row] = log_sum;
@@ -102,6 +115,8 @@ pub fn write_gradient<L: Float, O: Float, I: Int, A: Float, N: Size>(
     vocabulary: usize,
     not_a_number: InputScalar,
     #[comptime] entropy_gradient: bool,
+    // The row of the sums of squared probabilities; 0 where there is none.
+    #[comptime] squares_row: usize,
     #[define(L, O, I, A)] _types: [ElemType; 4],
 ) {
     let step = comptime!(CUBE_SIZE as usize);
@@ -122,6 +137,14 @@ pub fn write_gradient<L: Float, O: Float, I: Int, A: Float, N: Size>(
             of_entropy = upstream[rows + row] * scale;
             entropy = values[rows + row];
         }
+        let mut of_squares = zero;
+        let mut squares = zero;
+        if comptime!(squares_row > 0) {
+            let place = squares_row * rows + row;
+            is_idle = is_idle && upstream[place] == zero;
+            of_squares = upstream[place] * scale * A::new(2.0);
+            squares = values[place];
+        }
         let target = i32::cast_from(targets[row]);
         let is_known = target >= 0 && target < vocabulary as i32;
         // Below 0, or beyond the last, where the target is not one of these words.
@@ -140,7 +163,13 @@ pub fn write_gradient<L: Float, O: Float, I: Int, A: Float, N: Size>(
                 let absent = Vector::new(of_entropy == zero);
                 factor += select_many(absent, Vector::new(zero), inner);
             }
-            let mut own = Vector::new(nowhere) - log_prob.exp() * factor;
+            let probability = log_prob.exp();
+            if comptime!(squares_row > 0) {
+                let inner = (probability - Vector::new(squares)) * Vector::new(of_squares);
+                let absent = Vector::new(of_squares == zero);
+                factor -= select_many(absent, Vector::new(zero), inner);
+            }
+            let mut own = Vector::new(nowhere) - probability * factor;
             #[unroll]
             for lane in 0..N::value() {
                 let is_target = (index * N::value() + lane) as i32 == place;

@@ -27,13 +27,22 @@ pub struct Logits {
     pub vocabulary: usize,
     /// Whether entropies are computed.
     pub entropy: bool,
+    /// Whether sums of squared probabilities are.
+    pub squares: bool,
+}
+
+impl Logits {
+    /// How many values there are of each row.
+    fn values(&self) -> usize {
+        1 + usize::from(self.entropy) + usize::from(self.squares)
+    }
 }
 
 /// What is known of each row, of the [arithmetic's](super::arithmetic) type.
 #[derive(Clone, Debug)]
 pub struct Statistics {
-    /// The log-probs of the targets, then, if they are computed, the entropies. NaN where a target
-    /// is not in the vocabulary.
+    /// The log-probs of the targets, then, if they are computed, the entropies, then the sums of
+    /// squared probabilities. A log-prob is NaN where its target is not in the vocabulary.
     pub values: Buffer,
     /// The largest scaled logits, then `log(sum(exp(z - largest)))`.
     pub moments: Buffer,
@@ -50,7 +59,7 @@ pub fn statistics(client: &Client, logits: &Logits) -> Statistics {
     let rows = logits.rows;
     let length = rows * logits.vocabulary;
     let width = geometry::width(client, logits.logits.element.size(), logits.vocabulary);
-    let values = rows * (1 + usize::from(logits.entropy));
+    let values = rows * logits.values();
     let outputs = Statistics {
         values: Buffer::empty(client, values, arithmetic),
         moments: Buffer::empty(client, 2 * rows, arithmetic),
@@ -75,6 +84,7 @@ pub fn statistics(client: &Client, logits: &Logits) -> Statistics {
             // A parameter, because WGSL has no way to write it.
             InputScalar::new(f64::NAN, arithmetic),
             logits.entropy,
+            logits.squares,
             [logits.logits.element, logits.targets.element, arithmetic],
         );
     }
@@ -110,9 +120,13 @@ pub fn gradient(
     let (rows, here) = (logits.rows, logits.vocabulary);
     let arithmetic = super::arithmetic(logits.logits.element);
     let element = logits.logits.element;
+    let squares_row = match logits.squares {
+        true => logits.values() - 1,
+        false => 0,
+    };
     let length = rows * here;
     let width = geometry::width(client, element.size(), here);
-    let values = rows * (1 + usize::from(logits.entropy));
+    let values = rows * logits.values();
     let input = logits.logits.argument(length);
     let in_place =
         into == element && logits.logits.handle.can_mut() && logits.logits.length() == length;
@@ -146,6 +160,7 @@ pub fn gradient(
             // A parameter, because WGSL has no way to write it.
             InputScalar::new(f64::NAN, arithmetic),
             entropy_gradient,
+            squares_row,
             [element, into, logits.targets.element, arithmetic],
         );
     }

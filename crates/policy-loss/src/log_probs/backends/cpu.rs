@@ -14,6 +14,7 @@ pub fn is_in_parts<B: Backend>(settings: Settings, tokens: &TokenTensors<B>) -> 
 pub fn softmax(settings: Settings) -> Softmax {
     Softmax {
         entropy: settings.entropy,
+        squares: settings.squares,
     }
 }
 
@@ -38,9 +39,11 @@ pub fn packed(
     if settings.entropy {
         values.extend(row(|row| row.entropy));
     }
+    if settings.squares {
+        values.extend(row(|row| row.squares));
+    }
     let moments = row(|row| row.shift).chain(row(|row| row.log_sum));
-    let count = 1 + usize::from(settings.entropy);
-    (rows(values, count), rows(moments.collect(), 2))
+    (rows(values, settings.values()), rows(moments.collect(), 2))
 }
 
 /// The gradient of each row, from tensors that hold one number a token in each of their rows.
@@ -52,17 +55,20 @@ pub fn row_gradients(
     settings: Settings,
 ) -> Vec<RowGradient> {
     let count = tokens.len();
-    let second = |rows: &[f64], i: usize| match settings.entropy_gradient {
-        true => rows[count + i],
-        false => 0.0,
+    let entropy_row = settings.entropy_gradient.then_some(1);
+    let at = |rows: &[f64], row: Option<usize>, i: usize| match row {
+        Some(row) => rows[row * count + i],
+        None => 0.0,
     };
     let row = |(i, &token)| RowGradient {
         token,
         shift: moments[i],
         log_sum: moments[count + i],
-        entropy: second(values, i),
+        entropy: at(values, entropy_row, i),
+        squares: at(values, settings.squares_row(), i),
         log_prob_gradient: upstream[i],
-        entropy_gradient: second(upstream, i),
+        entropy_gradient: at(upstream, entropy_row, i),
+        squares_gradient: at(upstream, settings.squares_row(), i),
     };
     tokens.iter().enumerate().map(row).collect()
 }

@@ -24,11 +24,10 @@ impl LogProbsOps for CubeBackend {
     ) -> RowStatistics<Self> {
         let like = logits.clone();
         let [rows, _] = logits.shape().dims();
-        let count = 1 + usize::from(settings.entropy);
         let statistics = kernels::statistics(&like.client, &whole(logits, tokens, settings));
         let dtype = arithmetic(like.dtype);
         RowStatistics {
-            values: tensor(&like, statistics.values, [count, rows], dtype),
+            values: tensor(&like, statistics.values, [settings.values(), rows], dtype),
             moments: tensor(&like, statistics.moments, [2, rows], dtype),
         }
     }
@@ -86,5 +85,6 @@ fn whole(logits: CubeTensor, tokens: TokenTensors<CubeBackend>, settings: Settin
         rows,
         vocabulary,
         entropy: settings.entropy,
+        squares: settings.squares,
     }
 }
