@@ -9,6 +9,8 @@ macro_rules! parts {
             logits: values_and_gradients, shapes_and_chunks, masked, half_types;
             linear: values_and_gradients, chunks, blocks_of_words, half_types, ranks_and_mixed_types;
             targets: are_nan, are_found;
+            temperatures: alike_are_one, without_a_meaning_are_nan, refused;
+            kept: golden, the_others_have_no_part, refused;
             edges: sizes, no_valid_token, no_token, extreme_logits, impossible_target;
             errors: shapes, native_half_products;
             objective: agrees_with_the_long_way, nothing_valid, without_log_probs_is_seen;

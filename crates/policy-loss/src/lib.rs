@@ -131,7 +131,8 @@ pub use implementation::Implementation;
 pub use kl_controller::{KlController, KlControllerConfig};
 pub use kl_reward::{KlReward, KlRewardBatch, KlRewardOutput};
 pub use log_probs::{
-    Entropy, HalfProducts, LinearHead, LogProbs, LogProbsConfig, LogProbsTokens, TokenLogProbs,
+    Entropy, HalfProducts, KeptTokens, LinearHead, LogProbs, LogProbsConfig, LogProbsTokens,
+    TokenLogProbs,
 };
 pub use loss::PolicyLoss;
 pub use mask::{action_mask, action_mask_from_tensor};

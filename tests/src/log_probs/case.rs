@@ -1,7 +1,9 @@
 //! Hidden states, a head, and what follows from them.
 
-use super::oracle;
+use policy_loss::KeptTokens;
 use policy_loss_oracle::Random;
+
+use super::oracle;
 
 /// Hidden states and a head. Every number is exact in every float type.
 #[derive(Debug, Clone)]
@@ -18,14 +20,21 @@ pub struct HeadCase {
     pub targets: Vec<i64>,
     /// `[N]`.
     pub mask: Option<Vec<bool>>,
+    /// What the sampler kept at each token, beside the target.
+    pub kept: Option<Vec<Vec<u32>>>,
     /// What logits are divided by.
     pub temperature: f64,
+    /// One for each token in place of it.
+    pub temperatures: Option<Vec<f64>>,
     /// Where logits are bounded before that.
     pub softcap: Option<f64>,
     /// The gradient that reaches each log-prob.
     pub log_prob_gradient: Vec<f64>,
     /// The gradient that reaches each entropy.
     pub entropy_gradient: Vec<f64>,
+    /// The gradient that reaches each sum of squared probabilities; absent where they are not asked
+    /// for.
+    pub squares_gradient: Option<Vec<f64>>,
 }
 
 /// What a case comes to.
@@ -35,6 +44,7 @@ pub struct HeadAnswer {
     pub logits: Vec<f64>,
     pub log_probs: Vec<f64>,
     pub entropies: Vec<f64>,
+    pub sums_of_squares: Vec<f64>,
     pub logits_gradient: Vec<f64>,
     pub hidden_gradient: Vec<f64>,
     pub weight_gradient: Vec<f64>,
@@ -58,10 +68,13 @@ impl HeadCase {
             bias: None,
             targets: (0..tokens).map(|i| (i * 7 % vocabulary) as i64).collect(),
             mask: None,
+            kept: None,
             temperature: 1.0,
+            temperatures: None,
             softcap: None,
             log_prob_gradient: grid(tokens, 8.0, 0.25),
             entropy_gradient: grid(tokens, 8.0, 0.25),
+            squares_gradient: None,
         }
     }
 
@@ -88,6 +101,34 @@ impl HeadCase {
         self
     }
 
+    /// Keeps some words: none, all, a few of which some stand there twice, with and without the
+    /// target.
+    pub fn with_kept(mut self) -> Self {
+        let [tokens, _, vocabulary] = self.shape;
+        let list = |token: usize| -> Vec<u32> {
+            let words = 0..vocabulary as u32;
+            match token % 4 {
+                0 => words.rev().filter(|word| word % 3 != 1).collect(),
+                1 => words.clone().chain(words).collect(),
+                2 => Vec::new(),
+                _ => words.cycle().skip(2).step_by(7).take(9).collect(),
+            }
+        };
+        self.kept = Some((0..tokens).map(list).collect());
+        self
+    }
+
+    /// What was kept, as the library takes it.
+    pub fn kept_tokens(&self) -> Option<KeptTokens> {
+        let lists = self.kept.as_ref()?;
+        let mut offsets = vec![0];
+        offsets.extend(lists.iter().scan(0, |end, list| {
+            *end += list.len();
+            Some(*end)
+        }));
+        Some(KeptTokens::new(lists.concat(), offsets))
+    }
+
     /// Makes logits exact in every type, also after a product.
     pub fn exact_in_half_types(mut self) -> Self {
         for weight in &mut self.weight {
@@ -102,6 +143,32 @@ impl HeadCase {
     /// Sets the temperature.
     pub fn with_temperature(mut self, temperature: f64) -> Self {
         self.temperature = temperature;
+        self
+    }
+
+    /// Sets a temperature for each token, and what a mask has to keep out where it is false.
+    pub fn with_temperatures(mut self) -> Self {
+        let garbage = [0.0, f64::NAN, -1.0, f64::INFINITY];
+        let of = |token| match self.is_valid(token) {
+            true => [0.5, 1.0, 0.75, 1.5, 2.0][token % 5],
+            false => garbage[token % 4],
+        };
+        self.temperatures = Some((0..self.shape[0]).map(of).collect());
+        self
+    }
+
+    /// That of a token.
+    fn temperature(&self, token: usize) -> f64 {
+        let one = self.temperatures.as_ref();
+        one.map_or(self.temperature, |temperatures| temperatures[token])
+    }
+
+    /// Asks for the sums of squared probabilities. The first token's is all that its gradient comes
+    /// from.
+    pub fn with_squares(mut self) -> Self {
+        let gradient = (0..self.shape[0]).map(|token| (token * 3 % 7) as f64 * 0.5 - 1.0);
+        self.squares_gradient = Some(gradient.collect());
+        (self.log_prob_gradient[0], self.entropy_gradient[0]) = (0.0, 0.0);
         self
     }
 
@@ -130,6 +197,7 @@ impl HeadCase {
             }
         }
         let (mut log_probs, mut entropies) = (vec![0.0; tokens], vec![0.0; tokens]);
+        let mut sums_of_squares = vec![0.0; tokens];
         let mut logits_gradient = vec![0.0; tokens * vocabulary];
         for token in (0..tokens).filter(|token| self.is_valid(*token)) {
             let range = token * vocabulary..(token + 1) * vocabulary;
@@ -137,19 +205,33 @@ impl HeadCase {
             if let Some(cap) = self.softcap {
                 row.iter_mut().for_each(|z| *z = cap * (*z / cap).tanh());
             }
-            let (log_prob, entropy, mut gradient) = oracle::row(
+            if let Some(kept) = &self.kept {
+                for (word, z) in row.iter_mut().enumerate() {
+                    let is_kept = kept[token].contains(&(word as u32));
+                    if !is_kept && word as i64 != self.targets[token] {
+                        *z = f64::NEG_INFINITY;
+                    }
+                }
+            }
+            let of_squares = self.squares_gradient.as_ref();
+            let mut answer = oracle::row(
                 &row,
                 self.targets[token] as usize,
-                self.temperature,
-                [self.log_prob_gradient[token], self.entropy_gradient[token]],
+                self.temperature(token),
+                [
+                    self.log_prob_gradient[token],
+                    self.entropy_gradient[token],
+                    of_squares.map_or(0.0, |gradient| gradient[token]),
+                ],
             );
             if let Some(cap) = self.softcap {
-                for (gradient, z) in gradient.iter_mut().zip(&logits[range.clone()]) {
+                for (gradient, z) in answer.gradient.iter_mut().zip(&logits[range.clone()]) {
                     *gradient /= (z / cap).cosh().powi(2);
                 }
             }
-            (log_probs[token], entropies[token]) = (log_prob, entropy);
-            logits_gradient[range].copy_from_slice(&gradient);
+            (log_probs[token], entropies[token]) = (answer.log_prob, answer.entropy);
+            sums_of_squares[token] = answer.sum_of_squares;
+            logits_gradient[range].copy_from_slice(&answer.gradient);
         }
         let weight = oracle::transposed(&self.weight, [width, vocabulary]);
         let down = oracle::transposed(&hidden, [tokens, width]);
@@ -160,6 +242,7 @@ impl HeadCase {
         HeadAnswer {
             log_probs,
             entropies,
+            sums_of_squares,
             hidden_gradient: oracle::product(
                 &logits_gradient,
                 &weight,
@@ -180,17 +263,25 @@ mod tests {
     /// The oracle's gradients against its own values.
     #[test]
     fn gradients_are_slopes() {
-        let case = HeadCase::new(3, [3, 4, 5])
+        check_gradients(HeadCase::new(3, [3, 4, 5]));
+        check_gradients(HeadCase::new(4, [3, 4, 5]).with_kept().with_temperatures());
+    }
+
+    fn check_gradients(case: HeadCase) {
+        let case = case
             .with_bias()
+            .with_squares()
             .with_mask(|token| token != 1)
             .with_temperature(0.7)
             .with_softcap(3.0);
         let value = |case: &HeadCase| -> f64 {
             let answer = case.answer();
+            let of_squares = case.squares_gradient.as_ref().expect("it has one");
             (0..3)
                 .map(|i| {
                     answer.log_probs[i] * case.log_prob_gradient[i]
                         + answer.entropies[i] * case.entropy_gradient[i]
+                        + answer.sums_of_squares[i] * of_squares[i]
                 })
                 .sum()
         };

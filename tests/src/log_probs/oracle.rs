@@ -1,16 +1,22 @@
 //! Log-probs, entropies and gradients in plain `f64` loops.
 
-/// A row of logits: `log_prob` of the target, entropy, and the gradient of
-/// `a * log_prob + b * entropy` with respect to the logits.
+/// What a row of logits comes to.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Row {
+    pub log_prob: f64,
+    pub entropy: f64,
+    /// Of the squared probabilities.
+    pub sum_of_squares: f64,
+    pub gradient: Vec<f64>,
+}
+
+/// A row of logits, with the gradient of `a * log_prob + b * entropy + c * sum_of_squares` with
+/// respect to the logits.
 ///
 /// `z = logits / temperature`; with `p = softmax(z)` the gradient is
-/// `(a ([target] - p) - b p (log p + entropy)) / temperature`.
-pub fn row(
-    logits: &[f64],
-    target: usize,
-    temperature: f64,
-    [a, b]: [f64; 2],
-) -> (f64, f64, Vec<f64>) {
+/// `(a ([target] - p) - b p (log p + entropy) + 2 c p (p - sum_of_squares)) / temperature`.
+pub fn row(logits: &[f64], target: usize, temperature: f64, [a, b, c]: [f64; 3]) -> Row {
     let largest = logits.iter().fold(f64::NEG_INFINITY, |m, x| m.max(*x)) / temperature;
     let sum: f64 = logits
         .iter()
@@ -24,6 +30,8 @@ pub fn row(
             entropy -= log_p.exp() * log_p;
         }
     }
+    let probabilities = logits.iter().map(|x| log_probability(*x).exp());
+    let sum_of_squares: f64 = probabilities.map(|p| p * p).sum();
     let gradient = logits.iter().enumerate().map(|(word, x)| {
         let log_p = log_probability(*x);
         let chosen = if word == target { 1.0 } else { 0.0 };
@@ -31,10 +39,16 @@ pub fn row(
             true => -log_p.exp() * (log_p + entropy),
             false => 0.0,
         };
-        (a * (chosen - log_p.exp()) + b * of_entropy) / temperature
+        let p = log_p.exp();
+        let of_squares = 2.0 * p * (p - sum_of_squares);
+        (a * (chosen - p) + b * of_entropy + c * of_squares) / temperature
     });
-    let gradient = gradient.collect();
-    (log_probability(logits[target]), entropy, gradient)
+    Row {
+        gradient: gradient.collect(),
+        log_prob: log_probability(logits[target]),
+        entropy,
+        sum_of_squares,
+    }
 }
 
 /// `left * right` for matrices that are stored row by row.

@@ -1,4 +1,5 @@
-//! Every check of what goes in. None but that of the targets' values touches the device's queue.
+//! Every check of what goes in. None but those of the values of targets and temperatures touches the
+//! device's queue.
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
@@ -84,6 +85,32 @@ pub fn valid_tokens(mask: &Tensor<1, Bool>) -> Result<Option<Vec<usize>>, BatchE
         .filter_map(|(index, valid)| valid.then_some(index))
         .collect();
     Ok((valid.len() < mask.dims()[0]).then_some(valid))
+}
+
+/// Reads temperatures back, and fails where a valid one is not finite or not above 0.
+pub fn temperature_values(
+    temperatures: &Tensor<1>,
+    valid: Option<&[usize]>,
+) -> Result<(), BatchError> {
+    let data = temperatures
+        .clone()
+        .try_into_data()
+        .map_err(|error| BatchError::Read {
+            tensor: "temperatures",
+            device: describe(&temperatures.device()),
+            message: error.to_string(),
+        })?;
+    let is_valid = |index: &usize| valid.is_none_or(|valid| valid.binary_search(index).is_ok());
+    for (index, value) in data.iter::<f64>().enumerate() {
+        if !(value.is_finite() && value > 0.0) && is_valid(&index) {
+            return Err(BatchError::OutOfRange {
+                field: "temperatures",
+                value: format!("{value} at flat index {index}"),
+                accepted: "finite numbers above 0".into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Reads targets back, and fails where a valid one is not in the vocabulary.

@@ -7,13 +7,15 @@
 
 use std::ops::Range;
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, Shape, Slice};
 
 use super::chunks;
+use super::columns::Columns;
 use super::ops::{
-    HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted, Words,
+    HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors,
+    Wanted, Words,
 };
 use super::softmax::{Rows, idle, widened};
 use crate::composed::arithmetic;
@@ -22,27 +24,28 @@ use crate::composed::arithmetic;
 pub struct Chunk<B: Backend> {
     pub logits: HeadLogits<B>,
     pub head: HeadTensors<B>,
-    pub targets: IntTensor<B>,
+    pub tokens: TokenTensors<B>,
     pub upstream: FloatTensor<B>,
 }
 
 /// What the forward pass leaves behind, and what the backward pass brings.
 pub struct Known<B: Backend> {
-    pub targets: IntTensor<B>,
+    pub tokens: TokenTensors<B>,
     pub statistics: RowStatistics<B>,
     pub upstream: FloatTensor<B>,
 }
 
 pub fn token_log_probs<B: LogProbsOps>(
     logits: FloatTensor<B>,
-    targets: IntTensor<B>,
+    tokens: TokenTensors<B>,
     settings: Settings,
 ) -> RowStatistics<B> {
-    let [tokens, _] = logits.shape().dims();
-    let rows = chunks(tokens, settings.chunk_tokens).map(|range| {
+    let [count, vocabulary] = logits.shape().dims();
+    let rows = chunks(count, settings.chunk_tokens).map(|range| {
         let logits = B::float_slice(logits.clone(), &[slice(&range)]);
-        let targets = B::int_slice(targets.clone(), &[slice(&range)]);
-        B::softmax_statistics(bounded::<B>(logits, settings), targets, settings)
+        let choices = Choices::new(tokens.of(&range), 0..vocabulary, vocabulary);
+        let logits = choices.logits(logits, settings);
+        B::softmax_statistics(logits, choices.tokens, settings)
     });
     joined::<B>(rows.collect())
 }
@@ -56,31 +59,28 @@ pub fn token_log_probs_backward<B: LogProbsOps>(
     let into = logits.dtype();
     let gradients = chunks(tokens, settings.chunk_tokens).map(|range| {
         let Known {
-            targets,
+            tokens,
             statistics,
             upstream,
         } = known.of(&range);
         let logits = B::float_slice(logits.clone(), &[slice(&range)]);
-        let rows = Rows {
-            logits: bounded::<B>(logits, settings),
-            words: Words::all(vocabulary),
-            targets,
-            statistics,
-            upstream,
-        };
-        gradient_of_logits::<B>(rows, settings, into)
+        let choices = Choices::new(tokens, 0..vocabulary, vocabulary);
+        let logits = choices.logits(logits, settings);
+        choices.gradient(logits, vocabulary, statistics, upstream, settings, into)
     });
     B::float_cat(gradients.collect(), 0)
 }
 
 pub fn head_logits<B: LogProbsOps>(
     head: HeadTensors<B>,
-    targets: IntTensor<B>,
+    tokens: TokenTensors<B>,
     settings: Settings,
 ) -> HeadLogits<B> {
-    let logits = logits::<B>(head, settings);
+    let vocabulary = settings.words::<B>(&head.weight);
+    let choices = Choices::new(tokens, 0..vocabulary, vocabulary);
+    let logits = choices.logits(logits::<B>(head, settings), settings);
     let RowStatistics { values, moments } =
-        B::softmax_statistics(logits.clone(), targets, settings);
+        B::softmax_statistics(logits.clone(), choices.tokens, settings);
     HeadLogits {
         logits,
         values,
@@ -88,18 +88,89 @@ pub fn head_logits<B: LogProbsOps>(
     }
 }
 
-/// `hidden * weight + bias`, in the type of the arithmetic, bounded where they are to be.
+/// `hidden * weight + bias`, in the type of the arithmetic.
 fn logits<B: LogProbsOps>(head: HeadTensors<B>, settings: Settings) -> FloatTensor<B> {
     let into = arithmetic(head.hidden.dtype());
     let logits = B::product(head.hidden, as_columns::<B>(head.weight, settings), into);
-    let logits = match settings.has_bias {
+    match settings.has_bias {
         true => {
             let words = head.bias.shape().num_elements();
             B::float_add(logits, B::float_reshape(head.bias, Shape::from([1, words])))
         }
         false => logits,
-    };
-    bounded::<B>(logits, settings)
+    }
+}
+
+/// What tokens choose from: the words that their logits are of, or a few columns of them.
+struct Choices<B: Backend> {
+    words: Words,
+    tokens: TokenTensors<B>,
+    /// Absent where all words are left.
+    columns: Option<Columns<B>>,
+}
+
+impl<B: LogProbsOps> Choices<B> {
+    /// Of logits of `words`.
+    fn new(tokens: TokenTensors<B>, words: Range<usize>, vocabulary: usize) -> Self {
+        match tokens.kept {
+            Some(kept) => {
+                let columns = Columns::new(&kept, tokens.targets, words, vocabulary);
+                Self {
+                    words: columns.words(),
+                    tokens: TokenTensors {
+                        targets: columns.targets(),
+                        scales: tokens.scales,
+                        kept: None,
+                    },
+                    columns: Some(columns),
+                }
+            }
+            None => Self {
+                words: Words {
+                    first: words.start,
+                    vocabulary,
+                },
+                tokens,
+                columns: None,
+            },
+        }
+    }
+
+    /// What is left of `logits`, bounded where they are to be.
+    fn logits(&self, logits: FloatTensor<B>, settings: Settings) -> FloatTensor<B> {
+        match &self.columns {
+            Some(columns) => {
+                let logits = columns.gathered(logits);
+                columns.without_absent(bounded::<B>(logits, settings))
+            }
+            None => bounded::<B>(logits, settings),
+        }
+    }
+
+    /// The gradient of all `here` logits of a row, as numbers of type `into`, from those that are
+    /// left.
+    fn gradient(
+        self,
+        logits: FloatTensor<B>,
+        here: usize,
+        statistics: RowStatistics<B>,
+        upstream: FloatTensor<B>,
+        settings: Settings,
+        into: DType,
+    ) -> FloatTensor<B> {
+        let rows = Rows {
+            logits,
+            words: self.words,
+            tokens: self.tokens,
+            statistics,
+            upstream,
+        };
+        let gradient = gradient_of_logits::<B>(rows, settings, into);
+        match self.columns {
+            Some(columns) => columns.scattered(gradient, here),
+            None => gradient,
+        }
+    }
 }
 
 /// `cap * tanh(logits / cap)`, in the type of the arithmetic.
@@ -120,20 +191,19 @@ fn gradient_of_logits<B: LogProbsOps>(
     let Rows {
         logits,
         words,
-        targets,
+        tokens,
         statistics,
         upstream,
     } = rows;
     let Some(cap) = settings.softcap else {
-        return B::softmax_gradient(logits, words, targets, statistics, upstream, settings, into);
+        return B::softmax_gradient(logits, words, tokens, statistics, upstream, settings, into);
     };
     let idle = B::bool_expand(idle::<B>(&upstream, settings), logits.shape());
     let share = B::float_div_scalar(logits.clone(), cap.into());
     let square = B::float_mul(share.clone(), share);
     let slope = B::float_neg(B::float_sub_scalar(square, 1.0.into()));
     let wide = logits.dtype();
-    let gradient =
-        B::softmax_gradient(logits, words, targets, statistics, upstream, settings, wide);
+    let gradient = B::softmax_gradient(logits, words, tokens, statistics, upstream, settings, wide);
     // A row that no gradient reaches may hold anything, and 0 * NaN is NaN.
     let gradient = B::float_mask_fill(B::float_mul(gradient, slope), idle, 0.0.into());
     cast::<B>(gradient, into)
@@ -150,19 +220,14 @@ pub fn head_gradients<B: LogProbsOps>(
         values,
         moments,
     } = chunk.logits;
-    let [_, vocabulary] = logits.shape().dims();
+    let vocabulary = settings.words::<B>(&chunk.head.weight);
     let narrow = chunk.head.hidden.dtype();
     let wide = arithmetic(narrow);
     let idle = idle::<B>(&chunk.upstream, settings);
     let (upstream, factor) = within_range::<B>(chunk.upstream, narrow);
-    let rows = Rows {
-        logits,
-        words: Words::all(vocabulary),
-        targets: chunk.targets,
-        statistics: RowStatistics { values, moments },
-        upstream,
-    };
-    let logits = gradient_of_logits::<B>(rows, settings, narrow);
+    let choices = Choices::new(chunk.tokens, 0..vocabulary, vocabulary);
+    let statistics = RowStatistics { values, moments };
+    let logits = choices.gradient(logits, vocabulary, statistics, upstream, settings, narrow);
     // Hidden states that no gradient reaches may hold anything, and 0 * NaN is NaN.
     let idle = B::bool_expand(idle, chunk.head.hidden.shape());
     let hidden = B::float_mask_fill(chunk.head.hidden, idle.clone(), 0.0.into());
@@ -207,13 +272,12 @@ pub fn head_gradients<B: LogProbsOps>(
 
 pub fn linear_log_probs<B: LogProbsOps>(
     head: HeadTensors<B>,
-    targets: IntTensor<B>,
+    tokens: TokenTensors<B>,
     settings: Settings,
 ) -> RowStatistics<B> {
-    let [tokens, _] = head.hidden.shape().dims();
-    let rows = chunks(tokens, settings.chunk_tokens).map(|range| {
-        let targets = B::int_slice(targets.clone(), &[slice(&range)]);
-        let chunk = B::head_logits(rows_of(&head, &range), targets, settings);
+    let [count, _] = head.hidden.shape().dims();
+    let rows = chunks(count, settings.chunk_tokens).map(|range| {
+        let chunk = B::head_logits(rows_of(&head, &range), tokens.of(&range), settings);
         RowStatistics {
             values: chunk.values,
             moments: chunk.moments,
@@ -251,10 +315,10 @@ fn by_tokens<B: LogProbsOps>(
     for range in chunks(tokens, settings.chunk_tokens) {
         let head = rows_of(&head, &range);
         let Known {
-            targets, upstream, ..
+            tokens, upstream, ..
         } = known.of(&range);
-        let logits = B::head_logits(head.clone(), targets.clone(), settings);
-        gradients = B::head_gradients(logits, head, targets, upstream, gradients, settings, wanted);
+        let logits = B::head_logits(head.clone(), tokens.clone(), settings);
+        gradients = B::head_gradients(logits, head, tokens, upstream, gradients, settings, wanted);
         if wanted.hidden {
             hidden.push(gradients.hidden.clone());
         }
@@ -299,21 +363,14 @@ fn by_words<B: LogProbsOps>(
         for (range, of_hidden) in chunks(tokens, settings.chunk_tokens).zip(&mut of_hidden) {
             let part = rows_of(&block, &range);
             let Known {
-                targets,
+                tokens,
                 statistics,
                 upstream,
             } = known.of(&range);
-            let rows = Rows {
-                logits: logits::<B>(part.clone(), settings),
-                words: Words {
-                    first: words.start,
-                    vocabulary,
-                },
-                targets,
-                statistics,
-                upstream,
-            };
-            let logits = gradient_of_logits::<B>(rows, settings, narrow);
+            let choices = Choices::new(tokens, words.clone(), vocabulary);
+            let left = choices.logits(logits::<B>(part.clone(), settings), settings);
+            let here = words.len();
+            let logits = choices.gradient(left, here, statistics, upstream, settings, narrow);
             if wanted.hidden {
                 let weight = as_rows::<B>(part.weight, settings);
                 let gradient = B::product(logits.clone(), weight, wide);
@@ -387,6 +444,17 @@ impl Words {
     }
 }
 
+impl<B: Backend> TokenTensors<B> {
+    /// What is given of some of the tokens.
+    fn of(&self, tokens: &Range<usize>) -> Self {
+        Self {
+            targets: B::int_slice(self.targets.clone(), &[slice(tokens)]),
+            scales: B::float_slice(self.scales.clone(), &[slice(tokens)]),
+            kept: self.kept.as_ref().map(|kept| kept.slice(tokens)),
+        }
+    }
+}
+
 impl<B: Backend> Known<B> {
     /// The part of some tokens.
     fn of(&self, tokens: &Range<usize>) -> Self {
@@ -395,7 +463,7 @@ impl<B: Backend> Known<B> {
             B::float_slice(rows.clone(), &[slice(&all), slice(tokens)])
         };
         Self {
-            targets: B::int_slice(self.targets.clone(), &[slice(tokens)]),
+            tokens: self.tokens.of(tokens),
             statistics: RowStatistics {
                 values: columns(&self.statistics.values),
                 moments: columns(&self.statistics.moments),

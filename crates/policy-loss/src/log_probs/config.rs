@@ -24,13 +24,19 @@ use policy_loss_kernels::objective::check::positive;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LogProbsConfig {
-    /// What logits are divided by; that of the sampler, so that ratios mean something.
+    /// What logits are divided by; that of the sampler, so that ratios mean something. One for each
+    /// token comes with [`LogProbsTokens::with_temperatures`](crate::LogProbsTokens::with_temperatures).
     pub temperature: f64,
     /// Where logits are bounded before that: `cap * tanh(logits / cap)`, as Gemma does with 30.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logit_softcap: Option<f64>,
     /// Whether the entropies of the next token are computed, too.
     pub entropy: Entropy,
+    /// Whether the sums of its squared probabilities are, `sum_v p(v)^2`: what the variance of a
+    /// policy gradient at a token is made of, and with it a baseline that is optimal for each token.
+    /// They are tracked. A sum is the probability that two draws agree, from 1 down to
+    /// `1 / vocabulary`.
+    pub sum_of_squares: bool,
     /// Bytes that logits and their gradient may take at once, where the library holds them;
     /// without it 128 MiB on a CPU, and on a GPU a share of its memory, at most 1 GiB. It does not
     /// bound the results, the gradients, or the logits that you give. On a backend that is not
@@ -48,9 +54,9 @@ pub struct LogProbsConfig {
     pub chunk_words: Option<usize>,
     /// How hidden states and weight of a half type are multiplied.
     pub half_products: HalfProducts,
-    /// Whether targets outside of the vocabulary are an error. Finding them reads the targets
-    /// back, which a GPU has to wait for; without it such a target at a valid token makes its
-    /// log-prob, and gradients that come from there, NaN.
+    /// Whether targets outside of the vocabulary, and temperatures of tokens that are not finite and
+    /// above 0, are an error. Finding them reads both back, which a GPU has to wait for; without it
+    /// such a value at a valid token makes its log-prob, and gradients that come from there, NaN.
     pub check_targets: bool,
     /// How it is computed; the results agree. `fused` is a chunk at a time. `composed` is plain
     /// tensor operations, which hold all logits; there, logits that are not finite make their
@@ -92,6 +98,7 @@ impl Default for LogProbsConfig {
             temperature: 1.0,
             logit_softcap: None,
             entropy: Entropy::None,
+            sum_of_squares: false,
             memory_budget: None,
             chunk_tokens: None,
             chunk_words: None,
@@ -125,6 +132,12 @@ impl LogProbsConfig {
     /// Sets what is wanted of the entropies.
     pub fn with_entropy(mut self, entropy: Entropy) -> Self {
         self.entropy = entropy;
+        self
+    }
+
+    /// Sets whether the sums of squared probabilities are computed.
+    pub fn with_sum_of_squares(mut self, sum_of_squares: bool) -> Self {
+        self.sum_of_squares = sum_of_squares;
         self
     }
 
@@ -200,8 +213,9 @@ fn not_zero(field: &'static str, value: Option<usize>) -> Result<(), ConfigError
 /// softcap,
 ///
 /// ```text
-/// log_prob = z[target] - log(sum_v exp(z_v))
-/// entropy  = -sum_v p_v log(p_v),   p = softmax(z)
+/// log_prob       = z[target] - log(sum_v exp(z_v))
+/// entropy        = -sum_v p_v log(p_v),   p = softmax(z)
+/// sum_of_squares = sum_v p_v^2
 /// ```
 ///
 /// [`forward`](Self::forward) takes logits; [`forward_linear`](Self::forward_linear) takes hidden
@@ -231,6 +245,7 @@ mod tests {
         let config = LogProbsConfig::new()
             .with_temperature(0.7)
             .with_entropy(Entropy::Tracked)
+            .with_sum_of_squares(true)
             .with_chunk_tokens(64)
             .with_half_products(HalfProducts::Widened);
         let json = serde_json::to_string(&config).expect("it has a form");

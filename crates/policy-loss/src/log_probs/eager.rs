@@ -28,19 +28,20 @@ pub fn forward(
     let shape = [sequences, tokens];
     let device = hidden.device();
     checks::dtype("hidden", hidden.dtype(), &device)?;
-    given.check(&shape, &device)?;
     checks::head(head, width, &device)?;
     let [_, vocabulary] = head.dims();
+    given.check(&shape, vocabulary, log_probs.config(), &device)?;
     if !log_probs.is_fused(vocabulary, &device)? || sequences * tokens == 0 {
         return Ok(None);
     }
     let count = sequences * tokens;
     let mut config = *log_probs.config();
-    // The objective reads no entropies.
+    // The objective reads neither.
     config.entropy = Entropy::None;
+    config.sum_of_squares = false;
     let Picked {
         head,
-        targets,
+        tokens,
         places,
         plan,
         ..
@@ -74,7 +75,7 @@ pub fn forward(
         let (start, length) = (range.start, range.len());
         let mut head = plain.clone();
         head.hidden = head.hidden.slice(range.clone());
-        let chunk = Chunk::forward(head, targets.clone().slice(range), plan);
+        let chunk = Chunk::forward(head, tokens.slice(range), plan);
         all = place(chunk.values().reshape([length]), start, length, all);
         let gradient = gradient(loss, batch, all.clone().reshape(shape))?.reshape([count]);
         let gradient: Tensor<1> = match &places {

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::config::{HalfProducts, TokenLogProbs};
 use super::plan::Plane;
-use super::seam::{self, Head, Plan};
+use super::seam::{self, Head, Plan, Tokens};
 use super::{LinearHead, LogProbs, LogProbsTokens, checks, composed};
 use crate::composed::arithmetic;
 use crate::device::describe;
@@ -68,16 +68,17 @@ impl TokenLogProbs {
         let device = hidden.device();
         checks::dtype("hidden", hidden.dtype(), &device)?;
         checks::head(head, width, &device)?;
-        tokens.check(&outer, &device)?;
-        let fused = self.is_fused(head.dims()[1], &device)?;
+        let [_, vocabulary] = head.dims();
+        tokens.check(&outer, vocabulary, &self.config, &device)?;
+        let fused = self.is_fused(vocabulary, &device)?;
         let dtype = arithmetic(hidden.dtype());
         if count == 0 {
             return Ok(self.of_no_tokens(outer, Tensor::zeros([1], (&device, dtype))));
         }
         let picked = self.pick(hidden.reshape([count, width]), head, tokens.flat())?;
         let values = match fused {
-            true => seam::linear_log_probs(picked.head, picked.targets, picked.plan),
-            false => composed::linear_log_probs(picked.head, picked.targets, picked.plan),
+            true => seam::linear_log_probs(picked.head, picked.tokens, picked.plan),
+            false => composed::linear_log_probs(picked.head, picked.tokens, picked.plan),
         };
         let values = match picked.is_empty {
             true => emptied(values),
@@ -124,14 +125,23 @@ impl TokenLogProbs {
         };
         if self.config.check_targets {
             checks::target_values(&targets, valid.as_deref(), vocabulary)?;
+            if let Some(temperatures) = &tokens.temperatures {
+                checks::temperature_values(temperatures, valid.as_deref())?;
+            }
         }
+        let mut temperatures = tokens.temperatures;
         let is_empty = valid.as_ref().is_some_and(Vec::is_empty);
         if is_empty {
             // One token keeps all shapes, and the graph, as they are. It changes nothing: no
             // gradient reaches it, and its values are not used.
             valid = Some(vec![0]);
+            temperatures = None;
         }
         let plain = device.clone().without_autodiff();
+        let kept = tokens.kept_tokens.map(|kept| match &valid {
+            Some(valid) => kept.select(valid.iter().copied()),
+            None => kept.sorted(),
+        });
         let places = valid.map(|valid| {
             let valid: Vec<i64> = valid.into_iter().map(|index| index as i64).collect();
             let shape = [valid.len()];
@@ -144,6 +154,10 @@ impl TokenLogProbs {
                 targets.select(0, places.clone()),
             ),
             None => (hidden, targets),
+        };
+        let temperatures = match (temperatures, &places) {
+            (Some(temperatures), Some(places)) => Some(temperatures.select(0, places.clone())),
+            (temperatures, _) => temperatures,
         };
         let hidden = match is_empty {
             true => emptied(hidden),
@@ -159,6 +173,7 @@ impl TokenLogProbs {
             None => Tensor::zeros([1], (&plain, wide)),
         };
         let [tokens, width] = hidden.dims();
+        let scales = self.scales(temperatures, tokens, (&plain, wide));
         let head_is_tracked = head.weight.is_tracked() || bias.is_tracked();
         let plane = Plane {
             tokens,
@@ -179,7 +194,11 @@ impl TokenLogProbs {
                 weight: one_type(head.weight.clone(), dtype),
                 bias,
             },
-            targets,
+            tokens: Tokens {
+                targets,
+                scales,
+                kept,
+            },
             places,
             is_empty,
         })
@@ -189,7 +208,7 @@ impl TokenLogProbs {
 /// The tokens that are computed.
 pub(super) struct Picked {
     pub head: Head,
-    pub targets: Tensor<1, Int>,
+    pub tokens: Tokens,
     /// Where they belong; absent where all tokens are computed.
     pub places: Option<Tensor<1, Int>>,
     /// Whether no token is valid, and one stands in.

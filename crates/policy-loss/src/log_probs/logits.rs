@@ -1,10 +1,10 @@
 //! Log-probs of logits.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::config::{Entropy, TokenLogProbs};
 use super::plan::{Cut, Plane};
-use super::seam::{self, Plan};
+use super::seam::{self, Plan, Tokens};
 use super::{LogProbs, LogProbsTokens, checks, composed};
 use crate::composed::arithmetic;
 use crate::device::describe;
@@ -43,9 +43,11 @@ impl TokenLogProbs {
     ///
     /// # Errors
     ///
-    /// Shapes or devices differ, the device does not compute the type of the logits, or the fused
+    /// Shapes or devices differ, the device does not compute the type of the logits, lists of kept
+    /// tokens do not fit, one temperature is given and one for each token, or the fused
     /// implementation is asked for where there is none; and, where the configuration asks for the
-    /// check, a target outside of the vocabulary. Without that check such a target gives NaN.
+    /// check, a target outside of the vocabulary, or a temperature of a token that is not finite and
+    /// above 0. Without that check such a target or temperature gives NaN.
     pub fn forward<const D: usize, const E: usize>(
         &self,
         logits: Tensor<D>,
@@ -58,7 +60,6 @@ impl TokenLogProbs {
         let (count, vocabulary) = (outer.iter().product(), dims[D - 1]);
         let device = logits.device();
         checks::dtype("logits", logits.dtype(), &device)?;
-        tokens.check(&outer, &device)?;
         if vocabulary == 0 {
             return Err(BatchError::Shape {
                 tensor: "logits",
@@ -66,6 +67,7 @@ impl TokenLogProbs {
                 got: dims.to_vec(),
             });
         }
+        tokens.check(&outer, vocabulary, &self.config, &device)?;
         let fused = self.is_fused(vocabulary, &device)?;
         if count == 0 {
             let dtype = arithmetic(logits.dtype());
@@ -74,6 +76,8 @@ impl TokenLogProbs {
         let LogProbsTokens {
             targets,
             action_mask,
+            kept_tokens,
+            temperatures,
         } = tokens.flat();
         if self.config.check_targets {
             let valid = match &action_mask {
@@ -81,13 +85,17 @@ impl TokenLogProbs {
                 None => None,
             };
             checks::target_values(&targets, valid.as_deref(), vocabulary)?;
+            if let Some(temperatures) = &temperatures {
+                checks::temperature_values(temperatures, valid.as_deref())?;
+            }
         }
+        let dtype = arithmetic(logits.dtype());
         let plan = self.plan(
             Plane {
                 tokens: count,
                 width: 0,
                 vocabulary,
-                dtype: arithmetic(logits.dtype()),
+                dtype,
                 is_tracked: logits.is_tracked(),
                 is_weight_tracked: false,
             },
@@ -95,14 +103,20 @@ impl TokenLogProbs {
         );
         let logits: Tensor<2> = logits.reshape([count, vocabulary]);
         let masked = action_mask.map(Tensor::bool_not);
+        let plain = device.clone().without_autodiff();
+        let tokens = Tokens {
+            targets: targets.without_autodiff(),
+            scales: self.scales(temperatures, count, (&plain, dtype)),
+            kept: kept_tokens.map(|kept| kept.sorted()),
+        };
         let values = match fused {
-            true => seam::token_log_probs(logits, targets.without_autodiff(), plan),
+            true => seam::token_log_probs(logits, tokens, plan),
             false => composed::token_log_probs(
                 match &masked {
                     Some(masked) => logits.mask_fill(masked.clone().reshape([count, 1]), 0.0),
                     None => logits,
                 },
-                targets,
+                tokens,
                 plan,
             ),
         };
@@ -133,10 +147,10 @@ impl TokenLogProbs {
         let config = &self.config;
         let cut = Cut::of(plane, config, device);
         Plan {
-            scale: config.temperature.recip(),
             softcap: config.logit_softcap,
             entropy: config.entropy != Entropy::None,
             entropy_gradient: config.entropy == Entropy::Tracked,
+            squares: config.sum_of_squares,
             chunk_tokens: cut.tokens,
             chunk_words: cut.words,
             transposed: false,
@@ -144,7 +158,29 @@ impl TokenLogProbs {
         }
     }
 
-    /// Log-probs and entropies out of the rows of one tensor.
+    /// What the logits of `count` tokens are multiplied by. It is NaN where a temperature means
+    /// nothing, so that nobody takes what follows for a log-prob.
+    pub(super) fn scales(
+        &self,
+        temperatures: Option<Tensor<1>>,
+        count: usize,
+        (device, dtype): (&Device, DType),
+    ) -> Tensor<1> {
+        match temperatures {
+            Some(temperatures) => {
+                let temperatures = temperatures.cast(dtype);
+                let scales = temperatures.clone().recip();
+                // That of an infinite temperature is 0.
+                let meaningless = temperatures
+                    .lower_equal_elem(0.0)
+                    .bool_or(scales.clone().lower_equal_elem(0.0));
+                scales.mask_fill(meaningless, f64::NAN)
+            }
+            None => Tensor::full([count], self.config.temperature.recip(), (device, dtype)),
+        }
+    }
+
+    /// Log-probs, and what goes with them, out of the rows of one tensor.
     pub(super) fn split<const E: usize>(
         &self,
         values: Tensor<2>,
@@ -158,6 +194,10 @@ impl TokenLogProbs {
                 Entropy::Metric => Some(place(row(1).without_autodiff())),
                 Entropy::Tracked => Some(place(row(1))),
             },
+            sums_of_squares: self
+                .config
+                .sum_of_squares
+                .then(|| place(row(values.dims()[0] - 1))),
         }
     }
 
@@ -170,7 +210,8 @@ impl TokenLogProbs {
         let zeros = Tensor::zeros(shape, (&like.device(), like.dtype()));
         LogProbs {
             log_probs: zeros.clone(),
-            entropies: (self.config.entropy != Entropy::None).then_some(zeros),
+            entropies: (self.config.entropy != Entropy::None).then(|| zeros.clone()),
+            sums_of_squares: self.config.sum_of_squares.then_some(zeros),
         }
     }
 }

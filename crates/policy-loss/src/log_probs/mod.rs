@@ -5,11 +5,14 @@ mod backends;
 mod checks;
 #[cfg(feature = "fused")]
 mod chunked;
+#[cfg(feature = "fused")]
+mod columns;
 mod composed;
 mod config;
 #[cfg(feature = "fused")]
 mod eager;
 mod head;
+mod kept;
 mod linear;
 mod logits;
 #[cfg(feature = "fused")]
@@ -29,6 +32,7 @@ use burn::tensor::Tensor;
 
 pub use config::{Entropy, HalfProducts, LogProbsConfig, TokenLogProbs};
 pub use head::LinearHead;
+pub use kept::KeptTokens;
 pub use tokens::LogProbsTokens;
 
 /// Log-probs of tokens, and the entropies of the distributions that they were drawn from; f64
@@ -40,6 +44,9 @@ pub struct LogProbs<const D: usize> {
     /// Entropies, where the configuration asks for them; tracked where it says so; 0 where a mask
     /// is false.
     pub entropies: Option<Tensor<D>>,
+    /// Sums of the squared probabilities, where the configuration asks for them, tracked; 0 where a
+    /// mask is false.
+    pub sums_of_squares: Option<Tensor<D>>,
 }
 
 /// Tiles of matrix units fit it, and slices that begin at a multiple of it are views.

@@ -12,19 +12,19 @@ use burn::tensor::DType;
 #[cfg(all(feature = "fusion", feature = "cube"))]
 use burn::tensor::Shape;
 
-use super::{chunked, softmax};
+use super::{KeptTokens, chunked, softmax};
 
 /// How log-probs are computed. Resolved: nothing here is optional.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// What logits are multiplied by, `1 / temperature`.
-    pub scale: f64,
-    /// Where logits are bounded before that.
+    /// Where logits are bounded, before they are divided by a temperature.
     pub softcap: Option<f64>,
     /// Whether the entropies are computed.
     pub entropy: bool,
     /// Whether a gradient can reach the entropies.
     pub entropy_gradient: bool,
+    /// Whether the sums of squared probabilities are computed.
+    pub squares: bool,
     /// Tokens whose logits are held at once.
     pub chunk_tokens: usize,
     /// Words whose logits are held at once in the backward pass.
@@ -33,6 +33,19 @@ pub struct Settings {
     pub transposed: bool,
     /// Whether the bias is one, and not a stand-in.
     pub has_bias: bool,
+}
+
+impl Settings {
+    /// How many values there are of each token.
+    pub fn values(self) -> usize {
+        1 + usize::from(self.entropy) + usize::from(self.squares)
+    }
+
+    /// The row of the sums of squared probabilities among the values, if they are computed: the
+    /// last one.
+    pub fn squares_row(self) -> Option<usize> {
+        self.squares.then(|| self.values() - 1)
+    }
 }
 
 /// Hidden states and a head.
@@ -47,11 +60,25 @@ pub struct HeadTensors<B: Backend> {
     pub bias: FloatTensor<B>,
 }
 
+/// What is given of each token.
+#[derive(Debug, Clone, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub struct TokenTensors<B: Backend> {
+    /// `[N]`.
+    pub targets: IntTensor<B>,
+    /// `[N]`, `1 / temperature`, which logits are multiplied by; in f64 where they are, else in f32.
+    pub scales: FloatTensor<B>,
+    /// What was kept of the vocabulary, in sorted lists; absent where all of it was, and where logits
+    /// are of nothing else.
+    pub kept: Option<KeptTokens>,
+}
+
 /// What is known of each row of logits; in f64 where the logits are, else in f32.
 #[derive(Debug, Clone, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct RowStatistics<B: Backend> {
-    /// `[1, N]`: log-probs; `[2, N]`: log-probs and entropies.
+    /// `[1, N]`: log-probs; with a row more each where entropies, and then where sums of squared
+    /// probabilities are computed.
     pub values: FloatTensor<B>,
     /// `[2, N]`: the largest scaled logit, and `log(sum(exp(z - largest)))`. Kept apart, because
     /// their sum would lose digits where the logits are large.
@@ -62,7 +89,7 @@ pub struct RowStatistics<B: Backend> {
 #[derive(Debug, Clone, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct HeadLogits<B: Backend> {
-    /// `[N, V]`, bounded where they are to be, not scaled.
+    /// `[N, V]`, bounded where they are to be, not scaled; of kept tokens `[N, K]`, their columns.
     pub logits: FloatTensor<B>,
     /// As [`RowStatistics::values`].
     pub values: FloatTensor<B>,
@@ -119,23 +146,23 @@ pub trait LogProbsOps: Backend {
     #[fusion(default)]
     fn token_log_probs(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        chunked::token_log_probs::<Self>(logits, targets, settings)
+        chunked::token_log_probs::<Self>(logits, tokens, settings)
     }
 
     /// The gradient of `logits`, in their type, for a gradient `upstream` of the values.
     #[fusion(default)]
     fn token_log_probs_backward(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         #[extension_type] statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
     ) -> FloatTensor<Self> {
         let known = chunked::Known {
-            targets,
+            tokens,
             statistics,
             upstream,
         };
@@ -146,10 +173,10 @@ pub trait LogProbsOps: Backend {
     #[fusion(meta = statistics_metadata)]
     fn softmax_statistics(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        softmax::softmax_statistics::<Self>(logits, targets, settings)
+        softmax::softmax_statistics::<Self>(logits, tokens, settings)
     }
 
     /// The gradient of the logits of some words, as numbers of type `into`, for a gradient
@@ -158,7 +185,7 @@ pub trait LogProbsOps: Backend {
     fn softmax_gradient(
         logits: FloatTensor<Self>,
         words: Words,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         #[extension_type] statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
@@ -167,7 +194,7 @@ pub trait LogProbsOps: Backend {
         let rows = softmax::Rows {
             logits,
             words,
-            targets,
+            tokens,
             statistics,
             upstream,
         };
@@ -189,10 +216,10 @@ pub trait LogProbsOps: Backend {
     #[fusion(default)]
     fn head_logits(
         #[extension_type] head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> HeadLogits<Self> {
-        chunked::head_logits::<Self>(head, targets, settings)
+        chunked::head_logits::<Self>(head, tokens, settings)
     }
 
     /// The gradients of a chunk, from its logits: that of the hidden states, and `gradients` with
@@ -201,7 +228,7 @@ pub trait LogProbsOps: Backend {
     fn head_gradients(
         #[extension_type] logits: HeadLogits<Self>,
         #[extension_type] head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         upstream: FloatTensor<Self>,
         #[extension_type] gradients: HeadGradients<Self>,
         settings: Settings,
@@ -210,7 +237,7 @@ pub trait LogProbsOps: Backend {
         let chunk = chunked::Chunk {
             logits,
             head,
-            targets,
+            tokens,
             upstream,
         };
         chunked::head_gradients::<Self>(chunk, gradients, settings, wanted)
@@ -220,24 +247,24 @@ pub trait LogProbsOps: Backend {
     #[fusion(meta = head_statistics_metadata)]
     fn linear_log_probs(
         #[extension_type] head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        chunked::linear_log_probs::<Self>(head, targets, settings)
+        chunked::linear_log_probs::<Self>(head, tokens, settings)
     }
 
     /// The gradients of hidden states and head, computing each chunk's logits again.
     #[fusion(meta = gradients_metadata)]
     fn linear_log_probs_backward(
         #[extension_type] head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
         #[extension_type] statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
         wanted: Wanted,
     ) -> HeadGradients<Self> {
         let known = chunked::Known {
-            targets,
+            tokens,
             statistics,
             upstream,
         };
@@ -269,7 +296,7 @@ pub trait LogProbsOps: Backend {
 #[cfg(all(feature = "fusion", feature = "cube"))]
 fn statistics_metadata(
     logits: &TensorSpec,
-    _targets: &TensorSpec,
+    _tokens: &TokenTensorsMetadata,
     settings: &Settings,
 ) -> RowStatisticsMetadata {
     statistics_of(logits, settings)
@@ -278,7 +305,7 @@ fn statistics_metadata(
 #[cfg(all(feature = "fusion", feature = "cube"))]
 fn head_statistics_metadata(
     head: &HeadTensorsMetadata,
-    _targets: &TensorSpec,
+    _tokens: &TokenTensorsMetadata,
     settings: &Settings,
 ) -> RowStatisticsMetadata {
     statistics_of(&head.hidden, settings)
@@ -289,7 +316,7 @@ fn statistics_of(rows: &TensorSpec, settings: &Settings) -> RowStatisticsMetadat
     let arithmetic = crate::composed::arithmetic(rows.dtype);
     let of = |count: usize| TensorSpec::new([count, rows.shape[0]].into(), arithmetic);
     RowStatisticsMetadata {
-        values: of(1 + usize::from(settings.entropy)),
+        values: of(settings.values()),
         moments: of(2),
     }
 }
@@ -297,7 +324,7 @@ fn statistics_of(rows: &TensorSpec, settings: &Settings) -> RowStatisticsMetadat
 #[cfg(all(feature = "fusion", feature = "cube"))]
 fn gradients_metadata(
     head: &HeadTensorsMetadata,
-    _targets: &TensorSpec,
+    _tokens: &TokenTensorsMetadata,
     _statistics: &RowStatisticsMetadata,
     _upstream: &TensorSpec,
     _settings: &Settings,

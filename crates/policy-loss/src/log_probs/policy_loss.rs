@@ -126,6 +126,7 @@ fn recomputed(
         Some(_) => Entropy::Tracked,
         None => Entropy::None,
     };
+    config.sum_of_squares = false;
     let log_probs = TokenLogProbs { config }.forward_linear(hidden, head, tokens)?;
     loss.forward(PolicyBatch {
         log_probs: Some(log_probs.log_probs),

@@ -1,6 +1,11 @@
 //! From tensors to the backends and back.
 
+#[cfg(feature = "fused")]
+use std::ops::Range;
+
 use burn::tensor::{Device, Int, Tensor};
+
+use super::KeptTokens;
 
 #[cfg(feature = "fused")]
 pub use connected::*;
@@ -34,13 +39,35 @@ impl Head {
     }
 }
 
+/// What is given of each token, outside of autodiff.
+#[derive(Clone)]
+pub struct Tokens {
+    pub targets: Tensor<1, Int>,
+    /// `1 / temperature`, in the type of the arithmetic.
+    pub scales: Tensor<1>,
+    /// In sorted lists; absent where the whole vocabulary was.
+    pub kept: Option<KeptTokens>,
+}
+
+#[cfg(feature = "fused")]
+impl Tokens {
+    /// What is given of some of them.
+    pub fn slice(&self, tokens: Range<usize>) -> Self {
+        Self {
+            kept: self.kept.as_ref().map(|kept| kept.slice(&tokens)),
+            targets: self.targets.clone().slice(tokens.clone()),
+            scales: self.scales.clone().slice(tokens),
+        }
+    }
+}
+
 /// How log-probs are computed, resolved for one call.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Plan {
-    pub scale: f64,
     pub softcap: Option<f64>,
     pub entropy: bool,
     pub entropy_gradient: bool,
+    pub squares: bool,
     pub chunk_tokens: usize,
     pub chunk_words: usize,
     pub transposed: bool,
@@ -54,9 +81,9 @@ const HOST_MEMORY_BUDGET: usize = 128 << 20;
 mod connected {
     use burn::backend::{Dispatch, DispatchDevice};
 
-    use super::{Device, HOST_MEMORY_BUDGET, Head, Int, Plan, Tensor};
+    use super::{Device, HOST_MEMORY_BUDGET, Head, Plan, Tensor, Tokens};
     use crate::log_probs::ops::{
-        HeadGradients, HeadLogits, HeadTensors, LogProbsOps, Settings, Wanted,
+        HeadGradients, HeadLogits, HeadTensors, LogProbsOps, Settings, TokenTensors, Wanted,
     };
 
     /// Whether the device's backend is connected.
@@ -98,10 +125,10 @@ mod connected {
     impl Plan {
         fn settings(self) -> Settings {
             Settings {
-                scale: self.scale,
                 softcap: self.softcap,
                 entropy: self.entropy,
                 entropy_gradient: self.entropy_gradient,
+                squares: self.squares,
                 chunk_tokens: self.chunk_tokens,
                 chunk_words: self.chunk_words,
                 transposed: self.transposed,
@@ -120,17 +147,27 @@ mod connected {
         }
     }
 
-    /// Values, `[1, N]` or `[2, N]`, of logits.
-    pub fn token_log_probs(logits: Tensor<2>, targets: Tensor<1, Int>, plan: Plan) -> Tensor<2> {
-        let (logits, targets) = (logits.into_dispatch(), targets.into_dispatch());
-        let statistics = Dispatch::token_log_probs(logits, targets, plan.settings());
+    impl Tokens {
+        fn tensors(self) -> TokenTensors<Dispatch> {
+            TokenTensors {
+                targets: self.targets.into_dispatch(),
+                scales: self.scales.into_dispatch(),
+                kept: self.kept,
+            }
+        }
+    }
+
+    /// Values, as in `RowStatistics`, of logits.
+    pub fn token_log_probs(logits: Tensor<2>, tokens: Tokens, plan: Plan) -> Tensor<2> {
+        let logits = logits.into_dispatch();
+        let statistics = Dispatch::token_log_probs(logits, tokens.tensors(), plan.settings());
         Tensor::from_dispatch(statistics.values)
     }
 
-    /// Values, `[1, N]` or `[2, N]`, of hidden states.
-    pub fn linear_log_probs(head: Head, targets: Tensor<1, Int>, plan: Plan) -> Tensor<2> {
-        let targets = targets.into_dispatch();
-        let statistics = Dispatch::linear_log_probs(head.tensors(), targets, plan.settings());
+    /// Values, as in `RowStatistics`, of hidden states.
+    pub fn linear_log_probs(head: Head, tokens: Tokens, plan: Plan) -> Tensor<2> {
+        let (head, tokens) = (head.tensors(), tokens.tensors());
+        let statistics = Dispatch::linear_log_probs(head, tokens, plan.settings());
         Tensor::from_dispatch(statistics.values)
     }
 
@@ -138,24 +175,24 @@ mod connected {
     pub struct Chunk {
         logits: HeadLogits<Dispatch>,
         head: Head,
-        targets: Tensor<1, Int>,
+        tokens: Tokens,
     }
 
     impl Chunk {
-        pub fn forward(head: Head, targets: Tensor<1, Int>, plan: Plan) -> Self {
+        pub fn forward(head: Head, tokens: Tokens, plan: Plan) -> Self {
             let logits = Dispatch::head_logits(
                 head.clone().tensors(),
-                targets.clone().into_dispatch(),
+                tokens.clone().tensors(),
                 plan.settings(),
             );
             Self {
                 logits,
                 head,
-                targets,
+                tokens,
             }
         }
 
-        /// `[1, n]` or `[2, n]`.
+        /// As in `RowStatistics`.
         pub fn values(&self) -> Tensor<2> {
             Tensor::from_dispatch(self.logits.values.clone())
         }
@@ -204,7 +241,7 @@ mod connected {
             let gradients = Dispatch::head_gradients(
                 chunk.logits,
                 chunk.head.tensors(),
-                chunk.targets.into_dispatch(),
+                chunk.tokens.tensors(),
                 upstream.into_dispatch(),
                 gradients,
                 plan.settings(),
@@ -243,7 +280,7 @@ mod connected {
 mod unconnected {
     //! A build without a backend of ours: everything is composed, and nothing here is reached.
 
-    use super::{Device, Head, Int, Plan, Tensor};
+    use super::{Device, Head, Plan, Tensor, Tokens};
     use crate::log_probs::composed;
 
     /// No GPU is connected.
@@ -261,11 +298,11 @@ mod unconnected {
         false
     }
 
-    pub fn token_log_probs(logits: Tensor<2>, targets: Tensor<1, Int>, plan: Plan) -> Tensor<2> {
-        composed::token_log_probs(logits, targets, plan)
+    pub fn token_log_probs(logits: Tensor<2>, tokens: Tokens, plan: Plan) -> Tensor<2> {
+        composed::token_log_probs(logits, tokens, plan)
     }
 
-    pub fn linear_log_probs(head: Head, targets: Tensor<1, Int>, plan: Plan) -> Tensor<2> {
-        composed::linear_log_probs(head, targets, plan)
+    pub fn linear_log_probs(head: Head, tokens: Tokens, plan: Plan) -> Tensor<2> {
+        composed::linear_log_probs(head, tokens, plan)
     }
 }

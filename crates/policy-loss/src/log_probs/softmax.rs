@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
-use burn::backend::{Backend, Scalar, TensorMetadata, get_device_settings};
+use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice};
 
-use super::ops::{RowStatistics, Settings, Words};
+use super::ops::{RowStatistics, Settings, TokenTensors, Words};
 use crate::composed::arithmetic;
 
 /// Below it, `exp` is 0 in f32, and next to nothing in f64.
@@ -15,11 +15,14 @@ const LOG_OF_NOTHING: f64 = -104.0;
 /// What is known of each row of logits.
 pub fn softmax_statistics<B: Backend>(
     logits: FloatTensor<B>,
-    targets: IntTensor<B>,
+    tokens: TokenTensors<B>,
     settings: Settings,
 ) -> RowStatistics<B> {
+    let TokenTensors {
+        targets, scales, ..
+    } = tokens;
     let [tokens, vocabulary] = logits.shape().dims();
-    let scaled = scaled::<B>(widened::<B>(logits), settings);
+    let scaled = scaled::<B>(logits, &scales);
     let column = |indices| B::int_reshape(indices, Shape::from([tokens, 1]));
     let row = |column| B::float_reshape(column, Shape::from([1, tokens]));
 
@@ -34,6 +37,10 @@ pub fn softmax_statistics<B: Backend>(
     let log_probs = B::float_mask_fill(log_probs, unknown, f64::NAN.into());
 
     let mut values = vec![row(log_probs)];
+    let squares = settings.squares.then(|| {
+        let probabilities = B::float_div(exponentials.clone(), sum.clone());
+        B::float_sum_dim(B::float_mul(probabilities.clone(), probabilities), 1)
+    });
     if settings.entropy {
         // A logit of -inf has probability 0, and 0 * -inf would be NaN.
         let distance = B::float_clamp_min(distance, LOG_OF_NOTHING.into());
@@ -41,6 +48,7 @@ pub fn softmax_statistics<B: Backend>(
         let entropies = B::float_sub(log_sum.clone(), B::float_div(weighted, sum));
         values.push(row(entropies));
     }
+    values.extend(squares.map(row));
     RowStatistics {
         values: B::float_cat(values, 0),
         moments: B::float_cat(vec![row(largest), row(log_sum)], 0),
@@ -51,7 +59,7 @@ pub fn softmax_statistics<B: Backend>(
 pub struct Rows<B: Backend> {
     pub logits: FloatTensor<B>,
     pub words: Words,
-    pub targets: IntTensor<B>,
+    pub tokens: TokenTensors<B>,
     pub statistics: RowStatistics<B>,
     pub upstream: FloatTensor<B>,
 }
@@ -65,25 +73,36 @@ pub fn softmax_gradient<B: Backend>(
     let Rows {
         logits,
         words,
-        targets,
+        tokens,
         statistics,
         upstream,
     } = rows;
+    let TokenTensors {
+        targets, scales, ..
+    } = tokens;
     let shape = logits.shape();
     let [tokens, here] = shape.dims();
     let idle = B::bool_expand(idle::<B>(&upstream, settings), shape.clone());
-    let scale: Scalar = settings.scale.into();
 
     let distance = B::float_sub(
-        scaled::<B>(widened::<B>(logits), settings),
+        scaled::<B>(logits, &scales),
         column::<B>(&statistics.moments, 0),
     );
     let log_probability = B::float_sub(distance, column::<B>(&statistics.moments, 1));
-    let gradient = B::float_mul_scalar(column::<B>(&upstream, 0), scale);
+    let scales = B::float_reshape(scales, Shape::from([tokens, 1]));
+    let gradient = B::float_mul(column::<B>(&upstream, 0), scales.clone());
     let probability = B::float_exp(log_probability.clone());
+    let mut factor = gradient.clone();
+    if let Some(row) = settings.squares_row() {
+        let squares_gradient = B::float_mul(column::<B>(&upstream, row), scales.clone());
+        let squares_gradient = B::float_mul_scalar(squares_gradient, 2.0.into());
+        let squares = column::<B>(&statistics.values, row);
+        let inner = B::float_mul(B::float_sub(probability.clone(), squares), squares_gradient);
+        factor = B::float_sub(factor, inner);
+    }
     let minus = match settings.entropy_gradient {
         true => {
-            let entropy_gradient = B::float_mul_scalar(column::<B>(&upstream, 1), scale);
+            let entropy_gradient = B::float_mul(column::<B>(&upstream, 1), scales);
             let absent = is_zero::<B>(entropy_gradient.clone());
             let log_probability = B::float_clamp_min(log_probability, LOG_OF_NOTHING.into());
             let inner = B::float_add(log_probability, column::<B>(&statistics.values, 1));
@@ -92,9 +111,9 @@ pub fn softmax_gradient<B: Backend>(
                 B::bool_expand(absent, shape.clone()),
                 0.0.into(),
             );
-            B::float_mul(probability, B::float_add(inner, gradient.clone()))
+            B::float_mul(probability, B::float_add(inner, factor))
         }
-        false => B::float_mul(probability, gradient.clone()),
+        false => B::float_mul(probability, factor),
     };
     let targets = B::int_reshape(targets, Shape::from([tokens, 1]));
     let (targets, unknown) = known::<B>(targets, 0..words.vocabulary);
@@ -113,11 +132,11 @@ pub fn softmax_gradient<B: Backend>(
 
 /// The rows that no gradient reaches, `[N, 1]`.
 pub fn idle<B: Backend>(upstream: &FloatTensor<B>, settings: Settings) -> BoolTensor<B> {
-    let idle = is_zero::<B>(column::<B>(upstream, 0));
-    match settings.entropy_gradient {
-        true => B::bool_and(idle, is_zero::<B>(column::<B>(upstream, 1))),
-        false => idle,
-    }
+    let entropy_row = settings.entropy_gradient.then_some(1);
+    let more = entropy_row.into_iter().chain(settings.squares_row());
+    more.fold(is_zero::<B>(column::<B>(upstream, 0)), |idle, row| {
+        B::bool_and(idle, is_zero::<B>(column::<B>(upstream, row)))
+    })
 }
 
 fn is_zero<B: Backend>(tensor: FloatTensor<B>) -> BoolTensor<B> {
@@ -133,7 +152,10 @@ fn column<B: Backend>(rows: &FloatTensor<B>, index: usize) -> FloatTensor<B> {
 }
 
 /// Targets that can be gathered, and which of them were not among `words`.
-fn known<B: Backend>(targets: IntTensor<B>, words: Range<usize>) -> (IntTensor<B>, BoolTensor<B>) {
+pub fn known<B: Backend>(
+    targets: IntTensor<B>,
+    words: Range<usize>,
+) -> (IntTensor<B>, BoolTensor<B>) {
     let bools = get_device_settings::<B>(&targets.device()).bool_dtype;
     let below = B::int_lower_elem(targets.clone(), words.start.into(), bools);
     let above = B::int_greater_equal_elem(targets.clone(), words.end.into(), bools);
@@ -142,11 +164,10 @@ fn known<B: Backend>(targets: IntTensor<B>, words: Range<usize>) -> (IntTensor<B
     (targets, unknown)
 }
 
-fn scaled<B: Backend>(logits: FloatTensor<B>, settings: Settings) -> FloatTensor<B> {
-    match settings.scale == 1.0 {
-        true => logits,
-        false => B::float_mul_scalar(logits, settings.scale.into()),
-    }
+fn scaled<B: Backend>(logits: FloatTensor<B>, scales: &FloatTensor<B>) -> FloatTensor<B> {
+    let [tokens] = scales.shape().dims();
+    let scales = B::float_reshape(scales.clone(), Shape::from([tokens, 1]));
+    B::float_mul(widened::<B>(logits), scales)
 }
 
 /// In the type of the arithmetic.

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, Device, Int, Tensor};
 
-use super::checks;
+use super::{KeptTokens, LogProbsConfig, checks};
 use crate::BatchError;
 
 /// The tokens whose log-probs are taken, and what is said of each of them. Targets alone are enough:
@@ -27,6 +27,8 @@ use crate::BatchError;
 pub struct LogProbsTokens<const D: usize> {
     pub(super) targets: Tensor<D, Int>,
     pub(super) action_mask: Option<Tensor<D, Bool>>,
+    pub(super) kept_tokens: Option<KeptTokens>,
+    pub(super) temperatures: Option<Tensor<D>>,
 }
 
 impl<const D: usize> LogProbsTokens<D> {
@@ -35,6 +37,8 @@ impl<const D: usize> LogProbsTokens<D> {
         Self {
             targets,
             action_mask: None,
+            kept_tokens: None,
+            temperatures: None,
         }
     }
 
@@ -45,14 +49,68 @@ impl<const D: usize> LogProbsTokens<D> {
         self
     }
 
-    pub(super) fn check(&self, shape: &[usize; D], device: &Device) -> Result<(), BatchError> {
+    /// Sets what a sampler kept of the vocabulary, if it drew from a part of it, as top-k, top-p and
+    /// min-p do. Log-probs and entropies are then those of the distribution that it drew from,
+    ///
+    /// ```text
+    /// log_prob = z[target] - log(sum_kept exp(z_v))
+    /// entropy  = -sum_kept p_v log(p_v),   p = softmax of the kept z
+    /// ```
+    ///
+    /// after the softcap and the temperature, and the gradient of every other logit is 0. A target
+    /// is always kept, whether it stands in its list or not; where nothing else is, log-prob,
+    /// entropy and gradient are 0.
+    ///
+    /// A policy has to be restricted to the same tokens wherever its log-probs are compared: the
+    /// old ones, and those of the sampler, are of this distribution, too. Those for a KL penalty are
+    /// usually of the whole vocabulary, which takes a second call.
+    ///
+    /// Chunks of tokens hold the places of their lists on the device, filled up to the longest of
+    /// them, beside their logits.
+    pub fn with_kept_tokens(mut self, kept_tokens: impl Into<Option<KeptTokens>>) -> Self {
+        self.kept_tokens = kept_tokens.into();
+        self
+    }
+
+    /// Sets a temperature for each token, if they differ: what its logits are divided by, in place
+    /// of the one of the configuration, which stays 1 then. They receive no gradient.
+    ///
+    /// What is not finite or not above 0 makes its token's log-prob NaN, or is an error where
+    /// [`check_targets`](LogProbsConfig::check_targets) asks for that. A masked token may have any
+    /// temperature.
+    pub fn with_temperatures(mut self, temperatures: impl Into<Option<Tensor<D>>>) -> Self {
+        self.temperatures = temperatures.into();
+        self
+    }
+
+    pub(super) fn check(
+        &self,
+        shape: &[usize; D],
+        vocabulary: usize,
+        config: &LogProbsConfig,
+        device: &Device,
+    ) -> Result<(), BatchError> {
         checks::shape("targets", &self.targets.dims(), shape)?;
         checks::device("targets", &self.targets.device(), device)?;
         if let Some(mask) = &self.action_mask {
             checks::shape("action_mask", &mask.dims(), shape)?;
             checks::device("action_mask", &mask.device(), device)?;
         }
-        Ok(())
+        if let Some(temperatures) = &self.temperatures {
+            checks::shape("temperatures", &temperatures.dims(), shape)?;
+            checks::device("temperatures", &temperatures.device(), device)?;
+            checks::dtype("temperatures", temperatures.dtype(), device)?;
+            if config.temperature != 1.0 {
+                return Err(BatchError::Twice {
+                    tensor: "temperature",
+                    accepted: "`LogProbsConfig::with_temperature` or `LogProbsTokens::with_temperatures`",
+                });
+            }
+        }
+        match &self.kept_tokens {
+            Some(kept) => kept.check(shape.iter().product(), vocabulary),
+            None => Ok(()),
+        }
     }
 
     /// The same tokens, one after another.
@@ -61,6 +119,10 @@ impl<const D: usize> LogProbsTokens<D> {
         LogProbsTokens {
             targets: self.targets.reshape([count]),
             action_mask: self.action_mask.map(|mask| mask.reshape([count])),
+            kept_tokens: self.kept_tokens,
+            temperatures: self
+                .temperatures
+                .map(|temperatures| temperatures.without_autodiff().reshape([count])),
         }
     }
 }

@@ -38,12 +38,18 @@ pub fn sizes(runner: &Runner) {
 pub fn no_valid_token(runner: &Runner) {
     let case = HeadCase::new(22, [3, 4, 19])
         .with_bias()
-        .with_mask(|_| false);
+        .with_mask(|_| false)
+        .with_temperatures()
+        .with_squares();
     let config = config(runner, &case, Entropy::Tracked);
     let outcome = linear(runner, &case, config, Layout::Linear, DType::F32);
     let zero = |numbers: &[f64]| numbers.iter().all(|x| *x == 0.0);
     assert!(zero(&outcome.log_probs), "{runner}");
     assert!(zero(&outcome.entropies.expect("asked for")), "{runner}");
+    assert!(
+        zero(&outcome.sums_of_squares.expect("asked for")),
+        "{runner}"
+    );
     for gradient in [
         outcome.hidden_gradient,
         outcome.weight_gradient,
@@ -58,6 +64,7 @@ pub fn no_valid_token(runner: &Runner) {
 pub fn no_token(runner: &Runner) {
     let log_probs = LogProbsConfig::new()
         .with_entropy(Entropy::Metric)
+        .with_sum_of_squares(true)
         .with_implementation(runner.implementation)
         .init()
         .expect("valid");
@@ -74,6 +81,7 @@ pub fn no_token(runner: &Runner) {
         .expect("no token");
     assert_eq!(output.log_probs.dims(), [0]);
     assert_eq!(output.entropies.expect("asked for").dims(), [0]);
+    assert_eq!(output.sums_of_squares.expect("asked for").dims(), [0]);
 }
 
 /// Large logits, equal ones, and words that are out of the question.
@@ -90,17 +98,18 @@ pub fn extreme_logits(runner: &Runner) {
     ];
     let targets = [3, 0, 4, 2, 2, 2, 3];
     let upstream = [
-        [1.0, 0.5],
-        [-2.0, 1.0],
-        [0.5, -1.0],
-        [1.0, 1.0],
-        [1.5, 1.0],
-        [1.0, 2.0],
-        [1.0, 1.0],
+        [1.0, 0.5, 1.0],
+        [-2.0, 1.0, 0.0],
+        [0.5, -1.0, 2.0],
+        [1.0, 1.0, -1.0],
+        [1.5, 1.0, 0.5],
+        [1.0, 2.0, 1.0],
+        [1.0, 1.0, -2.0],
     ];
     let mut case = HeadCase::new(23, [7, 1, 5]);
     case.log_prob_gradient = upstream.iter().map(|row| row[0]).collect();
     case.entropy_gradient = upstream.iter().map(|row| row[1]).collect();
+    case.squares_gradient = Some(upstream.iter().map(|row| row[2]).collect());
     for dtype in runner.exact_dtypes() {
         let logits = leaf(runner, &rows.concat(), [7, 5], dtype);
         let output = config(runner, &case, Entropy::Tracked)
@@ -109,12 +118,13 @@ pub fn extreme_logits(runner: &Runner) {
             .forward(logits.clone(), indices(runner, &targets, [7]))
             .unwrap_or_else(|error| panic!("{runner}: {error}"));
         let (mut log_probs, mut entropies, mut gradients) = (vec![], vec![], vec![]);
+        let mut squares = vec![];
         for (i, row) in rows.iter().enumerate() {
-            let (log_prob, entropy, gradient) =
-                oracle::row(row, targets[i] as usize, 1.0, upstream[i]);
-            log_probs.push(log_prob);
-            entropies.push(entropy);
-            gradients.extend(gradient);
+            let row = oracle::row(row, targets[i] as usize, 1.0, upstream[i]);
+            log_probs.push(row.log_prob);
+            entropies.push(row.entropy);
+            squares.push(row.sum_of_squares);
+            gradients.extend(row.gradient);
         }
         let what = format!("{runner}, {dtype:?}");
         let tolerance = Tolerance::of(1e-6);
@@ -126,6 +136,8 @@ pub fn extreme_logits(runner: &Runner) {
         );
         let got = values(output.entropies.clone().expect("asked for"));
         assert_all_near(tolerance, &what, &got, &entropies);
+        let got = values(output.sums_of_squares.clone().expect("asked for"));
+        assert_all_near(tolerance, &what, &got, &squares);
         if runner.is_tracked() {
             let all = weighted(runner, &case, &output).backward();
             let gradient = values(logits.grad(&all).expect("logits are tracked"));
@@ -165,16 +177,26 @@ pub fn garbage_without_a_gradient(runner: &Runner) {
     if runner.implementation != Implementation::Fused {
         return;
     }
-    for (softcap, chunk_words) in [(None, 21), (None, 8), (Some(4.0), 21), (Some(4.0), 8)] {
-        garbage_is_kept_out(runner, softcap, chunk_words);
+    let case = HeadCase::new(25, [4, 3, 21]).with_bias();
+    for case in [case.clone(), case.with_squares().with_kept()] {
+        for (softcap, chunk_words) in [(None, 21), (None, 8), (Some(4.0), 21), (Some(4.0), 8)] {
+            garbage_is_kept_out(runner, case.clone(), softcap, chunk_words);
+        }
     }
 }
 
-fn garbage_is_kept_out(runner: &Runner, softcap: Option<f64>, chunk_words: usize) {
-    let mut case = HeadCase::new(25, [4, 3, 21]).with_bias();
+fn garbage_is_kept_out(
+    runner: &Runner,
+    mut case: HeadCase,
+    softcap: Option<f64>,
+    chunk_words: usize,
+) {
     case.softcap = softcap;
     case.log_prob_gradient[1] = 0.0;
     case.entropy_gradient[1] = 0.0;
+    if let Some(gradient) = &mut case.squares_gradient {
+        gradient[1] = 0.0;
+    }
     let answer = case.answer();
     let [tokens, width, vocabulary] = case.shape;
     let mut hidden = case.hidden.clone();
@@ -192,7 +214,7 @@ fn garbage_is_kept_out(runner: &Runner, softcap: Option<f64>, chunk_words: usize
                 [vocabulary],
                 DType::F32,
             )),
-            indices(runner, &case.targets, [tokens]),
+            super::tokens(runner, &case, [tokens], DType::F32),
         )
         .unwrap_or_else(|error| panic!("{runner}: {error}"));
     let padding = mask(runner, &[false, true, false, false], [tokens]);
@@ -200,6 +222,7 @@ fn garbage_is_kept_out(runner: &Runner, softcap: Option<f64>, chunk_words: usize
     let output = policy_loss::LogProbs {
         log_probs: select(output.log_probs),
         entropies: output.entropies.map(select),
+        sums_of_squares: output.sums_of_squares.map(select),
     };
     let gradients = weighted(runner, &case, &output).backward();
     for (tensor, expected) in [

@@ -1,9 +1,9 @@
 //! Log-probs of logits.
 
 use burn::tensor::{DType, Tensor};
-use policy_loss::{Entropy, LogProbsTokens};
+use policy_loss::Entropy;
 
-use super::{HeadCase, config, indices, leaf, mask, tolerance, weighted};
+use super::{HeadCase, config, indices, leaf, tokens as given, tolerance, weighted};
 use crate::compare::{Tolerance, assert_all_near};
 use crate::log_probs::oracle;
 use crate::runner::{Runner, values};
@@ -17,9 +17,17 @@ fn case() -> HeadCase {
 pub fn values_and_gradients(runner: &Runner) {
     for dtype in runner.exact_dtypes() {
         for entropy in [Entropy::None, Entropy::Metric, Entropy::Tracked] {
-            for (temperature, softcap) in [(1.0, None), (0.7, None), (1.3, Some(4.0))] {
-                let mut case = case().with_temperature(temperature);
-                case.softcap = softcap;
+            for case in [
+                case(),
+                case().with_temperature(0.7),
+                case().with_temperature(1.3).with_softcap(4.0),
+                case().with_temperatures(),
+                case().with_temperature(0.7).with_kept(),
+                case().with_temperatures().with_softcap(4.0).with_kept(),
+                case().with_squares().with_temperature(0.7),
+                case().with_squares().with_softcap(4.0).with_kept(),
+            ] {
+                let mut case = case;
                 if entropy == Entropy::Metric {
                     // It has no gradient, whatever reaches it.
                     case.entropy_gradient.fill(0.0);
@@ -40,11 +48,11 @@ fn check(runner: &Runner, case: &HeadCase, entropy: Entropy, dtype: DType) {
         answer = without.answer();
     }
     let logits = leaf(runner, &answer.logits, [tokens, vocabulary], dtype);
-    let targets = indices(runner, &case.targets, [tokens]);
+    let given = given(runner, case, [tokens], dtype);
     let output = config(runner, case, entropy)
         .init()
         .expect("valid")
-        .forward(logits.clone(), targets)
+        .forward(logits.clone(), given)
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_eq!(output.log_probs.dtype(), dtype);
     let near = |name: &str, actual: Tensor<1>, expected: &[f64]| {
@@ -63,6 +71,11 @@ fn check(runner: &Runner, case: &HeadCase, entropy: Entropy, dtype: DType) {
         let is_tracked = runner.is_tracked() && entropy == Entropy::Tracked;
         assert_eq!(entropies.is_tracked(), is_tracked, "{what}");
     }
+    let are_squared = case.squares_gradient.is_some();
+    assert_eq!(output.sums_of_squares.is_some(), are_squared, "{what}");
+    if let Some(squares) = &output.sums_of_squares {
+        near("sums_of_squares", squares.clone(), &answer.sums_of_squares);
+    }
     if runner.is_tracked() {
         let gradients = weighted(runner, case, &output).backward();
         let gradient = logits.grad(&gradients).expect("logits are tracked");
@@ -77,13 +90,17 @@ fn check(runner: &Runner, case: &HeadCase, entropy: Entropy, dtype: DType) {
 
 /// `[B, T, V]`, a view, and chunks of every length give the same.
 pub fn shapes_and_chunks(runner: &Runner) {
-    let case = case();
+    check_shapes_and_chunks(runner, &case());
+    check_shapes_and_chunks(runner, &case().with_kept().with_temperatures());
+}
+
+fn check_shapes_and_chunks(runner: &Runner, case: &HeadCase) {
     let [tokens, _, vocabulary] = case.shape;
     let answer = case.answer();
     let dtype = DType::F32;
-    let targets = indices(runner, &case.targets, [2, 3]);
+    let given = given(runner, case, [2, 3], dtype);
     for chunk in [1, 2, 4, 6, 100] {
-        let config = config(runner, &case, Entropy::Tracked).with_chunk_tokens(chunk);
+        let config = config(runner, case, Entropy::Tracked).with_chunk_tokens(chunk);
         let what = format!("{runner}, chunks of {chunk}");
         // The vocabulary first, so that the logits are a view.
         let turned = oracle::transposed(&answer.logits, [tokens, vocabulary]);
@@ -92,13 +109,13 @@ pub fn shapes_and_chunks(runner: &Runner) {
         let output = config
             .init()
             .expect("valid")
-            .forward(logits, targets.clone())
+            .forward(logits, given.clone())
             .unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(output.log_probs.dims(), [2, 3]);
         let log_probs = values(output.log_probs.clone());
         assert_all_near(tolerance(dtype), &what, &log_probs, &answer.log_probs);
         if runner.is_tracked() {
-            let gradients = weighted(runner, &case, &output).backward();
+            let gradients = weighted(runner, case, &output).backward();
             let gradient = values(stored.grad(&gradients).expect("logits are tracked"));
             let expected = oracle::transposed(&answer.logits_gradient, [tokens, vocabulary]);
             assert_all_near(tolerance(dtype), &what, &gradient, &expected);
@@ -108,26 +125,30 @@ pub fn shapes_and_chunks(runner: &Runner) {
 
 /// Masked rows may hold anything, and are exactly 0.
 pub fn masked(runner: &Runner) {
-    let case = case();
+    check_masked(runner, &case());
+    check_masked(runner, &case().with_kept().with_temperatures());
+}
+
+fn check_masked(runner: &Runner, case: &HeadCase) {
     let [tokens, _, vocabulary] = case.shape;
     let is_valid = |token: usize| token % 3 != 1;
     let mut answer = case.answer();
-    let mut targets = case.targets.clone();
+    let mut garbage = case.clone();
+    let valid: Vec<bool> = (0..tokens).map(is_valid).collect();
+    garbage.mask = Some(valid.clone());
     for token in (0..tokens).filter(|token| !is_valid(*token)) {
+        if let Some(temperatures) = &mut garbage.temperatures {
+            temperatures[token] = [0.0, f64::NAN][token % 2];
+        }
         let row = token * vocabulary..(token + 1) * vocabulary;
         answer.logits[row.clone()].fill(f64::NAN);
         answer.logits_gradient[row].fill(0.0);
         (answer.log_probs[token], answer.entropies[token]) = (0.0, 0.0);
-        targets[token] = -100;
+        garbage.targets[token] = -100;
     }
     let logits = leaf(runner, &answer.logits, [tokens, vocabulary], DType::F32);
-    let valid: Vec<bool> = (0..tokens).map(is_valid).collect();
-    let given = LogProbsTokens::new(indices(runner, &targets, [tokens])).with_action_mask(mask(
-        runner,
-        &valid,
-        [tokens],
-    ));
-    let output = config(runner, &case, Entropy::Tracked)
+    let given = given(runner, &garbage, [tokens], DType::F32);
+    let output = config(runner, case, Entropy::Tracked)
         .init()
         .expect("valid")
         .forward(logits.clone(), given)
@@ -140,7 +161,7 @@ pub fn masked(runner: &Runner) {
     let entropies = output.entropies.clone().expect("asked for");
     near(values(entropies), &answer.entropies);
     if runner.is_tracked() {
-        let gradients = weighted(runner, &case, &output).backward();
+        let gradients = weighted(runner, case, &output).backward();
         let gradient = values(logits.grad(&gradients).expect("logits are tracked"));
         near(gradient, &answer.logits_gradient);
     }

@@ -3,6 +3,7 @@
 pub mod edges;
 pub mod errors;
 pub mod golden;
+pub mod kept;
 /// The parts that are about gradients alone.
 pub mod gradients {
     pub use super::edges::garbage_without_a_gradient;
@@ -13,6 +14,7 @@ pub mod linear;
 pub mod logits;
 pub mod objective;
 pub mod targets;
+pub mod temperatures;
 
 use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
 use policy_loss::{Entropy, LinearHead, LogProbs, LogProbsConfig, LogProbsTokens};
@@ -38,6 +40,7 @@ pub enum Layout {
 pub struct Outcome {
     pub log_probs: Vec<f64>,
     pub entropies: Option<Vec<f64>>,
+    pub sums_of_squares: Option<Vec<f64>>,
     pub hidden_gradient: Option<Vec<f64>>,
     /// `[H, V]`, whatever the layout.
     pub weight_gradient: Option<Vec<f64>>,
@@ -50,6 +53,7 @@ pub fn config(runner: &Runner, case: &HeadCase, entropy: Entropy) -> LogProbsCon
         .with_temperature(case.temperature)
         .with_logit_softcap(case.softcap)
         .with_entropy(entropy)
+        .with_sum_of_squares(case.squares_gradient.is_some())
         .with_implementation(runner.implementation)
 }
 
@@ -83,7 +87,25 @@ pub fn mask<const D: usize>(runner: &Runner, mask: &[bool], shape: [usize; D]) -
     Tensor::from_data(data, &runner.device.clone().without_autodiff())
 }
 
-/// What a test differentiates: `sum(a log_probs) + sum(b entropies)`.
+/// What a case says of its tokens.
+pub fn tokens<const D: usize>(
+    runner: &Runner,
+    case: &HeadCase,
+    shape: [usize; D],
+    dtype: DType,
+) -> LogProbsTokens<D> {
+    let temperatures = case.temperatures.as_ref();
+    let plain = Runner {
+        device: runner.device.clone().without_autodiff(),
+        ..runner.clone()
+    };
+    LogProbsTokens::new(indices(runner, &case.targets, shape))
+        .with_action_mask(case.mask.as_ref().map(|valid| mask(runner, valid, shape)))
+        .with_kept_tokens(case.kept_tokens())
+        .with_temperatures(temperatures.map(|all| plain.tensor(all, shape, dtype)))
+}
+
+/// What a test differentiates: `sum(a log_probs) + sum(b entropies) + sum(c sums_of_squares)`.
 pub fn weighted<const D: usize>(
     runner: &Runner,
     case: &HeadCase,
@@ -93,9 +115,13 @@ pub fn weighted<const D: usize>(
     let dtype = output.log_probs.dtype();
     let upstream = |numbers: &[f64]| runner.tensor(numbers, shape, dtype);
     let sum = (output.log_probs.clone() * upstream(&case.log_prob_gradient)).sum();
-    match &output.entropies {
+    let sum = match &output.entropies {
         Some(entropies) => sum + (entropies.clone() * upstream(&case.entropy_gradient)).sum(),
         None => sum,
+    };
+    match (&output.sums_of_squares, &case.squares_gradient) {
+        (Some(squares), Some(gradient)) => sum + (squares.clone() * upstream(gradient)).sum(),
+        _ => sum,
     }
 }
 
@@ -133,17 +159,16 @@ pub fn linear(
         .as_ref()
         .map(|bias| leaf(runner, bias, [vocabulary], dtype));
     let head = head.with_bias(bias.clone());
-    let mask = case.mask.as_ref().map(|m| mask(runner, m, [tokens]));
-    let tokens = LogProbsTokens::new(indices(runner, &case.targets, [tokens]));
-    let tokens = tokens.with_action_mask(mask);
+    let given = self::tokens(runner, case, [tokens], dtype);
     let output = config
         .init()
         .expect("the configuration is valid")
-        .forward_linear(hidden.clone(), &head, tokens)
+        .forward_linear(hidden.clone(), &head, given)
         .unwrap_or_else(|error| panic!("{runner}: the case was refused: {error}"));
     let mut outcome = Outcome {
         log_probs: values(output.log_probs.clone()),
         entropies: output.entropies.clone().map(values),
+        sums_of_squares: output.sums_of_squares.clone().map(values),
         hidden_gradient: None,
         weight_gradient: None,
         bias_gradient: None,
@@ -176,6 +201,11 @@ pub fn assert_linear(what: &str, case: &HeadCase, outcome: &Outcome, tolerance: 
     near("log_probs", &outcome.log_probs, &answer.log_probs);
     if let Some(entropies) = &outcome.entropies {
         near("entropies", entropies, &answer.entropies);
+    }
+    let are_squared = case.squares_gradient.is_some();
+    assert_eq!(outcome.sums_of_squares.is_some(), are_squared, "{what}");
+    if let Some(squares) = &outcome.sums_of_squares {
+        near("sums_of_squares", squares, &answer.sums_of_squares);
     }
     for (name, actual, expected) in [
         ("hidden", &outcome.hidden_gradient, &answer.hidden_gradient),

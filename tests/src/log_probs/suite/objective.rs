@@ -2,11 +2,10 @@
 
 use burn::tensor::{DType, Tensor};
 use policy_loss::{
-    Entropy, LinearHead, LogProbsConfig, LogProbsTokens, PolicyBatch, PolicyLossConfig,
-    PolicyLossOutput,
+    Entropy, LinearHead, LogProbsConfig, PolicyBatch, PolicyLossConfig, PolicyLossOutput,
 };
 
-use super::{HeadCase, config, indices, leaf, mask, of_products};
+use super::{HeadCase, config, leaf, mask, of_products};
 use crate::busy::busy;
 use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_near};
 use crate::configs::describe;
@@ -22,9 +21,12 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
+        Self::of(HeadCase::new(41, [24, 5, 29]))
+    }
+
+    fn of(mut head: HeadCase) -> Self {
         let mut batch = busy(3);
         let valid = batch.action_mask.clone().expect("busy has a mask");
-        let mut head = HeadCase::new(41, [24, 5, 29]);
         // Log-probs of a size that ratios are made of.
         for weight in &mut head.weight {
             *weight *= 0.25;
@@ -42,6 +44,9 @@ impl Setup {
             if !valid[i] {
                 head.hidden[i * 5..(i + 1) * 5].fill(f64::NAN);
                 head.targets[i] = -100;
+                if let Some(temperatures) = &mut head.temperatures {
+                    temperatures[i] = f64::NAN;
+                }
                 batch.old_log_probs[i] = f64::INFINITY;
             }
         }
@@ -115,18 +120,12 @@ fn both(
     }
     let with_entropies = with_entropies.init().expect("valid");
     let log_probs = log_probs.init().expect("valid");
-    let targets = indices(runner, &setup.head.targets, [4, 6]);
+    let tokens = super::tokens(runner, &setup.head, [4, 6], dtype);
     let one = Leaves::new(runner, setup, dtype);
     let batch = setup.batch(runner, None, dtype);
     let head = one.head();
     let direct = loss
-        .forward_linear(
-            &log_probs,
-            one.hidden.clone(),
-            &head,
-            targets.clone(),
-            batch,
-        )
+        .forward_linear(&log_probs, one.hidden.clone(), &head, tokens.clone(), batch)
         .unwrap_or_else(|error| panic!("{runner}, {}: {error}", describe(config)));
     let two = Leaves::new(runner, setup, dtype);
     let valid = setup.batch.action_mask.as_ref().expect("busy has one");
@@ -134,7 +133,7 @@ fn both(
         .forward_linear(
             two.hidden.clone(),
             &two.head(),
-            LogProbsTokens::new(targets).with_action_mask(mask(runner, valid, [4, 6])),
+            tokens.with_action_mask(mask(runner, valid, [4, 6])),
         )
         .unwrap_or_else(|error| panic!("{runner}: {error}"));
     let mut batch = setup.batch(runner, Some(first.log_probs), dtype);
@@ -149,15 +148,22 @@ fn both(
 
 /// Loss, metrics and gradients of every weighted, with chunks of several lengths.
 pub fn agrees_with_the_long_way(runner: &Runner) {
-    let setup = Setup::new();
+    let setups = [
+        HeadCase::new(41, [24, 5, 29]),
+        HeadCase::new(41, [24, 5, 29])
+            .with_kept()
+            .with_temperatures(),
+    ];
+    let setups = setups.map(Setup::of);
     let dtype = runner.exact_dtypes()[0];
     let policies = runner.some_configs();
     // A filter may leave no token of so small a batch.
     let mut compared = 0;
     for (i, policy) in policies.iter().enumerate() {
+        let setup = &setups[i % 2];
         let mut log_probs = config(runner, &setup.head, Entropy::None);
         log_probs.chunk_tokens = [Some(1), Some(5), None][i % 3];
-        let [(direct, one), (after, two)] = both(runner, &setup, policy, log_probs, dtype);
+        let [(direct, one), (after, two)] = both(runner, setup, policy, log_probs, dtype);
         let what = format!("{runner}, {}", describe(policy));
         let (direct_read, after_read) = (direct.read(), after.read());
         let (direct_read, after_read) = (

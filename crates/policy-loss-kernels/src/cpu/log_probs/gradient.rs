@@ -1,7 +1,8 @@
 //! The second visit of a row: the gradient of its logits.
 //!
 //! With `p = exp(z - shift - log_sum)`, the gradient of the log-prob is `[target] - p`, that of the
-//! entropy `-p (log p + entropy)`, both times the scale of `z = scale * logits`.
+//! entropy `-p (log p + entropy)`, that of the sum of squared probabilities `2 p (p - squares)`, all times
+//! the scale of `z = scale * logits`.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -12,7 +13,6 @@ use super::{RowGradient, real};
 /// Replaces logits by their gradient. `target` is the target's place in `logits`, if it is there.
 pub fn replace<T: Real>(
     arch: Arch,
-    scale: f64,
     row: &RowGradient,
     is_valid: bool,
     logits: &mut [T],
@@ -28,42 +28,44 @@ pub fn replace<T: Real>(
         logits.fill(real(f64::NAN));
         return;
     }
-    match row.entropy_gradient == 0.0 {
-        true => arch.dispatch(Replace::<_, false> { scale, row, logits }),
-        false => arch.dispatch(Replace::<_, true> { scale, row, logits }),
+    match row.has_more() {
+        true => arch.dispatch(Replace::<_, true> { row, logits }),
+        false => arch.dispatch(Replace::<_, false> { row, logits }),
     }
     if let Some(place) = target {
-        logits[place] = logits[place] + real(row.log_prob_gradient * scale);
+        logits[place] = logits[place] + real(row.log_prob_gradient * row.token.scale);
     }
 }
 
-struct Replace<'a, T, const ENTROPY: bool> {
-    scale: f64,
+struct Replace<'a, T, const MORE: bool> {
     row: &'a RowGradient,
     logits: &'a mut [T],
 }
 
-impl<T: Real, const ENTROPY: bool> WithSimd for Replace<'_, T, ENTROPY> {
+impl<T: Real, const MORE: bool> WithSimd for Replace<'_, T, MORE> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let lanes = T::lanes(simd);
         let row = self.row;
+        let scale = row.token.scale;
         let constants = Constants {
-            scale: lanes.splat(real(self.scale)),
+            scale: lanes.splat(real(scale)),
             shift: lanes.splat(real(row.shift)),
             log_sum: lanes.splat(real(row.log_sum)),
             entropy: lanes.splat(real(row.entropy)),
-            log_prob_gradient: lanes.splat(real(-self.scale * row.log_prob_gradient)),
-            entropy_gradient: lanes.splat(real(-self.scale * row.entropy_gradient)),
+            squares: lanes.splat(real(row.squares)),
+            log_prob_gradient: lanes.splat(real(-scale * row.log_prob_gradient)),
+            entropy_gradient: lanes.splat(real(-scale * row.entropy_gradient)),
+            squares_gradient: lanes.splat(real(2.0 * scale * row.squares_gradient)),
         };
         let (vectors, rest) = <T::Lanes<S> as Lanes>::split_mut(self.logits);
         for vector in vectors {
-            *vector = constants.gradient::<ENTROPY>(lanes, *vector);
+            *vector = constants.gradient::<MORE>(lanes, *vector);
         }
         if !rest.is_empty() {
-            let vector = constants.gradient::<ENTROPY>(lanes, lanes.load_rest(rest));
+            let vector = constants.gradient::<MORE>(lanes, lanes.load_rest(rest));
             lanes.replace_rest(vector, rest);
         }
     }
@@ -74,16 +76,18 @@ struct Constants<L: Lanes> {
     shift: L::Vector,
     log_sum: L::Vector,
     entropy: L::Vector,
+    squares: L::Vector,
     log_prob_gradient: L::Vector,
     entropy_gradient: L::Vector,
+    squares_gradient: L::Vector,
 }
 
 impl<L: Lanes> Constants<L> {
     #[inline(always)]
-    fn gradient<const ENTROPY: bool>(&self, lanes: L, logits: L::Vector) -> L::Vector {
+    fn gradient<const MORE: bool>(&self, lanes: L, logits: L::Vector) -> L::Vector {
         let distance = lanes.sub(lanes.mul(logits, self.scale), self.shift);
         let log_probability = lanes.sub(distance, self.log_sum);
-        if ENTROPY {
+        if MORE {
             // A logit of -inf has probability 0, and 0 * -inf would be NaN.
             let low = lanes.splat(L::Real::EXP_IS_ZERO);
             let log_probability =
@@ -93,6 +97,11 @@ impl<L: Lanes> Constants<L> {
                 self.entropy_gradient,
                 lanes.add(log_probability, self.entropy),
                 self.log_prob_gradient,
+            );
+            let factor = lanes.mul_add(
+                self.squares_gradient,
+                lanes.sub(probability, self.squares),
+                factor,
             );
             lanes.mul(probability, factor)
         } else {

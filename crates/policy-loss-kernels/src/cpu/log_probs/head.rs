@@ -7,7 +7,9 @@ use super::super::lanes::Real;
 use super::super::vector_unit::vector_unit;
 use super::matrix::multiply;
 use super::statistics::Moments;
-use super::{Matrix, MatrixMut, PARALLEL, RowGradient, Softmax, Statistics, gradient, place, real};
+use super::{
+    Matrix, MatrixMut, PARALLEL, RowGradient, Softmax, Statistics, Token, gradient, place, real,
+};
 
 /// A head and the hidden states of some tokens.
 #[derive(Clone, Copy, Debug)]
@@ -50,12 +52,12 @@ fn block_columns<T>(tokens: usize) -> usize {
 pub fn head_logits<T: Real>(
     head: Head<'_, T>,
     softmax: Softmax,
-    targets: &[i64],
+    rows: &[Token],
     logits: &mut [T],
 ) -> Vec<Statistics> {
     let [tokens, _] = head.hidden.shape();
     let [_, vocabulary] = head.weight.shape();
-    assert_eq!(targets.len(), tokens, "targets");
+    assert_eq!(rows.len(), tokens, "rows");
     assert_eq!(logits.len(), tokens * vocabulary, "logits");
     let arch = vector_unit();
     let mut moments = vec![Moments::new(); tokens];
@@ -74,21 +76,21 @@ pub fn head_logits<T: Real>(
             head.hidden,
             head.weight.columns(start, count),
         );
-        let visit = |((logits, moments), &target): ((&[T], &mut Moments), &i64)| {
+        let visit = |((logits, moments), row): ((&[T], &mut Moments), &Token)| {
             let range = start..start + count;
-            let target = place(target, range.clone());
-            moments.visit(arch, softmax, &logits[range], target);
+            let target = place(row.target, range.clone());
+            moments.visit(arch, softmax, row.scale, &logits[range], target);
         };
         match tokens * count >= PARALLEL {
             true => logits
                 .par_chunks(vocabulary)
                 .zip(&mut moments)
-                .zip(targets)
+                .zip(rows)
                 .for_each(visit),
             false => logits
                 .chunks(vocabulary)
                 .zip(&mut moments)
-                .zip(targets)
+                .zip(rows)
                 .for_each(visit),
         }
     }
@@ -107,7 +109,6 @@ pub fn head_logits<T: Real>(
 /// The shapes do not fit.
 pub fn head_gradients<T: Real>(
     head: Head<'_, T>,
-    scale: f64,
     rows: &[RowGradient],
     logits: &mut [T],
     mut gradients: HeadGradients<'_, T>,
@@ -117,7 +118,7 @@ pub fn head_gradients<T: Real>(
     assert_eq!(rows.len(), tokens, "rows");
     assert_eq!(logits.len(), tokens * vocabulary, "logits");
     if vocabulary == 0 || rows.iter().all(RowGradient::is_active) {
-        return of_active(head, scale, rows, logits, gradients);
+        return of_active(head, rows, logits, gradients);
     }
     let places: Vec<usize> = (0..tokens).filter(|&i| rows[i].is_active()).collect();
     let mut hidden = Vec::with_capacity(places.len() * width);
@@ -142,7 +143,7 @@ pub fn head_gradients<T: Real>(
         ..gradients
     };
     let logits = &mut logits[..places.len() * vocabulary];
-    of_active(head, scale, &active, logits, gradients);
+    of_active(head, &active, logits, gradients);
     if let (Some(target), Some(compact)) = (target, compact) {
         target.fill(real(0.0));
         for (from, to) in places.into_iter().enumerate() {
@@ -154,7 +155,6 @@ pub fn head_gradients<T: Real>(
 
 fn of_active<T: Real>(
     head: Head<'_, T>,
-    scale: f64,
     rows: &[RowGradient],
     logits: &mut [T],
     mut gradients: HeadGradients<'_, T>,
@@ -173,10 +173,10 @@ fn of_active<T: Real>(
         let count = columns.min(vocabulary - start);
         let range = start..start + count;
         let replace = |(logits, row): (&mut [T], &RowGradient)| {
-            let is_valid = place(row.target, 0..vocabulary).is_some();
-            let target = place(row.target, range.clone());
+            let is_valid = place(row.token.target, 0..vocabulary).is_some();
+            let target = place(row.token.target, range.clone());
             let logits = &mut logits[range.clone()];
-            gradient::replace(arch, scale, row, is_valid, logits, target);
+            gradient::replace(arch, row, is_valid, logits, target);
         };
         match tokens * count >= PARALLEL {
             true => logits

@@ -1,10 +1,11 @@
-//! Log-probs and entropies of logits, and of hidden states whose logits are never held at once.
+//! Log-probs, entropies and sums of squared probabilities of logits, and of hidden states whose logits are never held at once.
 //!
 //! With `z = logits / temperature` of one token,
 //!
 //! ```text
 //! log_prob = z[target] - log(sum(exp(z)))
 //! entropy  = log(sum(exp(z))) - sum(exp(z) z) / sum(exp(z))
+//! squares  = sum(exp(z)^2) / sum(exp(z))^2
 //! ```
 //!
 //! A row is visited once, a block at a time, for its [`Statistics`], and once more for its gradient. Both
@@ -26,10 +27,19 @@ pub use rows::{gradients, gradients_in_place, statistics};
 /// What is computed of a row of logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Softmax {
-    /// What the logits are multiplied by: `1 / temperature`, finite and above 0.
-    pub scale: f64,
     /// Whether the entropies are wanted.
     pub entropy: bool,
+    /// Whether the sums of squared probabilities are.
+    pub squares: bool,
+}
+
+/// What is given of a row of logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Token {
+    /// The place of the token whose log-prob is taken.
+    pub target: i64,
+    /// What the logits are multiplied by: `1 / temperature`, finite and above 0.
+    pub scale: f64,
 }
 
 /// What is known of a row of logits after one visit.
@@ -39,6 +49,8 @@ pub struct Statistics {
     pub log_prob: f64,
     /// 0 where it is not wanted.
     pub entropy: f64,
+    /// The sum of squared probabilities; 0 where it is not wanted.
+    pub squares: f64,
     /// The largest logit, scaled.
     pub shift: f64,
     /// `log(sum(exp(z - shift)))`.
@@ -51,26 +63,35 @@ pub struct Statistics {
 /// What the gradient of a row of logits is made of.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RowGradient {
-    /// The token whose log-prob was taken.
-    pub target: i64,
+    /// What was given of the row.
+    pub token: Token,
     /// As in [`Statistics`].
     pub shift: f64,
     /// As in [`Statistics`].
     pub log_sum: f64,
-    /// As in [`Statistics`]; not read where `entropy_gradient` is 0.
+    /// As in [`Statistics`]; without effect where `entropy_gradient` is 0.
     pub entropy: f64,
+    /// As in [`Statistics`]; without effect where `squares_gradient` is 0.
+    pub squares: f64,
     /// Gradient of the result with respect to the log-prob.
     pub log_prob_gradient: f64,
     /// Gradient of the result with respect to the entropy.
     pub entropy_gradient: f64,
+    /// Gradient of the result with respect to the sum of squared probabilities.
+    pub squares_gradient: f64,
 }
 
 impl RowGradient {
+    /// Whether one reaches more than the log-prob.
+    fn has_more(&self) -> bool {
+        self.entropy_gradient != 0.0 || self.squares_gradient != 0.0
+    }
+
     /// Whether any gradient reaches the row. One without is exactly 0, whatever the row holds.
     #[must_use]
     pub fn is_active(&self) -> bool {
         // A NaN is not 0: it goes on.
-        self.log_prob_gradient != 0.0 || self.entropy_gradient != 0.0
+        self.log_prob_gradient != 0.0 || self.has_more()
     }
 }
 

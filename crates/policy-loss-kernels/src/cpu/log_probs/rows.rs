@@ -6,32 +6,28 @@ use rayon::prelude::*;
 use super::super::element::{Element, Stored};
 use super::super::vector_unit::vector_unit;
 use super::statistics::Moments;
-use super::{BLOCK, PARALLEL, RowGradient, Softmax, Statistics, gradient, place, real};
+use super::{BLOCK, PARALLEL, RowGradient, Softmax, Statistics, Token, gradient, place, real};
 
-/// The statistics of `targets.len()` rows of logits, one after another.
+/// The statistics of `rows.len()` rows of logits, one after another.
 ///
 /// Half precision is widened a block at a time.
 ///
 /// # Panics
 ///
-/// There are not as many whole rows as targets.
-pub fn statistics<E: Element>(softmax: Softmax, logits: &[E], targets: &[i64]) -> Vec<Statistics> {
-    let Some(vocabulary) = row_length(logits.len(), targets.len()) else {
+/// There are not as many whole rows of logits as `rows`.
+pub fn statistics<E: Element>(softmax: Softmax, logits: &[E], rows: &[Token]) -> Vec<Statistics> {
+    let Some(vocabulary) = row_length(logits.len(), rows.len()) else {
         return Vec::new();
     };
     let arch = vector_unit();
-    let visit = |(row, &target): (&[E], &i64)| {
+    let visit = |(row, token): (&[E], &Token)| {
         let mut moments = Moments::new();
-        visit_row(arch, softmax, row, target, &mut moments);
+        visit_row(arch, softmax, row, token, &mut moments);
         moments.statistics(softmax)
     };
     match logits.len() >= PARALLEL {
-        true => logits
-            .par_chunks(vocabulary)
-            .zip(targets)
-            .map(visit)
-            .collect(),
-        false => logits.chunks(vocabulary).zip(targets).map(visit).collect(),
+        true => logits.par_chunks(vocabulary).zip(rows).map(visit).collect(),
+        false => logits.chunks(vocabulary).zip(rows).map(visit).collect(),
     }
 }
 
@@ -39,20 +35,20 @@ fn visit_row<E: Stored>(
     arch: Arch,
     softmax: Softmax,
     row: &[E],
-    target: i64,
+    token: &Token,
     moments: &mut Moments,
 ) {
     if let Some(row) = E::floats(row).of::<E::Real>() {
-        let target = place(target, 0..row.len());
-        return moments.visit(arch, softmax, row, target);
+        let target = place(token.target, 0..row.len());
+        return moments.visit(arch, softmax, token.scale, row, target);
     }
     let mut wide = [real::<E::Real>(0.0); BLOCK];
     for (index, block) in row.chunks(BLOCK).enumerate() {
         let wide = &mut wide[..block.len()];
         E::widen_all(arch, block, wide);
         let start = index * BLOCK;
-        let target = place(target, start..start + block.len());
-        moments.visit(arch, softmax, wide, target);
+        let target = place(token.target, start..start + block.len());
+        moments.visit(arch, softmax, token.scale, wide, target);
     }
 }
 
@@ -61,7 +57,7 @@ fn visit_row<E: Stored>(
 /// # Panics
 ///
 /// There are not as many whole rows of logits as `rows`.
-pub fn gradients<E: Element>(scale: f64, logits: &[E], rows: &[RowGradient]) -> Vec<E> {
+pub fn gradients<E: Element>(logits: &[E], rows: &[RowGradient]) -> Vec<E> {
     let mut gradients = vec![E::from_f64(0.0); logits.len()];
     let Some(vocabulary) = row_length(logits.len(), rows.len()) else {
         return gradients;
@@ -70,7 +66,7 @@ pub fn gradients<E: Element>(scale: f64, logits: &[E], rows: &[RowGradient]) -> 
     let replace = |((gradients, logits), row): ((&mut [E], &[E]), &RowGradient)| {
         // A row stays in the cache until it is replaced.
         gradients.copy_from_slice(logits);
-        replace_row(arch, scale, row, gradients);
+        replace_row(arch, row, gradients);
     };
     match logits.len() >= PARALLEL {
         true => gradients
@@ -92,12 +88,12 @@ pub fn gradients<E: Element>(scale: f64, logits: &[E], rows: &[RowGradient]) -> 
 /// # Panics
 ///
 /// There are not as many whole rows of logits as `rows`.
-pub fn gradients_in_place<E: Element>(scale: f64, logits: &mut [E], rows: &[RowGradient]) {
+pub fn gradients_in_place<E: Element>(logits: &mut [E], rows: &[RowGradient]) {
     let Some(vocabulary) = row_length(logits.len(), rows.len()) else {
         return;
     };
     let arch = vector_unit();
-    let replace = |(logits, row): (&mut [E], &RowGradient)| replace_row(arch, scale, row, logits);
+    let replace = |(logits, row): (&mut [E], &RowGradient)| replace_row(arch, row, logits);
     match logits.len() >= PARALLEL {
         true => logits
             .par_chunks_mut(vocabulary)
@@ -107,19 +103,19 @@ pub fn gradients_in_place<E: Element>(scale: f64, logits: &mut [E], rows: &[RowG
     }
 }
 
-fn replace_row<E: Stored>(arch: Arch, scale: f64, row: &RowGradient, logits: &mut [E]) {
-    let is_valid = place(row.target, 0..logits.len()).is_some();
+fn replace_row<E: Stored>(arch: Arch, row: &RowGradient, logits: &mut [E]) {
+    let is_valid = place(row.token.target, 0..logits.len()).is_some();
     let mut wide = [real::<E::Real>(0.0); BLOCK];
     for (index, block) in logits.chunks_mut(BLOCK).enumerate() {
         let start = index * BLOCK;
-        let target = place(row.target, start..start + block.len());
+        let target = place(row.token.target, start..start + block.len());
         if let Some(block) = E::in_place(block) {
-            gradient::replace(arch, scale, row, is_valid, block, target);
+            gradient::replace(arch, row, is_valid, block, target);
             continue;
         }
         let wide = &mut wide[..block.len()];
         E::widen_all(arch, block, wide);
-        gradient::replace(arch, scale, row, is_valid, wide, target);
+        gradient::replace(arch, row, is_valid, wide, target);
         arch.dispatch(NarrowOver { wide, block });
     }
 }

@@ -16,6 +16,8 @@ pub struct Moments {
     sum: f64,
     /// `sum(exp(z - shift) (z - shift))`.
     weighted: f64,
+    /// `sum(exp(z - shift)^2)`.
+    squares: f64,
     /// The scaled logit of the target, once it has been met.
     target: Option<f64>,
 }
@@ -26,6 +28,7 @@ impl Moments {
             shift: f64::NEG_INFINITY,
             sum: 0.0,
             weighted: 0.0,
+            squares: 0.0,
             target: None,
         }
     }
@@ -35,22 +38,33 @@ impl Moments {
         &mut self,
         arch: Arch,
         softmax: Softmax,
+        scale: f64,
         logits: &[T],
         target: Option<usize>,
     ) {
-        let scale = real::<T>(softmax.scale);
+        let scale = real::<T>(scale);
         if let Some(place) = target {
             self.target = Some((logits[place] * scale).to_f64());
         }
         for block in logits.chunks(BLOCK) {
             let moments = *self;
-            *self = match softmax.entropy {
-                true => arch.dispatch(Visit::<_, true> {
+            *self = match (softmax.entropy, softmax.squares) {
+                (false, false) => arch.dispatch(Visit::<_, false, false> {
                     block,
                     scale,
                     moments,
                 }),
-                false => arch.dispatch(Visit::<_, false> {
+                (true, false) => arch.dispatch(Visit::<_, true, false> {
+                    block,
+                    scale,
+                    moments,
+                }),
+                (false, true) => arch.dispatch(Visit::<_, false, true> {
+                    block,
+                    scale,
+                    moments,
+                }),
+                (true, true) => arch.dispatch(Visit::<_, true, true> {
                     block,
                     scale,
                     moments,
@@ -70,6 +84,10 @@ impl Moments {
                 true => log_sum - self.weighted / self.sum,
                 false => 0.0,
             },
+            squares: match softmax.squares {
+                true => self.squares / (self.sum * self.sum),
+                false => 0.0,
+            },
             shift: self.shift,
             log_sum,
         }
@@ -86,18 +104,21 @@ impl Moments {
             shift,
             sum: factor * self.sum,
             weighted: factor * (self.weighted + self.sum * distance),
+            squares: factor * factor * self.squares,
             ..self
         }
     }
 }
 
-struct Visit<'a, T, const ENTROPY: bool> {
+struct Visit<'a, T, const ENTROPY: bool, const SQUARES: bool> {
     block: &'a [T],
     scale: T,
     moments: Moments,
 }
 
-impl<T: Real, const ENTROPY: bool> WithSimd for Visit<'_, T, ENTROPY> {
+impl<T: Real, const ENTROPY: bool, const SQUARES: bool> WithSimd
+    for Visit<'_, T, ENTROPY, SQUARES>
+{
     type Output = Moments;
 
     #[inline(always)]
@@ -141,6 +162,7 @@ impl<T: Real, const ENTROPY: bool> WithSimd for Visit<'_, T, ENTROPY> {
             shift: lanes.splat(shift),
             sum: lanes.zero(),
             weighted: lanes.zero(),
+            squares: lanes.zero(),
         };
         // Two chains hide the latency of the exponential. Each of them takes one vector less than a
         // stretch has: the last addition of the stretch is that of the chains.
@@ -149,25 +171,31 @@ impl<T: Real, const ENTROPY: bool> WithSimd for Visit<'_, T, ENTROPY> {
             let (pairs, single) = stretch.as_chunks::<2>();
             for pair in pairs {
                 for (sums, &vector) in sums.iter_mut().zip(pair) {
-                    sums.add::<ENTROPY>(lanes, vector);
+                    sums.add::<ENTROPY, SQUARES>(lanes, vector);
                 }
             }
             for &vector in single {
-                sums[0].add::<ENTROPY>(lanes, vector);
+                sums[0].add::<ENTROPY, SQUARES>(lanes, vector);
             }
             let [a, b] = sums;
             moments.sum += lanes.sum(lanes.add(a.sum, b.sum));
             if ENTROPY {
                 moments.weighted += lanes.sum(lanes.add(a.weighted, b.weighted));
             }
+            if SQUARES {
+                moments.squares += lanes.sum(lanes.add(a.squares, b.squares));
+            }
         }
         for &value in rest {
             // A vector of one value: each of its lanes would otherwise be a logit of 0.
             let mut sums = sums;
-            sums.add::<ENTROPY>(lanes, lanes.splat(value));
+            sums.add::<ENTROPY, SQUARES>(lanes, lanes.splat(value));
             moments.sum += first(lanes, sums.sum);
             if ENTROPY {
                 moments.weighted += first(lanes, sums.weighted);
+            }
+            if SQUARES {
+                moments.squares += first(lanes, sums.squares);
             }
         }
         moments
@@ -187,11 +215,12 @@ struct Sums<L: Lanes> {
     shift: L::Vector,
     sum: L::Vector,
     weighted: L::Vector,
+    squares: L::Vector,
 }
 
 impl<L: Lanes> Sums<L> {
     #[inline(always)]
-    fn add<const ENTROPY: bool>(&mut self, lanes: L, logits: L::Vector) {
+    fn add<const ENTROPY: bool, const SQUARES: bool>(&mut self, lanes: L, logits: L::Vector) {
         let distance = lanes.sub(lanes.mul(logits, self.scale), self.shift);
         if ENTROPY {
             // A logit of -inf has probability 0, and 0 * -inf would be NaN.
@@ -200,8 +229,18 @@ impl<L: Lanes> Sums<L> {
             let probability = exp(lanes, distance);
             self.sum = lanes.add(self.sum, probability);
             self.weighted = lanes.mul_add(probability, distance, self.weighted);
+            self.square::<SQUARES>(lanes, probability);
         } else {
-            self.sum = lanes.add(self.sum, exp(lanes, distance));
+            let probability = exp(lanes, distance);
+            self.sum = lanes.add(self.sum, probability);
+            self.square::<SQUARES>(lanes, probability);
+        }
+    }
+
+    #[inline(always)]
+    fn square<const SQUARES: bool>(&mut self, lanes: L, probability: L::Vector) {
+        if SQUARES {
+            self.squares = lanes.mul_add(probability, probability, self.squares);
         }
     }
 }

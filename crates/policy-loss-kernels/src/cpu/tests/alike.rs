@@ -22,27 +22,29 @@ fn logits() -> impl Iterator<Item = f32> {
 /// may have in a stretch, and what adding up 16 lanes and a rounded product add to it.
 const BOUND: f64 = (STRETCH as f64 / 2.0 + 4.0 + 2.0) / (1_u64 << 24) as f64;
 
-/// The sums of exponentials of a row whose first logit is 0: `exp(z)`, and `exp(z) * z`.
-fn exponentials(arch: Arch, logit: f32, others: usize) -> [f64; 2] {
+/// The sums of exponentials of a row whose first logit is 0: `exp(z)`, `exp(z) * z`, and
+/// `exp(z)^2`.
+fn exponentials(arch: Arch, logit: f32, others: usize) -> [f64; 3] {
     let softmax = Softmax {
-        scale: 1.0,
         entropy: true,
+        squares: true,
     };
     let mut logits = vec![logit; others + 1];
     logits[0] = 0.0;
     let mut moments = Moments::new();
-    moments.visit(arch, softmax, &logits, Some(0));
+    moments.visit(arch, softmax, 1.0, &logits, Some(0));
     let statistics = moments.statistics(softmax);
     let sum = statistics.log_sum.exp();
-    [sum, (statistics.log_sum - statistics.entropy) * sum]
+    let weighted = (statistics.log_sum - statistics.entropy) * sum;
+    [sum, weighted, statistics.squares * sum * sum]
 }
 
 #[test]
 fn sums_of_a_softmax() {
     for arch in levels() {
         for logit in logits() {
-            let [sum, weighted] = exponentials(arch, logit, TOKENS);
-            let [of_two, _] = exponentials(arch, logit, 1);
+            let [sum, weighted, squared] = exponentials(arch, logit, TOKENS);
+            let [of_two, _, _] = exponentials(arch, logit, 1);
             let exponential = of_two - 1.0;
             let sums = [
                 // The one is that of the first logit.
@@ -51,6 +53,11 @@ fn sums_of_a_softmax() {
                     "weighted exponential",
                     weighted,
                     exponential * f64::from(logit),
+                ),
+                (
+                    "squared exponential",
+                    squared - 1.0,
+                    exponential * exponential,
                 ),
             ];
             for (name, sum, addend) in sums {

@@ -6,19 +6,31 @@ use crate::cpu::lanes::Real;
 use crate::cpu::log_probs::gradient::replace;
 use crate::cpu::log_probs::statistics::Moments;
 use crate::cpu::log_probs::{
-    Head, HeadGradients, Matrix, MatrixMut, RowGradient, Softmax, Statistics, gradients,
+    Head, HeadGradients, Matrix, MatrixMut, RowGradient, Softmax, Statistics, Token, gradients,
     head_gradients, head_logits, statistics,
 };
 
 use super::{Random, levels};
 
 const SOFTMAX: Softmax = Softmax {
-    scale: 1.25,
     entropy: true,
+    squares: true,
 };
 
-/// Log-prob of the target and entropy, with the gradient of `a * log_prob + b * entropy`.
-fn naive(logits: &[f64], target: usize, scale: f64, [a, b]: [f64; 2]) -> (f64, f64, Vec<f64>) {
+const SCALE: f64 = 1.25;
+
+fn token(target: i64, scale: f64) -> Token {
+    Token { target, scale }
+}
+
+/// Log-prob of the target, entropy and sum of squared probabilities, with the gradient of
+/// `a * log_prob + b * entropy + c * squares`.
+fn naive(
+    logits: &[f64],
+    target: usize,
+    scale: f64,
+    [a, b, c]: [f64; 3],
+) -> (f64, f64, f64, Vec<f64>) {
     let largest = logits
         .iter()
         .fold(f64::NEG_INFINITY, |m, x| m.max(x * scale));
@@ -29,13 +41,14 @@ fn naive(logits: &[f64], target: usize, scale: f64, [a, b]: [f64; 2]) -> (f64, f
         log_p => log_p.exp() * log_p,
     };
     let entropy = -logits.iter().map(|x| plogp(*x)).sum::<f64>();
+    let squares: f64 = logits.iter().map(|x| log_p(*x).exp().powi(2)).sum();
     let gradient = logits.iter().enumerate().map(|(word, x)| {
         let chosen = f64::from(u8::from(word == target));
         let p = log_p(*x).exp();
-        scale * (a * (chosen - p) - b * (plogp(*x) + p * entropy))
+        scale * (a * (chosen - p) - b * (plogp(*x) + p * entropy) + 2.0 * c * p * (p - squares))
     });
     let gradient = gradient.collect();
-    (log_p(logits[target]), entropy, gradient)
+    (log_p(logits[target]), entropy, squares, gradient)
 }
 
 fn near(what: &str, actual: f64, expected: f64, tolerance: f64) {
@@ -44,14 +57,16 @@ fn near(what: &str, actual: f64, expected: f64, tolerance: f64) {
     assert!(fits, "{what}: {actual:e}, expected {expected:e}");
 }
 
-fn row_gradient(target: usize, row: Statistics, [a, b]: [f64; 2]) -> RowGradient {
+fn row_gradient(token: Token, row: Statistics, [a, b, c]: [f64; 3]) -> RowGradient {
     RowGradient {
-        target: target as i64,
+        token,
         shift: row.shift,
         log_sum: row.log_sum,
         entropy: row.entropy,
+        squares: row.squares,
         log_prob_gradient: a,
         entropy_gradient: b,
+        squares_gradient: c,
     }
 }
 
@@ -70,21 +85,28 @@ fn rows_of_every_length<T: Real>(tolerance: f64) {
             let target = random.below(length);
             logits[target] = T::from_f64(random.between(-9.0, 12.0));
             let wide: Vec<f64> = logits.iter().map(|x| x.to_f64()).collect();
-            let upstream = [random.between(-2.0, 2.0), random.between(-2.0, 2.0)];
-            let (log_prob, entropy, gradient) = naive(&wide, target, SOFTMAX.scale, upstream);
+            let upstream = [0; 3].map(|_| random.between(-2.0, 2.0));
+            let (log_prob, entropy, squares, gradient) = naive(&wide, target, SCALE, upstream);
 
             let mut moments = Moments::new();
             // In two parts, as the blocks of a vocabulary are visited.
             let cut = random.below(length + 1);
             let (first, second) = logits.split_at(cut);
-            moments.visit(arch, SOFTMAX, first, (target < cut).then_some(target));
-            moments.visit(arch, SOFTMAX, second, target.checked_sub(cut));
+            moments.visit(
+                arch,
+                SOFTMAX,
+                SCALE,
+                first,
+                (target < cut).then_some(target),
+            );
+            moments.visit(arch, SOFTMAX, SCALE, second, target.checked_sub(cut));
             let row = moments.statistics(SOFTMAX);
             near("log_prob", row.log_prob, log_prob, tolerance);
             near("entropy", row.entropy, entropy, tolerance);
+            near("squares", row.squares, squares, tolerance);
 
-            let row = row_gradient(target, row, upstream);
-            replace(arch, SOFTMAX.scale, &row, true, &mut logits, Some(target));
+            let row = row_gradient(token(target as i64, SCALE), row, upstream);
+            replace(arch, &row, true, &mut logits, Some(target));
             for (word, (actual, expected)) in logits.iter().zip(&gradient).enumerate() {
                 near(
                     &format!("{length}: [{word}]"),
@@ -115,13 +137,16 @@ fn what_is_not_a_number_is_seen() {
                 let mut logits = vec![0.5; 1041];
                 logits[place] = value;
                 let mut moments = Moments::new();
-                moments.visit(arch, SOFTMAX, &logits, Some(3));
+                moments.visit(arch, SOFTMAX, SCALE, &logits, Some(3));
                 let row = moments.statistics(SOFTMAX);
-                assert!(row.log_prob.is_nan() && row.entropy.is_nan(), "{place}");
+                assert!(
+                    row.log_prob.is_nan() && row.entropy.is_nan() && row.squares.is_nan(),
+                    "{place}"
+                );
             }
         }
         let mut moments = Moments::new();
-        moments.visit(arch, SOFTMAX, &[f32::NEG_INFINITY; 20], Some(3));
+        moments.visit(arch, SOFTMAX, SCALE, &[f32::NEG_INFINITY; 20], Some(3));
         assert!(moments.statistics(SOFTMAX).log_prob.is_nan());
     }
 }
@@ -133,47 +158,40 @@ fn half_precision_is_that_of_its_numbers() {
         .map(|_| f16::from_f64(random.between(-8.0, 8.0)).to_f32())
         .map(|x| bf16::from_f32(x).to_f32())
         .collect();
-    let expected = statistics(SOFTMAX, &wide, &[7, 2400]);
-    let rows: Vec<_> = [7, 2400]
+    let tokens = [token(7, SCALE), token(2400, 0.7)];
+    let expected = statistics(SOFTMAX, &wide, &tokens);
+    let rows: Vec<_> = tokens
         .into_iter()
         .zip(&expected)
-        .map(|(target, row)| row_gradient(target, *row, [0.5, -1.0]))
+        .map(|(token, row)| row_gradient(token, *row, [0.5, -1.0, 2.0]))
         .collect();
-    let wide_gradient = gradients(SOFTMAX.scale, &wide, &rows);
+    let wide_gradient = gradients(&wide, &rows);
 
     let half: Vec<f16> = wide.iter().map(|x| f16::from_f32(*x)).collect();
-    assert_eq!(statistics(SOFTMAX, &half, &[7, 2400]), expected);
+    assert_eq!(statistics(SOFTMAX, &half, &tokens), expected);
     let narrow = wide_gradient.iter().map(|x| f16::from_f32(*x));
-    assert!(
-        gradients(SOFTMAX.scale, &half, &rows)
-            .into_iter()
-            .eq(narrow)
-    );
+    assert!(gradients(&half, &rows).into_iter().eq(narrow));
 
     let half: Vec<bf16> = wide.iter().map(|x| bf16::from_f32(*x)).collect();
-    assert_eq!(statistics(SOFTMAX, &half, &[7, 2400]), expected);
+    assert_eq!(statistics(SOFTMAX, &half, &tokens), expected);
     let narrow = wide_gradient.iter().map(|x| bf16::from_f32(*x));
-    assert!(
-        gradients(SOFTMAX.scale, &half, &rows)
-            .into_iter()
-            .eq(narrow)
-    );
+    assert!(gradients(&half, &rows).into_iter().eq(narrow));
 }
 
 #[test]
 fn unknown_targets_and_rows_without_a_gradient() {
     let logits = [f32::NAN, 1.0, 2.0, 3.0];
-    let found = statistics(SOFTMAX, &logits[1..], &[3]);
+    let found = statistics(SOFTMAX, &logits[1..], &[token(3, 1.0)]);
     assert!(found[0].log_prob.is_nan() && !found[0].entropy.is_nan());
     assert!(
-        statistics(SOFTMAX, &logits[1..], &[-1])[0]
+        statistics(SOFTMAX, &logits[1..], &[token(-1, 1.0)])[0]
             .log_prob
             .is_nan()
     );
-    let idle = row_gradient(9, found[0], [0.0, 0.0]);
-    assert_eq!(gradients(1.0, &logits, &[idle]), [0.0; 4]);
-    let unknown = row_gradient(9, found[0], [1.0, 0.0]);
-    let gradient = gradients(1.0, &logits[1..], &[unknown]);
+    let idle = row_gradient(token(9, 1.0), found[0], [0.0; 3]);
+    assert_eq!(gradients(&logits, &[idle]), [0.0; 4]);
+    let unknown = row_gradient(token(9, 1.0), found[0], [1.0, 0.0, 0.0]);
+    let gradient = gradients(&logits[1..], &[unknown]);
     assert!(gradient.iter().all(|x| x.is_nan()));
     assert!(statistics::<f32>(SOFTMAX, &[], &[]).is_empty());
 }
@@ -192,8 +210,16 @@ fn a_head_a_block_at_a_time() {
         numbers(vocabulary),
     );
     hidden[2 * width..3 * width].fill(f64::NAN);
-    let targets = [0, 8999, 5, 4096, 4095];
-    let upstream = [[1.0, 0.0], [0.5, 2.0], [0.0, 0.0], [-1.0, 0.5], [2.0, -1.0]];
+    // Each at a temperature of its own.
+    let given = [(0, 1.25), (8999, 0.5), (5, 1.0), (4096, 2.0), (4095, 1.0)];
+    let given = given.map(|(target, scale)| token(target, scale));
+    let upstream = [
+        [1.0, 0.0, 0.0],
+        [0.5, 2.0, 0.0],
+        [0.0; 3],
+        [0.0, 0.0, 1.5],
+        [2.0, -1.0, 0.5],
+    ];
     let turned: Vec<f64> = (0..vocabulary * width)
         .map(|i| weight[i % width * vocabulary + i / width])
         .collect();
@@ -208,9 +234,9 @@ fn a_head_a_block_at_a_time() {
             bias: Some(&bias),
         };
         let mut logits = vec![0.0; tokens * vocabulary];
-        let rows = head_logits(head, SOFTMAX, &targets, &mut logits);
+        let rows = head_logits(head, SOFTMAX, &given, &mut logits);
         let rows: Vec<_> = (0..tokens)
-            .map(|i| row_gradient(targets[i] as usize, rows[i], upstream[i]))
+            .map(|i| row_gradient(given[i], rows[i], upstream[i]))
             .collect();
         let kept = logits.clone();
         let mut of_hidden = vec![7.0; tokens * width];
@@ -221,7 +247,7 @@ fn a_head_a_block_at_a_time() {
             weight: Some(MatrixMut::new(&mut of_weight, [width, vocabulary], strides)),
             bias: Some(&mut of_bias[..]),
         };
-        head_gradients(head, SOFTMAX.scale, &rows, &mut logits, target);
+        head_gradients(head, &rows, &mut logits, target);
 
         let mut expected = (
             vec![0.0; tokens * width],
@@ -230,8 +256,8 @@ fn a_head_a_block_at_a_time() {
         );
         for token in [0, 1, 3, 4] {
             let row = &kept[token * vocabulary..(token + 1) * vocabulary];
-            let target = targets[token] as usize;
-            let (_, _, gradient) = naive(row, target, SOFTMAX.scale, upstream[token]);
+            let Token { target, scale } = given[token];
+            let (_, _, _, gradient) = naive(row, target as usize, scale, upstream[token]);
             for (word, gradient) in gradient.iter().enumerate() {
                 let product: f64 = (0..width)
                     .map(|k| hidden[token * width + k] * weight[k * vocabulary + word])

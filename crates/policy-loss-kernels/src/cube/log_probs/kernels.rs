@@ -15,21 +15,22 @@ const LOG_OF_NOTHING: f64 = -104.0;
 pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
     logits: &[Vector<L, N>],
     targets: &[I],
+    scales: &[A],
     values: &mut [A],
     moments: &mut [A],
     rows: usize,
     vectors: usize,
-    scale: InputScalar,
     not_a_number: InputScalar,
     #[comptime] entropy: bool,
+    #[comptime] squares: bool,
     #[define(L, I, A)] _types: [ElemType; 3],
 ) {
     let step = comptime!(CUBE_SIZE as usize);
-    let scale = Vector::<A, N>::new(scale.get::<A>());
     let mut shared = Shared::<[A]>::new_slice(step);
     let mut row = CUBE_POS;
     while row < rows {
         let start = row * vectors;
+        let scale = Vector::<A, N>::new(scales[row]);
         // The smallest number, not an infinity, which WGSL has no way to write.
         let mut largest = Vector::<A, N>::new(A::new(f32::MIN));
         let mut index = UNIT_POS as usize;
@@ -48,6 +49,7 @@ pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
 
         let mut sum = Vector::<A, N>::new(A::new(0.0));
         let mut weighted = Vector::<A, N>::new(A::new(0.0));
+        let mut squared = Vector::<A, N>::new(A::new(0.0));
         let mut index = UNIT_POS as usize;
         while index < vectors {
             let z = Vector::<A, N>::cast_from(logits[start + index]) * scale;
@@ -57,12 +59,19 @@ pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
             if comptime!(entropy) {
                 weighted += exponential * at_least_nothing(distance);
             }
+            if comptime!(squares) {
+                squared += exponential * exponential;
+            }
             index += step;
         }
         let sum = fold::<A>(&mut shared, sum.vector_sum(), false);
         let mut weighted_sum = A::new(0.0);
         if comptime!(entropy) {
             weighted_sum = fold::<A>(&mut shared, weighted.vector_sum(), false);
+        }
+        let mut squared_sum = A::new(0.0);
+        if comptime!(squares) {
+            squared_sum = fold::<A>(&mut shared, squared.vector_sum(), false);
         }
         if UNIT_POS == 0 {
             let log_sum = logarithm::<A>(sum);
@@ -80,6 +89,10 @@ pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
             if comptime!(entropy) {
                 values[rows + row] = log_sum - weighted_sum / sum;
             }
+            if comptime!(squares) {
+                let place = comptime!(1 + entropy as usize) * rows + row;
+                values[place] = squared_sum / (sum * sum);
+            }
             moments[row] = largest;
             moments[rows + row] = log_sum;
         }
@@ -92,6 +105,7 @@ pub fn write_gradient<L: Float, O: Float, I: Int, A: Float, N: Size>(
     logits: &[Vector<L, N>],
     output: &mut [Vector<O, N>],
     targets: &[I],
+    scales: &[A],
     values: &[A],
     moments: &[A],
     upstream: &[A],
@@ -99,27 +113,38 @@ pub fn write_gradient<L: Float, O: Float, I: Int, A: Float, N: Size>(
     vectors: usize,
     first: usize,
     vocabulary: usize,
-    scale: InputScalar,
     not_a_number: InputScalar,
     #[comptime] entropy_gradient: bool,
+    // The row of the sums of squared probabilities; 0 where there is none.
+    #[comptime] squares_row: usize,
     #[define(L, O, I, A)] _types: [ElemType; 4],
 ) {
     let step = comptime!(CUBE_SIZE as usize);
-    let scale = scale.get::<A>();
     let zero = A::new(0.0);
     let mut row = CUBE_POS;
     while row < rows {
         let start = row * vectors;
+        let scale = scales[row];
         let largest = moments[row];
         let log_sum = moments[rows + row];
         let gradient = upstream[row] * scale;
+        // Not of the product: a scale may be NaN.
+        let mut is_idle = upstream[row] == zero;
         let mut of_entropy = zero;
         let mut entropy = zero;
         if comptime!(entropy_gradient) {
+            is_idle = is_idle && upstream[rows + row] == zero;
             of_entropy = upstream[rows + row] * scale;
             entropy = values[rows + row];
         }
-        let is_idle = gradient == zero && of_entropy == zero;
+        let mut of_squares = zero;
+        let mut squares = zero;
+        if comptime!(squares_row > 0) {
+            let place = squares_row * rows + row;
+            is_idle = is_idle && upstream[place] == zero;
+            of_squares = upstream[place] * scale * A::new(2.0);
+            squares = values[place];
+        }
         let target = i32::cast_from(targets[row]);
         let is_known = target >= 0 && target < vocabulary as i32;
         // Below 0, or beyond the last, where the target is not one of these words.
@@ -138,7 +163,13 @@ pub fn write_gradient<L: Float, O: Float, I: Int, A: Float, N: Size>(
                 let absent = Vector::new(of_entropy == zero);
                 factor += select_many(absent, Vector::new(zero), inner);
             }
-            let mut own = Vector::new(nowhere) - log_prob.exp() * factor;
+            let probability = log_prob.exp();
+            if comptime!(squares_row > 0) {
+                let inner = (probability - Vector::new(squares)) * Vector::new(of_squares);
+                let absent = Vector::new(of_squares == zero);
+                factor -= select_many(absent, Vector::new(zero), inner);
+            }
+            let mut own = Vector::new(nowhere) - probability * factor;
             #[unroll]
             for lane in 0..N::value() {
                 let is_target = (index * N::value() + lane) as i32 == place;

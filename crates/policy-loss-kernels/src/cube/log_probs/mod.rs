@@ -11,28 +11,38 @@ use kernels::{CUBE_SIZE, visit_rows, write_gradient};
 /// Cubes in a launch: every device allows as many in one direction. Kernels loop over what is left.
 const MOST_CUBES: usize = 65_535;
 
-/// Logits, `rows * vocabulary` of them, and a target for each row.
+/// Logits, `rows * vocabulary` of them, and a target and a scale for each row.
 #[derive(Clone, Debug)]
 pub struct Logits {
     /// Of any float type.
     pub logits: Buffer,
     /// `rows` integers.
     pub targets: Buffer,
+    /// `rows` numbers that logits are multiplied by first, of the [arithmetic's](super::arithmetic)
+    /// type.
+    pub scales: Buffer,
     /// Number of rows.
     pub rows: usize,
     /// Number of logits in a row.
     pub vocabulary: usize,
-    /// What logits are multiplied by first.
-    pub scale: f64,
     /// Whether entropies are computed.
     pub entropy: bool,
+    /// Whether sums of squared probabilities are.
+    pub squares: bool,
+}
+
+impl Logits {
+    /// How many values there are of each row.
+    fn values(&self) -> usize {
+        1 + usize::from(self.entropy) + usize::from(self.squares)
+    }
 }
 
 /// What is known of each row, of the [arithmetic's](super::arithmetic) type.
 #[derive(Clone, Debug)]
 pub struct Statistics {
-    /// The log-probs of the targets, then, if they are computed, the entropies. NaN where a target
-    /// is not in the vocabulary.
+    /// The log-probs of the targets, then, if they are computed, the entropies, then the sums of
+    /// squared probabilities. A log-prob is NaN where its target is not in the vocabulary.
     pub values: Buffer,
     /// The largest scaled logits, then `log(sum(exp(z - largest)))`.
     pub moments: Buffer,
@@ -49,13 +59,14 @@ pub fn statistics(client: &Client, logits: &Logits) -> Statistics {
     let rows = logits.rows;
     let length = rows * logits.vocabulary;
     let width = geometry::width(client, logits.logits.element.size(), logits.vocabulary);
-    let values = rows * (1 + usize::from(logits.entropy));
+    let values = rows * logits.values();
     let outputs = Statistics {
         values: Buffer::empty(client, values, arithmetic),
         moments: Buffer::empty(client, 2 * rows, arithmetic),
     };
-    // SAFETY: the kernel reads `rows` rows of `vocabulary / width` vectors and `rows` targets, and
-    // writes `rows` elements of each statistic; `argument` has checked that buffers are as long.
+    // SAFETY: the kernel reads `rows` rows of `vocabulary / width` vectors, `rows` targets and as
+    // many scales, and writes `rows` elements of each statistic; `argument` has checked that buffers
+    // are as long.
     #[allow(unsafe_code)]
     unsafe {
         visit_rows::launch_unchecked(
@@ -65,14 +76,15 @@ pub fn statistics(client: &Client, logits: &Logits) -> Statistics {
             width,
             logits.logits.argument(length),
             logits.targets.argument(rows),
+            logits.scales.argument(rows),
             outputs.values.argument(values),
             outputs.moments.argument(2 * rows),
             rows,
             logits.vocabulary / width,
-            InputScalar::new(logits.scale, arithmetic),
             // A parameter, because WGSL has no way to write it.
             InputScalar::new(f64::NAN, arithmetic),
             logits.entropy,
+            logits.squares,
             [logits.logits.element, logits.targets.element, arithmetic],
         );
     }
@@ -108,9 +120,13 @@ pub fn gradient(
     let (rows, here) = (logits.rows, logits.vocabulary);
     let arithmetic = super::arithmetic(logits.logits.element);
     let element = logits.logits.element;
+    let squares_row = match logits.squares {
+        true => logits.values() - 1,
+        false => 0,
+    };
     let length = rows * here;
     let width = geometry::width(client, element.size(), here);
-    let values = rows * (1 + usize::from(logits.entropy));
+    let values = rows * logits.values();
     let input = logits.logits.argument(length);
     let in_place =
         into == element && logits.logits.handle.can_mut() && logits.logits.length() == length;
@@ -133,6 +149,7 @@ pub fn gradient(
             input,
             output_argument,
             logits.targets.argument(rows),
+            logits.scales.argument(rows),
             statistics.values.argument(values),
             statistics.moments.argument(2 * rows),
             upstream.argument(values),
@@ -140,10 +157,10 @@ pub fn gradient(
             here / width,
             words.first,
             words.vocabulary,
-            InputScalar::new(logits.scale, arithmetic),
             // A parameter, because WGSL has no way to write it.
             InputScalar::new(f64::NAN, arithmetic),
             entropy_gradient,
+            squares_row,
             [element, into, logits.targets.element, arithmetic],
         );
     }

@@ -4,11 +4,11 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend};
 
 use crate::log_probs::ops::{
-    HeadGradients, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
+    HeadGradients, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors, Wanted,
 };
 
 #[derive(Debug)]
@@ -17,7 +17,7 @@ struct TokenLogProbs;
 #[derive(Debug, Clone)]
 struct SavedLogits<B: Backend> {
     logits: FloatTensor<B>,
-    targets: IntTensor<B>,
+    tokens: TokenTensors<B>,
     statistics: RowStatistics<B>,
     settings: Settings,
 }
@@ -35,7 +35,7 @@ impl<B: LogProbsOps> Backward<B, 1> for TokenLogProbs {
         unary::<B, _>(ops.parents, ops.node, grads, |upstream| {
             B::token_log_probs_backward(
                 saved.logits,
-                saved.targets,
+                saved.tokens,
                 saved.statistics,
                 upstream,
                 saved.settings,
@@ -50,7 +50,7 @@ struct LinearLogProbs;
 #[derive(Debug, Clone)]
 struct SavedHead<B: Backend> {
     head: HeadTensors<B>,
-    targets: IntTensor<B>,
+    tokens: TokenTensors<B>,
     statistics: RowStatistics<B>,
     settings: Settings,
 }
@@ -67,7 +67,7 @@ impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
         let upstream = grads.consume::<B>(&ops.node);
         let SavedHead {
             head,
-            targets,
+            tokens,
             statistics,
             settings,
         } = ops.state;
@@ -79,7 +79,7 @@ impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
             in_parts: false,
         };
         let gradients =
-            B::linear_log_probs_backward(head, targets, statistics, upstream, settings, wanted);
+            B::linear_log_probs_backward(head, tokens, statistics, upstream, settings, wanted);
         if let Some(node) = hidden {
             grads.register::<B>(node.id, gradients.hidden);
         }
@@ -119,10 +119,21 @@ impl<B: LogProbsOps> Backward<B, 3> for KnownGradients {
     }
 }
 
+/// What is given of tokens has no gradient.
+fn inner<B: Backend, C: CheckpointStrategy>(
+    tokens: TokenTensors<Autodiff<B, C>>,
+) -> TokenTensors<B> {
+    TokenTensors {
+        targets: tokens.targets,
+        scales: tokens.scales.into_primitive(),
+        kept: tokens.kept,
+    }
+}
+
 impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
     fn token_log_probs(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
         let (logits, node) = logits.into_parts();
@@ -130,7 +141,8 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
             .prepare::<C>([node])
             .compute_bound()
             .stateful();
-        let statistics = B::token_log_probs(logits.clone(), targets.clone(), settings);
+        let tokens = inner(tokens);
+        let statistics = B::token_log_probs(logits.clone(), tokens.clone(), settings);
         let moments = Self::from_inner(statistics.moments.clone());
         let values = statistics.values.clone();
         RowStatistics {
@@ -138,7 +150,7 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
                 OpsKind::Tracked(prepared) => {
                     let saved = SavedLogits {
                         logits,
-                        targets,
+                        tokens,
                         statistics,
                         settings,
                     };
@@ -152,7 +164,7 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
 
     fn linear_log_probs(
         head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
         let (hidden, hidden_node) = head.hidden.into_parts();
@@ -169,7 +181,8 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
             .prepare::<C>([hidden_node, weight_node, bias_node])
             .compute_bound()
             .stateful();
-        let statistics = B::linear_log_probs(head.clone(), targets.clone(), settings);
+        let tokens = inner(tokens);
+        let statistics = B::linear_log_probs(head.clone(), tokens.clone(), settings);
         let moments = Self::from_inner(statistics.moments.clone());
         let values = statistics.values.clone();
         RowStatistics {
@@ -177,7 +190,7 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
                 OpsKind::Tracked(prepared) => {
                     let saved = SavedHead {
                         head,
-                        targets,
+                        tokens,
                         statistics,
                         settings,
                     };

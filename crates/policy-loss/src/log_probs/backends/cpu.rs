@@ -1,15 +1,28 @@
 //! What the CPU backends share: from numbers to the kernels' terms and back.
 
+use burn::backend::Backend;
 use burn::tensor::{DType, TensorData};
-use policy_loss_kernels::cpu::log_probs::{RowGradient, Softmax, Statistics};
+use policy_loss_kernels::cpu::log_probs::{RowGradient, Softmax, Statistics, Token};
 
-use crate::log_probs::ops::Settings;
+use crate::log_probs::ops::{Settings, TokenTensors};
+
+/// Whether a chunk takes several operations: the kernels know neither softcaps nor kept tokens.
+pub fn is_in_parts<B: Backend>(settings: Settings, tokens: &TokenTensors<B>) -> bool {
+    settings.softcap.is_some() || tokens.kept.is_some()
+}
 
 pub fn softmax(settings: Settings) -> Softmax {
     Softmax {
-        scale: settings.scale,
         entropy: settings.entropy,
+        squares: settings.squares,
     }
+}
+
+/// What is given of each row.
+pub fn rows(targets: &[i64], scales: &[f64]) -> Vec<Token> {
+    let pairs = targets.iter().zip(scales);
+    let token = |(&target, &scale)| Token { target, scale };
+    pairs.map(token).collect()
 }
 
 /// Values and moments, as in `RowStatistics`.
@@ -26,31 +39,36 @@ pub fn packed(
     if settings.entropy {
         values.extend(row(|row| row.entropy));
     }
+    if settings.squares {
+        values.extend(row(|row| row.squares));
+    }
     let moments = row(|row| row.shift).chain(row(|row| row.log_sum));
-    let count = 1 + usize::from(settings.entropy);
-    (rows(values, count), rows(moments.collect(), 2))
+    (rows(values, settings.values()), rows(moments.collect(), 2))
 }
 
 /// The gradient of each row, from tensors that hold one number a token in each of their rows.
 pub fn row_gradients(
-    targets: &[i64],
+    tokens: &[Token],
     values: &[f64],
     moments: &[f64],
     upstream: &[f64],
     settings: Settings,
 ) -> Vec<RowGradient> {
-    let tokens = targets.len();
-    let second = |rows: &[f64], i: usize| match settings.entropy_gradient {
-        true => rows[tokens + i],
-        false => 0.0,
+    let count = tokens.len();
+    let entropy_row = settings.entropy_gradient.then_some(1);
+    let at = |rows: &[f64], row: Option<usize>, i: usize| match row {
+        Some(row) => rows[row * count + i],
+        None => 0.0,
     };
-    let row = |(i, &target)| RowGradient {
-        target,
+    let row = |(i, &token)| RowGradient {
+        token,
         shift: moments[i],
-        log_sum: moments[tokens + i],
-        entropy: second(values, i),
+        log_sum: moments[count + i],
+        entropy: at(values, entropy_row, i),
+        squares: at(values, settings.squares_row(), i),
         log_prob_gradient: upstream[i],
-        entropy_gradient: second(upstream, i),
+        entropy_gradient: at(upstream, entropy_row, i),
+        squares_gradient: at(upstream, settings.squares_row(), i),
     };
-    targets.iter().enumerate().map(row).collect()
+    tokens.iter().enumerate().map(row).collect()
 }

@@ -4,7 +4,7 @@
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
 use burn::backend::ops::FloatTensorOps;
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::FloatTensor;
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
@@ -14,21 +14,20 @@ use policy_loss_kernels::cube::log_probs::{self as kernels, Logits, Statistics};
 use crate::backends::cube::{buffer, tensor};
 use crate::composed::arithmetic;
 use crate::log_probs::chunked;
-use crate::log_probs::ops::{LogProbsOps, RowStatistics, Settings, Words};
+use crate::log_probs::ops::{LogProbsOps, RowStatistics, Settings, TokenTensors, Words};
 
 impl LogProbsOps for CubeBackend {
     fn softmax_statistics(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
         let like = logits.clone();
         let [rows, _] = logits.shape().dims();
-        let count = 1 + usize::from(settings.entropy);
-        let statistics = kernels::statistics(&like.client, &whole(logits, targets, settings));
+        let statistics = kernels::statistics(&like.client, &whole(logits, tokens, settings));
         let dtype = arithmetic(like.dtype);
         RowStatistics {
-            values: tensor(&like, statistics.values, [count, rows], dtype),
+            values: tensor(&like, statistics.values, [settings.values(), rows], dtype),
             moments: tensor(&like, statistics.moments, [2, rows], dtype),
         }
     }
@@ -36,7 +35,7 @@ impl LogProbsOps for CubeBackend {
     fn softmax_gradient(
         logits: FloatTensor<Self>,
         words: Words,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
@@ -46,7 +45,7 @@ impl LogProbsOps for CubeBackend {
         let shape = logits.shape();
         let gradient = kernels::gradient(
             &client,
-            whole(logits, targets, settings),
+            whole(logits, tokens, settings),
             kernels::Words {
                 first: words.first,
                 vocabulary: words.vocabulary,
@@ -77,14 +76,15 @@ impl LogProbsOps for CubeBackend {
     }
 }
 
-fn whole(logits: CubeTensor, targets: CubeTensor, settings: Settings) -> Logits {
+fn whole(logits: CubeTensor, tokens: TokenTensors<CubeBackend>, settings: Settings) -> Logits {
     let [rows, vocabulary] = logits.shape().dims();
     Logits {
         logits: buffer(logits),
-        targets: buffer(targets),
+        targets: buffer(tokens.targets),
+        scales: buffer(tokens.scales),
         rows,
         vocabulary,
-        scale: settings.scale,
         entropy: settings.entropy,
+        squares: settings.squares,
     }
 }

@@ -1,6 +1,6 @@
 //! Log-probs on Flex: the tensors' own memory, without a copy.
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Element, TensorData};
 use burn_flex::FlexTensor;
@@ -10,34 +10,35 @@ use policy_loss_kernels::cpu::log_probs as kernels;
 use policy_loss_kernels::cpu::log_probs::{Matrix, MatrixMut};
 use policy_loss_kernels::cpu::scale_in_place;
 
-use super::cpu::{packed, row_gradients, softmax};
+use super::cpu::{is_in_parts, packed, row_gradients, rows, softmax};
 use crate::backends::flex::for_float;
 use crate::log_probs::chunked::{self, Chunk, Known, begun};
 use crate::log_probs::ops::{
-    HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
+    HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors,
+    Wanted,
 };
 
 impl LogProbsOps for Flex {
     fn token_log_probs(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        match settings.softcap {
-            Some(_) => chunked::token_log_probs::<Self>(logits, targets, settings),
-            None => Self::softmax_statistics(logits, targets, settings),
+        match is_in_parts(settings, &tokens) {
+            true => chunked::token_log_probs::<Self>(logits, tokens, settings),
+            false => Self::softmax_statistics(logits, tokens, settings),
         }
     }
 
     fn softmax_statistics(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
         let logits = logits.to_contiguous();
-        let targets = indices(&targets.into_data());
+        let rows = given(tokens);
         let statistics = for_float!(logits.dtype(), E => {
-            kernels::statistics(softmax(settings), slice::<E>(&logits), &targets)
+            kernels::statistics(softmax(settings), slice::<E>(&logits), &rows)
         }, [F64 => f64, F32 => f32, F16 => f16, BF16 => bf16]);
         let dtype = crate::composed::arithmetic(logits.dtype());
         let (values, moments) = packed(&statistics, settings, dtype);
@@ -49,21 +50,21 @@ impl LogProbsOps for Flex {
 
     fn token_log_probs_backward(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
     ) -> FloatTensor<Self> {
-        if settings.softcap.is_some() {
+        if is_in_parts(settings, &tokens) {
             let known = Known {
-                targets,
+                tokens,
                 statistics,
                 upstream,
             };
             return chunked::token_log_probs_backward::<Self>(logits, known, settings);
         }
         let rows = row_gradients(
-            &indices(&targets.into_data()),
+            &given(tokens),
             &numbers(&statistics.values.into_data()),
             &numbers(&statistics.moments.into_data()),
             &numbers(&upstream.into_data()),
@@ -78,10 +79,10 @@ impl LogProbsOps for Flex {
         for_float!(logits.dtype(), E => {
             if let Some(values) = logits.try_storage_mut::<E>() {
                 // Nobody else holds them any more.
-                kernels::gradients_in_place(settings.scale, values, &rows);
+                kernels::gradients_in_place(values, &rows);
                 return logits;
             }
-            let gradients = kernels::gradients(settings.scale, slice::<E>(&logits), &rows);
+            let gradients = kernels::gradients(slice::<E>(&logits), &rows);
             let shape: Vec<usize> = logits.shape().iter().copied().collect();
             FlexTensor::from_data(TensorData::new(gradients, shape))
         }, [F64 => f64, F32 => f32, F16 => f16, BF16 => bf16])
@@ -89,19 +90,19 @@ impl LogProbsOps for Flex {
 
     fn head_logits(
         head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> HeadLogits<Self> {
-        if settings.softcap.is_some() {
-            return chunked::head_logits::<Self>(head, targets, settings);
+        if is_in_parts(settings, &tokens) {
+            return chunked::head_logits::<Self>(head, tokens, settings);
         }
-        let targets = indices(&targets.into_data());
+        let rows = given(tokens);
         let head = forward(head);
         for_float!(head.hidden.dtype(), E => {
             let head = kernels_head::<E>(&head, settings);
             let shape = [head.hidden.shape()[0], head.weight.shape()[1]];
             let mut logits = vec![0 as E; shape[0] * shape[1]];
-            let statistics = kernels::head_logits(head, softmax(settings), &targets, &mut logits);
+            let statistics = kernels::head_logits(head, softmax(settings), &rows, &mut logits);
             let (values, moments) = packed(&statistics, settings, E::dtype());
             HeadLogits {
                 logits: FlexTensor::from_data(TensorData::new(logits, shape)),
@@ -114,23 +115,23 @@ impl LogProbsOps for Flex {
     fn head_gradients(
         logits: HeadLogits<Self>,
         head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         upstream: FloatTensor<Self>,
         gradients: HeadGradients<Self>,
         settings: Settings,
         wanted: Wanted,
     ) -> HeadGradients<Self> {
-        if settings.softcap.is_some() {
+        if is_in_parts(settings, &tokens) {
             let chunk = Chunk {
                 logits,
                 head,
-                targets,
+                tokens,
                 upstream,
             };
             return chunked::head_gradients::<Self>(chunk, gradients, settings, wanted);
         }
         let rows = row_gradients(
-            &indices(&targets.into_data()),
+            &given(tokens),
             &numbers(&logits.values.into_data()),
             &numbers(&logits.moments.into_data()),
             &numbers(&upstream.into_data()),
@@ -160,7 +161,7 @@ impl LogProbsOps for Flex {
                 }),
                 bias: wanted.bias.then(|| bias_gradient.storage_mut::<E>()),
             };
-            kernels::head_gradients(head, settings.scale, &rows, logits.storage_mut::<E>(), target);
+            kernels::head_gradients(head, &rows, logits.storage_mut::<E>(), target);
             HeadGradients {
                 hidden: match wanted.hidden {
                     true => FlexTensor::from_data(TensorData::new(hidden, [tokens, width])),
@@ -249,6 +250,14 @@ fn matrix<E: Element + Pod>(tensor: &FlexTensor) -> Matrix<'_, E> {
 /// The numbers of a small tensor.
 fn numbers(data: &TensorData) -> Vec<f64> {
     data.iter::<f64>().collect()
+}
+
+/// What is given of each row.
+fn given(tokens: TokenTensors<Flex>) -> Vec<kernels::Token> {
+    rows(
+        &indices(&tokens.targets.into_data()),
+        &numbers(&tokens.scales.into_data()),
+    )
 }
 
 /// Token indices of any integer type.

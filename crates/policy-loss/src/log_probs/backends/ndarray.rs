@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::FloatTensor;
 use burn::backend::{NdArray, TensorMetadata};
 use burn::tensor::TensorData;
 use burn_ndarray::NdArrayTensor;
@@ -13,10 +13,11 @@ use policy_loss_kernels::cpu::log_probs as kernels;
 use policy_loss_kernels::cpu::log_probs::{Matrix, MatrixMut};
 use policy_loss_kernels::cpu::scale_in_place;
 
-use super::cpu::{packed, row_gradients, softmax};
+use super::cpu::{is_in_parts, packed, row_gradients, rows, softmax};
 use crate::log_probs::chunked::{self, Chunk, Known, begun};
 use crate::log_probs::ops::{
-    HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, Wanted,
+    HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors,
+    Wanted,
 };
 
 /// The values of a storage, whose type Burn does not export, row by row.
@@ -106,6 +107,11 @@ fn indices(tensor: &NdArrayTensor) -> Vec<i64> {
     of_types!(I64, I32, I16, I8, U64, U32, U16, U8)
 }
 
+/// What is given of each row.
+fn given(tokens: &TokenTensors<NdArray>) -> Vec<kernels::Token> {
+    rows(&indices(&tokens.targets), &numbers(&tokens.scales))
+}
+
 /// The length of a hidden state.
 fn width([rows, columns]: [usize; 2], settings: Settings) -> usize {
     match settings.transposed {
@@ -117,25 +123,25 @@ fn width([rows, columns]: [usize; 2], settings: Settings) -> usize {
 impl LogProbsOps for NdArray {
     fn token_log_probs(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        match settings.softcap {
-            Some(_) => chunked::token_log_probs::<Self>(logits, targets, settings),
-            None => Self::softmax_statistics(logits, targets, settings),
+        match is_in_parts(settings, &tokens) {
+            true => chunked::token_log_probs::<Self>(logits, tokens, settings),
+            false => Self::softmax_statistics(logits, tokens, settings),
         }
     }
 
     fn softmax_statistics(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        let targets = indices(&targets);
+        let rows = given(&tokens);
         let dtype = logits.dtype();
         let statistics = for_type!(E, [logits = &logits] => {
             let logits: Cow<'_, [E]> = contiguous!(logits);
-            kernels::statistics(softmax(settings), &logits, &targets)
+            kernels::statistics(softmax(settings), &logits, &rows)
         });
         let (values, moments) = packed(&statistics, settings, dtype);
         RowStatistics {
@@ -146,21 +152,21 @@ impl LogProbsOps for NdArray {
 
     fn token_log_probs_backward(
         logits: FloatTensor<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
     ) -> FloatTensor<Self> {
-        if settings.softcap.is_some() {
+        if is_in_parts(settings, &tokens) {
             let known = Known {
-                targets,
+                tokens,
                 statistics,
                 upstream,
             };
             return chunked::token_log_probs_backward::<Self>(logits, known, settings);
         }
         let rows = row_gradients(
-            &indices(&targets),
+            &given(&tokens),
             &numbers(&statistics.values),
             &numbers(&statistics.moments),
             &numbers(&upstream),
@@ -169,29 +175,29 @@ impl LogProbsOps for NdArray {
         let shape = logits.shape().dims::<2>();
         for_type!(E, [logits = &logits] => {
             let logits: Cow<'_, [E]> = contiguous!(logits);
-            let gradients = kernels::gradients(settings.scale, &logits, &rows);
+            let gradients = kernels::gradients(&logits, &rows);
             NdArrayTensor::from_data(TensorData::new(gradients, shape))
         })
     }
 
     fn head_logits(
         head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> HeadLogits<Self> {
-        if settings.softcap.is_some() {
-            return chunked::head_logits::<Self>(head, targets, settings);
+        if is_in_parts(settings, &tokens) {
+            return chunked::head_logits::<Self>(head, tokens, settings);
         }
-        let targets = indices(&targets);
+        let rows = given(&tokens);
         let dtype = head.hidden.dtype();
         let shape = head.weight.shape().dims();
         for_type!(E, [hidden = &head.hidden, weight = &head.weight, bias = &head.bias] => {
             let (hidden, bias): (Cow<'_, [E]>, Cow<'_, [E]>) = (contiguous!(hidden), contiguous!(bias));
             let weight: (Cow<'_, [E]>, _) = strided!(weight);
             let head = head!(hidden, weight, bias, shape, settings);
-            let shape = [targets.len(), head.weight.shape()[1]];
+            let shape = [rows.len(), head.weight.shape()[1]];
             let mut logits = vec![0 as E; shape[0] * shape[1]];
-            let statistics = kernels::head_logits(head, softmax(settings), &targets, &mut logits);
+            let statistics = kernels::head_logits(head, softmax(settings), &rows, &mut logits);
             let (values, moments) = packed(&statistics, settings, dtype);
             HeadLogits {
                 logits: NdArrayTensor::from_data(TensorData::new(logits, shape)),
@@ -204,23 +210,23 @@ impl LogProbsOps for NdArray {
     fn head_gradients(
         logits: HeadLogits<Self>,
         head: HeadTensors<Self>,
-        targets: IntTensor<Self>,
+        tokens: TokenTensors<Self>,
         upstream: FloatTensor<Self>,
         gradients: HeadGradients<Self>,
         settings: Settings,
         wanted: Wanted,
     ) -> HeadGradients<Self> {
-        if settings.softcap.is_some() {
+        if is_in_parts(settings, &tokens) {
             let chunk = Chunk {
                 logits,
                 head,
-                targets,
+                tokens,
                 upstream,
             };
             return chunked::head_gradients::<Self>(chunk, gradients, settings, wanted);
         }
         let rows = row_gradients(
-            &indices(&targets),
+            &given(&tokens),
             &numbers(&logits.values),
             &numbers(&logits.moments),
             &numbers(&upstream),
@@ -262,7 +268,7 @@ impl LogProbsOps for NdArray {
                 }),
             };
             let logits = logits.as_slice_mut().expect("stored row by row");
-            kernels::head_gradients(head, settings.scale, &rows, logits, target);
+            kernels::head_gradients(head, &rows, logits, target);
             HeadGradients {
                 hidden: match wanted.hidden {
                     true => NdArrayTensor::from_data(TensorData::new(hidden_gradient, [tokens, width])),
