@@ -27,6 +27,8 @@ const TOKENIZER: &str = "tokenizer.json";
 struct State {
     step: u64,
     settings: BTreeMap<String, String>,
+    /// [`Trainer::base`]; earlier checkpoints do not say.
+    base: Option<String>,
 }
 
 /// Where the checkpoint of a step is, in the directory of a run.
@@ -121,6 +123,7 @@ fn write(trainer: &Trainer, base: &Path, path: &Path) -> Result<(), Box<dyn Erro
     let state = State {
         step: trainer.step,
         settings: trainer.settings.named(),
+        base: trainer.base.clone(),
     };
     Ok(fs::write(
         path.join(STATE),
@@ -173,6 +176,23 @@ pub fn resume(
         .into());
     }
     let mut trainer = Trainer::new(base, Some(checkpoint), settings, device)?;
+    match (&state.base, &trainer.base) {
+        (Some(saved), Some(now)) if saved != now => {
+            return Err(format!(
+                "{}: what was learned rests on other weights than those of {}: their BLAKE3 digests \
+                 are {saved} and {now}; give the --model that the run began with",
+                checkpoint.display(),
+                base.display()
+            )
+            .into());
+        }
+        (None, Some(_)) => eprintln!(
+            "{}: an earlier version wrote it, and whether it rests on the weights of {} is not known",
+            checkpoint.display(),
+            base.display()
+        ),
+        _ => {}
+    }
     let path = checkpoint.join(OPTIMIZER);
     // Read at once: a record from a file is read when it is needed, and the next checkpoint takes
     // the file's place.

@@ -40,6 +40,8 @@ pub struct Trainer {
     pub optimizer: ModuleOptimizer,
     /// Steps that were made.
     pub step: u64,
+    /// A digest of the weights of the model as it was, where adapters or a KL penalty rest on them.
+    pub base: Option<String>,
     /// The model as it was, where a KL penalty asks for it.
     reference: Option<Llama>,
     tokenizer: Tokenizer,
@@ -162,17 +164,17 @@ impl Trainer {
             (learns_from_all(objective), objective.kl_penalty.is_some());
         let log_probs = LogProbsConfig::new().with_temperature(settings.temperature);
 
-        let trained = match (checkpoint, settings.lora) {
-            (Some(checkpoint), None) => checkpoint,
-            _ => directory,
+        let (base, digest) = match settings.lora.is_some() || is_penalized {
+            true => Some(weights::load_with_digest(directory, device)?).unzip(),
+            false => (None, None),
         };
-        let mut model = weights::load(trained, device)?;
+        let mut model = match (checkpoint, settings.lora, &base) {
+            (Some(checkpoint), None, _) => weights::load(checkpoint, device)?,
+            (_, _, Some(base)) => base.clone(),
+            (_, _, None) => weights::load(directory, device)?,
+        };
         let tokenizer = Tokenizer::load(directory, model.config())?;
-        let reference = match (is_penalized, trained == directory) {
-            (false, _) => None,
-            (true, true) => Some(model.clone()),
-            (true, false) => Some(weights::load(directory, device)?),
-        };
+        let reference = base.filter(|_| is_penalized);
         device.seed(settings.seed);
         if let Some(rank) = settings.lora {
             let width = model.config().hidden_size;
@@ -201,6 +203,7 @@ impl Trainer {
                 .with_epsilon(1e-8)
                 .init(),
             step: 0,
+            base: digest,
             device: device.clone(),
             settings,
         };

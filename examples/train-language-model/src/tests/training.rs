@@ -355,6 +355,56 @@ fn a_checkpoint_of_something_else_is_refused() {
     assert!(error.contains("optimizer.bpk"), "{error}");
 }
 
+/// The shapes of the other base are the same, so that nothing but its numbers tells it apart.
+#[test]
+fn a_checkpoint_that_rests_on_other_weights_is_refused() {
+    let model = guesser();
+    let other = guesser();
+    let path = other.path().join("model.safetensors");
+    let mut bytes = fs::read(&path).expect("it is there");
+    let last = bytes.len() - 4..;
+    let value = f32::from_le_bytes(bytes[last.clone()].try_into().expect("four bytes"));
+    bytes[last].copy_from_slice(&(value + 0.01).to_le_bytes());
+    fs::write(&path, bytes).expect("it is written");
+    for (arguments, rests) in [("--lora 2", true), ("--kl 0.1", true), ("", false)] {
+        let out = tempfile::tempdir().expect("a directory");
+        let trainer = begin(model.path(), &settings(arguments));
+        let saved = checkpoint::save(&trainer, model.path(), out.path()).expect("it is written");
+        let on = |base: &Path| {
+            let trainer = resume(base, &saved, settings(arguments));
+            trainer.map(drop).map_err(|error| error.to_string())
+        };
+        // The same weights elsewhere, and in a file that says more about them.
+        let elsewhere = guesser();
+        let path = elsewhere.path().join("model.safetensors");
+        let bytes = fs::read(&path).expect("it is there");
+        let tensors = SafeTensors::deserialize(&bytes).expect("it is whole");
+        let metadata = [("format".to_string(), "pt".to_string())].into();
+        safetensors::serialize_to_file(tensors.iter(), Some(metadata), &path).expect("written");
+        assert_ne!(fs::read(&path).expect("it is there"), bytes);
+        on(elsewhere.path()).expect("the weights are the same");
+
+        // Without a penalty, a run of all weights has left its base behind.
+        assert_eq!(on(other.path()).is_err(), rests, "{arguments}");
+        if !rests {
+            continue;
+        }
+        let error = on(other.path()).expect_err("refused");
+        assert!(
+            error.contains("rests on other weights") && error.contains("BLAKE3"),
+            "{error}"
+        );
+        // An earlier version did not write the digest.
+        let path = saved.join("trainer_state.json");
+        let state = fs::read_to_string(&path).expect("it is there");
+        let mut state: serde_json::Value = serde_json::from_str(&state).expect("it is JSON");
+        let base = state.as_object_mut().and_then(|state| state.remove("base"));
+        assert!(base.is_some_and(|base| base.is_string()));
+        fs::write(&path, state.to_string()).expect("it is written");
+        on(model.path()).expect("it goes on");
+    }
+}
+
 #[test]
 fn a_checkpoint_that_cannot_be_written_leaves_the_old_one() {
     let model = guesser();
