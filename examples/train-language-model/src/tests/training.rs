@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::process::Command;
 use std::sync::Mutex;
 
 use burn::module::{Module, ModuleVisitor, Param};
@@ -425,6 +427,75 @@ fn a_checkpoint_that_cannot_be_written_leaves_the_old_one() {
     let newest = checkpoint::newest(out.path()).expect("it is read");
     assert_eq!(newest, Some(new));
     assert!(!old.exists(), "older ones are removed");
+}
+
+/// Where the processes of the test below find what they need.
+#[cfg(target_os = "linux")]
+const MODEL: &str = "TRAIN_LANGUAGE_MODEL_TEST_MODEL";
+#[cfg(target_os = "linux")]
+const OUT: &str = "TRAIN_LANGUAGE_MODEL_TEST_OUT";
+
+/// The size of a file may be limited, so that writes fail as they do where the disk is full.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_the_old_checkpoint() {
+    let model = guesser();
+    let settings = settings("");
+    let expected = steps(&mut begin(model.path(), &settings), 3);
+    let out = tempfile::tempdir().expect("a directory");
+    let mut first = begin(model.path(), &settings);
+    let mut numbers = steps(&mut first, 1);
+    let old = checkpoint::save(&first, model.path(), out.path()).expect("it is written");
+    let size = |file| fs::metadata(old.join(file)).expect("it is there").len();
+    let (weights, optimizer) = (size("model.safetensors"), size("optimizer.bpk"));
+    let between = weights.midpoint(optimizer);
+    for (file, limit) in [
+        ("tokenizer.json", 0),
+        ("model.safetensors", weights / 2),
+        ("optimizer.bpk", between),
+    ] {
+        // The limit is in blocks of 512 bytes. The signal would end the process.
+        let output = Command::new("sh")
+            .args(["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\""])
+            .arg((limit / 512).to_string())
+            .arg(std::env::current_exe().expect("this test"))
+            .args(["--ignored", "--exact", "--nocapture"])
+            .arg("tests::training::save_where_files_stay_small")
+            .env(MODEL, model.path())
+            .env(OUT, out.path())
+            .output()
+            .expect("a second process");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{file}: {said}");
+        let (_, error) = said.split_once("refused: ").expect("an error");
+        let error = error.lines().next().expect("a line");
+        let path = out.path().join("step-000002").display().to_string();
+        assert!(error.contains(&path), "{file}: {error}");
+        assert!(error.contains("os error 27"), "{file}: {error}");
+        assert!(error.contains(file), "{file}: {error}");
+        let left = fs::read_dir(out.path()).expect("it is there");
+        let left: Vec<_> = left
+            .map(|entry| entry.expect("it is read").path())
+            .collect();
+        assert_eq!(left, std::slice::from_ref(&old), "{file}");
+    }
+    let mut second = resume(model.path(), &old, settings).expect("it goes on");
+    numbers.extend(steps(&mut second, 2));
+    assert_eq!(numbers, expected);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "runs in the processes that the test of a full disk starts"]
+fn save_where_files_stay_small() {
+    let [model, out] = [MODEL, OUT].map(|name| std::env::var_os(name).expect("it is given"));
+    let (model, out) = (Path::new(&model), Path::new(&out));
+    let old = checkpoint::newest(out).expect("it is read");
+    let old = old.expect("there is one");
+    let mut trainer = resume(model, &old, settings("")).expect("it goes on");
+    steps(&mut trainer, 1);
+    let error = checkpoint::save(&trainer, model, out).expect_err("refused");
+    println!("refused: {error}");
 }
 
 #[test]
