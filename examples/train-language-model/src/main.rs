@@ -126,8 +126,8 @@ fn train(arguments: Train) -> Result<(), Box<dyn Error>> {
     let memory = PEAK.peak_usage_as_gb();
     if arguments.json {
         let line = json!({
-            "saved": saved,
-            "curves": page,
+            "saved": saved.display().to_string(),
+            "curves": page.display().to_string(),
             "seconds": seconds,
             "memory_gib": memory,
         });

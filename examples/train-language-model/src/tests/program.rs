@@ -1,5 +1,7 @@
 //! The program from its arguments to its files.
 
+#[cfg(target_os = "linux")]
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
@@ -107,6 +109,37 @@ fn arguments_without_a_meaning_are_refused() {
         let error = train(model.path(), &out, arguments).expect_err("refused");
         assert!(error.contains(said), "{arguments}: {error}");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_need_not_be_utf_8() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let model = guesser();
+    let folder = tempfile::tempdir().expect("a directory");
+    let name = |bytes| folder.path().join(OsStr::from_bytes(bytes));
+    let moved = name(b"mod\xff\xfeel");
+    fs::rename(model.path(), &moved).expect("it is moved");
+    for (more, out) in [
+        ("", name(b"run\xff")),
+        ("--lora 2 --json", name(b"\xfflora")),
+    ] {
+        train(&moved, &out, &format!("--steps 1 {more}")).expect("it trains");
+        train(&moved, &out, &format!("--steps 2 --resume {more}")).expect("it goes on");
+        assert_eq!(steps(&out), [0, 1]);
+        for file in ["step-000002/trainer_state.json", "report.html"] {
+            assert!(out.join(file).exists(), "{file}");
+        }
+    }
+    let config = name(b"\xfflora").join("step-000002/adapter_config.json");
+    let config = fs::read_to_string(config).expect("it is written");
+    let config: Value = serde_json::from_str(&config).expect("it is JSON");
+    assert_eq!(config["base_model_name_or_path"], Value::Null);
+
+    // What is not there is said, too.
+    let error = train(&name(b"\xffnothing"), &name(b"\xff"), "").expect_err("refused");
+    assert!(error.contains("config.json: No such file"), "{error}");
 }
 
 #[test]
