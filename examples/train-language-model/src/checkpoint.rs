@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::adapters;
 use crate::settings::Settings;
+use crate::template;
 use crate::train::Trainer;
 use crate::weights;
 
@@ -114,9 +115,13 @@ fn write(trainer: &Trainer, base: &Path, path: &Path) -> Result<(), Box<dyn Erro
         fs::remove_dir_all(path)?;
     }
     fs::create_dir_all(path)?;
-    let (from, to) = (base.join(TOKENIZER), path.join(TOKENIZER));
-    let tokenizer = fs::read(&from).map_err(at(&from))?;
-    fs::write(&to, tokenizer).map_err(at(&to))?;
+    let templates = template::FILES.into_iter();
+    let templates = templates.filter(|name| base.join(name).exists());
+    for name in templates.chain([TOKENIZER]) {
+        let (from, to) = (base.join(name), path.join(name));
+        let bytes = fs::read(&from).map_err(at(&from))?;
+        fs::write(&to, bytes).map_err(at(&to))?;
+    }
     let mut config: Value = json(&base.join(CONFIG))?;
     if let (None, Value::Object(fields)) = (trainer.settings.lora, &mut config) {
         // Whoever reads the weights in the type of the file gets all that was learned.

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Read it in this order: `task` (what is asked, and the reward), `model` (the policy), `sampler`
-//! (where the data comes from), `train` (where the policy loss is). `config`, `weights` and `tokens`
-//! read a model, `adapters` and `checkpoint` write what it learned.
+//! (where the data comes from), `train` (where the policy loss is). `config`, `weights`, `tokens` and
+//! `template` read a model, `adapters` and `checkpoint` write what it learned.
 
 mod adapters;
 mod batch;
@@ -25,6 +25,7 @@ mod report;
 mod sampler;
 mod settings;
 mod task;
+mod template;
 #[cfg(test)]
 mod tests;
 mod tokens;

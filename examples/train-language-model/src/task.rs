@@ -7,6 +7,7 @@ use rand::{Rng, RngExt};
 
 use crate::error::ModelError;
 use crate::expression;
+use crate::template::{answer_begins, message};
 use crate::tokens::Tokenizer;
 
 /// What the model learns.
@@ -70,8 +71,7 @@ impl Task {
         }
     }
 
-    /// The prompt of a question, by the chat template of SmolLM2 (ChatML), after `examples` with
-    /// their answers.
+    /// The prompt of a question, after `examples` with their answers.
     ///
     /// # Errors
     ///
@@ -82,14 +82,13 @@ impl Task {
         examples: &[&Problem],
         tokenizer: &Tokenizer,
     ) -> Result<Vec<u32>, ModelError> {
-        let turn = |who: &str, text: &str| format!("<|im_start|>{who}\n{text}<|im_end|>\n");
-        let mut text = turn("system", self.instruction());
+        let mut text = message("system", self.instruction());
         for example in examples {
-            text += &turn("user", &example.question());
-            text += &turn("assistant", &example.example);
+            text += &message("user", &example.question());
+            text += &message("assistant", &example.example);
         }
-        text += &turn("user", &problem.question());
-        text += "<|im_start|>assistant\n";
+        text += &message("user", &problem.question());
+        text += &answer_begins();
         tokenizer.encode(&text)
     }
 }

@@ -23,6 +23,7 @@ use crate::model::Llama;
 use crate::sampler::{Answer, Sampling, sample};
 use crate::settings::Settings;
 use crate::task::Problem;
+use crate::template;
 use crate::tokens::Tokenizer;
 use crate::weights;
 
@@ -148,6 +149,7 @@ impl Trainer {
         device: &Device,
     ) -> Result<Self, Box<dyn Error>> {
         settings.check()?;
+        template::check(directory)?;
         let loss = objective(&settings).init()?;
         let objective = &loss.config().objective;
         if !objective.is_exact_over_shards() && settings.microbatch < settings.minibatch() {

@@ -275,6 +275,25 @@ fn answers_without_an_advantage_are_left_out_where_they_have_no_gradient() {
 }
 
 #[test]
+fn a_chat_template_is_kept_and_another_than_chatml_is_refused() {
+    let model = guesser();
+    let path = model.path().join("chat_template.jinja");
+    let template = "<|im_start|>{{ role }}\n{{ text }}<|im_end|>\n";
+    fs::write(&path, template).expect("it is written");
+    let out = tempfile::tempdir().expect("a directory");
+    let trainer = begin(model.path(), &settings(""));
+    let saved = checkpoint::save(&trainer, model.path(), out.path()).expect("it is written");
+    let kept = fs::read_to_string(saved.join("chat_template.jinja")).expect("it is there");
+    assert_eq!(kept, template);
+    assert!(!saved.join("tokenizer_config.json").exists());
+
+    fs::write(&path, "[INST] {{ text }} [/INST]").expect("it is written");
+    let trainer = Trainer::new(model.path(), None, settings(""), &Device::flex());
+    let error = trainer.err().expect("refused").to_string();
+    assert!(error.contains("not ChatML"), "{error}");
+}
+
+#[test]
 fn what_was_learned_is_read_as_peft_reads_it() {
     let model = guesser();
     let out = tempfile::tempdir().expect("a directory");
