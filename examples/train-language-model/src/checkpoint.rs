@@ -32,6 +32,8 @@ struct State {
     settings: BTreeMap<String, String>,
     /// [`Trainer::base`]; earlier checkpoints do not say.
     base: Option<String>,
+    /// [`Trainer::held_out_before`].
+    held_out_before: Option<f64>,
 }
 
 /// Where the checkpoint of a step is, in the directory of a run.
@@ -142,6 +144,7 @@ fn write(trainer: &Trainer, base: &Path, path: &Path) -> Result<(), Box<dyn Erro
         step: trainer.step,
         settings: trainer.settings.named(),
         base: trainer.base.clone(),
+        held_out_before: trainer.held_out_before,
     };
     let file = path.join(STATE);
     Ok(fs::write(&file, serde_json::to_string_pretty(&state)?).map_err(at(&file))?)
@@ -163,7 +166,10 @@ pub fn resume(
     settings: Settings,
     device: &Device,
 ) -> Result<Trainer, Box<dyn Error>> {
-    let state: State = json(&checkpoint.join(STATE))?;
+    let mut state: State = json(&checkpoint.join(STATE))?;
+    // Earlier versions kept no questions out of the training.
+    let evaluate = state.settings.entry("evaluate".into());
+    evaluate.or_insert_with(|| "0".into());
     for (name, value) in settings.named() {
         let saved = state.settings.get(&name);
         if saved != Some(&value) {
@@ -216,5 +222,6 @@ pub fn resume(
     let record = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(bytes)).map_err(at(&path))?;
     trainer.optimizer = trainer.optimizer.load_record(record);
     trainer.step = state.step;
+    trainer.held_out_before = state.held_out_before;
     Ok(trainer)
 }

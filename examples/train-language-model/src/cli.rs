@@ -73,9 +73,6 @@ pub struct Train {
     #[arg(long, value_name = "STEPS", default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub save_every: u64,
-    /// Questions that are answered before and after.
-    #[arg(long, value_name = "QUESTIONS", default_value_t = 64)]
-    pub evaluate: usize,
     /// Where to train.
     #[arg(long, value_enum, default_value_t)]
     pub device: Backend,

@@ -41,7 +41,7 @@ use peak_alloc::PeakAlloc;
 use serde_json::json;
 
 use crate::cli::{Arguments, Command, Train};
-use crate::report::Log;
+use crate::report::{HeldOut, Log};
 use crate::train::Trainer;
 
 /// Counts what is allocated in host memory.
@@ -113,27 +113,48 @@ fn train(arguments: Train) -> Result<(), Box<dyn Error>> {
     }
     let mut log = Log::new(&out, trainer.step, arguments.steps, arguments.json)?;
     let start = Instant::now();
-    log.evaluation("before", &trainer.evaluate(arguments.evaluate)?);
+    // A run that goes on has measured it when it began.
+    if trainer.step == 0
+        && let Some(before) = trainer.evaluate()?
+    {
+        log.evaluation("before", &before);
+        trainer.held_out_before = Some(before.reward);
+    }
     while trainer.step < arguments.steps {
         log.step(&trainer.step()?)?;
         if trainer.step.is_multiple_of(arguments.save_every) && trainer.step < arguments.steps {
             checkpoint::save(&trainer, &model, &out)?;
         }
     }
-    log.evaluation("after", &trainer.evaluate(arguments.evaluate)?);
+    let after = trainer.evaluate()?;
+    if let Some(after) = &after {
+        log.evaluation("after", after);
+    }
+    let held_out = trainer
+        .held_out_before
+        .zip(after)
+        .map(|(before, after)| HeldOut {
+            questions: trainer.settings.evaluate,
+            before,
+            after: after.reward,
+        });
     let saved = checkpoint::save(&trainer, &model, &out)?;
-    let page = log.finish(&trainer.settings, &model)?;
+    let page = log.finish(&trainer.settings, &model, held_out.as_ref())?;
     let seconds = start.elapsed().as_secs_f64();
     let memory = PEAK.peak_usage_as_gb();
     if arguments.json {
         let line = json!({
             "saved": saved.display().to_string(),
             "curves": page.display().to_string(),
+            "held_out": held_out,
             "seconds": seconds,
             "memory_gib": memory,
         });
         println!("{line}");
     } else {
+        if let Some((name, value)) = held_out.as_ref().map(HeldOut::named) {
+            println!("{name}: {value}");
+        }
         println!("what was learned: {}", saved.display());
         println!("curves: {}", page.display());
         println!("{seconds:.1} s, at most {memory:.2} GiB of memory");

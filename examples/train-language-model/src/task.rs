@@ -39,6 +39,11 @@ impl Task {
         }
     }
 
+    /// How many questions of a level there are, at least: choices of numbers, in their order.
+    pub fn questions(self, level: u32) -> u64 {
+        9_u64.saturating_pow(level + 1)
+    }
+
     /// Draws a question of a level above 0.
     pub fn draw(self, level: u32, rng: &mut impl Rng) -> Problem {
         let count = level as usize + 1;
@@ -94,6 +99,11 @@ impl Task {
 }
 
 impl Problem {
+    /// Whether the question is the same, word by word; another right answer may be known.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        (self.task, &self.numbers, self.target) == (other.task, &other.numbers, other.target)
+    }
+
     /// The question as text.
     pub fn question(&self) -> String {
         match self.task {
