@@ -82,6 +82,7 @@ impl Settings {
             top_k: self.top_k,
             top_p: self.top_p,
             max_tokens: self.max_tokens(),
+            may_end: true,
         }
     }
 
