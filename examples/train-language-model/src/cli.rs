@@ -93,6 +93,8 @@ pub enum Backend {
     Ndarray,
     /// Graphics cards; needs the feature `wgpu`.
     Wgpu,
+    /// NVIDIA GPUs; needs the feature `cuda`.
+    Cuda,
 }
 
 impl Backend {
@@ -112,11 +114,15 @@ impl Backend {
             Self::Wgpu => Ok(policy_loss_wgpu::device()?),
             #[cfg(not(feature = "wgpu"))]
             Self::Wgpu => Err(not_compiled_in("wgpu")),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Ok(policy_loss_cuda::device()?),
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda => Err(not_compiled_in("cuda")),
         }
     }
 }
 
-#[cfg(not(all(feature = "ndarray", feature = "wgpu")))]
+#[cfg(not(all(feature = "ndarray", feature = "wgpu", feature = "cuda")))]
 fn not_compiled_in(feature: &str) -> Box<dyn Error> {
     format!(
         "the backend `{feature}` is not compiled in; \
