@@ -174,6 +174,36 @@ fn arguments_without_a_meaning_are_refused() {
     }
 }
 
+/// Those that are compiled in.
+#[cfg(any(feature = "ndarray", feature = "wgpu"))]
+#[test]
+fn other_backends_make_the_steps_of_flex() {
+    let model = guesser();
+    let folder = tempfile::tempdir().expect("a directory");
+    let first_step = |device: &str| -> Value {
+        let out = folder.path().join(device);
+        let more = format!("--steps 1 --examples 1 --max-tokens 4 --device {device}");
+        train(model.path(), &out, &more).unwrap_or_else(|error| panic!("{device}: {error}"));
+        let lines = fs::read_to_string(out.join("steps.jsonl")).expect("it is written");
+        serde_json::from_str(lines.trim()).expect("it is one line of JSON")
+    };
+    let expected = first_step("flex");
+    assert!(expected["reward"].as_f64() > Some(0.0), "{expected}");
+    for device in [
+        #[cfg(feature = "ndarray")]
+        "ndarray",
+        #[cfg(feature = "wgpu")]
+        "wgpu",
+    ] {
+        let step = first_step(device);
+        for name in ["reward", "finished", "loss", "valid_tokens"] {
+            let of = |step: &Value| step[name].as_f64().expect("a number");
+            let difference = (of(&step) - of(&expected)).abs();
+            assert!(difference < 1e-4, "{device}, {name}: {step}, {expected}");
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn paths_need_not_be_utf_8() {
