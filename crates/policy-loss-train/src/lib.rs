@@ -9,6 +9,7 @@
 //! - [`RewardMetric`] is the mean reward.
 //! - [`JsonLines`] writes a run as lines of JSON.
 //! - [`OnPolicyStrategy`] collects rollouts with the present policy, and trains on them.
+//! - [`ddp`] is Burn's strategy with collective operations, on devices that have them.
 //!
 //! ```
 //! use burn::data::dataloader::{DataLoaderBuilder, batcher::Batcher};
@@ -134,14 +135,17 @@
 //! # Features
 //!
 //! `tui` turns on Burn's dashboard in the terminal. Without it, a run writes lines of text. burn-train computes
-//! on the CPU besides, so that Burn's Flex backend is always built.
+//! on the CPU besides, so that Burn's Flex backend is always built. `cuda` lets [`ddp`] train on NVIDIA GPUs;
+//! what building it takes is said by `policy-loss-cuda`.
 
+mod ddp;
 mod item;
 mod json_lines;
 mod metric;
 mod on_policy;
 mod reward;
 
+pub use ddp::{DdpError, ddp};
 pub use item::{PolicyLossInput, PolicyLossItem, ReadMetrics};
 pub use json_lines::JsonLines;
 pub use metric::{PolicyLossMetric, UnknownMetric};

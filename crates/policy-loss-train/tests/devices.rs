@@ -14,6 +14,7 @@ use burn::module::{Module, Param};
 use burn::optim::SgdConfig;
 use burn::remote::RemoteHost;
 use burn::server::{RemoteServer, WebSocketTransport};
+use burn::tensor::distributed::{DistributedConfig, ReduceOperation};
 use burn::tensor::{Bool, Device, Tensor};
 use burn_train::{
     ExecutionStrategy, InferenceStep, Learner, LearningResult, MultiDeviceOptim,
@@ -24,6 +25,7 @@ use policy_loss::{
 };
 use policy_loss_train::{
     OnPolicyStrategy, PolicyLossItem, PolicyLossMetric, RewardInput, RewardMetric, RolloutError,
+    ddp,
 };
 
 const ROWS: usize = 6;
@@ -209,13 +211,15 @@ fn one_device(reduction: Reduction) -> Left {
 }
 
 /// Burn gives each device a slice of the items: all of the first device, then all of the second.
-fn burns_strategy(reduction: Reduction, totals: Option<GlobalTotals>, devices: &[Device]) -> Left {
+fn burns_strategy(
+    reduction: Reduction,
+    totals: Option<GlobalTotals>,
+    strategy: ExecutionStrategy,
+) -> Left {
     let steps: Vec<_> = (0..STEPS).map(|step| shards(step, totals)).collect();
     let items = (0..SHARDS.len())
         .flat_map(|device| steps.iter().map(move |shards| shards[device].clone()))
         .collect();
-    let devices = devices.iter().map(|device| device.clone().autodiff());
-    let strategy = ExecutionStrategy::multi(devices.collect(), MultiDeviceOptim::OptimMainDevice);
     run(
         |directory| {
             SupervisedTraining::new(directory, loader(items), loader(vec![whole(0)]))
@@ -223,6 +227,11 @@ fn burns_strategy(reduction: Reduction, totals: Option<GlobalTotals>, devices: &
         },
         reduction,
     )
+}
+
+fn multi(devices: &[Device]) -> ExecutionStrategy {
+    let devices = devices.iter().map(|device| device.clone().autodiff());
+    ExecutionStrategy::multi(devices.collect(), MultiDeviceOptim::OptimMainDevice)
 }
 
 fn on_policy(reduction: Reduction, totals: Option<GlobalTotals>, devices: &[Device]) -> Left {
@@ -254,7 +263,7 @@ fn are_one_device(devices: &[Device], reductions: &[Reduction]) {
         assert_ne!(one.log_probs, untrained);
         assert!(one.log_probs.iter().all(|value| value.is_finite()));
         for several in [
-            burns_strategy(reduction, Some(totals()), devices),
+            burns_strategy(reduction, Some(totals()), multi(devices)),
             on_policy(reduction, Some(totals()), devices),
         ] {
             let difference = largest_difference(&one, &several);
@@ -293,8 +302,81 @@ fn without_totals_several_devices_are_another_training() {
     let reduction = Reduction::TokenMean;
     let devices = [Device::flex(), Device::flex(), Device::flex()];
     let one = one_device(reduction);
-    assert!(largest_difference(&one, &burns_strategy(reduction, None, &devices)) > 1e-2);
+    assert!(largest_difference(&one, &burns_strategy(reduction, None, multi(&devices))) > 1e-2);
     assert!(largest_difference(&one, &on_policy(reduction, None, &devices)) > 1e-2);
+}
+
+#[test]
+fn devices_without_collective_operations_are_refused() {
+    let refused = |devices: &[Device]| {
+        let config = DistributedConfig {
+            all_reduce_op: ReduceOperation::Sum,
+        };
+        let strategy = ddp(devices, config);
+        strategy.err().expect("refused").to_string()
+    };
+    let said = refused(&[]);
+    assert!(said.contains("`devices` is empty"), "{said}");
+    let server = Server::start();
+    for device in [Device::flex(), Device::flex().autodiff(), server.device()] {
+        let name = format!("{:?}", device.clone().without_autodiff());
+        let said = refused(&[device]);
+        assert!(
+            said.contains("`devices[0]`") && said.contains(&name),
+            "{said}"
+        );
+        assert!(said.contains("CUDA"), "{said}");
+    }
+}
+
+/// Where there is CUDA.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use burn::tensor::DeviceType;
+
+    use super::*;
+
+    #[test]
+    fn a_device_is_refused_twice_and_beside_others() {
+        let config = || DistributedConfig {
+            all_reduce_op: ReduceOperation::Sum,
+        };
+        for (other, said) in [
+            (Device::cuda(0), "again"),
+            (Device::cuda(0).autodiff(), "again"),
+            (Device::flex(), "no collective"),
+        ] {
+            let strategy = ddp(&[Device::cuda(0), other], config());
+            let error = strategy.err().expect("refused").to_string();
+            assert!(
+                error.contains("`devices[1]`") && error.contains(said),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    #[ignore = "needs three NVIDIA GPUs and NCCL"]
+    fn collective_operations_give_the_model_of_one_device() {
+        let devices: Vec<Device> = Device::enumerate(DeviceType::Cuda).into_iter().collect();
+        let devices = devices.get(..SHARDS.len()).expect("three devices");
+        for reduction in [Reduction::TokenMean, Reduction::SequenceMean] {
+            let one = one_device(reduction);
+            for (all_reduce_op, totals) in [
+                (ReduceOperation::Sum, totals()),
+                (
+                    ReduceOperation::Mean,
+                    totals().with_world_size(SHARDS.len()),
+                ),
+            ] {
+                let strategy = ddp(devices, DistributedConfig { all_reduce_op });
+                let strategy = strategy.expect("they have collective operations");
+                let several = burns_strategy(reduction, Some(totals), strategy);
+                let difference = largest_difference(&one, &several);
+                assert!(difference < 1e-5, "{reduction:?}: {difference}");
+            }
+        }
+    }
 }
 
 /// A process of its own that serves a Flex device on this machine; it ends with the value.

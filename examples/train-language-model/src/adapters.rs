@@ -49,7 +49,8 @@ pub fn write_config(directory: &Path, rank: usize, base: &Path) -> Result<(), Mo
     let config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        // JSON holds no path that is not UTF-8; PEFT is then to be given the base.
+        "base_model_name_or_path": base.to_str(),
         "r": rank,
         "lora_alpha": SCALE * rank,
         "lora_dropout": 0.0,

@@ -12,7 +12,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::model::{Llama, PROMPT, Places};
-use crate::sampler::{Sampling, draw, sample_until};
+use crate::sampler::{Sampling, draw, sample};
 use crate::weights;
 
 /// The first token, which the others follow.
@@ -99,9 +99,10 @@ const EVERYTHING: Sampling = Sampling {
     top_k: None,
     top_p: None,
     max_tokens: 1,
+    may_end: false,
 };
 
-/// Seconds for sequences that no token ends.
+/// Seconds for sequences, all of this length.
 fn with_cache(
     model: &Llama,
     tokens: usize,
@@ -115,7 +116,7 @@ fn with_cache(
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let start = Instant::now();
     let prompts = [vec![FIRST]];
-    sample_until(&[], model, &prompts, sequences, &sampling, device, &mut rng)?;
+    sample(model, &prompts, sequences, &sampling, device, &mut rng)?;
     Ok(start.elapsed().as_secs_f64())
 }
 

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use burn::optim::OptimizerRecord;
 use burn::tensor::{Bytes, Device};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::adapters;
 use crate::settings::Settings;
+use crate::template;
 use crate::train::Trainer;
 use crate::weights;
 
@@ -27,6 +30,10 @@ const TOKENIZER: &str = "tokenizer.json";
 struct State {
     step: u64,
     settings: BTreeMap<String, String>,
+    /// [`Trainer::base`]; earlier checkpoints do not say.
+    base: Option<String>,
+    /// [`Trainer::held_out_before`].
+    held_out_before: Option<f64>,
 }
 
 /// Where the checkpoint of a step is, in the directory of a run.
@@ -49,7 +56,7 @@ pub fn newest(out: &Path) -> Result<Option<PathBuf>, Box<dyn Error>> {
 /// Complete checkpoints, the oldest first.
 fn complete(out: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(out).map_err(|error| format!("{}: {error}", out.display()))? {
+    for entry in fs::read_dir(out).map_err(at(out))? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str());
         let number = name.and_then(|name| name.strip_prefix("step-"));
@@ -59,6 +66,11 @@ fn complete(out: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// An error, with the path that it is of.
+fn at<E: Display>(path: &Path) -> impl Fn(E) -> String {
+    move |error| format!("{}: {error}", path.display())
 }
 
 /// Writes a checkpoint of the present step, unless it is there, and removes older ones once it is
@@ -84,7 +96,7 @@ pub fn save(trainer: &Trainer, base: &Path, out: &Path) -> Result<PathBuf, Box<d
         return Err(format!("cannot save the checkpoint {}: {error}", path.display()).into());
     }
     for old in older {
-        fs::remove_dir_all(old)?;
+        fs::remove_dir_all(&old).map_err(at(&old))?;
     }
     Ok(path)
 }
@@ -92,7 +104,10 @@ pub fn save(trainer: &Trainer, base: &Path, out: &Path) -> Result<PathBuf, Box<d
 /// Waits until the files of a directory, and their names, would survive a loss of power.
 fn to_disk(directory: &Path) -> Result<(), Box<dyn Error>> {
     for entry in fs::read_dir(directory)? {
-        File::open(entry?.path())?.sync_all()?;
+        let path = entry?.path();
+        File::open(&path)
+            .and_then(|file| file.sync_all())
+            .map_err(at(&path))?;
     }
     Ok(File::open(directory)?.sync_all()?)
 }
@@ -102,14 +117,21 @@ fn write(trainer: &Trainer, base: &Path, path: &Path) -> Result<(), Box<dyn Erro
         fs::remove_dir_all(path)?;
     }
     fs::create_dir_all(path)?;
-    fs::copy(base.join(TOKENIZER), path.join(TOKENIZER))?;
-    let mut config: Value = serde_json::from_str(&fs::read_to_string(base.join(CONFIG))?)?;
+    let templates = template::FILES.into_iter();
+    let templates = templates.filter(|name| base.join(name).exists());
+    for name in templates.chain([TOKENIZER]) {
+        let (from, to) = (base.join(name), path.join(name));
+        let bytes = fs::read(&from).map_err(at(&from))?;
+        fs::write(&to, bytes).map_err(at(&to))?;
+    }
+    let mut config: Value = json(&base.join(CONFIG))?;
     if let (None, Value::Object(fields)) = (trainer.settings.lora, &mut config) {
         // Whoever reads the weights in the type of the file gets all that was learned.
         fields.retain(|name, _| !DTYPES.contains(&name.as_str()));
         fields.insert(DTYPES[0].into(), "float32".into());
     }
-    fs::write(path.join(CONFIG), format!("{config:#}\n"))?;
+    let file = path.join(CONFIG);
+    fs::write(&file, format!("{config:#}\n")).map_err(at(&file))?;
     match trainer.settings.lora {
         Some(rank) => {
             weights::save_adapters(&trainer.model, path)?;
@@ -121,11 +143,16 @@ fn write(trainer: &Trainer, base: &Path, path: &Path) -> Result<(), Box<dyn Erro
     let state = State {
         step: trainer.step,
         settings: trainer.settings.named(),
+        base: trainer.base.clone(),
+        held_out_before: trainer.held_out_before,
     };
-    Ok(fs::write(
-        path.join(STATE),
-        serde_json::to_string_pretty(&state)?,
-    )?)
+    let file = path.join(STATE);
+    Ok(fs::write(&file, serde_json::to_string_pretty(&state)?).map_err(at(&file))?)
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+    let text = fs::read_to_string(path).map_err(at(path))?;
+    serde_json::from_str(&text).map_err(at(path))
 }
 
 /// A trainer that goes on where the checkpoint was written.
@@ -139,12 +166,10 @@ pub fn resume(
     settings: Settings,
     device: &Device,
 ) -> Result<Trainer, Box<dyn Error>> {
-    let text = |path: PathBuf| {
-        fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
-    };
-    let path = checkpoint.join(STATE);
-    let state: State = serde_json::from_str(&text(path.clone())?)
-        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut state: State = json(&checkpoint.join(STATE))?;
+    // Earlier versions kept no questions out of the training.
+    let evaluate = state.settings.entry("evaluate".into());
+    evaluate.or_insert_with(|| "0".into());
     for (name, value) in settings.named() {
         let saved = state.settings.get(&name);
         if saved != Some(&value) {
@@ -157,8 +182,8 @@ pub fn resume(
             .into());
         }
     }
-    let config = |directory: &Path| -> Result<Value, Box<dyn Error>> {
-        let mut config: Value = serde_json::from_str(&text(directory.join(CONFIG))?)?;
+    let config = |directory: &Path| -> Result<Value, String> {
+        let mut config: Value = json(&directory.join(CONFIG))?;
         if let Value::Object(fields) = &mut config {
             fields.retain(|name, _| !DTYPES.contains(&name.as_str()));
         }
@@ -173,13 +198,30 @@ pub fn resume(
         .into());
     }
     let mut trainer = Trainer::new(base, Some(checkpoint), settings, device)?;
+    match (&state.base, &trainer.base) {
+        (Some(saved), Some(now)) if saved != now => {
+            return Err(format!(
+                "{}: what was learned rests on other weights than those of {}: their BLAKE3 digests \
+                 are {saved} and {now}; give the --model that the run began with",
+                checkpoint.display(),
+                base.display()
+            )
+            .into());
+        }
+        (None, Some(_)) => eprintln!(
+            "{}: an earlier version wrote it, and whether it rests on the weights of {} is not known",
+            checkpoint.display(),
+            base.display()
+        ),
+        _ => {}
+    }
     let path = checkpoint.join(OPTIMIZER);
     // Read at once: a record from a file is read when it is needed, and the next checkpoint takes
     // the file's place.
-    let bytes = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let record = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(bytes))
-        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let bytes = fs::read(&path).map_err(at(&path))?;
+    let record = OptimizerRecord::from_bytes(Bytes::from_bytes_vec(bytes)).map_err(at(&path))?;
     trainer.optimizer = trainer.optimizer.load_record(record);
     trainer.step = state.step;
+    trainer.held_out_before = state.held_out_before;
     Ok(trainer)
 }

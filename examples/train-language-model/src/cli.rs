@@ -73,9 +73,6 @@ pub struct Train {
     #[arg(long, value_name = "STEPS", default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub save_every: u64,
-    /// Questions that are answered before and after.
-    #[arg(long, value_name = "QUESTIONS", default_value_t = 64)]
-    pub evaluate: usize,
     /// Where to train.
     #[arg(long, value_enum, default_value_t)]
     pub device: Backend,
@@ -96,6 +93,8 @@ pub enum Backend {
     Ndarray,
     /// Graphics cards; needs the feature `wgpu`.
     Wgpu,
+    /// NVIDIA GPUs; needs the feature `cuda`.
+    Cuda,
 }
 
 impl Backend {
@@ -115,11 +114,15 @@ impl Backend {
             Self::Wgpu => Ok(policy_loss_wgpu::device()?),
             #[cfg(not(feature = "wgpu"))]
             Self::Wgpu => Err(not_compiled_in("wgpu")),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Ok(policy_loss_cuda::device()?),
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda => Err(not_compiled_in("cuda")),
         }
     }
 }
 
-#[cfg(not(all(feature = "ndarray", feature = "wgpu")))]
+#[cfg(not(all(feature = "ndarray", feature = "wgpu", feature = "cuda")))]
 fn not_compiled_in(feature: &str) -> Box<dyn Error> {
     format!(
         "the backend `{feature}` is not compiled in; \

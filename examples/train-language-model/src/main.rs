@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Read it in this order: `task` (what is asked, and the reward), `model` (the policy), `sampler`
-//! (where the data comes from), `train` (where the policy loss is). `config`, `weights` and `tokens`
-//! read a model, `adapters` and `checkpoint` write what it learned.
+//! (where the data comes from), `train` (where the policy loss is). `config`, `weights`, `tokens` and
+//! `template` read a model, `adapters` and `checkpoint` write what it learned.
 
 mod adapters;
 mod batch;
@@ -25,6 +25,7 @@ mod report;
 mod sampler;
 mod settings;
 mod task;
+mod template;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -40,7 +41,7 @@ use peak_alloc::PeakAlloc;
 use serde_json::json;
 
 use crate::cli::{Arguments, Command, Train};
-use crate::report::Log;
+use crate::report::{HeldOut, Log};
 use crate::train::Trainer;
 
 /// Counts what is allocated in host memory.
@@ -112,27 +113,48 @@ fn train(arguments: Train) -> Result<(), Box<dyn Error>> {
     }
     let mut log = Log::new(&out, trainer.step, arguments.steps, arguments.json)?;
     let start = Instant::now();
-    log.evaluation("before", &trainer.evaluate(arguments.evaluate)?);
+    // A run that goes on has measured it when it began.
+    if trainer.step == 0
+        && let Some(before) = trainer.evaluate()?
+    {
+        log.evaluation("before", &before);
+        trainer.held_out_before = Some(before.reward);
+    }
     while trainer.step < arguments.steps {
         log.step(&trainer.step()?)?;
         if trainer.step.is_multiple_of(arguments.save_every) && trainer.step < arguments.steps {
             checkpoint::save(&trainer, &model, &out)?;
         }
     }
-    log.evaluation("after", &trainer.evaluate(arguments.evaluate)?);
+    let after = trainer.evaluate()?;
+    if let Some(after) = &after {
+        log.evaluation("after", after);
+    }
+    let held_out = trainer
+        .held_out_before
+        .zip(after)
+        .map(|(before, after)| HeldOut {
+            questions: trainer.settings.evaluate,
+            before,
+            after: after.reward,
+        });
     let saved = checkpoint::save(&trainer, &model, &out)?;
-    let page = log.finish(&trainer.settings, &model)?;
+    let page = log.finish(&trainer.settings, &model, held_out.as_ref())?;
     let seconds = start.elapsed().as_secs_f64();
     let memory = PEAK.peak_usage_as_gb();
     if arguments.json {
         let line = json!({
-            "saved": saved,
-            "curves": page,
+            "saved": saved.display().to_string(),
+            "curves": page.display().to_string(),
+            "held_out": held_out,
             "seconds": seconds,
             "memory_gib": memory,
         });
         println!("{line}");
     } else {
+        if let Some((name, value)) = held_out.as_ref().map(HeldOut::named) {
+            println!("{name}: {value}");
+        }
         println!("what was learned: {}", saved.display());
         println!("curves: {}", page.display());
         println!("{seconds:.1} s, at most {memory:.2} GiB of memory");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use policy_loss_report::{Curves, Report};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::settings::Settings;
@@ -14,6 +15,29 @@ use crate::train::{Evaluation, Step};
 
 /// Answers that are shown.
 const SHOWN: usize = 6;
+
+/// The reward on questions that the model never trained on.
+#[derive(Clone, Copy, Serialize)]
+pub struct HeldOut {
+    pub questions: usize,
+    /// Before the first step of the run.
+    pub before: f64,
+    /// After the last one.
+    pub after: f64,
+}
+
+impl HeldOut {
+    /// For people.
+    pub fn named(&self) -> (String, String) {
+        (
+            format!(
+                "reward on {} questions that it never trained on",
+                self.questions
+            ),
+            format!("{:.3} before, {:.3} after", self.before, self.after),
+        )
+    }
+}
 
 /// The table, or lines of JSON, and the files of a run.
 pub struct Log {
@@ -141,7 +165,8 @@ impl Log {
         self.bar.suspend(|| {
             let questions = evaluation.answers.len();
             println!(
-                "{when} training, the most probable answers to {questions} questions: reward {:.3}",
+                "{when} training, the most probable answers to {questions} questions that are held \
+                 out: reward {:.3}",
                 evaluation.reward
             );
             for (question, answer, reward) in shown {
@@ -156,7 +181,12 @@ impl Log {
     /// # Errors
     ///
     /// A file cannot be read or written.
-    pub fn finish(self, settings: &Settings, model: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    pub fn finish(
+        self,
+        settings: &Settings,
+        model: &Path,
+        held_out: Option<&HeldOut>,
+    ) -> Result<PathBuf, Box<dyn Error>> {
         self.bar.finish_and_clear();
         let mut curves = Curves::new();
         for line in fs::read_to_string(&self.path)?.lines() {
@@ -173,6 +203,9 @@ impl Log {
             settings.level
         );
         let mut report = Report::new(title).with_curves(curves);
+        if let Some((name, value)) = held_out.map(HeldOut::named) {
+            report = report.with_fact(name, value);
+        }
         for (name, value) in settings.named() {
             report = report.with_fact(name, value);
         }

@@ -22,6 +22,8 @@ pub struct Sampling {
     pub top_p: Option<f64>,
     /// Tokens of an answer at most.
     pub max_tokens: usize,
+    /// Whether a token of the model's may end an answer before that.
+    pub may_end: bool,
 }
 
 /// A sampled answer.
@@ -112,26 +114,9 @@ pub fn sample(
     device: &Device,
     rng: &mut impl Rng,
 ) -> Result<Vec<Answer>, Box<dyn Error>> {
-    let ends = model.config().end_tokens();
-    sample_until(ends, model, prompts, each, sampling, device, rng)
-}
-
-/// As [`sample`], with the tokens that end an answer.
-///
-/// # Errors
-///
-/// As [`sample`].
-pub fn sample_until(
-    ends: &[u32],
-    model: &Llama,
-    prompts: &[Vec<u32>],
-    each: usize,
-    sampling: &Sampling,
-    device: &Device,
-    rng: &mut impl Rng,
-) -> Result<Vec<Answer>, Box<dyn Error>> {
     sampling.check()?;
     let context = model.config().max_position_embeddings;
+    let ends = model.config().end_tokens();
     for (prompt, ids) in prompts.iter().enumerate() {
         if ids.is_empty() {
             return Err(SamplerError::EmptyPrompt(prompt).into());
@@ -178,7 +163,7 @@ pub fn sample_until(
                 let (token, log_prob) = draw(logits, sampling, rng)?;
                 answer.tokens.push(token as u32);
                 answer.log_probs.push(log_prob as f32);
-                answer.is_finished = ends.contains(&(token as u32));
+                answer.is_finished = sampling.may_end && ends.contains(&(token as u32));
             }
         }
         let open: Vec<usize> = (0..rows.len())

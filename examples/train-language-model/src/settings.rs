@@ -65,6 +65,10 @@ pub struct Settings {
     /// Tokens of an answer at most; by default 16, and 4 more for each level above the first.
     #[arg(long, value_parser = positive)]
     pub max_tokens: Option<usize>,
+    /// Questions that are kept out of the training, and answered before it and after it. They are
+    /// the same whatever the seed; 0 for none.
+    #[arg(long, value_name = "QUESTIONS", default_value_t = 32, value_parser = at_most_10_000)]
+    pub evaluate: usize,
     /// The same seed gives the same training.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -78,6 +82,7 @@ impl Settings {
             top_k: self.top_k,
             top_p: self.top_p,
             max_tokens: self.max_tokens(),
+            may_end: true,
         }
     }
 
@@ -96,7 +101,8 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// More answers in an update than in a step, or a sampling without a meaning.
+    /// More answers in an update than in a step, too few questions to train on, or a sampling without
+    /// a meaning.
     pub fn check(&self) -> Result<(), Box<dyn Error>> {
         if let Some(minibatch) = self.minibatch
             && minibatch > self.step()
@@ -105,6 +111,18 @@ impl Settings {
                 "--minibatch {minibatch}: a step has {} answers, --questions times --answers; \
                  accepted: as many at most",
                 self.step()
+            )
+            .into());
+        }
+        // As many are left to train on.
+        let most = self.task.questions(self.level) / 2;
+        if self.evaluate as u64 > most {
+            return Err(format!(
+                "--evaluate {}: at --level {} there are {} questions; accepted: at most half of them, \
+                 {most}",
+                self.evaluate,
+                self.level,
+                self.task.questions(self.level)
             )
             .into());
         }
@@ -151,6 +169,7 @@ impl Settings {
             ("top-k", optional(self.top_k.map(|k| k.to_string()))),
             ("top-p", optional(self.top_p.map(|p| p.to_string()))),
             ("max-tokens", self.max_tokens().to_string()),
+            ("evaluate", self.evaluate.to_string()),
             ("seed", self.seed.to_string()),
         ]
         .map(|(name, value)| (name.to_string(), value))
@@ -163,6 +182,13 @@ fn positive(text: &str) -> Result<usize, String> {
         // More of anything does not fit into a machine.
         Ok(value @ 1..=1_000_000) => Ok(value),
         _ => Err("accepted: an integer above 0, at most 1000000".into()),
+    }
+}
+
+fn at_most_10_000(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(value @ 0..=10_000) => Ok(value),
+        _ => Err("accepted: an integer, at most 10000".into()),
     }
 }
 

@@ -7,6 +7,7 @@ use rand::{Rng, RngExt};
 
 use crate::error::ModelError;
 use crate::expression;
+use crate::template::{answer_begins, message};
 use crate::tokens::Tokenizer;
 
 /// What the model learns.
@@ -36,6 +37,11 @@ impl Task {
             Self::Sum => "Answer like this: 4 + 3 = 7",
             Self::Countdown => "Use each number once to make the target, like this: 8 - 5 + 2 = 5",
         }
+    }
+
+    /// How many questions of a level there are, at least: choices of numbers, in their order.
+    pub fn questions(self, level: u32) -> u64 {
+        9_u64.saturating_pow(level + 1)
     }
 
     /// Draws a question of a level above 0.
@@ -70,8 +76,7 @@ impl Task {
         }
     }
 
-    /// The prompt of a question, by the chat template of SmolLM2 (ChatML), after `examples` with
-    /// their answers.
+    /// The prompt of a question, after `examples` with their answers.
     ///
     /// # Errors
     ///
@@ -82,19 +87,23 @@ impl Task {
         examples: &[&Problem],
         tokenizer: &Tokenizer,
     ) -> Result<Vec<u32>, ModelError> {
-        let turn = |who: &str, text: &str| format!("<|im_start|>{who}\n{text}<|im_end|>\n");
-        let mut text = turn("system", self.instruction());
+        let mut text = message("system", self.instruction());
         for example in examples {
-            text += &turn("user", &example.question());
-            text += &turn("assistant", &example.example);
+            text += &message("user", &example.question());
+            text += &message("assistant", &example.example);
         }
-        text += &turn("user", &problem.question());
-        text += "<|im_start|>assistant\n";
+        text += &message("user", &problem.question());
+        text += &answer_begins();
         tokenizer.encode(&text)
     }
 }
 
 impl Problem {
+    /// Whether the question is the same, word by word; another right answer may be known.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        (self.task, &self.numbers, self.target) == (other.task, &other.numbers, other.target)
+    }
+
     /// The question as text.
     pub fn question(&self) -> String {
         match self.task {

@@ -1,6 +1,7 @@
 //! The training loop: sample, grade, and improve the model on what was sampled.
 
 use std::error::Error;
+use std::iter;
 use std::path::Path;
 use std::time::Instant;
 
@@ -23,15 +24,17 @@ use crate::model::Llama;
 use crate::sampler::{Answer, Sampling, sample};
 use crate::settings::Settings;
 use crate::task::Problem;
+use crate::template;
 use crate::tokens::Tokenizer;
 use crate::weights;
 
 /// The weight that makes up for what sampler and trainer compute differently is held within this
 /// range (truncated importance sampling).
 const CORRECTION: policy_loss::RolloutCorrection = presets::tis(0.5, 2.0);
-/// Streams of random numbers beside those of the steps, which are numbered from 0.
+/// A stream of random numbers beside those of the steps, which are numbered from 0.
 const EXAMPLES: u64 = u64::MAX;
-const EVALUATION: u64 = u64::MAX - 1;
+/// What questions are held out with, in every run.
+const HELD_OUT: u64 = 0x5eed;
 
 /// A model on its way.
 pub struct Trainer {
@@ -40,9 +43,15 @@ pub struct Trainer {
     pub optimizer: ModuleOptimizer,
     /// Steps that were made.
     pub step: u64,
+    /// A digest of the weights of the model as it was, where adapters or a KL penalty rest on them.
+    pub base: Option<String>,
+    /// The reward on the questions that are held out, before the first step.
+    pub held_out_before: Option<f64>,
     /// The model as it was, where a KL penalty asks for it.
     reference: Option<Llama>,
     tokenizer: Tokenizer,
+    /// Questions that are never trained on, and not shown as examples.
+    held_out: Vec<Problem>,
     examples: Vec<Problem>,
     estimator: AdvantageEstimator,
     loss: PolicyLoss,
@@ -146,6 +155,7 @@ impl Trainer {
         device: &Device,
     ) -> Result<Self, Box<dyn Error>> {
         settings.check()?;
+        template::check(directory)?;
         let loss = objective(&settings).init()?;
         let objective = &loss.config().objective;
         if !objective.is_exact_over_shards() && settings.microbatch < settings.minibatch() {
@@ -162,17 +172,17 @@ impl Trainer {
             (learns_from_all(objective), objective.kl_penalty.is_some());
         let log_probs = LogProbsConfig::new().with_temperature(settings.temperature);
 
-        let trained = match (checkpoint, settings.lora) {
-            (Some(checkpoint), None) => checkpoint,
-            _ => directory,
+        let (base, digest) = match settings.lora.is_some() || is_penalized {
+            true => Some(weights::load_with_digest(directory, device)?).unzip(),
+            false => (None, None),
         };
-        let mut model = weights::load(trained, device)?;
+        let mut model = match (checkpoint, settings.lora, &base) {
+            (Some(checkpoint), None, _) => weights::load(checkpoint, device)?,
+            (_, _, Some(base)) => base.clone(),
+            (_, _, None) => weights::load(directory, device)?,
+        };
         let tokenizer = Tokenizer::load(directory, model.config())?;
-        let reference = match (is_penalized, trained == directory) {
-            (false, _) => None,
-            (true, true) => Some(model.clone()),
-            (true, false) => Some(weights::load(directory, device)?),
-        };
+        let reference = base.filter(|_| is_penalized);
         device.seed(settings.seed);
         if let Some(rank) = settings.lora {
             let width = model.config().hidden_size;
@@ -191,6 +201,7 @@ impl Trainer {
             model: adapters::numbered(model).train(),
             reference,
             tokenizer,
+            held_out: held_out(&settings),
             examples: Vec::new(),
             estimator: settings.advantages.config().init()?,
             loss,
@@ -201,6 +212,8 @@ impl Trainer {
                 .with_epsilon(1e-8)
                 .init(),
             step: 0,
+            base: digest,
+            held_out_before: None,
             device: device.clone(),
             settings,
         };
@@ -270,35 +283,39 @@ impl Trainer {
         })
     }
 
-    /// The most probable answers to questions that are the same in every run with the same seed.
+    /// The most probable answers to the questions that are held out; none where there are none.
     ///
     /// # Errors
     ///
     /// The device fails.
-    pub fn evaluate(&self, questions: usize) -> Result<Evaluation, Box<dyn Error>> {
-        let problems = self.draw(questions, EVALUATION);
+    pub fn evaluate(&self) -> Result<Option<Evaluation>, Box<dyn Error>> {
+        let problems = &self.held_out;
+        if problems.is_empty() {
+            return Ok(None);
+        }
         let sampling = Sampling {
             temperature: 0.0,
             ..self.settings.sampling()
         };
         let policy = self.model.valid().materialize();
-        let mut rng = self.rng(EVALUATION);
-        let prompts = self.prompts(&problems)?;
+        // At temperature 0 nothing is drawn.
+        let mut rng = self.rng(0);
+        let prompts = self.prompts(problems)?;
         let answers = sample(&policy, &prompts, 1, &sampling, &self.device, &mut rng)?;
-        let rewards = self.rewards(&problems, &answers)?;
+        let rewards = self.rewards(problems, &answers)?;
         let texts = answers
             .iter()
             .map(|answer| self.tokenizer.decode(&answer.tokens));
         let texts = texts.collect::<Result<Vec<_>, _>>()?;
         let questions = problems.iter().map(Problem::question);
-        Ok(Evaluation {
+        Ok(Some(Evaluation {
             reward: mean(&rewards),
             answers: questions
                 .zip(texts)
                 .zip(rewards)
                 .map(|((question, text), reward)| (question, text, reward))
                 .collect(),
-        })
+        }))
     }
 
     /// Random numbers that depend on the seed and on `stream` alone, so that a run which was
@@ -309,17 +326,22 @@ impl Trainer {
         rng
     }
 
-    fn draw(&self, questions: usize, stream: u64) -> Vec<Problem> {
+    /// Questions to train on, with the random numbers of a stream.
+    pub fn draw(&self, questions: usize, stream: u64) -> Vec<Problem> {
         let mut rng = self.rng(stream);
         let Settings { task, level, .. } = self.settings;
-        (0..questions).map(|_| task.draw(level, &mut rng)).collect()
+        iter::repeat_with(|| task.draw(level, &mut rng))
+            .filter(|problem| !is_among(&self.held_out, problem))
+            .take(questions)
+            .collect()
     }
 
     fn prompts(&self, problems: &[Problem]) -> Result<Vec<Vec<u32>>, ModelError> {
         let task = self.settings.task;
         let prompt = |problem: &Problem| {
             // The question is not among those that are answered before.
-            let others: Vec<_> = self.examples.iter().filter(|it| *it != problem).collect();
+            let others = self.examples.iter();
+            let others: Vec<_> = others.filter(|it| !it.asks_the_same(problem)).collect();
             task.prompt(problem, &others, &self.tokenizer)
         };
         problems.iter().map(prompt).collect()
@@ -557,6 +579,23 @@ impl Experience {
             answer: &self.answer.tokens,
         }
     }
+}
+
+/// Questions that differ from one another, the same whatever the seed of the run.
+fn held_out(settings: &Settings) -> Vec<Problem> {
+    let mut rng = ChaCha8Rng::seed_from_u64(HELD_OUT);
+    let mut problems = Vec::with_capacity(settings.evaluate);
+    while problems.len() < settings.evaluate {
+        let problem = settings.task.draw(settings.level, &mut rng);
+        if !is_among(&problems, &problem) {
+            problems.push(problem);
+        }
+    }
+    problems
+}
+
+fn is_among(problems: &[Problem], problem: &Problem) -> bool {
+    problems.iter().any(|other| other.asks_the_same(problem))
 }
 
 /// The objective that the settings ask for.

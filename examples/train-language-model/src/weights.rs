@@ -26,9 +26,40 @@ const ADAPTERS: &str = "adapter_model.safetensors";
 /// A file is missing or damaged, the configuration is not supported, or a tensor is missing, of
 /// another shape or type, or without a place in the model.
 pub fn load(directory: &Path, device: &Device) -> Result<Llama, ModelError> {
+    Ok(load_with_file(directory, device)?.0)
+}
+
+/// As [`load`], with a digest of the weights: of their names, types, shapes and numbers, in whatever
+/// order the file holds them, and whatever else it says.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_with_digest(directory: &Path, device: &Device) -> Result<(Llama, String), ModelError> {
+    let (model, bytes) = load_with_file(directory, device)?;
+    let file = parse(&directory.join(WEIGHTS), &bytes)?;
+    let mut hasher = blake3::Hasher::new();
+    for (name, view) in file.iter().collect::<BTreeMap<_, _>>() {
+        let header = format!("{name} {} {:?}\n", view.dtype(), view.shape());
+        hasher.update(header.as_bytes());
+        hasher.update(view.data());
+    }
+    Ok((model, hasher.finalize().to_hex().to_string()))
+}
+
+/// The model, and the bytes of the file with its weights.
+fn load_with_file(directory: &Path, device: &Device) -> Result<(Llama, Vec<u8>), ModelError> {
     let config = LlamaConfig::read(&directory.join("config.json"))?;
-    let model = Llama::new(config, device);
-    read(model, &directory.join(WEIGHTS), Part::Weights, device)
+    let path = directory.join(WEIGHTS);
+    let bytes = bytes_of(&path)?;
+    let model = read(
+        Llama::new(config, device),
+        &path,
+        &bytes,
+        Part::Weights,
+        device,
+    )?;
+    Ok((model, bytes))
 }
 
 /// Reads the adapters in `directory` into a model that has some.
@@ -37,7 +68,8 @@ pub fn load(directory: &Path, device: &Device) -> Result<Llama, ModelError> {
 ///
 /// As [`load`].
 pub fn load_adapters(model: Llama, directory: &Path, device: &Device) -> Result<Llama, ModelError> {
-    read(model, &directory.join(ADAPTERS), Part::Adapters, device)
+    let path = directory.join(ADAPTERS);
+    read(model, &path, &bytes_of(&path)?, Part::Adapters, device)
 }
 
 /// Writes the weights of a model without adapters, in f32.
@@ -66,25 +98,14 @@ enum Part {
     Adapters,
 }
 
-fn read(model: Llama, path: &Path, part: Part, device: &Device) -> Result<Llama, ModelError> {
-    let index = path.with_extension("safetensors.index.json");
-    if !path.exists() && index.exists() {
-        return Err(ModelError::Format {
-            path: index,
-            problem: format!(
-                "the weights are in several files; accepted is one, {WEIGHTS}: load the model with \
-                 Hugging Face, and save it with a larger `max_shard_size`"
-            ),
-        });
-    }
-    let bytes = fs::read(path).map_err(|source| ModelError::File {
-        path: path.into(),
-        source,
-    })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| ModelError::Format {
-        path: path.into(),
-        problem: format!("not a safetensors file: {error}"),
-    })?;
+fn read(
+    model: Llama,
+    path: &Path,
+    bytes: &[u8],
+    part: Part,
+    device: &Device,
+) -> Result<Llama, ModelError> {
+    let file = parse(path, bytes)?;
     let mut loader = Loader {
         tensors: file.iter().collect(),
         path: path.into(),
@@ -95,6 +116,30 @@ fn read(model: Llama, path: &Path, part: Part, device: &Device) -> Result<Llama,
     };
     let model = model.map(&mut loader);
     loader.finish(model)
+}
+
+fn bytes_of(path: &Path) -> Result<Vec<u8>, ModelError> {
+    let index = path.with_extension("safetensors.index.json");
+    if !path.exists() && index.exists() {
+        return Err(ModelError::Format {
+            path: index,
+            problem: format!(
+                "the weights are in several files; accepted is one, {WEIGHTS}: load the model with \
+                 Hugging Face, and save it with a larger `max_shard_size`"
+            ),
+        });
+    }
+    fs::read(path).map_err(|source| ModelError::File {
+        path: path.into(),
+        source,
+    })
+}
+
+fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, ModelError> {
+    SafeTensors::deserialize(bytes).map_err(|error| ModelError::Format {
+        path: path.into(),
+        problem: format!("not a safetensors file: {error}"),
+    })
 }
 
 fn write(model: &Llama, path: &Path, part: Part) -> Result<(), ModelError> {

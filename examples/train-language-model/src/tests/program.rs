@@ -1,17 +1,25 @@
 //! The program from its arguments to its files.
 
+#[cfg(target_os = "linux")]
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use clap::Parser;
 use serde_json::Value;
 
 use super::training::{ONE_AT_A_TIME, guesser};
+use super::{MODEL, OUT, given};
 use crate::cli::Arguments;
 use crate::run;
 
 fn train(model: &Path, out: &Path, more: &str) -> Result<(), String> {
-    let fixed = "--questions 6 --answers 4 --evaluate 4";
+    let evaluate = match more.contains("--evaluate") {
+        true => "",
+        false => "--evaluate 4",
+    };
+    let fixed = format!("--questions 6 --answers 4 {evaluate}");
     let words = ["train-language-model", "train", "--model"].map(Into::into);
     let arguments = words
         .into_iter()
@@ -82,6 +90,61 @@ fn a_run_leaves_its_files_and_goes_on() {
     .expect("it trains");
 }
 
+/// The line that a run ends with, of a process of its own: another run, or the same one that goes on.
+fn last_line(model: &Path, out: &Path) -> Value {
+    let output = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--ignored", "--exact", "--nocapture"])
+        .arg("tests::program::train_with_lines_of_json")
+        .envs([(MODEL, model), (OUT, out)])
+        .output()
+        .expect("a second process");
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{said}");
+    // The first of them stands behind the name of the test.
+    let lines = said
+        .lines()
+        .filter_map(|line| line.find('{').map(|at| &line[at..]));
+    let lines: Vec<Value> = lines
+        .map(|line| serde_json::from_str(line).expect("it is JSON"))
+        .collect();
+    let evaluations = lines.iter().filter(|line| line["evaluation"].is_string());
+    let last = lines.last().expect("there are some");
+    for evaluation in evaluations {
+        let when = evaluation["evaluation"].as_str().expect("text");
+        assert_eq!(evaluation["reward"], last["held_out"][when], "{when}");
+    }
+    last.clone()
+}
+
+#[test]
+#[ignore = "runs in the processes that the test of held-out questions starts"]
+fn train_with_lines_of_json() {
+    let [model, out] = given();
+    let more = match out.exists() {
+        false => "--steps 1 --json",
+        true => "--steps 3 --json --resume",
+    };
+    train(&model, &out, &format!("{more} --learning-rate 0.01")).expect("it trains");
+}
+
+#[test]
+fn a_run_ends_with_what_was_held_out() {
+    let model = guesser();
+    let folder = tempfile::tempdir().expect("a directory");
+    let out = folder.path().join("run");
+    let first = last_line(model.path(), &out)["held_out"].take();
+    let second = last_line(model.path(), &out)["held_out"].take();
+    for held_out in [&first, &second] {
+        assert_eq!(held_out["questions"], 4);
+        assert!(held_out["after"].is_number(), "{held_out}");
+    }
+    // It is measured before the first step, and not when the run goes on.
+    assert!(first["before"].is_number(), "{first}");
+    assert_eq!(second["before"], first["before"]);
+    let page = fs::read_to_string(out.join("report.html")).expect("it is written");
+    assert!(page.contains("reward on 4 questions that it never trained on"));
+}
+
 #[test]
 fn arguments_without_a_meaning_are_refused() {
     let model = guesser();
@@ -99,6 +162,8 @@ fn arguments_without_a_meaning_are_refused() {
         ("--max-tokens 64", "context of the model"),
         ("--advantages gae", "values"),
         ("--minibatch 25", "a step has 24 answers"),
+        ("--evaluate 41", "at most half of them, 40"),
+        ("--evaluate 10001 --level 9", "at most 10000"),
         (
             "--preset clip_cov --microbatch 23",
             "--microbatch 24 or more",
@@ -107,6 +172,67 @@ fn arguments_without_a_meaning_are_refused() {
         let error = train(model.path(), &out, arguments).expect_err("refused");
         assert!(error.contains(said), "{arguments}: {error}");
     }
+}
+
+/// Those that are compiled in.
+#[cfg(any(feature = "ndarray", feature = "wgpu"))]
+#[test]
+fn other_backends_make_the_steps_of_flex() {
+    let model = guesser();
+    let folder = tempfile::tempdir().expect("a directory");
+    let first_step = |device: &str| -> Value {
+        let out = folder.path().join(device);
+        let more = format!("--steps 1 --examples 1 --max-tokens 4 --device {device}");
+        train(model.path(), &out, &more).unwrap_or_else(|error| panic!("{device}: {error}"));
+        let lines = fs::read_to_string(out.join("steps.jsonl")).expect("it is written");
+        serde_json::from_str(lines.trim()).expect("it is one line of JSON")
+    };
+    let expected = first_step("flex");
+    assert!(expected["reward"].as_f64() > Some(0.0), "{expected}");
+    for device in [
+        #[cfg(feature = "ndarray")]
+        "ndarray",
+        #[cfg(feature = "wgpu")]
+        "wgpu",
+    ] {
+        let step = first_step(device);
+        for name in ["reward", "finished", "loss", "valid_tokens"] {
+            let of = |step: &Value| step[name].as_f64().expect("a number");
+            let difference = (of(&step) - of(&expected)).abs();
+            assert!(difference < 1e-4, "{device}, {name}: {step}, {expected}");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_need_not_be_utf_8() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let model = guesser();
+    let folder = tempfile::tempdir().expect("a directory");
+    let name = |bytes| folder.path().join(OsStr::from_bytes(bytes));
+    let moved = name(b"mod\xff\xfeel");
+    fs::rename(model.path(), &moved).expect("it is moved");
+    for (more, out) in [
+        ("", name(b"run\xff")),
+        ("--lora 2 --json", name(b"\xfflora")),
+    ] {
+        train(&moved, &out, &format!("--steps 1 {more}")).expect("it trains");
+        train(&moved, &out, &format!("--steps 2 --resume {more}")).expect("it goes on");
+        assert_eq!(steps(&out), [0, 1]);
+        for file in ["step-000002/trainer_state.json", "report.html"] {
+            assert!(out.join(file).exists(), "{file}");
+        }
+    }
+    let config = name(b"\xfflora").join("step-000002/adapter_config.json");
+    let config = fs::read_to_string(config).expect("it is written");
+    let config: Value = serde_json::from_str(&config).expect("it is JSON");
+    assert_eq!(config["base_model_name_or_path"], Value::Null);
+
+    // What is not there is said, too.
+    let error = train(&name(b"\xffnothing"), &name(b"\xff"), "").expect_err("refused");
+    assert!(error.contains("config.json: No such file"), "{error}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ const EVERYTHING: Sampling = Sampling {
     top_k: None,
     top_p: None,
     max_tokens: 12,
+    may_end: true,
 };
 
 fn prompts() -> Vec<Vec<u32>> {
@@ -142,6 +143,21 @@ fn an_answer_ends_with_the_first_end() {
         assert_eq!(answer.is_finished, end.is_some());
         let length = end.map_or(EVERYTHING.max_tokens, |end| end + 1);
         assert_eq!(answer.tokens.len(), length);
+    }
+}
+
+#[test]
+fn an_answer_that_may_not_end_is_as_long_as_it_can_be() {
+    let (_, model) = model(13);
+    let endless = Sampling {
+        may_end: false,
+        ..EVERYTHING
+    };
+    let answers = answers(&model, 20, &endless, 2);
+    assert!(answers.iter().any(|answer| answer.tokens.contains(&END)));
+    for answer in answers {
+        assert_eq!(answer.tokens.len(), EVERYTHING.max_tokens);
+        assert!(!answer.is_finished);
     }
 }
 

@@ -1,0 +1,181 @@
+//! How a conversation becomes text: ChatML, and whether a model expects it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::ModelError;
+
+const START: &str = "<|im_start|>";
+const END: &str = "<|im_end|>";
+/// What a template may write besides: where a text ends.
+const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// A file of its own, which comes before the other.
+const TEMPLATE: &str = "chat_template.jinja";
+/// With the template in a field.
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// Where Hugging Face looks for the template of a model; there may be none.
+pub const FILES: [&str; 2] = [TEMPLATE, TOKENIZER_CONFIG];
+
+/// A message of `who`.
+pub fn message(who: &str, text: &str) -> String {
+    format!("{START}{who}\n{text}{END}\n")
+}
+
+/// What an answer follows.
+pub fn answer_begins() -> String {
+    format!("{START}assistant\n")
+}
+
+/// Checks that the template of the model in `directory`, if it has one, is ChatML.
+///
+/// # Errors
+///
+/// A file cannot be read, or the template is another one.
+pub fn check(directory: &Path) -> Result<(), ModelError> {
+    let Some((path, template)) = read(directory)? else {
+        return Ok(());
+    };
+    match difference(&template) {
+        None => Ok(()),
+        Some(difference) => Err(ModelError::Format {
+            path,
+            problem: format!(
+                "the chat template is not ChatML, which the prompts here are written in: \
+                 {difference}; accepted is a template with {START} before each message, {END} after it \
+                 and nothing else of this kind, or none"
+            ),
+        }),
+    }
+}
+
+/// The template, and the file that it is in.
+fn read(directory: &Path) -> Result<Option<(PathBuf, String)>, ModelError> {
+    let text = |path: &PathBuf| {
+        fs::read_to_string(path).map_err(|source| ModelError::File {
+            path: path.clone(),
+            source,
+        })
+    };
+    let path = directory.join(TEMPLATE);
+    if path.exists() {
+        return Ok(Some((path.clone(), text(&path)?)));
+    }
+    let path = directory.join(TOKENIZER_CONFIG);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bad = |problem: String| ModelError::Format {
+        path: path.clone(),
+        problem,
+    };
+    let fields: Value =
+        serde_json::from_str(&text(&path)?).map_err(|error| bad(error.to_string()))?;
+    let field = match &fields["chat_template"] {
+        // Several, by their names; this one is for conversations.
+        Value::Array(several) => several
+            .iter()
+            .find(|one| one["name"] == "default")
+            .map_or(&Value::Null, |one| &one["template"]),
+        field => field,
+    };
+    match field {
+        Value::Null => Ok(None),
+        Value::String(template) => Ok(Some((path.clone(), template.clone()))),
+        _ => Err(bad(
+            "`chat_template` is no text; accepted is a template, or a list of some with their names"
+                .into(),
+        )),
+    }
+}
+
+/// What a template has that ChatML does not have, or the other way round.
+///
+/// A template is a program. Its marks tell those apart that models come with, so that it need not be run.
+fn difference(template: &str) -> Option<String> {
+    if let Some(missing) = [START, END].iter().find(|mark| !template.contains(**mark)) {
+        return Some(format!("it has no {missing}"));
+    }
+    let marks = template.match_indices("<|").filter_map(|(from, _)| {
+        let length = template[from..].find("|>")?;
+        Some(&template[from..from + length + "|>".len()])
+    });
+    let mut others = marks.filter(|mark| ![START, END, END_OF_TEXT].contains(mark));
+    others.next().map(|other| format!("it has {other}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// That of SmolLM2.
+    const CHATML: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != \
+        'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by \
+        Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + \
+        message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ \
+        '<|im_start|>assistant\n' }}{% endif %}";
+    /// That of Phi-4, whose weights are found in the layout of Llama, too.
+    const PHI: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + \
+        '<|im_sep|>' + message['content'] + '<|im_end|>'}}{% endfor %}";
+    const LLAMA: &str = "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}";
+    const MISTRAL: &str = "{{ '[INST] ' + message['content'] + ' [/INST]' }}";
+
+    fn checked(files: &[(&str, String)]) -> Result<(), String> {
+        let directory = tempfile::tempdir().expect("a directory");
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).expect("it is written");
+        }
+        check(directory.path()).map_err(|error| error.to_string())
+    }
+
+    fn in_config(field: Value) -> (&'static str, String) {
+        let config = json!({"model_max_length": 8192, "chat_template": field});
+        (TOKENIZER_CONFIG, config.to_string())
+    }
+
+    #[test]
+    fn chatml_and_no_template_are_accepted() {
+        let file = (TEMPLATE, CHATML.to_string());
+        let named = |name: &str, template: &str| json!({"name": name, "template": template});
+        let several = json!([named("tool_use", LLAMA), named("default", CHATML)]);
+        for files in [
+            vec![],
+            vec![(TOKENIZER_CONFIG, "{}".into())],
+            vec![in_config(Value::Null)],
+            vec![in_config(json!(CHATML))],
+            vec![in_config(json!(format!("{CHATML}<|endoftext|>")))],
+            vec![in_config(several)],
+            vec![file.clone()],
+            // The file comes first.
+            vec![file, in_config(json!(LLAMA))],
+        ] {
+            checked(&files).expect("it is accepted");
+        }
+    }
+
+    #[test]
+    fn other_templates_are_refused() {
+        let several = json!([{"name": "default", "template": LLAMA}]);
+        for (files, said) in [
+            (vec![(TEMPLATE, LLAMA.into())], "it has no <|im_start|>"),
+            (vec![in_config(json!(LLAMA))], "it has no <|im_start|>"),
+            (vec![in_config(json!(MISTRAL))], "it has no <|im_start|>"),
+            (vec![in_config(json!(PHI))], "it has <|im_sep|>"),
+            (vec![in_config(several)], "it has no <|im_start|>"),
+            (
+                vec![(TEMPLATE, LLAMA.into()), in_config(json!(CHATML))],
+                "it has no <|im_start|>",
+            ),
+            (vec![in_config(json!(3))], "`chat_template` is no text"),
+            (vec![(TOKENIZER_CONFIG, "hello".into())], "line 1"),
+        ] {
+            let error = checked(&files).expect_err("refused");
+            assert!(error.contains(said), "{error}");
+            assert!(error.contains(files[0].0), "{error}");
+        }
+    }
+}
