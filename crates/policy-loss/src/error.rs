@@ -38,12 +38,6 @@ pub enum BatchError {
         /// The method that adds it to the batch.
         add_with: &'static str,
     },
-    /// The weight of a kind of reward is not a number to multiply by.
-    #[error("the weight of a reward is {value}; accepted: a finite number")]
-    RewardWeight {
-        /// The weight that was given.
-        value: f64,
-    },
     /// A tensor was given in two places.
     #[error("`{tensor}` is given twice; accepted: once, with {accepted}")]
     Twice {

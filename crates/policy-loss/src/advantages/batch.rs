@@ -157,7 +157,11 @@ impl AdvantageBatch {
         for (weight, rewards) in &self.rewards {
             rewards.check(&alike)?;
             if !weight.is_finite() {
-                return Err(BatchError::RewardWeight { value: *weight });
+                return Err(BatchError::OutOfRange {
+                    field: "the weight of rewards",
+                    value: weight.to_string(),
+                    accepted: "a finite number".into(),
+                });
             }
         }
         if let Some(values) = &self.values {
