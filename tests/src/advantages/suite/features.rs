@@ -135,7 +135,13 @@ fn gdpo(runner: &Runner, case: &Feature, dtype: DType) {
         let rewards: Tensor<1> = runner.tensor(rewards, [sequences], dtype);
         several = several.with_more_rewards(*weight, rewards);
     }
-    let actual = batch.run_batch(runner, &config.into(), dtype, several);
+    let mut actual = batch.run_batch(runner, &config.into(), dtype, several);
+    let valid = case.mask().expect("every case has one");
+    for (x, valid) in actual.advantages.iter_mut().zip(valid) {
+        if !valid {
+            *x = 0.0;
+        }
+    }
     near(runner, case, dtype, "advantages", &actual.advantages);
 }
 
