@@ -10,7 +10,6 @@ macro_rules! formulas {
                 rollout_diagnostics;
             objectives: every_objective, fused_coverage, on_policy, packed_sequences, missing_inputs,
                 rollout_diagnostics_of_nothing;
-            missing_rollout: tokens_are_dropped_or_stood_in_for, tokens_are_refused;
             garbage: in_every_input, of_each_kind, in_token_losses, in_advantages_of_masked_rows,
                 everywhere, in_half_types, in_reference_log_probs;
         }
@@ -28,6 +27,7 @@ macro_rules! values {
             rollout_weights: weights, rejected_weights, ignored_rollout;
             masks: every_form, other_values_are_refused, only_valid_tokens_count, nothing_valid,
                 no_mask;
+            missing_rollout: tokens_are_dropped_or_stood_in_for, tokens_are_refused;
             non_finite: values_are_seen, large_values_are_finite, dropped_values;
             tensors: views, expanded, strided_leaf, mixed_types, half_against_single;
             shards: shards_add_up, metrics_add_up, other_metrics_are_not_merged, totals;

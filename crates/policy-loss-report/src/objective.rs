@@ -2,9 +2,9 @@
 
 use burn::tensor::{Bool, Tensor, TensorReadError};
 use policy_loss::{
-    BatchError, Behavior, Clip, GeometricMean, ImportanceWeight, MetricValues, Objective,
-    PolicyBatch, PolicyLoss, PolicyLossConfig, RatioLevel, RolloutCorrection, Surrogate,
-    WeightLevel, WeightMode,
+    BatchError, Behavior, Clip, GeometricMean, ImportanceWeight, MetricValues,
+    MissingRolloutLogProbs, Objective, PolicyBatch, PolicyLoss, PolicyLossConfig, RatioLevel,
+    RolloutCorrection, Surrogate, WeightLevel, WeightMode,
 };
 use serde::Serialize;
 
@@ -81,12 +81,16 @@ impl Computed {
         let values = output.read()?;
         let gradient = gradient(output.loss, log_probs)?;
         let details = loss.token_details(batch.clone())?;
+        let objective = &loss.config().objective;
+        let drops_missing = objective.missing_rollout_log_probs == MissingRolloutLogProbs::Drop;
+        let missing = details.missing_rollout_log_probs;
         let mut marks = vec![0; gradient.len()];
         for (mark, marked) in [
             (CLIPPED, Some(details.clipped)),
             (CLIPPED, details.dual_clipped),
             (TRUNCATED, details.weight_truncated),
             (DROPPED, details.weight_zeroed),
+            (DROPPED, missing.filter(|_| drops_missing)),
             (MASKED, details.off_policy_dropped),
         ] {
             if let Some(marked) = marked {
@@ -96,7 +100,7 @@ impl Computed {
                 }
             }
         }
-        let unbounded = without_bounds(&loss.config().objective);
+        let unbounded = without_bounds(objective);
         let unbounded = match PolicyLossConfig::from(unbounded).init() {
             Ok(unbounded) => {
                 let loss = unbounded.forward(batch.clone())?.loss;
@@ -134,6 +138,10 @@ fn without_bounds(objective: &Objective) -> Objective {
     unbounded.ratio = objective.ratio;
     unbounded.reduction = objective.reduction;
     unbounded.surrogate = Clip::new(1e30, 1e30).into();
+    let stands_in = objective.missing_rollout_log_probs != MissingRolloutLogProbs::Propagate;
+    if stands_in && unbounded.reads_rollout() {
+        unbounded.missing_rollout_log_probs = MissingRolloutLogProbs::UseOld;
+    }
     unbounded
 }
 

@@ -10,7 +10,7 @@ use crate::busy::busy;
 use crate::case::Case;
 use crate::compare::assert_agrees_with_oracle;
 use crate::configs::describe;
-use crate::runner::Runner;
+use crate::runner::{Runner, values};
 
 /// Some of the batch, of three of its rows; one of them is masked.
 const MISSING: [usize; 5] = [1, 3, 7, 13, 20];
@@ -86,6 +86,11 @@ pub fn tokens_are_dropped_or_stood_in_for(runner: &Runner) {
                 assert_eq!(metrics.missing_rollout_log_probs, COUNTED, "{what}");
                 assert_eq!(metrics.non_finite, 0.0, "{what}");
                 assert!(outcome.loss.is_finite(), "{what}");
+                let batch = runner.batch(&case, runner.leaf(&case, dtype), dtype);
+                let details = runner.init(&config).token_details(batch).expect(&what);
+                let missing = details.missing_rollout_log_probs.expect("it is read");
+                let missing: f64 = values(missing.float()).iter().sum();
+                assert_eq!(missing, COUNTED, "{what}");
             }
         }
     }

@@ -125,6 +125,11 @@ pub fn details_add_up(runner: &Runner) {
                     details.off_policy_dropped.map(condition),
                     sums.off_policy_dropped,
                 ),
+                (
+                    "missing",
+                    details.missing_rollout_log_probs.map(condition),
+                    sums.missing_rollout_log_probs,
+                ),
             ] {
                 near(name, values.unwrap_or_default(), expected);
             }
