@@ -53,7 +53,7 @@ impl Feature {
     /// Whether there is such a parameter, if only null.
     #[must_use]
     pub fn has_param(&self, name: &str) -> bool {
-        self.params.get(name).is_some()
+        self.params.contains_key(name)
     }
 
     /// A number among the parameters.
