@@ -96,8 +96,8 @@ pub fn tokens_are_dropped_or_stood_in_for(runner: &Runner) {
     }
 }
 
-/// Unless it is asked for, a missing one makes the loss NaN, and is counted.
-pub fn tokens_are_refused(runner: &Runner) {
+/// Unless it is asked for, nothing stands in for a missing one: it counts as not finite, and as missing.
+pub fn tokens_stay_missing(runner: &Runner) {
     for config in runner.share(readers()) {
         let refused = case().with_config(config);
         for dtype in runner.exact_dtypes() {

@@ -144,7 +144,8 @@ impl RolloutCorrection {
 /// for it, such as one that forced a token.
 ///
 /// ```text
-/// propagate  the NaN goes on into the loss, which refuses the step
+/// propagate  the NaN goes on: into the loss, unless the correction rejects what has no ratio, as a
+///            mask, a filter and a veto do; `non_finite` counts it
 /// drop       the policy term of the token is 0, and so is its KL penalty against the sampler; to
 ///            all others it looks as with use_old
 /// use_old    old_log_probs stand in: the gap is 0, rho is 1
@@ -158,7 +159,7 @@ impl RolloutCorrection {
 #[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingRolloutLogProbs {
-    /// The loss becomes NaN.
+    /// It stays NaN, and so does the loss, unless the correction rejects it.
     #[default]
     Propagate,
     /// The token is dropped.
