@@ -1,29 +1,16 @@
 //! Where tests are made of the parts of a suite: one for each backend, mode and part.
 
-/// Calls a macro with every backend: the one line that a new backend needs. What stands behind the
-/// macro's name is handed to it first.
-#[cfg(not(feature = "cuda"))]
+/// Calls a macro with every backend that is compiled in: the one line that a new backend needs. What
+/// stands behind the macro's name is handed to it first.
 #[macro_export]
 macro_rules! for_each_backend {
     ($callback:ident $($body:tt)?) => {
         $callback! { $($body)?
             flex: policy_loss_flex,
             ndarray: policy_loss_ndarray,
+            #[cfg(feature = "wgpu")]
             wgpu: policy_loss_wgpu,
-        }
-    };
-}
-
-/// Calls a macro with every backend: the one line that a new backend needs. What stands behind the
-/// macro's name is handed to it first.
-#[cfg(feature = "cuda")]
-#[macro_export]
-macro_rules! for_each_backend {
-    ($callback:ident $($body:tt)?) => {
-        $callback! { $($body)?
-            flex: policy_loss_flex,
-            ndarray: policy_loss_ndarray,
-            wgpu: policy_loss_wgpu,
+            #[cfg(feature = "cuda")]
             cuda: policy_loss_cuda,
         }
     };
@@ -32,8 +19,8 @@ macro_rules! for_each_backend {
 /// A module for each backend with what stands in the braces, and its `probe`.
 #[macro_export]
 macro_rules! matrix {
-    ($body:tt $($backend:ident: $adapter:ident,)+) => {
-        $(mod $backend {
+    ($body:tt $($(#[cfg($condition:meta)])? $backend:ident: $adapter:ident,)+) => {
+        $($(#[cfg($condition)])? mod $backend {
             fn probe() -> &'static $crate::Probe {
                 static PROBE: std::sync::OnceLock<$crate::Probe> = std::sync::OnceLock::new();
                 PROBE.get_or_init(|| {

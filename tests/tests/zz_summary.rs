@@ -1,17 +1,26 @@
 //! Which backends the matrix runs on here, which it skips, and why. Comes last, as its name sorts
 //! last, and without the test harness, which would swallow the table.
 //!
-//! It fails where a backend is skipped that `POLICY_LOSS_REQUIRE_BACKENDS` names (`all` names
-//! every one).
+//! It fails where a backend is skipped or not built that `POLICY_LOSS_REQUIRE_BACKENDS` names (`all`
+//! names every one that is built).
 
 use std::process::ExitCode;
 
 use policy_loss_tests::{Probe, REQUIRE, for_each_backend, implementations};
 
-macro_rules! probes {
-    ($($backend:ident: $adapter:ident,)+) => {
-        vec![$(Probe::of($adapter::BACKEND, $adapter::device, $adapter::devices),)+]
-    };
+/// What the adapters say that are built, and the names of the others.
+fn backends() -> Vec<Result<Probe, &'static str>> {
+    let mut backends = Vec::new();
+    macro_rules! ask {
+        ($($(#[cfg($condition:meta)])? $backend:ident: $adapter:ident,)+) => {$(
+            $(#[cfg($condition)])?
+            backends.push(Ok(Probe::of($adapter::BACKEND, $adapter::device, $adapter::devices)));
+            $(#[cfg(not($condition))]
+            backends.push(Err(stringify!($backend)));)?
+        )+};
+    }
+    for_each_backend!(ask);
+    backends
 }
 
 fn main() -> ExitCode {
@@ -19,10 +28,18 @@ fn main() -> ExitCode {
     if std::env::args().any(|argument| argument == "--list") {
         return ExitCode::SUCCESS;
     }
-    let probes = for_each_backend!(probes);
     println!("\nbackends of the matrix");
-    for probe in &probes {
-        println!("  {:<8} {}", probe.backend, line(probe));
+    let mut probes = Vec::new();
+    for backend in backends() {
+        match backend {
+            Ok(probe) => {
+                println!("  {:<8} {}", probe.backend, line(&probe));
+                probes.push(probe);
+            }
+            Err(name) => {
+                println!("  {name:<8} not built; `--features policy-loss-tests/{name}` does so");
+            }
+        }
     }
     let names = std::env::var(REQUIRE).unwrap_or_default();
     let known = |name: &str| name == "all" || probes.iter().any(|probe| probe.backend == name);
@@ -34,7 +51,7 @@ fn main() -> ExitCode {
     println!("{} run, {skipped} skipped\n", probes.len() - skipped);
     if !unknown.is_empty() {
         eprintln!(
-            "{REQUIRE} names no backend of the matrix: {}",
+            "{REQUIRE} names no backend that is built: {}",
             unknown.join(", ")
         );
         return ExitCode::FAILURE;

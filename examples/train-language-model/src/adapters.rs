@@ -5,8 +5,10 @@ use std::path::Path;
 
 use burn::module::{Lora, Module, ModuleMapper, Param, ParamGroup, ParamId};
 use burn::tensor::Tensor;
+use serde::Deserialize;
 use serde_json::json;
 
+use crate::checkpoint::json;
 use crate::error::ModelError;
 use crate::model::Llama;
 
@@ -22,6 +24,16 @@ const ADAPTED: [&str; 7] = [
     "up_proj",
     "down_proj",
 ];
+
+/// Where PEFT says what the adapters are.
+const CONFIG: &str = "adapter_config.json";
+
+/// What has to be known of it.
+#[derive(Deserialize)]
+struct Config {
+    r: usize,
+    lora_alpha: f64,
+}
 
 /// Freezes a model and adds adapters of this rank to it, which change nothing yet.
 pub fn attach(model: Llama, rank: usize) -> Llama {
@@ -59,8 +71,26 @@ pub fn write_config(directory: &Path, rank: usize, base: &Path) -> Result<(), Mo
         "fan_in_fan_out": false,
         "inference_mode": true,
     });
-    let path = directory.join("adapter_config.json");
+    let path = directory.join(CONFIG);
     fs::write(&path, format!("{config:#}\n")).map_err(|source| ModelError::File { path, source })
+}
+
+/// The rank of the adapters in `directory`, by its `adapter_config.json`.
+///
+/// # Errors
+///
+/// The file cannot be read, or has another scale than [`write_config`] gives.
+pub fn rank(directory: &Path) -> Result<usize, String> {
+    let path = directory.join(CONFIG);
+    let Config { r, lora_alpha } = json(&path)?;
+    match r > 0 && lora_alpha == (SCALE * r) as f64 {
+        true => Ok(r),
+        false => Err(format!(
+            "{}: `r` is {r} and `lora_alpha` is {lora_alpha}; accepted are a positive `r` and \
+             {SCALE} times as much",
+            path.display()
+        )),
+    }
 }
 
 /// Numbers the parameters in their order, so that the state of an optimizer finds those that it

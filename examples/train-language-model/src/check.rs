@@ -9,6 +9,7 @@ use burn::tensor::Device;
 use policy_loss::{LogProbsConfig, LogProbsTokens};
 use safetensors::{Dtype, SafeTensors};
 
+use crate::adapters;
 use crate::batch::{Sequence, TokenBatch};
 use crate::config::LlamaConfig;
 use crate::weights;
@@ -25,16 +26,25 @@ struct Reference {
     log_probs: Vec<Vec<f32>>,
 }
 
-/// Prints the largest difference between the model in `directory` and the `ref_log_probs` of the
-/// rollout in `file`.
+/// Prints the largest difference between the model in `directory`, with the adapters in another, and
+/// the `ref_log_probs` of the rollout in `file`.
 ///
 /// # Errors
 ///
-/// The model or the rollout cannot be read, or they differ by more than rounding.
-pub fn check(directory: &Path, file: &Path, device: &Device) -> Result<(), Box<dyn Error>> {
+/// The model, the adapters or the rollout cannot be read, or they differ by more than rounding.
+pub fn check(
+    directory: &Path,
+    adapters: Option<&Path>,
+    file: &Path,
+    device: &Device,
+) -> Result<(), Box<dyn Error>> {
     let reference = read(file).map_err(|problem| format!("{}: {problem}", file.display()))?;
     let start = Instant::now();
-    let model = weights::load(directory, device)?;
+    let mut model = weights::load(directory, device)?;
+    if let Some(adapters) = adapters {
+        let rank = adapters::rank(adapters)?;
+        model = weights::load_adapters(adapters::attach(model, rank), adapters, device)?;
+    }
     println!("loaded in {:.1} s", start.elapsed().as_secs_f64());
     reference
         .fits(model.config())

@@ -150,7 +150,12 @@ fn write(trainer: &Trainer, base: &Path, path: &Path) -> Result<(), Box<dyn Erro
     Ok(fs::write(&file, serde_json::to_string_pretty(&state)?).map_err(at(&file))?)
 }
 
-fn json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
+/// What a file of JSON holds.
+///
+/// # Errors
+///
+/// It cannot be read, or is of something else.
+pub fn json<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     let text = fs::read_to_string(path).map_err(at(path))?;
     serde_json::from_str(&text).map_err(at(path))
 }

@@ -25,6 +25,9 @@ pub enum Command {
         /// The model, as Hugging Face lays it out.
         #[arg(long, value_name = "DIR")]
         model: PathBuf,
+        /// Adapters that this program has saved.
+        #[arg(long, value_name = "DIR")]
+        adapters: Option<PathBuf>,
         /// A rollout with `tokens`, `action_mask`, `ref_log_probs` and `group_id`, and the prompts
         /// of the groups in its metadata.
         #[arg(long, value_name = "FILE.safetensors")]

@@ -63,9 +63,10 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         Command::Train(arguments) => train(*arguments),
         Command::Check {
             model,
+            adapters,
             rollout,
             device,
-        } => check::check(&model, &rollout, &device.device()?),
+        } => check::check(&model, adapters.as_deref(), &rollout, &device.device()?),
         Command::Bench {
             model,
             tokens,

@@ -1,7 +1,9 @@
 //! The comparison with another implementation, and the rollouts that it refuses.
 
 use std::collections::HashMap;
+use std::fs;
 
+use burn::module::Module;
 use burn::tensor::Device;
 use policy_loss::LogProbsConfig;
 use safetensors::Dtype;
@@ -9,8 +11,11 @@ use safetensors::tensor::TensorView;
 use tempfile::NamedTempFile;
 
 use super::tiny::Tiny;
+use super::training::{begin, guesser, settings, steps};
 use crate::batch::{Sequence, TokenBatch};
 use crate::check::check;
+use crate::checkpoint;
+use crate::model::Llama;
 use crate::weights;
 
 const PROMPT: [u32; 3] = [1, 2, 3];
@@ -55,30 +60,58 @@ fn bytes_of<T: Copy>(values: &[T], bytes: fn(T) -> [u8; 4]) -> Vec<u8> {
     values.iter().flat_map(|value| bytes(*value)).collect()
 }
 
-#[test]
-fn a_rollout_is_compared_or_refused_by_name() {
-    let device = Device::flex();
-    let directory = Tiny::new(3, true).write();
-    let model = weights::load(directory.path(), &device).expect("it is whole");
+/// An answer of three tokens, with the log-probs that the model gives them, and padding.
+fn rollout_of(model: &Llama, device: &Device) -> Rollout {
     let answer = [4, 5, 6];
     let sequence = Sequence {
         prompt: &PROMPT,
         answer: &answer,
     };
-    let batch = TokenBatch::new(&[sequence], &device);
-    let (hidden, targets) = batch.answers(&model);
+    let batch = TokenBatch::new(&[sequence], device);
+    let (hidden, targets) = batch.answers(model);
     let log_probs = LogProbsConfig::new().init().expect("it is valid");
     let output = log_probs.forward_linear(hidden, &model.head(), targets);
     let output = output.expect("it is computed").log_probs;
     let mut log_probs = output.try_into_vec_as::<f32>().expect("f32");
     log_probs.push(f32::NAN);
-    let rollout = || Rollout {
+    Rollout {
         tokens: vec![4, 5, 6, -1],
         mask: vec![1.0, 1.0, 1.0, 0.0],
-        log_probs: log_probs.clone(),
+        log_probs,
+    }
+}
+
+#[test]
+fn adapters_are_compared_with_their_base() {
+    let device = Device::flex();
+    let base = guesser();
+    let out = tempfile::tempdir().expect("a directory");
+    let mut trainer = begin(base.path(), &settings("--lora 2"));
+    steps(&mut trainer, 3);
+    let saved = checkpoint::save(&trainer, base.path(), out.path()).expect("it is written");
+    let rollout = rollout_of(&trainer.model.valid().materialize(), &device).write();
+    let compared = |adapters| {
+        check(base.path(), adapters, rollout.path(), &device).map_err(|it| it.to_string())
     };
+    compared(Some(saved.as_path())).expect("they are the same");
+    let error = compared(None).expect_err("the base is another model");
+    assert!(error.contains("the largest difference"), "{error}");
+
+    let path = saved.join("adapter_config.json");
+    let config = fs::read_to_string(&path).expect("it is there");
+    fs::write(&path, config.replace("\"r\": 2", "\"r\": 3")).expect("it is written");
+    let error = compared(Some(saved.as_path())).expect_err("another scale");
+    assert!(error.contains("`r` is 3 and `lora_alpha` is 4"), "{error}");
+}
+
+#[test]
+fn a_rollout_is_compared_or_refused_by_name() {
+    let device = Device::flex();
+    let directory = Tiny::new(3, true).write();
+    let model = weights::load(directory.path(), &device).expect("it is whole");
+    let rollout = || rollout_of(&model, &device);
     let compared = |rollout: &Rollout| {
-        check(directory.path(), rollout.write().path(), &device).map_err(|it| it.to_string())
+        check(directory.path(), None, rollout.write().path(), &device).map_err(|it| it.to_string())
     };
     compared(&rollout()).expect("the model is the same");
 

@@ -33,7 +33,7 @@ struct Arguments {
 }
 
 /// Settings, as they are given on the command line.
-fn settings(arguments: &str) -> Settings {
+pub(super) fn settings(arguments: &str) -> Settings {
     let defaults = "test --questions 16 --answers 8 --max-tokens 4 --microbatch 32 \
                     --learning-rate 0.01 --examples 1";
     let words = defaults
@@ -75,7 +75,7 @@ pub fn guesser() -> TempDir {
 /// The seed of a device is that of all threads, and adapters are drawn with it.
 pub(super) static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn begin(model: &Path, settings: &Settings) -> Trainer {
+pub(super) fn begin(model: &Path, settings: &Settings) -> Trainer {
     let _lock = ONE_AT_A_TIME.lock();
     Trainer::new(model, None, settings.clone(), &Device::flex()).expect("it begins")
 }
@@ -90,7 +90,7 @@ fn resume(
 }
 
 /// What is compared of steps, bit by bit.
-fn steps(trainer: &mut Trainer, count: usize) -> Vec<(f64, f64, usize)> {
+pub(super) fn steps(trainer: &mut Trainer, count: usize) -> Vec<(f64, f64, usize)> {
     let numbers = |step: Step| (step.reward, step.loss, step.sampled);
     (0..count)
         .map(|_| numbers(trainer.step().expect("it learns")))
