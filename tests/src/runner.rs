@@ -312,6 +312,12 @@ impl Runner {
         if let Some(rollout) = &case.rollout_log_probs {
             batch = batch.with_rollout_log_probs(self.tensor(rollout, shape, dtype));
         }
+        if let Some(ids) = &case.prompt_ids {
+            batch = batch.with_prompt_ids(ids.clone());
+        }
+        if let Some(tokens) = &case.prompt_tokens {
+            batch = batch.with_prompt_tokens(tokens.clone());
+        }
         match case.totals {
             Some(totals) => batch.with_totals(totals),
             None => batch,

@@ -32,7 +32,7 @@ macro_rules! values {
             tensors: views, expanded, strided_leaf, mixed_types, half_against_single;
             shards: shards_add_up, metrics_add_up, other_metrics_are_not_merged, totals;
             shapes: of_every_size, the_same_bits_again;
-            errors: shapes, missing, totals, devices, dtypes, implementations;
+            errors: shapes, missing, prompts, totals, devices, dtypes, implementations;
             outputs: read_in_parts, small_divergences, details_add_up, in_a_model;
             properties: agrees_with_the_oracle, masked_content_changes_nothing,
                 sequences_have_no_order;

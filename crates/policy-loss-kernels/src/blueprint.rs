@@ -70,10 +70,14 @@ pub struct Blueprint {
     pub entropy: bool,
     /// A sequence's losses are divided by the number of its tokens.
     pub sequence_mean: bool,
+    /// The batch brings what the tokens of each sequence count for.
+    pub weighs_sequences: bool,
     /// The reduction divides by the number of tokens.
     pub divides_by_tokens: bool,
     /// The reduction divides by the number of sequences, times a length.
     pub divides_by_sequences: bool,
+    /// The reduction divides by the number of prompts.
+    pub divides_by_prompts: bool,
     /// There is a mask; without one all tokens are valid.
     pub masked: bool,
     /// The gradient is written.
@@ -136,8 +140,10 @@ impl Blueprint {
             }),
             entropy: objective.entropy_bonus.is_some(),
             sequence_mean: objective.reduction.takes_sequence_means(),
+            weighs_sequences: objective.reduction.weighs_sequences(),
             divides_by_tokens: matches!(denominator, Denominator::Tokens),
             divides_by_sequences: matches!(denominator, Denominator::Sequences(_)),
+            divides_by_prompts: matches!(denominator, Denominator::Prompts),
             masked,
             with_gradient,
             double,
@@ -291,7 +297,7 @@ impl Blueprint {
     #[must_use]
     #[inline(always)]
     pub fn by_rows(&self) -> bool {
-        self.sequence_mean || self.gathers()
+        self.sequence_mean || self.weighs_sequences || self.gathers()
     }
 
     /// Whether a sequence is read before its tokens are visited.
@@ -356,6 +362,7 @@ impl Blueprint {
             | Sum::least_ratio
             | Sum::largest_ratio => true,
             Sum::valid_tokens | Sum::valid_sequences => self.masked,
+            Sum::valid_prompts => self.weighs_sequences,
             Sum::missing_rollout_log_probs => self.reads_rollout(),
             Sum::dual_clipped => self.dual_clip,
             Sum::rollout_gap

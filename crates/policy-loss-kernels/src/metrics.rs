@@ -138,9 +138,10 @@ impl Sums {
     /// of the sum of token losses.
     #[must_use]
     pub fn mean_loss(&self, objective: &Objective) -> f64 {
-        let count = objective
-            .reduction
-            .count(self.valid_tokens, self.valid_sequences);
+        let count =
+            objective
+                .reduction
+                .count(self.valid_tokens, self.valid_sequences, self.valid_prompts);
         self.loss / count
     }
 }

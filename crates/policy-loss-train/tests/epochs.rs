@@ -82,7 +82,8 @@ impl Columns {
             .with_action_mask(Tensor::from_data(mask, &device))
             .with_rollout_log_probs(plane(2))
             .with_ref_log_probs(plane(3))
-            .with_entropies(-plane(4));
+            .with_entropies(-plane(4))
+            .with_prompt_ids(vec![1; sequences.len()]);
         let output = loss.forward(batch).expect("a batch that fits");
         PolicyLossItem::new(output.metrics)
     }

@@ -31,6 +31,8 @@ pub struct PolicyBatch {
     pub(crate) ref_log_probs: Option<Tensor<2>>,
     pub(crate) entropies: Option<Tensor<2>>,
     pub(crate) sequence_ids: Option<Vec<usize>>,
+    pub(crate) prompt_ids: Option<Vec<i64>>,
+    pub(crate) prompt_tokens: Option<Vec<usize>>,
     pub(crate) totals: Option<GlobalTotals>,
 }
 
@@ -81,6 +83,8 @@ impl PolicyBatch {
             ref_log_probs: None,
             entropies: None,
             sequence_ids: None,
+            prompt_ids: None,
+            prompt_tokens: None,
             totals: None,
         }
     }
@@ -97,6 +101,8 @@ impl PolicyBatch {
             ref_log_probs: None,
             entropies: None,
             sequence_ids: None,
+            prompt_ids: None,
+            prompt_tokens: None,
             totals: None,
         }
     }
@@ -138,6 +144,24 @@ impl PolicyBatch {
     /// any number.
     pub fn with_sequence_ids(mut self, sequence_ids: impl Into<Vec<usize>>) -> Self {
         self.sequence_ids = Some(sequence_ids.into());
+        self
+    }
+
+    /// Says which prompt each sequence answers, which a mean over prompts needs
+    /// ([`Reduction::PromptMean`](crate::Reduction::PromptMean)): a number for each sequence, any
+    /// number, equal for those that answer the same prompt. Where the batch is a part of another one,
+    /// whose [totals](Self::with_totals) are given,
+    /// [`with_prompt_tokens`](Self::with_prompt_tokens) takes their place.
+    pub fn with_prompt_ids(mut self, prompt_ids: impl Into<Vec<i64>>) -> Self {
+        self.prompt_ids = Some(prompt_ids.into());
+        self
+    }
+
+    /// Sets, for each sequence, how many valid tokens of the global batch answer its prompt: those
+    /// of all sequences that do, on whatever device or in whatever micro-batch they are. A mean over
+    /// prompts needs it where the [totals](Self::with_totals) of the global batch are given.
+    pub fn with_prompt_tokens(mut self, prompt_tokens: impl Into<Vec<usize>>) -> Self {
+        self.prompt_tokens = Some(prompt_tokens.into());
         self
     }
 

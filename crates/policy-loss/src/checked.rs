@@ -4,6 +4,7 @@ use burn::tensor::{Bool, DType, Device, Tensor};
 
 use crate::device::{computes, describe, dtypes, names};
 use crate::packed::Packing;
+use crate::prompts::Prompts;
 use crate::{Advantages, BatchError, Behavior, KlBase, KlPenalty, Objective, PolicyBatch};
 
 impl PolicyBatch {
@@ -39,6 +40,7 @@ impl PolicyBatch {
             Some(ids) => Some(Packing::new(ids, shape)?),
             None => None,
         };
+        let sequences = packing.as_ref().map_or(shape[0], Packing::sequences);
         let advantages = check_advantages(self.advantages, shape, packing.as_ref(), &device)?;
         let rollout_log_probs = needed(
             self.rollout_log_probs,
@@ -62,6 +64,13 @@ impl PolicyBatch {
             Some(totals) => Some(totals.scale(objective.reduction)?),
             None => None,
         };
+        let prompts = Prompts::check(
+            objective.reduction,
+            sequences,
+            self.prompt_ids,
+            self.prompt_tokens,
+            self.totals,
+        )?;
         // On policy: a constant of the same values.
         let old_log_probs = self
             .old_log_probs
@@ -76,6 +85,7 @@ impl PolicyBatch {
             entropies,
             packing: None,
             scale,
+            prompts,
         };
         Ok(match packing {
             Some(packing) if !batch.is_empty() => packing.pad(batch),
@@ -98,6 +108,8 @@ pub(crate) struct CheckedBatch {
     pub packing: Option<Packing>,
     /// Replaces the division by a local count where global totals are given.
     pub scale: Option<f64>,
+    /// Where the reduction is a mean over prompts.
+    pub prompts: Option<Prompts>,
 }
 
 impl CheckedBatch {

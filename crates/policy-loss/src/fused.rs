@@ -72,6 +72,11 @@ mod with_kernels {
     pub(crate) fn forward(objective: &Objective, batch: CheckedBatch) -> LossAndSums {
         let dtype = arithmetic(batch.log_probs.dtype());
         let weight_mean = normalizing_mean(objective, &batch);
+        let sequence_weights = batch.prompts.as_ref().map(|prompts| {
+            let device = batch.log_probs.device().without_autodiff();
+            let valid = || valid_tokens(&batch.log_probs, batch.action_mask.clone(), dtype);
+            prompts.weights(&device, dtype, || valid().per_sequence)
+        });
         let masked = batch.action_mask.is_some();
         // Constants leave autodiff here, so that no context can clash with that of `log_probs`. What
         // the objective does not read is a stand-in.
@@ -111,6 +116,9 @@ mod with_kernels {
                     Some(weight_mean) => weight_mean.into_dispatch(),
                     None => old_log_probs.clone().into_dispatch(),
                 },
+                sequence_weights: sequence_weights
+                    .unwrap_or_else(|| old_log_probs.clone())
+                    .into_dispatch(),
                 action_mask: action_mask.into_dispatch(),
             },
             task,

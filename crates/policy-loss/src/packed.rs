@@ -101,6 +101,7 @@ impl Packing {
             entropies: batch.entropies.map(place),
             packing: Some(self),
             scale: batch.scale,
+            prompts: batch.prompts,
         }
     }
 

@@ -93,12 +93,25 @@ impl Valid {
     }
 
     /// What a reduction divides, `[1]`: the sum of the token losses, which are 0 at padding, or of
-    /// the sequences' means.
-    pub fn numerator(&self, reduction: Reduction, token_loss: Tensor<2>) -> Tensor<1> {
-        match reduction.takes_sequence_means() {
-            true => total(self.mean_per_sequence(token_loss)),
-            false => total(token_loss),
+    /// the sequences' means, or of their sums times what the batch says that they count for,
+    /// `[B, 1]`.
+    pub fn numerator(
+        &self,
+        reduction: Reduction,
+        token_loss: Tensor<2>,
+        weights: Option<&Tensor<2>>,
+    ) -> Tensor<1> {
+        match weights {
+            Some(weights) => total(sum_per_row(token_loss) * weights.clone()),
+            None if reduction.takes_sequence_means() => total(self.mean_per_sequence(token_loss)),
+            None => total(token_loss),
         }
+    }
+
+    /// The number of prompts that a valid token answers, `[1]`, of what the tokens of each sequence
+    /// count for, `[B, 1]`.
+    pub fn prompts(&self, weights: &Tensor<2>) -> Tensor<1> {
+        total(self.per_sequence.clone() * weights.clone())
     }
 
     /// The loss of a numerator, `[1]`. Where global totals are given, `scale` replaces the division
@@ -107,6 +120,7 @@ impl Valid {
         &self,
         reduction: Reduction,
         numerator: Tensor<1>,
+        prompts: Option<Tensor<1>>,
         scale: Option<f64>,
     ) -> Tensor<1> {
         if let Some(scale) = scale {
@@ -117,6 +131,13 @@ impl Valid {
             Denominator::Sequences(length) => {
                 numerator / (self.sequences.clone().clamp_min(1) * length)
             }
+            Denominator::Prompts => match prompts {
+                Some(prompts) => {
+                    let none = prompts.clone().lower_equal_elem(0);
+                    numerator / prompts.mask_fill(none, 1)
+                }
+                None => numerator,
+            },
             Denominator::One => numerator,
         }
     }

@@ -9,6 +9,17 @@ pub struct Scale {
     pub world_size: f64,
 }
 
+/// Which sequences answer the same prompt.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub enum Prompts {
+    /// Every sequence of theirs is in the batch: a number for each, equal for the same prompt.
+    OfBatch(Vec<i64>),
+    /// The batch is a part of another one, of which so many valid tokens answer the prompt of each
+    /// sequence.
+    OfGlobalBatch(Vec<f64>),
+}
+
 /// A batch, row by row; the advantages per token.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)]
@@ -26,6 +37,7 @@ pub struct Batch {
     pub rollout: Option<Vec<f64>>,
     pub reference: Option<Vec<f64>>,
     pub entropies: Option<Vec<f64>>,
+    pub prompts: Option<Prompts>,
 }
 
 impl Batch {
@@ -44,6 +56,22 @@ impl Batch {
             }
         }
         rows
+    }
+
+    /// What a token of each sequence counts for in a mean over prompts; anything for a sequence
+    /// without one.
+    pub(crate) fn prompt_shares(&self) -> Vec<f64> {
+        match self.prompts.as_ref().expect("the reduction reads them") {
+            Prompts::OfGlobalBatch(tokens) => tokens.iter().map(|tokens| 1.0 / tokens).collect(),
+            Prompts::OfBatch(ids) => {
+                let tokens_of = |id: i64| {
+                    let rows = (0..self.sequences).filter(|row| ids[*row] == id);
+                    let tokens = rows.flat_map(|row| row * self.tokens..(row + 1) * self.tokens);
+                    tokens.filter(|i| self.valid[*i]).count() as f64
+                };
+                ids.iter().map(|id| 1.0 / tokens_of(*id)).collect()
+            }
+        }
     }
 
     /// The valid tokens, row after row.

@@ -15,7 +15,7 @@ mod ratio;
 mod row;
 mod surrogates;
 
-pub use batch::{Batch, Scale};
+pub use batch::{Batch, Prompts, Scale};
 pub use correction::dividing_filter;
 pub use metrics::Metrics;
 pub use random::Random;
@@ -99,6 +99,8 @@ struct Token {
     kl_slope: f64,
     /// d kl / d of the ratio that the row shares.
     kl_by_row: f64,
+    /// What the token's loss is multiplied by before the reduction divides.
+    of_mean: f64,
     /// d loss / d token loss.
     share: f64,
     /// How many times its own size the error of the surrogate is relative to.
@@ -197,7 +199,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
             let loss = size.surrogate * kept + kl_coefficient * size.kl + bonus_size;
             let slope = size.slope * kept + kl_coefficient * size.kl_slope;
             let by_row = size.by_row * kept + kl_coefficient * token.kl_by_row.abs();
-            answer.sizes.sums.loss += loss * of_mean(objective, row);
+            answer.sizes.sums.loss += loss * token.of_mean;
             answer.sizes.gradient[i] += slope * token.share;
             size_of_the_row += by_row * token.share;
         }
@@ -239,17 +241,6 @@ fn fill_in_missing(objective: &Objective, batch: &Batch, tokens: &mut [Token]) -
     filled
 }
 
-/// What a token's loss is multiplied by before the reduction divides.
-fn of_mean(objective: &Objective, row: &[usize]) -> f64 {
-    match objective.reduction {
-        Reduction::SequenceMean => 1.0 / row.len() as f64,
-        Reduction::TokenMean
-        | Reduction::SequenceSumMean
-        | Reduction::FixedLength { .. }
-        | Reduction::TokenSum => 1.0,
-    }
-}
-
 fn mask_off_policy(objective: &Objective, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
     let Some(mask) = objective.off_policy_mask else {
         return;
@@ -268,15 +259,35 @@ fn share(reduction: Reduction, batch: &Batch, scale: Option<Scale>, tokens: &mut
     let rows = batch.rows();
     let sequences = rows.len() as f64;
     let all: usize = rows.iter().map(Vec::len).sum();
+    let of_prompt = match reduction {
+        Reduction::PromptMean => batch.prompt_shares(),
+        Reduction::TokenMean
+        | Reduction::SequenceMean
+        | Reduction::SequenceSumMean
+        | Reduction::FixedLength { .. }
+        | Reduction::TokenSum => Vec::new(),
+    };
+    // Those that have a token here, or the part of them that this batch has.
+    let prompts: f64 = match of_prompt.is_empty() {
+        true => 0.0,
+        false => rows
+            .iter()
+            .flatten()
+            .map(|i| of_prompt[i / batch.tokens])
+            .sum(),
+    };
     for row in &rows {
         for &i in row {
-            let (share, count) = match reduction {
-                Reduction::TokenMean => (1.0, all as f64),
-                Reduction::SequenceMean => (1.0 / row.len() as f64, sequences),
-                Reduction::SequenceSumMean => (1.0, sequences),
-                Reduction::FixedLength { length } => (1.0 / length as f64, sequences),
-                Reduction::TokenSum => (1.0, 1.0),
+            let (of_mean, length, count) = match reduction {
+                Reduction::TokenMean => (1.0, 1.0, all as f64),
+                Reduction::SequenceMean => (1.0 / row.len() as f64, 1.0, sequences),
+                Reduction::PromptMean => (of_prompt[i / batch.tokens], 1.0, prompts),
+                Reduction::SequenceSumMean => (1.0, 1.0, sequences),
+                Reduction::FixedLength { length } => (1.0, length as f64, sequences),
+                Reduction::TokenSum => (1.0, 1.0, 1.0),
             };
+            let share = of_mean / length;
+            tokens[i].of_mean = of_mean;
             tokens[i].share = match scale {
                 None => share / count,
                 Some(Scale { total, world_size }) => share / total * world_size,

@@ -52,7 +52,6 @@ fn departure(it: &Feature) -> Option<&'static str> {
         "entropy bonus (TRL)" if it.param("loss_type") == "grpo" => {
             Some("TRL takes another mean of the entropies than of the policy term")
         }
-        "reduction prompt_mean" => Some("a mean over prompts"),
         "reduction token_mean_legacy" => Some("a mean of the means of micro-batches"),
         _ => None,
     }
@@ -136,6 +135,18 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         "reduction sequence_mean" => {
             count_empty_rows(case);
             clip(it).with_reduction(Reduction::SequenceMean)
+        }
+        "reduction prompt_mean" => {
+            let ranges = it.param("prompts").as_array().expect("ranges of rows");
+            let of_prompt = ranges.iter().zip(0..).flat_map(|(range, id)| {
+                let [start, end] = [0, 1].map(|nth| range[nth].as_u64().expect("a row"));
+                (start..end).map(move |_| id)
+            });
+            case.prompt_ids = Some(of_prompt.collect());
+            // Those without a token count, too.
+            case.prompt_tokens = Some(case.count_prompts().1);
+            case.totals = Some(GlobalTotals::new().with_prompts(ranges.len()));
+            clip(it).with_reduction(Reduction::PromptMean)
         }
         "reduction seq_mean_token_sum_norm" => {
             count_empty_rows(case);

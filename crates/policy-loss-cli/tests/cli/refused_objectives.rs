@@ -76,19 +76,19 @@ const CONFIGS: &str = r#"
 {"kl_penalty": "whatever is as long as this is not repeated from its beginning to its end"}
     `kl_penalty` is "whatever is as long as this is not repeated from its beginn...; accepted: an object of `coefficient`, `estimator`, `gradient`, `against`, `max_log_ratio`, `max_divergence`
 {"reduction": null}
-    `reduction` is null; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+    `reduction` is null; accepted: "token_mean", "sequence_mean", "prompt_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
 {"reduction": "sum"}
-    `reduction` is "sum"; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+    `reduction` is "sum"; accepted: "token_mean", "sequence_mean", "prompt_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
 {"reduction": "fixed_length"}
-    `reduction` is "fixed_length"; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+    `reduction` is "fixed_length"; accepted: "token_mean", "sequence_mean", "prompt_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
 {"reduction": {"fixed_length": [10]}}
     `reduction.fixed_length` is [10]; accepted: an object of `length`
 {"reduction": {"fixed_length": {"length": -1}}}
     `reduction.fixed_length.length` is -1; accepted: an integer, 0 or above
 {"reduction": {"token_mean": null}}
-    `reduction` is {"token_mean":null}; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+    `reduction` is {"token_mean":null}; accepted: "token_mean", "sequence_mean", "prompt_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
 {"reduction": {"token_mean": {}}}
-    `reduction` is {"token_mean":{}}; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+    `reduction` is {"token_mean":{}}; accepted: "token_mean", "sequence_mean", "prompt_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
 {"rollout_correction": {"normalize": 1}}
     `rollout_correction.normalize` is 1; accepted: true or false
 {"rollout_correction": {"veto": -1e999}}

@@ -45,6 +45,8 @@ pub struct RowState {
     pub kept_weight: f64,
     /// Derivatives of the losses of tokens with respect to the ratio that they share.
     pub log_ratio_slope: f64,
+    /// What its tokens count for, where the batch says so.
+    pub weight: f64,
 }
 
 /// Consecutive tokens, and the rows that they belong to.
@@ -620,6 +622,9 @@ fn row<L: Lanes>(
     if blueprint.adds_weights() {
         let mean_weight = state.kept_weight / state.sums.tokens.max(1.0);
         row.mean_slope = row.mean_surrogate * splat(lanes, mean_weight);
+    }
+    if blueprint.weighs_sequences {
+        row.factor = splat(lanes, state.weight);
     }
     row.gradient_factor = row.factor * splat(lanes, scale);
     row.weight_mean = splat(lanes, plan.weight_mean);

@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::words::Elements;
 use crate::blueprint::Blueprint;
-use crate::formula::row::gpu::{TokenInputs, stand_in};
+use crate::formula::row::gpu::{Row, TokenInputs, stand_in};
 
 /// The types of a launch.
 pub trait Types: Elements {
@@ -37,6 +37,7 @@ pub struct Inputs<E: Types> {
     old_log_probs: Column<E::OldLogProbs, E::Width>,
     rollout_log_probs: OptionalColumn<E::RolloutLogProbs, E::Width>,
     weight_mean: ComptimeOption<Box<[E::Real]>>,
+    sequence_weights: ComptimeOption<Box<[E::Real]>>,
     ref_log_probs: OptionalColumn<E::Real, E::Width>,
     entropies: OptionalColumn<E::Real, E::Width>,
     advantages: AdvantageColumn<E>,
@@ -90,8 +91,30 @@ impl<E: Types> Inputs<E> {
         stand_in::<E>(read, blueprint)
     }
 
+    /// A row with what the batch brings for all of them.
+    pub fn of_batch(&self, row: Row<E>) -> Row<E> {
+        let mut row = row;
+        row.weight_mean = self.weight_mean();
+        row
+    }
+
+    /// The row of a sequence with what the batch brings for it.
+    pub fn of_sequence(
+        &self,
+        row: Row<E>,
+        sequence: usize,
+        #[comptime] blueprint: Blueprint,
+    ) -> Row<E> {
+        let mut row = self.of_batch(row);
+        if comptime!(blueprint.weighs_sequences) {
+            row.factor = Vector::new(self.sequence_weights.as_ref().unwrap()[sequence]);
+            row.gradient_factor = row.factor;
+        }
+        row
+    }
+
     /// What rollout weights are divided by.
-    pub fn weight_mean(&self) -> Vector<E::Real, E::Width> {
+    fn weight_mean(&self) -> Vector<E::Real, E::Width> {
         #[comptime]
         match &self.weight_mean {
             ComptimeOption::Some(mean) => Vector::new(mean[0]),

@@ -58,7 +58,7 @@ pub fn forward(
     let partials = real(partials_length);
     let length = match objective.reduction.denominator() {
         Denominator::Sequences(length) => length,
-        Denominator::Tokens | Denominator::One => 1.0,
+        Denominator::Tokens | Denominator::Prompts | Denominator::One => 1.0,
     };
     let size = BatchSizeLaunch::new(
         tokens as u32,
@@ -313,6 +313,12 @@ fn inputs<E: Types>(batch: &Batch, blueprint: &Blueprint) -> InputsLaunch<E> {
             .as_ref()
             .filter(|_| blueprint.normalizes)
             .map(|mean| mean.argument(1))
+            .into(),
+        batch
+            .sequence_weights
+            .as_ref()
+            .filter(|_| blueprint.weighs_sequences)
+            .map(|weights| weights.argument(batch.sequences))
             .into(),
         ref_log_probs.into(),
         entropies.into(),

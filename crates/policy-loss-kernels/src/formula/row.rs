@@ -65,7 +65,8 @@ formulas! {
         pub weight_mean: Values<E>,
         /// All of its weights are 0.
         pub rejected: Flags<E>,
-        /// The row's part of the reduction's factor: `1 / n_b` for a sequence mean, else 1.
+        /// The row's part of the reduction's factor: `1 / n_b` for a sequence mean, or what the
+        /// batch brings, else 1.
         pub factor: Values<E>,
         /// What a gradient is multiplied by: the same, and what the machine adds to it.
         pub gradient_factor: Values<E>,

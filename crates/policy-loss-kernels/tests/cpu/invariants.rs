@@ -4,7 +4,7 @@ use policy_loss_kernels::cpu::{
     Arithmetic, Batch, BatchError, Evaluated, Mask, evaluate, evaluate_on, scale_in_place,
 };
 use policy_loss_kernels::objective::{
-    Behavior, CovarianceClip, CovariancePenalty, KlBase, Surrogate,
+    Behavior, CovarianceClip, CovariancePenalty, KlBase, Reduction, Surrogate,
 };
 use policy_loss_kernels::{Columns, Objective};
 use policy_loss_oracle::Random;
@@ -180,6 +180,12 @@ fn scaling() {
     assert_eq!(halves, [half::bf16::from_f32(6.0); 5]);
 }
 
+fn of_reduction(reduction: Reduction) -> Objective {
+    let mut objective = token();
+    objective.reduction = reduction;
+    objective
+}
+
 /// Why a batch is refused.
 fn refusal(objective: &Objective, batch: &Batch<'_>) -> BatchError {
     evaluate::<f32>(objective, batch, None, true).expect_err("it is refused")
@@ -230,6 +236,26 @@ fn wrong_batches_are_refused() {
         refusal(&objective, &without),
         BatchError::Missing {
             name: "rollout_log_probs"
+        }
+    );
+    let weighed = of_reduction(Reduction::PromptMean);
+    let without = Batch {
+        sequence_weights: None,
+        ..batch
+    };
+    let name = "sequence_weights";
+    assert_eq!(refusal(&weighed, &without), BatchError::Missing { name });
+    assert!(evaluate::<f32>(&token(), &without, None, true).is_ok());
+    let short = Batch {
+        sequence_weights: Some((&[0.5_f32; 2][..]).into()),
+        ..batch
+    };
+    assert_eq!(
+        refusal(&weighed, &short),
+        BatchError::Length {
+            name,
+            expected: 3,
+            got: 2
         }
     );
     let huge = Batch {

@@ -25,14 +25,25 @@ pub(crate) struct LossAndSums {
 }
 
 /// The loss with its sums.
-pub(crate) fn forward(objective: &Objective, batch: CheckedBatch) -> LossAndSums {
+pub(crate) fn forward(objective: &Objective, mut batch: CheckedBatch) -> LossAndSums {
     let scale = batch.scale;
     let reduction = objective.reduction;
+    let prompts = batch.prompts.take();
     let (token_loss, valid, observed) = token_losses(objective, batch);
-    let numerator = valid.numerator(reduction, token_loss);
+    let per_sequence = &valid.per_sequence;
+    let weights = prompts.map(|prompts| {
+        let (device, dtype) = (per_sequence.device(), per_sequence.dtype());
+        prompts.weights(&device, dtype, || per_sequence.clone())
+    });
+    let numerator = valid.numerator(reduction, token_loss, weights.as_ref());
+    let prompts = weights.map(|weights| valid.prompts(&weights));
     LossAndSums {
-        sums: observed.row(numerator.clone().without_autodiff(), &valid),
-        loss: valid.divided(reduction, numerator, scale),
+        sums: observed.row(
+            numerator.clone().without_autodiff(),
+            prompts.clone(),
+            &valid,
+        ),
+        loss: valid.divided(reduction, numerator, prompts, scale),
     }
 }
 

@@ -33,15 +33,22 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
-    /// Every sum in the order of [`Sum::ALL`], `[1, N]`. `loss` is the numerator of the reduction.
-    pub fn row(&self, loss: Tensor<1>, valid: &Valid) -> Tensor<2> {
-        let sum = |sum: &Sum| self.sum(*sum, &loss, valid);
+    /// Every sum in the order of [`Sum::ALL`], `[1, N]`. `loss` is the numerator of the reduction,
+    /// `prompts` their number where it is a mean over them.
+    pub fn row(&self, loss: Tensor<1>, prompts: Option<Tensor<1>>, valid: &Valid) -> Tensor<2> {
+        let sum = |sum: &Sum| self.sum(*sum, &loss, prompts.as_ref(), valid);
         let row: Vec<Tensor<1>> = Sum::ALL.iter().map(sum).collect();
         Tensor::cat(row, 0).reshape([1, Sum::ALL.len()])
     }
 
     /// A sum, `[1]`; the neutral value of one that the objective does not have.
-    fn sum(&self, sum: Sum, loss: &Tensor<1>, valid: &Valid) -> Tensor<1> {
+    fn sum(
+        &self,
+        sum: Sum,
+        loss: &Tensor<1>,
+        prompts: Option<&Tensor<1>>,
+        valid: &Valid,
+    ) -> Tensor<1> {
         let shape = self.old_log_ratio.dims();
         let neutral = sum.kind().neutral();
         let or_neutral =
@@ -69,6 +76,7 @@ impl Observed {
             Sum::loss => loss.clone(),
             Sum::valid_tokens => valid.total.clone(),
             Sum::valid_sequences => valid.sequences.clone(),
+            Sum::valid_prompts => or_neutral(prompts.cloned()),
             Sum::non_finite => valid.count(self.non_finite()),
             Sum::missing_rollout_log_probs => count_of(&self.missing),
             Sum::clipped_above => clipped_where(self.advantages.clone().greater_elem(0)),

@@ -73,6 +73,7 @@ impl Setup {
             .with_action_mask(mask(runner, valid, shape))
             .with_ref_log_probs(runner.tensor(reference, shape, dtype))
             .with_rollout_log_probs(runner.tensor(rollout, shape, dtype))
+            .with_prompt_ids(self.batch.prompt_ids.clone().expect("busy has some"))
     }
 }
 
