@@ -65,6 +65,8 @@ pub struct Case {
     pub prompt_ids: Option<Vec<i64>>,
     /// How many tokens of the global batch answer the prompt of each sequence.
     pub prompt_tokens: Option<Vec<usize>>,
+    /// The least entropy of the global batch that an entropy mask keeps.
+    pub entropy_threshold: Option<f64>,
     /// Of the global batch, where this is a part of one.
     pub totals: Option<GlobalTotals>,
 }
@@ -89,6 +91,7 @@ impl Case {
             entropies: None,
             prompt_ids: Some((0..sequences as i64).collect()),
             prompt_tokens: None,
+            entropy_threshold: None,
             totals: None,
         }
     }
@@ -158,6 +161,7 @@ impl Case {
                 .as_ref()
                 .map(|values| values.iter().map(other).collect());
         }
+        case.entropy_threshold = self.entropy_threshold.as_ref().map(other);
         for value in case.advantages.values_mut() {
             *value = other(value);
         }
@@ -219,6 +223,7 @@ impl Case {
             reference: self.ref_log_probs.clone(),
             entropies: self.entropies.clone(),
             prompts: self.prompts(),
+            entropy_threshold: self.entropy_threshold,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use policy_loss::{
     Behavior, Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip,
-    EntropyBonus, Filter, FilterEstimator, FilterLevel, GammaWeight, GeometricMean,
+    EntropyBonus, EntropyMask, Filter, FilterEstimator, FilterLevel, GammaWeight, GeometricMean,
     GradientPreservingClip, KlBase, KlEstimator, KlGradient, KlPenalty, MissingRolloutLogProbs,
     OffPolicyMask, PolicyGradient, PolicyLossConfig, Preset, Ratio, Reduction, RolloutCorrection,
     RolloutWeight, SigmoidGate, Surrogate, TrustRegion, WeightLevel, presets,
@@ -296,6 +296,14 @@ fn penalties() -> Vec<PolicyLossConfig> {
             .with_kl_penalty(penalty.with_gradient(importance_corrected)),
         new().with_entropy_bonus(EntropyBonus::new(0.01)),
         new().with_off_policy_mask(mask),
+        new().with_entropy_mask(EntropyMask::new(0.5)),
+        new()
+            .with_entropy_mask(EntropyMask::new(0.3))
+            .with_entropy_bonus(EntropyBonus::new(0.05))
+            .with_reduction(Reduction::SequenceMean),
+        new()
+            .with_surrogate(GeometricMean::default())
+            .with_entropy_mask(EntropyMask::new(0.7)),
     ]
 }
 
@@ -365,6 +373,10 @@ fn combinations() -> Vec<PolicyLossConfig> {
         with(TrustRegion::new(Divergence::Kl, 0.05, 0.1).into())
             .with_entropy_bonus(EntropyBonus::new(0.05)),
         with(covariance_clip().into()).with_kl_penalty(penalty),
+        new()
+            .with_entropy_mask(EntropyMask::new(0.4))
+            .with_kl_penalty(penalty)
+            .with_rollout_correction(presets::tis(0.5, 2.0)),
         with(COVARIANCE_PENALTY.into()).with_rollout_correction(
             RolloutCorrection::weigh(RolloutWeight::mask(range)).with_filter(Filter::new(
                 FilterLevel::SequenceMax,
@@ -428,6 +440,7 @@ mod tests {
                 |c: &Objective| c.kl_penalty.is_some(),
                 |c: &Objective| c.entropy_bonus.is_some(),
                 |c: &Objective| c.off_policy_mask.is_some(),
+                |c: &Objective| c.entropy_mask.is_some(),
                 |c: &Objective| c.rollout_correction.is_some(),
             ] {
                 assert!(holds(&|c| part(c) == part(&config)));

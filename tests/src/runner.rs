@@ -318,6 +318,9 @@ impl Runner {
         if let Some(tokens) = &case.prompt_tokens {
             batch = batch.with_prompt_tokens(tokens.clone());
         }
+        if let Some(threshold) = case.entropy_threshold {
+            batch = batch.with_entropy_threshold(threshold);
+        }
         match case.totals {
             Some(totals) => batch.with_totals(totals),
             None => batch,

@@ -3,11 +3,11 @@
 
 use burn::config::Config;
 use policy_loss::{
-    Behavior, Bounds, Clip, ConfigError, CovarianceClip, CovariancePenalty, EntropyBonus, Filter,
-    FilterEstimator, FilterLevel, GammaWeight, GeometricMean, KlEstimator, KlGradient, KlPenalty,
-    OffPolicyMask, OpenRlhfPolicyLoss, PolicyGradient, PolicyLossConfig, Preset, Ratio, Reduction,
-    RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
-    WeightLevel, WeightMode, presets,
+    Behavior, Bounds, Clip, ConfigError, CovarianceClip, CovariancePenalty, EntropyBonus,
+    EntropyMask, Filter, FilterEstimator, FilterLevel, GammaWeight, GeometricMean, KlEstimator,
+    KlGradient, KlPenalty, OffPolicyMask, OpenRlhfPolicyLoss, PolicyGradient, PolicyLossConfig,
+    Preset, Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio,
+    Surrogate, TrustRegion, WeightLevel, WeightMode, presets,
 };
 use policy_loss_tests::configs;
 use proptest::prelude::*;
@@ -183,6 +183,8 @@ fn numbers_out_of_range() {
             ..CovariancePenalty::default()
         };
         refused(surrogate(penalty), &["surrogate.covariance_penalty.share"]);
+        let mask = new().with_entropy_mask(EntropyMask::new(share));
+        refused(mask, &["entropy_mask.share", "above 0, 1 at most"]);
     }
     let inverted = CovarianceClip {
         min_covariance: 5.0,
@@ -241,6 +243,7 @@ fn json_of_the_parts() {
         "ratio": {"level": "sequence_token"},
         "surrogate": {"clip": {"high": 0.28, "delta": 4}},
         "off_policy_mask": {"delta": 0.01},
+        "entropy_mask": {"share": 0.3},
         "rollout_correction": {
             "weight": {"level": "geometric", "mode": {"mask": {"low": 0.5}}},
             "normalize": true,
@@ -262,6 +265,7 @@ fn json_of_the_parts() {
         .with_ratio(Ratio::SEQUENCE_TOKEN)
         .with_surrogate(Clip::new(0.2, 0.28).with_delta(4.0))
         .with_off_policy_mask(OffPolicyMask::new(0.01))
+        .with_entropy_mask(EntropyMask::new(0.3))
         .with_rollout_correction(
             RolloutCorrection::weigh(weight)
                 .with_normalization()

@@ -56,6 +56,8 @@ pub struct Blueprint {
     pub vetoes: bool,
     /// Tokens may be dropped with their sequence.
     pub off_policy: bool,
+    /// Tokens of low entropy are dropped.
+    pub masks_entropy: bool,
     /// There is a KL penalty.
     pub penalized: bool,
     /// Its estimate.
@@ -125,6 +127,7 @@ impl Blueprint {
             }),
             vetoes: correction.is_some_and(|correction| correction.veto.is_some()),
             off_policy: objective.off_policy_mask.is_some(),
+            masks_entropy: objective.entropy_mask.is_some(),
             penalized: objective.kl_penalty.is_some(),
             kl_estimator: objective
                 .kl_penalty
@@ -199,7 +202,14 @@ impl Blueprint {
     #[must_use]
     #[inline(always)]
     pub fn drops_tokens(&self) -> bool {
-        self.off_policy || self.drops_missing()
+        self.off_policy || self.masks_entropy || self.drops_missing()
+    }
+
+    /// Whether the entropies are read.
+    #[must_use]
+    #[inline(always)]
+    pub fn reads_entropies(&self) -> bool {
+        self.entropy || self.masks_entropy
     }
 
     /// Whether `ref_log_probs` is read.
@@ -217,7 +227,7 @@ impl Blueprint {
             old_log_probs: true,
             rollout_log_probs: self.reads_rollout(),
             ref_log_probs: self.reads_reference(),
-            entropies: self.entropy,
+            entropies: self.reads_entropies(),
             advantages: true,
         }
     }
@@ -373,6 +383,7 @@ impl Blueprint {
             Sum::truncated_weights => self.truncates,
             Sum::rejected_weights => self.masks || self.filter_bits != 0 || self.vetoes,
             Sum::off_policy_dropped => self.off_policy,
+            Sum::low_entropy_dropped => self.masks_entropy,
             Sum::kl => self.penalized,
             Sum::entropy => self.entropy,
         };

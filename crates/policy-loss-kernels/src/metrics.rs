@@ -122,6 +122,10 @@ metrics! {
         /// Fraction of tokens that the off-policy mask dropped. Absent without one.
         off_policy_dropped = sums.off_policy_dropped / n;
     }
+    [entropy_mask] {
+        /// Fraction of tokens that the entropy mask dropped. Absent without one.
+        low_entropy_dropped = sums.low_entropy_dropped / n;
+    }
     [kl_penalty] {
         /// Mean of the divergence that the KL penalty multiplies, times `r` where its gradient is
         /// `importance_corrected`. Absent without a penalty.

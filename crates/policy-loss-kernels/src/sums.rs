@@ -65,6 +65,8 @@ accumulators! {
         rejected_weights: Count,
         /// Tokens that the off-policy mask dropped.
         off_policy_dropped: Count,
+        /// Tokens that the entropy mask dropped.
+        low_entropy_dropped: Count,
         /// The divergence that the KL penalty multiplies by its coefficient.
         kl: Sum,
         /// Entropies, where there is an entropy bonus.

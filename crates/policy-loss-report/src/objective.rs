@@ -92,6 +92,7 @@ impl Computed {
             (DROPPED, details.weight_zeroed),
             (DROPPED, missing.filter(|_| drops_missing)),
             (MASKED, details.off_policy_dropped),
+            (MASKED, details.low_entropy_dropped),
         ] {
             if let Some(marked) = marked {
                 let marked = conditions(marked)?;

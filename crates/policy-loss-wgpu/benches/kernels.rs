@@ -69,6 +69,7 @@ fn batch(client: &Client, (sequences, tokens): (usize, usize)) -> Batch {
         },
         advantages_per_sequence: false,
         weight_mean: None,
+        entropy_threshold: None,
         sequence_weights: None,
         mask: Some(Buffer {
             handle: client.create_from_slice(&mask),

@@ -27,6 +27,8 @@ pub struct FusedInputs<B: Backend> {
     pub advantages: FloatTensor<B>,
     /// `[1]`, of the type of `log_probs`: what rollout weights are divided by.
     pub weight_mean: FloatTensor<B>,
+    /// `[1]`, of the type of `log_probs`: the least entropy of a token that is kept.
+    pub entropy_threshold: FloatTensor<B>,
     /// `[B, 1]`, of the type of `log_probs`: what the tokens of each sequence count for.
     pub sequence_weights: FloatTensor<B>,
     /// `[B, T]`; `[1, 1]` where every token is valid.
@@ -37,6 +39,7 @@ pub struct FusedInputs<B: Backend> {
 pub(crate) struct FusedParts<B: Backend> {
     pub columns: Columns<FloatTensor<B>>,
     pub weight_mean: FloatTensor<B>,
+    pub entropy_threshold: FloatTensor<B>,
     pub sequence_weights: FloatTensor<B>,
     pub action_mask: BoolTensor<B>,
 }
@@ -53,6 +56,7 @@ impl<B: Backend> FusedInputs<B> {
                 advantages: self.advantages,
             },
             weight_mean: self.weight_mean,
+            entropy_threshold: self.entropy_threshold,
             sequence_weights: self.sequence_weights,
             action_mask: self.action_mask,
         }

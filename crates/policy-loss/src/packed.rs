@@ -102,6 +102,7 @@ impl Packing {
             packing: Some(self),
             scale: batch.scale,
             prompts: batch.prompts,
+            entropy_threshold: batch.entropy_threshold,
         }
     }
 

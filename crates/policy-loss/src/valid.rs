@@ -154,6 +154,12 @@ pub(crate) fn total(x: Tensor<2>) -> Tensor<1> {
     sum_per_row(sum_per_row(x).reshape([1, rows])).reshape([1])
 }
 
+/// The value of all of `[B, T]` that has `index` smaller ones before it, `[1]`.
+pub(crate) fn in_order(x: Tensor<2>, index: Tensor<1>) -> Tensor<1> {
+    let [rows, columns] = x.dims();
+    x.reshape([rows * columns]).sort(0).gather(0, index.int())
+}
+
 /// The largest of all of `[B, T]`, `[1]`: of rows first, then of them.
 pub(crate) fn largest(x: Tensor<2>) -> Tensor<1> {
     let [rows, _] = x.dims();

@@ -38,6 +38,8 @@ pub struct Batch {
     pub reference: Option<Vec<f64>>,
     pub entropies: Option<Vec<f64>>,
     pub prompts: Option<Prompts>,
+    /// The least entropy of a token that is kept, of the global batch; absent: of this one.
+    pub entropy_threshold: Option<f64>,
 }
 
 impl Batch {

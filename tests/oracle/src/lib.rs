@@ -86,6 +86,8 @@ struct Token {
     clipped: bool,
     dual_clipped: bool,
     off_policy: bool,
+    /// It is dropped for its low entropy.
+    low_entropy: bool,
     /// The sampler gave no log-prob.
     missing: bool,
     /// It is dropped for that.
@@ -127,7 +129,7 @@ struct TokenSize {
 impl Token {
     /// It takes no part in the policy term, whatever its weight.
     fn is_dropped(&self) -> bool {
-        self.off_policy || self.dropped_missing
+        self.off_policy || self.low_entropy || self.dropped_missing
     }
 
     /// The surrogate follows the ratio with this slope.
@@ -150,6 +152,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
     ratio::fill(objective.ratio, batch, &mut tokens, &margin);
     surrogates::fill(&objective.surrogate, batch, &mut tokens, &margin);
     mask_off_policy(objective, batch, &mut tokens, &margin);
+    mask_low_entropy(objective, batch, &mut tokens, &margin);
     let correction = objective.rollout_correction;
     let weight_mean = correction::fill(correction.as_ref(), batch, &mut tokens, &margin);
     penalty::fill(objective, batch, &mut tokens, &margin);
@@ -184,7 +187,9 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
             let slope = -own * kept + kl_coefficient * token.kl_slope;
             let by_row = -token.by_row * kept + kl_coefficient * token.kl_by_row;
             let mut bonus_size = 0.0;
-            if let Some(bonus) = objective.entropy_bonus {
+            if let Some(bonus) = objective.entropy_bonus
+                && !token.low_entropy
+            {
                 let entropy = bonus.coefficient * batch.entropy(i);
                 loss -= entropy;
                 bonus_size = entropy.abs();
@@ -251,6 +256,40 @@ fn mask_off_policy(objective: &Objective, batch: &Batch, tokens: &mut [Token], m
         for i in row {
             tokens[i].off_policy = far && batch.advantages[i] < 0.0;
         }
+    }
+}
+
+/// Below the quantile, interpolated between the two entropies that it lies between.
+fn mask_low_entropy(objective: &Objective, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
+    let Some(mask) = objective.entropy_mask else {
+        return;
+    };
+    let valid = batch.valid_tokens();
+    // A NaN is the least of all, and dropped nowhere.
+    let entropy = |i: usize| match batch.entropy(i).is_nan() {
+        true => f64::NEG_INFINITY,
+        false => batch.entropy(i),
+    };
+    let threshold = batch.entropy_threshold.unwrap_or_else(|| {
+        let mut sorted: Vec<f64> = valid.iter().map(|i| entropy(*i)).collect();
+        sorted.sort_by(f64::total_cmp);
+        let place = (1.0 - mask.share) * sorted.len().saturating_sub(1) as f64;
+        // A share of whole tokens lies on one of them, whatever its rounding.
+        let place = match (place - place.round()).abs() < 1e-6 * (1.0 + place) {
+            true => place.round(),
+            false => place,
+        };
+        let ends = [place.floor(), place.ceil()];
+        match ends.map(|end| sorted.get(end as usize).copied()) {
+            [Some(low), Some(high)] if high > low => low + (high - low) * (place - ends[0]),
+            [_, high] => high.unwrap_or(f64::NEG_INFINITY),
+        }
+    });
+    for i in valid {
+        if entropy(i) != threshold {
+            margin.meet(entropy(i), threshold);
+        }
+        tokens[i].low_entropy = batch.entropy(i) < threshold;
     }
 }
 

@@ -54,6 +54,9 @@ pub fn fill(objective: &Objective, batch: &Batch, tokens: &[Token], answer: &mut
             if objective.off_policy_mask.is_some() {
                 sums.off_policy_dropped += one(token.off_policy);
             }
+            if objective.entropy_mask.is_some() {
+                sums.low_entropy_dropped += one(token.low_entropy);
+            }
             if objective.kl_penalty.is_some() {
                 sums.kl += token.kl;
                 sizes.kl += token.size.kl;

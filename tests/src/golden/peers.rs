@@ -1,10 +1,10 @@
 //! What the frameworks of autumn 2026 compute themselves, in float64, with gradients.
 
 use policy_loss::{
-    Behavior, Bounds, Clip, CovarianceClip, Divergence, DynamicClip, EntropyBonus, Filter,
-    FilterEstimator, FilterLevel, GlobalTotals, GradientPreservingClip, KlBase, KlEstimator,
-    KlGradient, KlPenalty, MissingRolloutLogProbs, PolicyGradient, PolicyLossConfig, Ratio,
-    Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, TrustRegion,
+    Behavior, Bounds, Clip, CovarianceClip, Divergence, DynamicClip, EntropyBonus, EntropyMask,
+    Filter, FilterEstimator, FilterLevel, GlobalTotals, GradientPreservingClip, KlBase,
+    KlEstimator, KlGradient, KlPenalty, MissingRolloutLogProbs, PolicyGradient, PolicyLossConfig,
+    Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, TrustRegion,
     WeightLevel,
 };
 use serde_json::Value;
@@ -34,7 +34,6 @@ const NOT_YET: [&str; 13] = [
 /// Of the others, the cases that are not matched, with the reason.
 fn departure(it: &Feature) -> Option<&'static str> {
     match it.feature.as_str() {
-        "top-entropy tokens (TRL)" => Some("a quantile over the batch"),
         "areal rejection" if it.param("rejection")["metric"] == "kl_k3" => {
             Some("AReaL takes k3 of the gap with the other sign")
         }
@@ -46,9 +45,6 @@ fn departure(it: &Feature) -> Option<&'static str> {
             Some("a KL times a ratio that the policy term does not have")
         }
         "clipped pg (NeMo-RL)" if it.has("rewards") => Some("cross entropy beside the policy term"),
-        "entropy bonus (TRL)" if it.number("top_entropy_quantile") < 1.0 => {
-            Some("a quantile over the batch")
-        }
         "entropy bonus (TRL)" if it.param("loss_type") == "grpo" => {
             Some("TRL takes another mean of the entropies than of the policy term")
         }
@@ -122,8 +118,12 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         "opd loss, sampled token (verl)" => distillation(it, case),
         "off-policy correction (SkyRL)" => clip(it).with_rollout_correction(off_policy(it)),
         "entropy bonus (TRL)" => {
-            clip(it).with_entropy_bonus(EntropyBonus::new(it.number("entropy_coefficient")))
+            let share = it.number("top_entropy_quantile");
+            clip(it)
+                .with_entropy_mask((share < 1.0).then(|| EntropyMask::new(share)))
+                .with_entropy_bonus(EntropyBonus::new(it.number("entropy_coefficient")))
         }
+        "top-entropy tokens (TRL)" => top_entropy(it, case),
         "ce-gppo" => PolicyLossConfig::new().with_surrogate(GradientPreservingClip::new(
             it.number("clip_low"),
             it.number("clip_high"),
@@ -173,6 +173,28 @@ fn bounds(low: &Value, high: &Value) -> Bounds {
     bounds.low = low.as_f64().filter(|low| *low > 0.0);
     bounds.high = high.as_f64();
     bounds
+}
+
+/// TRL's clip at the tokens of the largest entropies.
+fn top_entropy(it: &Feature, case: &mut Case) -> PolicyLossConfig {
+    let beta = it.number("beta");
+    let config = clip(it)
+        .with_entropy_mask(EntropyMask::new(it.number("top_entropy_quantile")))
+        .with_kl_penalty((beta > 0.0).then(|| KlPenalty::new(beta)));
+    match it.param("loss_type").as_str() {
+        Some("dapo" | "bnpo") => config,
+        Some("grpo") => {
+            count_empty_rows(case);
+            config.with_reduction(Reduction::SequenceMean)
+        }
+        Some("dr_grpo") => {
+            count_empty_rows(case);
+            let length = it.param("max_completion_length").as_u64();
+            let length = usize::try_from(length.expect("a length")).expect("a length");
+            config.with_reduction(Reduction::FixedLength { length })
+        }
+        other => panic!("a loss that is not known: {other:?}"),
+    }
 }
 
 fn areal(it: &Feature, config: PolicyLossConfig) -> PolicyLossConfig {

@@ -6,9 +6,9 @@ use crate::support::{Batch, Written};
 /// What `--config` refuses, and the error; one that ends in `...` is only the beginning.
 const CONFIGS: &str = r#"
 {"surrogat": {}}
-    unknown field `surrogat`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`; is it `surrogate`?
+    unknown field `surrogat`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `entropy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`; is it `surrogate`?
 {"implementation": "fused"}
-    unknown field `implementation`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`
+    unknown field `implementation`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `entropy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`
 {"surrogate": {"clip": {"lo": 1}}}
     unknown field `surrogate.clip.lo`; accepted: `low`, `high`, `dual_clip`, `delta`; is it `low`?
 {"surrogate": {"clip": {"low": 0.1, "A": 1}}}
@@ -65,6 +65,10 @@ const CONFIGS: &str = r#"
     `rollout_correction` is missing, but `missing_rollout_log_probs` needs it; accepted: a part that reads ...
 {"off_policy_mask": [0.1]}
     `off_policy_mask` is [0.1]; accepted: an object of `delta`
+{"entropy_mask": 0.2}
+    `entropy_mask` is 0.2; accepted: an object of `share`
+{"entropy_mask": {"share": 0}}
+    `entropy_mask.share` is 0; accepted: a number above 0, 1 at most
 {"kl_penalty": [0.1]}
     `kl_penalty` is [0.1]; accepted: an object of `coefficient`, `estimator`, `gradient`, `against`, `max_log_ratio`, `max_divergence`
 {"kl_penalty": {}}

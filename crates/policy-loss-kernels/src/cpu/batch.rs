@@ -21,6 +21,8 @@ pub struct Batch<'a> {
     pub mask: Option<Mask<'a>>,
     /// What rollout weights are divided by, where the objective normalizes them.
     pub weight_mean: f64,
+    /// The least entropy of a token that is kept, where there is an entropy mask.
+    pub entropy_threshold: f64,
     /// What the tokens of each sequence count for, `sequences` elements; absent where the reduction
     /// does not read it.
     pub sequence_weights: Option<Floats<'a>>,

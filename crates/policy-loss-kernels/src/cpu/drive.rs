@@ -72,6 +72,7 @@ pub fn run<T: Arithmetic>(
             numbers: Numbers::new(objective),
             scale,
             weight_mean: batch.weight_mean,
+            entropy_threshold: batch.entropy_threshold,
         },
         kernels: T::kernels(&blueprint),
         inputs: Inputs {

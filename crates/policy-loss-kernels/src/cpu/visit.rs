@@ -35,6 +35,8 @@ pub struct Plan {
     pub scale: f64,
     /// What rollout weights are divided by, where they are normalized.
     pub weight_mean: f64,
+    /// The least entropy of a token that is kept, where there is an entropy mask.
+    pub entropy_threshold: f64,
 }
 
 /// A row of the batch: what is gathered over its tokens.
@@ -118,7 +120,7 @@ struct Specialization {
     multiplies_ratio: bool,
     ratio_level: RatioLevel,
     against: Behavior,
-    /// There is a correction, an off-policy mask, a penalty, a bonus, or something to do about missing
+    /// There is a correction, a mask of tokens, a penalty, a bonus, or something to do about missing
     /// log-probs; which one is looked up for each vector.
     has_extras: bool,
 }
@@ -166,6 +168,7 @@ impl Specialization {
             against: blueprint.against,
             has_extras: blueprint.corrected
                 || blueprint.off_policy
+                || blueprint.masks_entropy
                 || blueprint.penalized
                 || blueprint.entropy
                 || blueprint.missing != MissingRolloutLogProbs::Propagate,
@@ -213,6 +216,7 @@ impl Specialization {
                 filter_bits: 0,
                 vetoes: false,
                 off_policy: false,
+                masks_entropy: false,
                 penalized: false,
                 entropy: false,
                 ..blueprint
@@ -628,6 +632,7 @@ fn row<L: Lanes>(
     }
     row.gradient_factor = row.factor * splat(lanes, scale);
     row.weight_mean = splat(lanes, plan.weight_mean);
+    row.entropy_threshold = splat(lanes, plan.entropy_threshold);
     row
 }
 

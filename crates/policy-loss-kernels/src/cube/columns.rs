@@ -37,6 +37,7 @@ pub struct Inputs<E: Types> {
     old_log_probs: Column<E::OldLogProbs, E::Width>,
     rollout_log_probs: OptionalColumn<E::RolloutLogProbs, E::Width>,
     weight_mean: ComptimeOption<Box<[E::Real]>>,
+    entropy_threshold: ComptimeOption<Box<[E::Real]>>,
     sequence_weights: ComptimeOption<Box<[E::Real]>>,
     ref_log_probs: OptionalColumn<E::Real, E::Width>,
     entropies: OptionalColumn<E::Real, E::Width>,
@@ -75,7 +76,7 @@ impl<E: Types> Inputs<E> {
             ref_log_probs = self.ref_log_probs.as_ref().unwrap()[index];
         }
         let mut entropy = log_probs;
-        if comptime!(blueprint.entropy) {
+        if comptime!(blueprint.reads_entropies()) {
             entropy = self.entropies.as_ref().unwrap()[index];
         }
         let read = TokenInputs::<E> {
@@ -95,6 +96,7 @@ impl<E: Types> Inputs<E> {
     pub fn of_batch(&self, row: Row<E>) -> Row<E> {
         let mut row = row;
         row.weight_mean = self.weight_mean();
+        row.entropy_threshold = self.entropy_threshold();
         row
     }
 
@@ -119,6 +121,15 @@ impl<E: Types> Inputs<E> {
         match &self.weight_mean {
             ComptimeOption::Some(mean) => Vector::new(mean[0]),
             ComptimeOption::None => Vector::new(E::Real::new(1.0)),
+        }
+    }
+
+    /// The least entropy of a token that is kept.
+    fn entropy_threshold(&self) -> Vector<E::Real, E::Width> {
+        #[comptime]
+        match &self.entropy_threshold {
+            ComptimeOption::Some(threshold) => Vector::new(threshold[0]),
+            ComptimeOption::None => Vector::new(E::Real::new(0.0)),
         }
     }
 

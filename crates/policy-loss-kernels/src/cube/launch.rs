@@ -315,6 +315,12 @@ fn inputs<E: Types>(batch: &Batch, blueprint: &Blueprint) -> InputsLaunch<E> {
             .map(|mean| mean.argument(1))
             .into(),
         batch
+            .entropy_threshold
+            .as_ref()
+            .filter(|_| blueprint.masks_entropy)
+            .map(|threshold| threshold.argument(1))
+            .into(),
+        batch
             .sequence_weights
             .as_ref()
             .filter(|_| blueprint.weighs_sequences)

@@ -82,6 +82,12 @@ formulas! {
         both::<E>(negative, row.drops_negative)
     }
 
+    /// Where the entropy mask drops tokens; not where the entropy is NaN, which is counted.
+    #[cube]
+    pub fn low_entropy_tokens<E: Elements>(row: &Row<E>, inputs: &TokenInputs<E>) -> Flags<E> {
+        both::<E>(inputs.valid, less::<E>(inputs.entropy, row.entropy_threshold))
+    }
+
     /// Where tokens are dropped, whatever their weights.
     #[cube]
     pub fn dropped_tokens<E: Elements>(
@@ -93,6 +99,9 @@ formulas! {
         if comptime!(blueprint.off_policy) {
             let advantage = keep::<E>(inputs.valid, inputs.advantage);
             dropped = off_policy_tokens::<E>(row, advantage);
+        }
+        if comptime!(blueprint.masks_entropy) {
+            dropped = either::<E>(dropped, low_entropy_tokens::<E>(row, inputs));
         }
         if comptime!(blueprint.drops_missing()) {
             dropped = either::<E>(dropped, inputs.missing);

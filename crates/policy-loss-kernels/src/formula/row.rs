@@ -14,7 +14,7 @@ formulas! {
         pub rollout_log_probs: Values<E>,
         /// Anything where there is no KL penalty.
         pub ref_log_probs: Values<E>,
-        /// Anything where there is no entropy bonus.
+        /// Anything where the objective does not read it.
         pub entropy: Values<E>,
         pub advantage: Values<E>,
         pub valid: Flags<E>,
@@ -63,6 +63,8 @@ formulas! {
         pub weight: Values<E>,
         /// What rollout weights are divided by.
         pub weight_mean: Values<E>,
+        /// The least entropy of a token that is kept, where there is an entropy mask.
+        pub entropy_threshold: Values<E>,
         /// All of its weights are 0.
         pub rejected: Flags<E>,
         /// The row's part of the reduction's factor: `1 / n_b` for a sequence mean, or what the
@@ -88,6 +90,7 @@ formulas! {
             mean_slope: zero,
             weight: one,
             weight_mean: one,
+            entropy_threshold: zero,
             rejected: nowhere::<E>(like),
             factor: one,
             gradient_factor: one,

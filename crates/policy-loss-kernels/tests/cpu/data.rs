@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use half::{bf16, f16};
 use policy_loss_kernels::cpu::{Arch, Arithmetic, Batch, Evaluated, Floats, Mask, evaluate_on};
+use policy_loss_kernels::objective::EntropyMask;
 use policy_loss_kernels::{Columns, Objective};
 use policy_loss_oracle as oracle;
 use policy_loss_oracle::{Answer, Prompts, Random, Scale};
+
+/// The one that the batches here bring the threshold of.
+pub const ENTROPY_MASK: EntropyMask = EntropyMask::new(0.6);
 
 /// The type of a column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -230,8 +234,17 @@ impl Data {
             columns: self.columns.as_ref().map(|column| Some(column.floats())),
             mask: self.mask.as_deref().map(Mask::from),
             weight_mean,
+            entropy_threshold: self.entropy_threshold(),
             sequence_weights: Some(self.weights.as_slice().into()),
         }
+    }
+
+    /// That of [`ENTROPY_MASK`].
+    fn entropy_threshold(&self) -> f64 {
+        let entropies = self.columns.entropies.to_f64().into_iter().enumerate();
+        let valid = entropies.filter(|(i, _)| self.is_valid(*i));
+        let threshold = ENTROPY_MASK.threshold(valid.map(|(_, entropy)| entropy));
+        threshold.unwrap_or(0.0)
     }
 
     /// What the kernels make of it, with weights that are normalized already.
@@ -286,6 +299,7 @@ impl Data {
             reference: Some(values.ref_log_probs),
             entropies: Some(values.entropies),
             prompts: Some(Prompts::OfBatch(self.prompts.clone())),
+            entropy_threshold: None,
         }
     }
 }

@@ -88,8 +88,9 @@ fn masked_positions_stay_zero_beside_nan() {
         (mask[3], mask[4]) = (true, false);
         let mask = mask.clone();
         data.columns.log_probs.edit(|values| values[3] = f64::NAN);
-        // Some surrogates leave a token out whose advantage is 0.
+        // Some surrogates leave a token out whose advantage is 0, and a mask one of low entropy.
         data.columns.advantages.edit(|values| values[3] = 1.0);
+        data.columns.entropies.edit(|values| values[3] = 9.0);
         for arch in levels() {
             let found = data.run::<f32>(arch, &objective, None);
             assert!(found.loss.is_nan(), "{objective:?}");
@@ -285,7 +286,7 @@ fn every_column_that_an_objective_reads_has_to_be_there() {
             ("old_log_probs", true),
             ("rollout_log_probs", objective.reads_rollout()),
             ("ref_log_probs", reads_reference),
-            ("entropies", objective.entropy_bonus.is_some()),
+            ("entropies", objective.reads_entropies()),
             ("advantages", true),
         ];
         for (name, is_read) in is_read {

@@ -68,8 +68,12 @@ macro_rules! implement_policy_loss_ops {
                 let [sequences, tokens] = shape.dims();
                 let parts = inputs.parts();
                 let columns = parts.columns.map(borrow);
-                let [weight_mean, sequence_weights] =
-                    [parts.weight_mean, parts.sequence_weights].map(borrow);
+                let [weight_mean, entropy_threshold, sequence_weights] = [
+                    parts.weight_mean,
+                    parts.entropy_threshold,
+                    parts.sequence_weights,
+                ]
+                .map(borrow);
                 let action_mask = borrow(parts.action_mask);
                 let batch = policy_loss_kernels::cpu::Batch {
                     sequences,
@@ -77,6 +81,7 @@ macro_rules! implement_policy_loss_ops {
                     columns: columns.as_ref().map(|column| Some(floats(column))),
                     mask: task.masked.then(|| mask(&action_mask)),
                     weight_mean: super::cpu::number(floats(&weight_mean)),
+                    entropy_threshold: super::cpu::number(floats(&entropy_threshold)),
                     sequence_weights: Some(floats(&sequence_weights)),
                 };
                 let pass = super::cpu::forward(&task, &batch);

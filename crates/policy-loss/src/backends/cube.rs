@@ -26,6 +26,7 @@ impl PolicyLossOps for CubeBackend {
             columns: parts.columns.map(buffer).map(Some),
             advantages_per_sequence,
             weight_mean: Some(buffer(parts.weight_mean)),
+            entropy_threshold: Some(buffer(parts.entropy_threshold)),
             sequence_weights: Some(buffer(parts.sequence_weights)),
             mask: task.masked.then(|| buffer(parts.action_mask)),
         };

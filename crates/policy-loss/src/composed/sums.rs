@@ -22,14 +22,18 @@ pub(crate) struct Observed {
     pub weights: Option<Weights>,
     /// Where the off-policy mask dropped a token, `[B, T]`.
     pub off_policy: Option<Tensor<2, Bool>>,
+    /// Where the entropy mask dropped a token, `[B, T]`.
+    pub low_entropy: Option<Tensor<2, Bool>>,
     /// Where there is no log-prob of the sampler, `[B, T]`; absent where the objective reads none.
     pub missing: Option<Tensor<2, Bool>>,
     /// The divergence of the KL penalty, 0 at padding.
     pub kl: Option<Tensor<2>>,
     /// `log_probs - ref_log_probs`, 0 at padding, where there is a penalty.
     pub kl_log_ratio: Option<Tensor<2>>,
-    /// 0 at padding.
+    /// 0 at padding; absent where the objective reads none.
     pub entropy: Option<Tensor<2>>,
+    /// Whether they are rewarded.
+    pub entropy_bonus: bool,
 }
 
 impl Observed {
@@ -101,8 +105,9 @@ impl Observed {
             Sum::truncated_weights => count_of_weights(&|weights| weights.truncated.clone()),
             Sum::rejected_weights => count_of_weights(&|weights| weights.rejected.clone()),
             Sum::off_policy_dropped => count_of(&self.off_policy),
+            Sum::low_entropy_dropped => count_of(&self.low_entropy),
             Sum::kl => total_of(&self.kl),
-            Sum::entropy => total_of(&self.entropy),
+            Sum::entropy => total_of(&self.entropy.clone().filter(|_| self.entropy_bonus)),
         }
     }
 

@@ -118,6 +118,8 @@ fn both(
     let mut with_entropies = log_probs;
     if config.objective.entropy_bonus.is_some() {
         with_entropies.entropy = Entropy::Tracked;
+    } else if config.objective.reads_entropies() {
+        with_entropies.entropy = Entropy::Metric;
     }
     let with_entropies = with_entropies.init().expect("valid");
     let log_probs = log_probs.init().expect("valid");
