@@ -240,6 +240,27 @@ fn mixed_corrections() -> Vec<PolicyLossConfig> {
             .with_veto(0.31),
         ),
         corrected(RolloutCorrection::weigh(RolloutWeight::raw()).with_veto(0.31)),
+        corrected(RolloutCorrection::filter(Filter::new(
+            FilterLevel::Token,
+            FilterEstimator::Difference,
+            Bounds::new(-0.1, 0.1),
+        ))),
+        corrected(
+            RolloutCorrection::weigh(RolloutWeight::mask(Bounds::new(0.3, 3.0)))
+                .with_filter(Filter::new(
+                    FilterLevel::SequenceMean,
+                    FilterEstimator::RatioDistance,
+                    Bounds::at_most(0.3),
+                ))
+                .with_filter(Filter::token_k1(Bounds::new(0.4, 3.0)))
+                .with_only_moving_away(),
+        ),
+        corrected(
+            RolloutCorrection::weigh(truncate)
+                .with_veto(0.31)
+                .with_only_moving_away(),
+        )
+        .with_surrogate(GeometricMean::default()),
         corrected(RolloutCorrection::weigh(truncate))
             .with_missing_rollout_log_probs(MissingRolloutLogProbs::Drop),
         corrected(RolloutCorrection::filter(Filter::new(

@@ -228,13 +228,61 @@ fn filters_are_one_for_each_statistic() {
             all = all.with_filter(Filter::new(level, estimator, Bounds::at_most(2.0)));
         }
     }
-    assert_eq!(all.filters.iter().count(), 16);
+    assert_eq!(all.filters.iter().count(), 24);
     let config = corrected(all);
     let json = serde_json::to_string(&config).unwrap();
     assert_eq!(
         serde_json::from_str::<PolicyLossConfig>(&json).unwrap(),
         config
     );
+}
+
+/// A difference of probabilities may be of either sign; what no filter judges spares nothing.
+#[test]
+fn filters_of_differences() {
+    let of = |estimator, bounds| {
+        let filter = Filter::new(FilterLevel::Token, estimator, bounds);
+        corrected(RolloutCorrection::filter(filter))
+    };
+    let difference = FilterEstimator::Difference;
+    for bounds in [
+        Bounds::new(-0.2, 0.2),
+        Bounds::at_most(-0.1),
+        Bounds::at_least(0.0),
+    ] {
+        assert!(of(difference, bounds).init().is_ok(), "{bounds:?}");
+        let low = bounds.low.or(bounds.high).unwrap().to_string();
+        let refusal = of(FilterEstimator::RatioDistance, bounds);
+        refused(
+            refusal,
+            &["rollout_correction.filters[].bounds", &low, "above 0"],
+        );
+    }
+    let bounds = "rollout_correction.filters[].bounds";
+    refused(
+        of(difference, Bounds::new(0.2, -0.2)),
+        &[bounds, "low <= high"],
+    );
+    refused(
+        of(difference, Bounds::at_most(f64::NAN)),
+        &[bounds, "NaN", "finite"],
+    );
+    let none = Bounds {
+        low: None,
+        high: None,
+    };
+    refused(of(difference, none), &[bounds, "is missing"]);
+    let weight = RolloutCorrection::weigh(RolloutWeight::raw());
+    refused(
+        corrected(weight.with_only_moving_away()),
+        &["rollout_correction.filters", "only_moving_away"],
+    );
+    let spared = weight.with_veto(0.1).with_only_moving_away();
+    assert!(corrected(spared).init().is_ok());
+    let json = serde_json::to_string(&corrected(spared)).unwrap();
+    assert!(json.contains(r#""only_moving_away":true"#), "{json}");
+    let read: PolicyLossConfig = serde_json::from_str(&json).unwrap();
+    assert_eq!(read, corrected(spared));
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub struct Blueprint {
     pub filter_bits: u32,
     /// A sequence is rejected for one of its tokens.
     pub vetoes: bool,
+    /// Filters and veto spare tokens that move towards the sampler.
+    pub only_moving_away: bool,
     /// Tokens may be dropped with their sequence.
     pub off_policy: bool,
     /// Tokens of low entropy are dropped.
@@ -125,6 +127,7 @@ impl Blueprint {
                     bits | filter_bit(filter.level, filter.estimator)
                 })
             }),
+            only_moving_away: correction.is_some_and(|correction| correction.only_moving_away),
             vetoes: correction.is_some_and(|correction| correction.veto.is_some()),
             off_policy: objective.off_policy_mask.is_some(),
             masks_entropy: objective.entropy_mask.is_some(),
@@ -346,6 +349,18 @@ impl Blueprint {
             &[RowSum::bernoulli_kl],
         );
         add(
+            self.adds_gaps(FilterEstimator::Difference),
+            &[RowSum::difference],
+        );
+        add(
+            self.adds_gaps(FilterEstimator::RatioDistance),
+            &[RowSum::ratio_distance],
+        );
+        add(
+            self.filters(FilterLevel::SequenceMax, FilterEstimator::Difference),
+            &[RowSum::largest_difference],
+        );
+        add(
             self.filters(FilterLevel::SequenceMax, FilterEstimator::BernoulliKl),
             &[RowSum::largest_bernoulli_kl],
         );
@@ -445,7 +460,7 @@ fn filter_bounds(objective: &Objective) -> [f64; FILTER_BOUNDS] {
     if let Some(correction) = objective.rollout_correction {
         for filter in correction.filters.iter() {
             let place = 2 * filter_place(filter.level, filter.estimator);
-            filters[place] = filter.bounds.low_or_zero();
+            filters[place] = filter.low();
             filters[place + 1] = filter.bounds.high_or_infinity();
         }
     }

@@ -15,7 +15,7 @@ use super::frameworks::Golden;
 use crate::case::{Case, HostAdvantages};
 
 /// Objectives of the file that cannot be written as a configuration yet.
-const NOT_YET: [&str; 13] = [
+const NOT_YET: [&str; 12] = [
     "areal sequence ratio",
     "chord (ms-swift)",
     "clip_cov (SkyRL)",
@@ -26,7 +26,6 @@ const NOT_YET: [&str; 13] = [
     "m2po clip range (authors)",
     "m2po sign-conditioned (paper)",
     "real (ms-swift)",
-    "rho correction, tv filter (open-instruct)",
     "sdar",
     "segment ratio, difference filter (ROLL)",
 ];
@@ -63,7 +62,7 @@ pub fn cases(directory: &Directory) -> Vec<Golden> {
     let objectives = all.filter(|it| it.kind == "objective");
     let known = objectives.filter(|it| !NOT_YET.contains(&it.feature.as_str()));
     let cases: Vec<_> = known.map(golden).collect();
-    directory.assert_count(features::FILE, cases.len(), 122);
+    directory.assert_count(features::FILE, cases.len(), 130);
     cases
 }
 
@@ -123,6 +122,7 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
                 .with_entropy_mask((share < 1.0).then(|| EntropyMask::new(share)))
                 .with_entropy_bonus(EntropyBonus::new(it.number("entropy_coefficient")))
         }
+        "rho correction, tv filter (open-instruct)" => open_instruct(it),
         "top-entropy tokens (TRL)" => top_entropy(it, case),
         "ce-gppo" => PolicyLossConfig::new().with_surrogate(GradientPreservingClip::new(
             it.number("clip_low"),
@@ -195,6 +195,56 @@ fn top_entropy(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         }
         other => panic!("a loss that is not known: {other:?}"),
     }
+}
+
+/// open-instruct's correction, in which a bound of 0 is none.
+fn open_instruct(it: &Feature) -> PolicyLossConfig {
+    let range = |low: &str, high: &str| {
+        let bound = |name: &str| Some(it.number(name)).filter(|bound| *bound > 0.0);
+        let (low, high) = (bound(low), bound(high));
+        (low.or(high).is_some()).then_some(Bounds { low, high })
+    };
+    let of_sequence = it.flag("rho_mask_sequence_level");
+    let weight = match range("rho_clamp_lower_bound", "rho_clamp_upper_bound") {
+        Some(bounds) => RolloutWeight::truncate(bounds),
+        None => RolloutWeight::raw(),
+    };
+    let mut correction = RolloutCorrection::weigh(match of_sequence {
+        true => weight.of_level(WeightLevel::Geometric),
+        false => weight,
+    });
+    if let Some(bounds) = range("rho_mask_lower_bound", "rho_mask_upper_bound") {
+        let mean = |estimator| Filter::new(FilterLevel::SequenceMean, estimator, bounds);
+        correction = match (it.flag("rho_mask_tv_divergence"), of_sequence) {
+            (true, _) => correction
+                .with_filter(mean(FilterEstimator::RatioDistance))
+                .with_only_moving_away(),
+            (false, true) => correction.with_filter(mean(FilterEstimator::K1)),
+            (false, false) => correction.with_filter(Filter::token_k1(bounds)),
+        };
+    }
+    let (low, high) = (it.number("clip_lower"), it.number("clip_higher"));
+    let config = match it.param("loss_fn").as_str() {
+        Some("dapo") => PolicyLossConfig::new().with_surrogate(Clip::new(low, high)),
+        Some("cispo") => {
+            let bounds = Bounds::at_most(1.0 + high);
+            PolicyLossConfig::new().with_surrogate(PolicyGradient::weighted(bounds))
+        }
+        other => panic!("a loss that is not known: {other:?}"),
+    };
+    let penalty = KlPenalty::new(it.number("beta")).with_max_log_ratio(40.0);
+    let penalty = match it.param("kl_estimator").as_u64() {
+        Some(0) => penalty.with_estimator(KlEstimator::K1),
+        Some(1) => penalty.with_estimator(KlEstimator::K2),
+        Some(2) => penalty,
+        Some(3) => penalty
+            .with_estimator(KlEstimator::K1)
+            .with_gradient(KlGradient::ImportanceCorrected),
+        other => panic!("an estimate that is not known: {other:?}"),
+    };
+    config
+        .with_rollout_correction(it.flag("use_rho_correction").then_some(correction))
+        .with_kl_penalty(penalty)
 }
 
 fn areal(it: &Feature, config: PolicyLossConfig) -> PolicyLossConfig {

@@ -115,6 +115,12 @@ const CONFIGS: &str = r#"
     `rollout_correction.filters[0].bounds` is [0.5,2]; accepted: an object of `low`, `high`
 {"rollout_correction": {"filters": [{"level": "token", "estimator": "k1", "bounds": {"high": 2}}, {"level": "token", "estimator": "k1", "bounds": {"high": 3}}]}}
     `rollout_correction.filters`: two filters have the level "token" and the estimator "k1"; accepted: one range for each pair, such as the intersection of the two
+{"rollout_correction": {"filters": [{"level": "token", "estimator": "k4", "bounds": {"high": 2}}]}}
+    `rollout_correction.filters[0].estimator` is "k4"; accepted: "k1", "k2", "k3", "bernoulli_kl", "difference", "ratio_distance"
+{"rollout_correction": {"filters": [{"level": "token", "estimator": "difference", "bounds": {"low": 0.2, "high": -0.2}}]}}
+    `rollout_correction.filters[].bounds.low` is 0.2, above `rollout_correction.filters[].bounds.high` = -0.2; accepted: low <= high
+{"rollout_correction": {"weight": {"mode": "raw"}, "only_moving_away": true}}
+    `rollout_correction.filters` is missing, but `rollout_correction.only_moving_away` needs it; accepted: a filter or a veto, or leave `only_moving_away` out
 {"surrogate": {"clip": {"low": 0.1, "low": 0.3}}}
     `surrogate.clip`: duplicate field `low` at line 1 column 41
 {"surrogate": {"clip": {}, "clip": {}}}

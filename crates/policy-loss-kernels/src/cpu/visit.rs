@@ -215,6 +215,7 @@ impl Specialization {
                 masks: false,
                 filter_bits: 0,
                 vetoes: false,
+                only_moving_away: false,
                 off_policy: false,
                 masks_entropy: false,
                 penalized: false,

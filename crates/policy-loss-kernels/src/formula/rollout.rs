@@ -36,6 +36,9 @@ formulas! {
         }
         let mut truncated = nowhere::<E>(gap);
         let mut rejected = row.rejected;
+        if comptime!(blueprint.only_moving_away) {
+            rejected = both::<E>(rejected, moves_away::<E>(gap, inputs.advantage));
+        }
         if comptime!(blueprint.truncates || blueprint.masks) {
             let low = number::<E>(gap, &numbers.weight_low);
             let high = number::<E>(gap, &numbers.weight_high);
@@ -59,11 +62,19 @@ formulas! {
                 k2: half_square::<E>(gap),
                 k3: bounded_ratio::<E>(gap, double).k3,
                 bernoulli_kl: gap,
+                difference: gap,
+                ratio_distance: ratio_distance::<E>(gap, double),
             };
             if comptime!(blueprint.filters(level, FilterEstimator::BernoulliKl)) {
                 estimates.bernoulli_kl = bernoulli_kl::<E>(inputs, double);
             }
-            let out = rejects::<E>(numbers, &estimates, level, blueprint);
+            if comptime!(blueprint.filters(level, FilterEstimator::Difference)) {
+                estimates.difference = difference::<E>(inputs);
+            }
+            let mut out = rejects::<E>(numbers, &estimates, level, blueprint);
+            if comptime!(blueprint.only_moving_away) {
+                out = both::<E>(out, moves_away::<E>(gap, inputs.advantage));
+            }
             rejected = either::<E>(rejected, out);
         }
         TokenWeight::<E> {

@@ -129,7 +129,21 @@ fn corrections() -> Vec<RolloutCorrection> {
             weighed.with_normalization().with_filter(filter),
         ]);
     }
+    let change = Filter::new(
+        FilterLevel::Token,
+        FilterEstimator::Difference,
+        Bounds::new(-0.1, 0.1),
+    );
     corrections.extend([
+        RolloutCorrection::filter(change),
+        weighed.with_filter(change).with_only_moving_away(),
+        weighed
+            .with_normalization()
+            .with_filter(Filter::sequence_mean_k1(bounds))
+            .with_only_moving_away(),
+        RolloutCorrection::weigh(RolloutWeight::mask(bounds))
+            .with_veto(0.45)
+            .with_only_moving_away(),
         weighed.with_veto(0.45),
         weighed.with_normalization().with_veto(0.45),
         weighed

@@ -126,7 +126,7 @@ pub(crate) fn token_losses(
             old_log_probs: valid.select(old_log_probs.clone()),
             rollout_log_probs: valid.select(rollout_log_probs),
         };
-        weights(&correction, &mismatch, &valid)
+        weights(&correction, &mismatch, &advantages, &valid)
     });
     if let Some(weights) = &weights {
         let weight = weights.weight.clone();
