@@ -137,6 +137,11 @@ fn ratios() -> Vec<PolicyLossConfig> {
         clip(Ratio::SEQUENCE).with_reduction(Reduction::SequenceSumMean),
         clip(Ratio::SEQUENCE_TOKEN.against(Behavior::Rollout)),
         clip(Ratio::SEQUENCE).with_surrogate(SigmoidGate::default()),
+        clip(Ratio::SEGMENT),
+        clip(Ratio::SEGMENT.against(Behavior::Rollout)).with_reduction(Reduction::SequenceMean),
+        clip(Ratio::SEGMENT).with_surrogate(SigmoidGate::default()),
+        clip(Ratio::SEGMENT)
+            .with_kl_penalty(KlPenalty::new(0.1).with_gradient(KlGradient::ImportanceCorrected)),
         clip(Ratio::SEQUENCE).with_surrogate(GradientPreservingClip::new(0.05, 0.05, 0.5, 0.7)),
         PolicyLossConfig::new()
             .with_ratio(Ratio::TOKEN.against(Behavior::Rollout))
@@ -394,6 +399,10 @@ fn combinations() -> Vec<PolicyLossConfig> {
         with(TrustRegion::new(Divergence::Kl, 0.05, 0.1).into())
             .with_entropy_bonus(EntropyBonus::new(0.05)),
         with(covariance_clip().into()).with_kl_penalty(penalty),
+        with(Clip::new(0.1, 0.2).into())
+            .with_ratio(Ratio::SEGMENT)
+            .with_rollout_correction(presets::tis(0.5, 2.0))
+            .with_off_policy_mask(OffPolicyMask::new(0.1)),
         new()
             .with_entropy_mask(EntropyMask::new(0.4))
             .with_kl_penalty(penalty)

@@ -91,7 +91,7 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    /// The choices of an objective; `None` where its surrogate has no kernel.
+    /// The choices of an objective; `None` where its surrogate or the level of its ratio has no kernel.
     #[must_use]
     pub fn new(
         objective: &Objective,
@@ -99,6 +99,9 @@ impl Blueprint {
         with_gradient: bool,
         double: bool,
     ) -> Option<Self> {
+        if !objective.ratio.level.has_kernel() {
+            return None;
+        }
         let correction = objective.rollout_correction;
         let weight = correction.and_then(|correction| correction.weight);
         let mode = weight.map(|weight| weight.mode);

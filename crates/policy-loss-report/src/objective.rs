@@ -194,7 +194,7 @@ impl Entry {
     pub fn new(one: &Computed, all: &[Computed], tokens: &Tokens, layout: &Layout) -> Self {
         let objective = &one.config.objective;
         let of_sequences = match objective.ratio.level {
-            RatioLevel::Token => false,
+            RatioLevel::Token | RatioLevel::Segment => false,
             RatioLevel::Sequence | RatioLevel::SequenceToken | RatioLevel::SequenceSum => true,
         };
         let ratio_bounds = ratio_bounds(objective);

@@ -26,8 +26,9 @@ pub(crate) fn support(objective: &Objective, device: &Device) -> Support {
         return Support::FeatureMissing(feature);
     }
     match objective.surrogate.kind() {
-        Some(_) => Support::Full,
         None => Support::AllBut("surrogate"),
+        Some(_) if !objective.ratio.level.has_kernel() => Support::AllBut("ratio.level"),
+        Some(_) => Support::Full,
     }
 }
 

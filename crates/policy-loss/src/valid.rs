@@ -5,7 +5,7 @@
 //! renderer ends every loop after 65,536 turns, silently: a row of 100,000 ones sums to 65,532
 //! there. So long rows are reduced block by block.
 
-use burn::tensor::{Bool, DType, Tensor};
+use burn::tensor::{Bool, DType, IndexingUpdateOp, Tensor};
 
 use crate::Reduction;
 use policy_loss_kernels::objective::Denominator;
@@ -54,6 +54,25 @@ impl Valid {
     /// The mean over the valid tokens of each sequence, `[B, 1]`; 0 where there is none.
     pub fn mean_per_sequence(&self, selected: Tensor<2>) -> Tensor<2> {
         sum_per_row(selected) / self.per_sequence.clone().clamp_min(1)
+    }
+
+    /// The mean over the valid tokens of the segment that each token is in, `[B, T]`; 0 at padding. A
+    /// segment is a run of valid tokens between others.
+    pub fn mean_per_segment(&self, selected: Tensor<2>) -> Tensor<2> {
+        let [rows, tokens] = self.tokens.dims();
+        let valid = as_numbers(&self.tokens, self.total.dtype());
+        let before = Tensor::zeros([rows, 1], (&valid.device(), valid.dtype()));
+        let before = Tensor::cat(vec![before, valid.clone()], 1).slice([0..rows, 0..tokens]);
+        let starts = valid.clone() * (before.neg() + 1);
+        // Numbered from 0; padding in front is in the first one, and adds nothing to it.
+        let segments = (starts.cumsum(1) - 1).clamp_min(0).int();
+        let of_segments = |x: Tensor<2>| {
+            let sums = x.zeros_like();
+            sums.scatter(1, segments.clone(), x, IndexingUpdateOp::Add)
+                .gather(1, segments.clone())
+        };
+        let count = of_segments(valid).clamp_min(1);
+        self.select(of_segments(selected) / count)
     }
 
     /// The sum over the valid tokens of each sequence, `[B, 1]`.

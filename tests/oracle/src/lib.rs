@@ -173,7 +173,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
         margin: margin.least(),
     };
     let kl_coefficient = objective.kl_penalty.map_or(0.0, |it| it.coefficient);
-    for row in &batch.rows() {
+    for row in &ratio::groups(objective.ratio, batch) {
         let (mut of_the_row, mut size_of_the_row) = (0.0, 0.0);
         for &i in row {
             let token = &tokens[i];

@@ -50,13 +50,13 @@ const CONFIGS: &str = r#"
 {"ratio": ["token", "old"]}
     `ratio` is ["token","old"]; accepted: an object of `level`, `against`
 {"ratio": {"level": 0}}
-    `ratio.level` is 0; accepted: "token", "sequence", "sequence_token", "sequence_sum"
+    `ratio.level` is 0; accepted: "token", "sequence", "sequence_token", "sequence_sum", "segment"
 {"ratio": {"level": "word"}}
-    `ratio.level` is "word"; accepted: "token", "sequence", "sequence_token", "sequence_sum"
+    `ratio.level` is "word"; accepted: "token", "sequence", "sequence_token", "sequence_sum", "segment"
 {"ratio": {"level": ["token"]}}
-    `ratio.level` is ["token"]; accepted: "token", "sequence", "sequence_token", "sequence_sum"
+    `ratio.level` is ["token"]; accepted: "token", "sequence", "sequence_token", "sequence_sum", "segment"
 {"ratio": {"level": {"token": null}}}
-    `ratio.level` is {"token":null}; accepted: "token", "sequence", "sequence_token", "sequence_sum"
+    `ratio.level` is {"token":null}; accepted: "token", "sequence", "sequence_token", "sequence_sum", "segment"
 {"ratio": {"against": "rollout"}, "rollout_correction": {"weight": {"mode": "raw"}}}
     `ratio.against = rollout` together with `rollout_correction` has no meaning: the ratio already holds ...
 {"missing_rollout_log_probs": "ignore"}

@@ -4,7 +4,7 @@ use policy_loss_kernels::cpu::{
     Arithmetic, Batch, BatchError, Evaluated, Mask, evaluate, evaluate_on, scale_in_place,
 };
 use policy_loss_kernels::objective::{
-    Behavior, CovarianceClip, CovariancePenalty, KlBase, Reduction, Surrogate,
+    Behavior, CovarianceClip, CovariancePenalty, KlBase, Ratio, Reduction, Surrogate,
 };
 use policy_loss_kernels::{Columns, Objective};
 use policy_loss_oracle::Random;
@@ -270,6 +270,9 @@ fn wrong_batches_are_refused() {
     ] {
         assert_eq!(refusal(&of(surrogate), &batch), BatchError::NoKernel);
     }
+    let mut segments = token();
+    segments.ratio = Ratio::SEGMENT;
+    assert_eq!(refusal(&segments, &batch), BatchError::NoKernel);
 }
 
 #[test]
