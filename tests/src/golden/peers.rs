@@ -217,6 +217,60 @@ fn roll(it: &Feature) -> PolicyLossConfig {
         .with_reduction(reduction)
 }
 
+/// The weights of ROLL's tokens under its filters of tokens and of sequences, 0 where a filter drops
+/// one: a case whose token losses are the weights, and the weights.
+///
+/// # Panics
+///
+/// As [`cases`].
+pub fn roll_weights(directory: &Directory) -> Vec<(Case, Vec<f64>)> {
+    let all = features::cases(directory).into_iter();
+    let of_roll = all.filter(|it| it.feature == "segment ratio, difference filter (ROLL)");
+    let filtered = of_roll.filter(|it| {
+        let level = &it.param("filter")["agg_type"];
+        level.is_string() && level != "segment"
+    });
+    let cases: Vec<_> = filtered
+        .map(|it| {
+            let mut case = case(&it);
+            case.log_probs = case.old_log_probs.clone();
+            case.advantages = HostAdvantages::Token(vec![-1.0; case.log_probs.len()]);
+            let correction = roll_correction(&it);
+            case.config = PolicyLossConfig::new().with_rollout_correction(correction);
+            let kept = it.expected("kept").into_iter().zip(it.expected("weight"));
+            let weights = kept.map(|(kept, weight)| kept * weight).collect();
+            (case, weights)
+        })
+        .collect();
+    directory.assert_count(features::FILE, cases.len(), 3);
+    cases
+}
+
+fn roll_correction(it: &Feature) -> RolloutCorrection {
+    let (level, weight_level) = match it.param("filter")["agg_type"].as_str() {
+        Some("token") => (FilterLevel::Token, WeightLevel::Token),
+        Some("geometric") => (FilterLevel::SequenceMean, WeightLevel::Geometric),
+        Some("sequence") => (FilterLevel::SequenceSum, WeightLevel::Sequence),
+        other => panic!("a level that is not known: {other:?}"),
+    };
+    let weight = match it.param("weight_upper").as_f64() {
+        Some(high) => RolloutWeight::truncate(Bounds::at_most(high)),
+        None => RolloutWeight::raw(),
+    };
+    let mut correction = RolloutCorrection::weigh(weight.of_level(weight_level));
+    for (name, estimator) in [
+        ("ratio", FilterEstimator::K1),
+        ("diff", FilterEstimator::Difference),
+    ] {
+        if let Some(bounds) = it.param("filter")[name].as_array() {
+            let [low, high] = [0, 1].map(|nth| bounds[nth].as_f64().expect("a bound"));
+            let filter = Filter::new(level, estimator, Bounds::new(low, high));
+            correction = correction.with_filter(filter);
+        }
+    }
+    correction
+}
+
 /// open-instruct's correction, in which a bound of 0 is none.
 fn open_instruct(it: &Feature) -> PolicyLossConfig {
     let range = |low: &str, high: &str| {
