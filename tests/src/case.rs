@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::DType;
 use half::{bf16, f16};
-use policy_loss::{Denominator, GlobalTotals, PolicyLossConfig};
+use policy_loss::{Denominator, EntropyMask, GlobalTotals, PolicyLossConfig};
 use policy_loss_oracle::{Answer, Batch, Prompts, Scale, solve};
 
 /// Advantages in one of the forms that a batch accepts.
@@ -135,6 +135,13 @@ impl Case {
         }
         let answered = tokens.values().filter(|tokens| **tokens > 0).count();
         (answered, ids.iter().map(|id| tokens[id]).collect())
+    }
+
+    /// The least entropy that a mask keeps of the batch.
+    pub fn threshold_of(&self, mask: EntropyMask) -> Option<f64> {
+        let entropies = self.entropies.iter().flatten().enumerate();
+        let valid = entropies.filter(|(i, _)| self.is_valid(*i));
+        mask.threshold(valid.map(|(_, entropy)| *entropy))
     }
 
     /// Every input as it arrives on a device: rounded to `log_probs` for itself and to `others`

@@ -65,7 +65,7 @@ impl Valid {
         let before = Tensor::cat(vec![before, valid.clone()], 1).slice([0..rows, 0..tokens]);
         let starts = valid.clone() * (before.neg() + 1);
         // Numbered from 0; padding in front is in the first one, and adds nothing to it.
-        let segments = (starts.cumsum(1) - 1).clamp_min(0).int();
+        let segments = (running_sum(starts) - 1).clamp_min(0).int();
         let of_segments = |x: Tensor<2>| {
             let sums = x.zeros_like();
             sums.scatter(1, segments.clone(), x, IndexingUpdateOp::Add)
@@ -193,6 +193,34 @@ fn sum_per_row(x: Tensor<2>) -> Tensor<2> {
 /// The largest value of each row of `[B, T]`, `[B, 1]`.
 fn largest_per_row(x: Tensor<2>) -> Tensor<2> {
     in_blocks(x, &|x| x.max_dim(1), &|left, right| left.max_pair(right))
+}
+
+/// The sums of each row of `[B, T]` up to each of its values. In blocks, because a GPU adds up anew for
+/// every value, which takes turns in the square of the length.
+fn running_sum(x: Tensor<2>) -> Tensor<2> {
+    let [rows, columns] = x.dims();
+    if columns <= BLOCK {
+        return x.cumsum(1);
+    }
+    let blocks = columns.div_ceil(BLOCK);
+    let rest = blocks * BLOCK - columns;
+    let x = match rest {
+        0 => x,
+        _ => {
+            let rest = Tensor::zeros([rows, rest], (&x.device(), x.dtype()));
+            Tensor::cat(vec![x, rest], 1)
+        }
+    };
+    let within = x.reshape([rows * blocks, BLOCK]).cumsum(1);
+    let of_blocks = within.clone().slice([0..rows * blocks, BLOCK - 1..BLOCK]);
+    let of_blocks = of_blocks.reshape([rows, blocks]);
+    let before = running_sum(of_blocks.clone()) - of_blocks;
+    let sums = within
+        + before
+            .reshape([rows * blocks, 1])
+            .expand([rows * blocks, BLOCK]);
+    sums.reshape([rows, blocks * BLOCK])
+        .slice([0..rows, 0..columns])
 }
 
 /// Values that are reduced at once.

@@ -1,5 +1,7 @@
 //! What the oracle is asked.
 
+use std::collections::HashMap;
+
 /// The global batch that this one is a part of: its tokens or sequences, whichever the reduction
 /// counts, and the ranks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,12 +68,12 @@ impl Batch {
         match self.prompts.as_ref().expect("the reduction reads them") {
             Prompts::OfGlobalBatch(tokens) => tokens.iter().map(|tokens| 1.0 / tokens).collect(),
             Prompts::OfBatch(ids) => {
-                let tokens_of = |id: i64| {
-                    let rows = (0..self.sequences).filter(|row| ids[*row] == id);
-                    let tokens = rows.flat_map(|row| row * self.tokens..(row + 1) * self.tokens);
-                    tokens.filter(|i| self.valid[*i]).count() as f64
-                };
-                ids.iter().map(|id| 1.0 / tokens_of(*id)).collect()
+                let mut tokens = HashMap::new();
+                for i in self.valid_tokens() {
+                    *tokens.entry(ids[i / self.tokens]).or_insert(0.0) += 1.0;
+                }
+                let share = |id| 1.0 / tokens.get(id).copied().unwrap_or(f64::NAN);
+                ids.iter().map(share).collect()
             }
         }
     }

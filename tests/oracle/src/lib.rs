@@ -177,15 +177,15 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
         let (mut of_the_row, mut size_of_the_row) = (0.0, 0.0);
         for &i in row {
             let token = &tokens[i];
-            let kept = if token.is_dropped() {
-                0.0
-            } else {
-                token.weight
+            // Whatever it is: 0 times NaN would be NaN.
+            let kept = |x: f64| match token.is_dropped() {
+                true => 0.0,
+                false => x * token.weight,
             };
             let own = token.by_log_prob + token.by_ratio * token.ratio_slope;
-            let mut loss = -token.surrogate * kept + kl_coefficient * token.kl;
-            let slope = -own * kept + kl_coefficient * token.kl_slope;
-            let by_row = -token.by_row * kept + kl_coefficient * token.kl_by_row;
+            let mut loss = -kept(token.surrogate) + kl_coefficient * token.kl;
+            let slope = -kept(own) + kl_coefficient * token.kl_slope;
+            let by_row = -kept(token.by_row) + kl_coefficient * token.kl_by_row;
             let mut bonus_size = 0.0;
             if let Some(bonus) = objective.entropy_bonus
                 && !token.low_entropy

@@ -181,8 +181,11 @@ fn bounds(low: &Value, high: &Value) -> Bounds {
 /// TRL's clip at the tokens of the largest entropies.
 fn top_entropy(it: &Feature, case: &mut Case) -> PolicyLossConfig {
     let beta = it.number("beta");
+    let mask = EntropyMask::new(it.number("top_entropy_quantile"));
+    // Read where the totals are given.
+    case.entropy_threshold = case.threshold_of(mask);
     let config = clip(it)
-        .with_entropy_mask(EntropyMask::new(it.number("top_entropy_quantile")))
+        .with_entropy_mask(mask)
         .with_kl_penalty((beta > 0.0).then(|| KlPenalty::new(beta)));
     match it.param("loss_type").as_str() {
         Some("dapo" | "bnpo") => config,

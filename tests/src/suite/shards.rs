@@ -337,11 +337,8 @@ fn totals_of(whole: &Case) -> GlobalTotals {
 fn shard_of(whole: &Case, rows: &[usize], totals: GlobalTotals) -> Case {
     let mut shard = rows_of(whole, rows);
     shard.totals = Some(totals);
-    let entropies = whole.entropies.iter().flatten().enumerate();
-    let entropies = entropies.filter(|(i, _)| whole.is_valid(*i));
     let mask = whole.config.objective.entropy_mask;
-    shard.entropy_threshold =
-        mask.and_then(|mask| mask.threshold(entropies.map(|(_, entropy)| *entropy)));
+    shard.entropy_threshold = mask.and_then(|mask| whole.threshold_of(mask));
     shard.prompt_tokens = Some(pick(&whole.count_prompts().1, rows, 1));
     shard
 }
