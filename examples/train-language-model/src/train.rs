@@ -637,6 +637,7 @@ fn learns_from_all(objective: &Objective) -> bool {
     );
     !is_proportional_to_advantage
         || !objective.is_exact_over_shards()
+        || objective.entropy_mask.is_some()
         || objective.kl_penalty.is_some()
         || objective.entropy_bonus.is_some()
 }
