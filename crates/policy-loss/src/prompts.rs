@@ -9,8 +9,8 @@ use crate::{BatchError, GlobalTotals, Reduction};
 pub(crate) enum Prompts {
     /// Every sequence of theirs is in the batch: a number for each, equal for the same prompt.
     OfBatch(Vec<i64>),
-    /// The batch is a part of another one:
-    /// How many valid tokens of that one answer the prompt of each sequence here.
+    /// The batch is a part of another one: how many valid tokens of that one answer the prompt of each
+    /// sequence here.
     OfGlobalBatch(Vec<usize>),
 }
 

@@ -214,6 +214,7 @@ pub(crate) fn entropy_threshold(
     // Largest first. Padding is behind, and so is a NaN, which is kept whatever the threshold is.
     let behind = valid.padding.clone().bool_or(entropies.clone().is_nan());
     let order = entropies.neg().mask_fill(behind, f32::MAX);
+    // As `EntropyMask::threshold` counts: whole tokens are not lost to a rounding.
     let share = mask.share * (1.0 + 1e-6);
     let index = ((valid.total.clone() - 1.0).clamp_min(0) * share).floor();
     in_order(order, index).neg()
