@@ -236,11 +236,14 @@ impl Trainer {
         let start = Instant::now();
         let Learned { sums, tokens, all } = self.learn(&rollout.experience, &mut rng)?;
         let objective = &self.loss.config().objective;
+        let reduction = objective.reduction;
+        // A mean over prompts is refused: the totals say nothing of them.
+        let count = reduction.count(all.tokens, all.sequences, sums.valid_prompts);
         let step = Step {
             number: self.step,
             reward: rollout.reward,
             finished: rollout.finished,
-            loss: sums.loss / objective.reduction.count(all.tokens, all.sequences),
+            loss: sums.loss / count,
             metrics: MetricValues::of(&sums, objective),
             sampled: rollout.sampled,
             sampling_seconds: rollout.sampling_seconds,
