@@ -48,6 +48,8 @@ pub fn busy(seed: u64) -> Case {
     }
     case.ref_log_probs = Some(reference);
     case.entropies = Some(entropies);
+    // One prompt has two answers, one none with a token.
+    case.prompt_ids = Some(vec![7, -2, 3, 7]);
     case.action_mask = Some(mask);
     case
 }

@@ -1,9 +1,11 @@
 //! One batch on the host, with the objective to apply to it.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::DType;
 use half::{bf16, f16};
-use policy_loss::{Denominator, GlobalTotals, PolicyLossConfig};
-use policy_loss_oracle::{Answer, Batch, Scale, solve};
+use policy_loss::{Denominator, EntropyMask, GlobalTotals, PolicyLossConfig};
+use policy_loss_oracle::{Answer, Batch, Prompts, Scale, solve};
 
 /// Advantages in one of the forms that a batch accepts.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,12 +61,19 @@ pub struct Case {
     pub ref_log_probs: Option<Vec<f64>>,
     /// `[B, T]`.
     pub entropies: Option<Vec<f64>>,
+    /// The prompt that each sequence answers.
+    pub prompt_ids: Option<Vec<i64>>,
+    /// How many tokens of the global batch answer the prompt of each sequence.
+    pub prompt_tokens: Option<Vec<usize>>,
+    /// The least entropy of the global batch that an entropy mask keeps.
+    pub entropy_threshold: Option<f64>,
     /// Of the global batch, where this is a part of one.
     pub totals: Option<GlobalTotals>,
 }
 
 impl Case {
-    /// Every token valid and on policy, with an advantage of 1.
+    /// Every token valid and on policy, with an advantage of 1, every sequence with a prompt of its
+    /// own.
     pub fn new(name: impl Into<String>, [sequences, tokens]: [usize; 2]) -> Self {
         let zeros = vec![0.0; sequences * tokens];
         Self {
@@ -80,6 +89,9 @@ impl Case {
             rollout_log_probs: None,
             ref_log_probs: None,
             entropies: None,
+            prompt_ids: Some((0..sequences as i64).collect()),
+            prompt_tokens: None,
+            entropy_threshold: None,
             totals: None,
         }
     }
@@ -109,6 +121,29 @@ impl Case {
             .count()
     }
 
+    /// How many prompts a valid token answers, and how many do that of each sequence.
+    ///
+    /// # Panics
+    ///
+    /// There are no prompt ids.
+    pub fn count_prompts(&self) -> (usize, Vec<usize>) {
+        let ids = self.prompt_ids.as_ref().expect("prompt ids");
+        let mut tokens = BTreeMap::new();
+        for (row, id) in ids.iter().enumerate() {
+            let valid = (row * self.tokens..(row + 1) * self.tokens).filter(|i| self.is_valid(*i));
+            *tokens.entry(id).or_insert(0) += valid.count();
+        }
+        let answered = tokens.values().filter(|tokens| **tokens > 0).count();
+        (answered, ids.iter().map(|id| tokens[id]).collect())
+    }
+
+    /// The least entropy that a mask keeps of the batch.
+    pub fn threshold_of(&self, mask: EntropyMask) -> Option<f64> {
+        let entropies = self.entropies.iter().flatten().enumerate();
+        let valid = entropies.filter(|(i, _)| self.is_valid(*i));
+        mask.threshold(valid.map(|(_, entropy)| *entropy))
+    }
+
     /// Every input as it arrives on a device: rounded to `log_probs` for itself and to `others`
     /// for the rest, and then to the type of the arithmetic.
     pub fn rounded(&self, log_probs: DType, others: DType) -> Self {
@@ -133,6 +168,7 @@ impl Case {
                 .as_ref()
                 .map(|values| values.iter().map(other).collect());
         }
+        case.entropy_threshold = self.entropy_threshold.as_ref().map(other);
         for value in case.advantages.values_mut() {
             *value = other(value);
         }
@@ -193,6 +229,17 @@ impl Case {
             rollout: self.rollout_log_probs.clone(),
             reference: self.ref_log_probs.clone(),
             entropies: self.entropies.clone(),
+            prompts: self.prompts(),
+            entropy_threshold: self.entropy_threshold,
+        }
+    }
+
+    fn prompts(&self) -> Option<Prompts> {
+        match &self.prompt_tokens {
+            Some(tokens) => Some(Prompts::OfGlobalBatch(
+                tokens.iter().map(|tokens| *tokens as f64).collect(),
+            )),
+            None => self.prompt_ids.clone().map(Prompts::OfBatch),
         }
     }
 
@@ -201,6 +248,7 @@ impl Case {
         let total = match self.config.objective.reduction.denominator() {
             Denominator::Tokens => totals.tokens,
             Denominator::Sequences(_) => totals.sequences,
+            Denominator::Prompts => totals.prompts,
             Denominator::One => Some(1),
         };
         Some(Scale {

@@ -2,7 +2,7 @@
 
 use policy_loss::{
     Behavior, Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip,
-    EntropyBonus, Filter, FilterEstimator, FilterLevel, GammaWeight, GeometricMean,
+    EntropyBonus, EntropyMask, Filter, FilterEstimator, FilterLevel, GammaWeight, GeometricMean,
     GradientPreservingClip, KlBase, KlEstimator, KlGradient, KlPenalty, MissingRolloutLogProbs,
     OffPolicyMask, PolicyGradient, PolicyLossConfig, Preset, Ratio, Reduction, RolloutCorrection,
     RolloutWeight, SigmoidGate, Surrogate, TrustRegion, WeightLevel, presets,
@@ -137,6 +137,11 @@ fn ratios() -> Vec<PolicyLossConfig> {
         clip(Ratio::SEQUENCE).with_reduction(Reduction::SequenceSumMean),
         clip(Ratio::SEQUENCE_TOKEN.against(Behavior::Rollout)),
         clip(Ratio::SEQUENCE).with_surrogate(SigmoidGate::default()),
+        clip(Ratio::SEGMENT),
+        clip(Ratio::SEGMENT.against(Behavior::Rollout)).with_reduction(Reduction::SequenceMean),
+        clip(Ratio::SEGMENT).with_surrogate(SigmoidGate::default()),
+        clip(Ratio::SEGMENT)
+            .with_kl_penalty(KlPenalty::new(0.1).with_gradient(KlGradient::ImportanceCorrected)),
         clip(Ratio::SEQUENCE).with_surrogate(GradientPreservingClip::new(0.05, 0.05, 0.5, 0.7)),
         PolicyLossConfig::new()
             .with_ratio(Ratio::TOKEN.against(Behavior::Rollout))
@@ -240,6 +245,27 @@ fn mixed_corrections() -> Vec<PolicyLossConfig> {
             .with_veto(0.31),
         ),
         corrected(RolloutCorrection::weigh(RolloutWeight::raw()).with_veto(0.31)),
+        corrected(RolloutCorrection::filter(Filter::new(
+            FilterLevel::Token,
+            FilterEstimator::Difference,
+            Bounds::new(-0.1, 0.1),
+        ))),
+        corrected(
+            RolloutCorrection::weigh(RolloutWeight::mask(Bounds::new(0.3, 3.0)))
+                .with_filter(Filter::new(
+                    FilterLevel::SequenceMean,
+                    FilterEstimator::RatioDistance,
+                    Bounds::at_most(0.3),
+                ))
+                .with_filter(Filter::token_k1(Bounds::new(0.4, 3.0)))
+                .with_only_moving_away(),
+        ),
+        corrected(
+            RolloutCorrection::weigh(truncate)
+                .with_veto(0.31)
+                .with_only_moving_away(),
+        )
+        .with_surrogate(GeometricMean::default()),
         corrected(RolloutCorrection::weigh(truncate))
             .with_missing_rollout_log_probs(MissingRolloutLogProbs::Drop),
         corrected(RolloutCorrection::filter(Filter::new(
@@ -296,6 +322,14 @@ fn penalties() -> Vec<PolicyLossConfig> {
             .with_kl_penalty(penalty.with_gradient(importance_corrected)),
         new().with_entropy_bonus(EntropyBonus::new(0.01)),
         new().with_off_policy_mask(mask),
+        new().with_entropy_mask(EntropyMask::new(0.5)),
+        new()
+            .with_entropy_mask(EntropyMask::new(0.3))
+            .with_entropy_bonus(EntropyBonus::new(0.05))
+            .with_reduction(Reduction::SequenceMean),
+        new()
+            .with_surrogate(GeometricMean::default())
+            .with_entropy_mask(EntropyMask::new(0.7)),
     ]
 }
 
@@ -365,6 +399,14 @@ fn combinations() -> Vec<PolicyLossConfig> {
         with(TrustRegion::new(Divergence::Kl, 0.05, 0.1).into())
             .with_entropy_bonus(EntropyBonus::new(0.05)),
         with(covariance_clip().into()).with_kl_penalty(penalty),
+        with(Clip::new(0.1, 0.2).into())
+            .with_ratio(Ratio::SEGMENT)
+            .with_rollout_correction(presets::tis(0.5, 2.0))
+            .with_off_policy_mask(OffPolicyMask::new(0.1)),
+        new()
+            .with_entropy_mask(EntropyMask::new(0.4))
+            .with_kl_penalty(penalty)
+            .with_rollout_correction(presets::tis(0.5, 2.0)),
         with(COVARIANCE_PENALTY.into()).with_rollout_correction(
             RolloutCorrection::weigh(RolloutWeight::mask(range)).with_filter(Filter::new(
                 FilterLevel::SequenceMax,
@@ -428,6 +470,7 @@ mod tests {
                 |c: &Objective| c.kl_penalty.is_some(),
                 |c: &Objective| c.entropy_bonus.is_some(),
                 |c: &Objective| c.off_policy_mask.is_some(),
+                |c: &Objective| c.entropy_mask.is_some(),
                 |c: &Objective| c.rollout_correction.is_some(),
             ] {
                 assert!(holds(&|c| part(c) == part(&config)));

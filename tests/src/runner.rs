@@ -312,6 +312,15 @@ impl Runner {
         if let Some(rollout) = &case.rollout_log_probs {
             batch = batch.with_rollout_log_probs(self.tensor(rollout, shape, dtype));
         }
+        if let Some(ids) = &case.prompt_ids {
+            batch = batch.with_prompt_ids(ids.clone());
+        }
+        if let Some(tokens) = &case.prompt_tokens {
+            batch = batch.with_prompt_tokens(tokens.clone());
+        }
+        if let Some(threshold) = case.entropy_threshold {
+            batch = batch.with_entropy_threshold(threshold);
+        }
         match case.totals {
             Some(totals) => batch.with_totals(totals),
             None => batch,

@@ -46,7 +46,8 @@ impl Runner {
         let batch = PolicyBatch::new(none(), none(), none())
             .with_rollout_log_probs(none())
             .with_ref_log_probs(none())
-            .with_entropies(none());
+            .with_entropies(none())
+            .with_prompt_ids(Vec::new());
         match self.init(config).forward(batch) {
             Ok(_) => true,
             Err(BatchError::PartNotFused { .. }) => false,

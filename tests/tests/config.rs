@@ -3,11 +3,11 @@
 
 use burn::config::Config;
 use policy_loss::{
-    Behavior, Bounds, Clip, ConfigError, CovarianceClip, CovariancePenalty, EntropyBonus, Filter,
-    FilterEstimator, FilterLevel, GammaWeight, GeometricMean, KlEstimator, KlGradient, KlPenalty,
-    OffPolicyMask, OpenRlhfPolicyLoss, PolicyGradient, PolicyLossConfig, Preset, Ratio, Reduction,
-    RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
-    WeightLevel, WeightMode, presets,
+    Behavior, Bounds, Clip, ConfigError, CovarianceClip, CovariancePenalty, EntropyBonus,
+    EntropyMask, Filter, FilterEstimator, FilterLevel, GammaWeight, GeometricMean, KlEstimator,
+    KlGradient, KlPenalty, OffPolicyMask, OpenRlhfPolicyLoss, PolicyGradient, PolicyLossConfig,
+    Preset, Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio,
+    Surrogate, TrustRegion, WeightLevel, WeightMode, presets,
 };
 use policy_loss_tests::configs;
 use proptest::prelude::*;
@@ -183,6 +183,8 @@ fn numbers_out_of_range() {
             ..CovariancePenalty::default()
         };
         refused(surrogate(penalty), &["surrogate.covariance_penalty.share"]);
+        let mask = new().with_entropy_mask(EntropyMask::new(share));
+        refused(mask, &["entropy_mask.share", "above 0, 1 at most"]);
     }
     let inverted = CovarianceClip {
         min_covariance: 5.0,
@@ -226,7 +228,7 @@ fn filters_are_one_for_each_statistic() {
             all = all.with_filter(Filter::new(level, estimator, Bounds::at_most(2.0)));
         }
     }
-    assert_eq!(all.filters.iter().count(), 16);
+    assert_eq!(all.filters.iter().count(), 24);
     let config = corrected(all);
     let json = serde_json::to_string(&config).unwrap();
     assert_eq!(
@@ -235,12 +237,61 @@ fn filters_are_one_for_each_statistic() {
     );
 }
 
+/// A difference of probabilities may be of either sign; what no filter judges spares nothing.
+#[test]
+fn filters_of_differences() {
+    let of = |estimator, bounds| {
+        let filter = Filter::new(FilterLevel::Token, estimator, bounds);
+        corrected(RolloutCorrection::filter(filter))
+    };
+    let difference = FilterEstimator::Difference;
+    for bounds in [
+        Bounds::new(-0.2, 0.2),
+        Bounds::at_most(-0.1),
+        Bounds::at_least(0.0),
+    ] {
+        assert!(of(difference, bounds).init().is_ok(), "{bounds:?}");
+        let low = bounds.low.or(bounds.high).unwrap().to_string();
+        let refusal = of(FilterEstimator::RatioDistance, bounds);
+        refused(
+            refusal,
+            &["rollout_correction.filters[].bounds", &low, "above 0"],
+        );
+    }
+    let bounds = "rollout_correction.filters[].bounds";
+    refused(
+        of(difference, Bounds::new(0.2, -0.2)),
+        &[bounds, "low <= high"],
+    );
+    refused(
+        of(difference, Bounds::at_most(f64::NAN)),
+        &[bounds, "NaN", "finite"],
+    );
+    let none = Bounds {
+        low: None,
+        high: None,
+    };
+    refused(of(difference, none), &[bounds, "is missing"]);
+    let weight = RolloutCorrection::weigh(RolloutWeight::raw());
+    refused(
+        corrected(weight.with_only_moving_away()),
+        &["rollout_correction.filters", "only_moving_away"],
+    );
+    let spared = weight.with_veto(0.1).with_only_moving_away();
+    assert!(corrected(spared).init().is_ok());
+    let json = serde_json::to_string(&corrected(spared)).unwrap();
+    assert!(json.contains(r#""only_moving_away":true"#), "{json}");
+    let read: PolicyLossConfig = serde_json::from_str(&json).unwrap();
+    assert_eq!(read, corrected(spared));
+}
+
 #[test]
 fn json_of_the_parts() {
     let json = r#"{
         "ratio": {"level": "sequence_token"},
         "surrogate": {"clip": {"high": 0.28, "delta": 4}},
         "off_policy_mask": {"delta": 0.01},
+        "entropy_mask": {"share": 0.3},
         "rollout_correction": {
             "weight": {"level": "geometric", "mode": {"mask": {"low": 0.5}}},
             "normalize": true,
@@ -262,6 +313,7 @@ fn json_of_the_parts() {
         .with_ratio(Ratio::SEQUENCE_TOKEN)
         .with_surrogate(Clip::new(0.2, 0.28).with_delta(4.0))
         .with_off_policy_mask(OffPolicyMask::new(0.01))
+        .with_entropy_mask(EntropyMask::new(0.3))
         .with_rollout_correction(
             RolloutCorrection::weigh(weight)
                 .with_normalization()

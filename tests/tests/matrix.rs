@@ -6,7 +6,7 @@ use policy_loss_tests::{for_each_backend, matrix};
 macro_rules! formulas {
     ($mode:ident) => {
         policy_loss_tests::tests! { policy_loss_tests::run, policy_loss_tests::suite, $mode;
-            golden: openrlhf_cases, framework_cases, rollout_corrections, real_rollout,
+            golden: openrlhf_cases, framework_cases, rollout_corrections, roll_weights, real_rollout,
                 rollout_diagnostics;
             objectives: every_objective, fused_coverage, on_policy, packed_sequences, missing_inputs,
                 rollout_diagnostics_of_nothing;
@@ -23,16 +23,17 @@ macro_rules! values {
             clipping: clipping, advantages_per_sequence, small_and_empty_batches, dual_clipping,
                 extreme_ratios;
             exact_bounds: ties, thresholds, whole_shares, off_policy_masks, largest_of_either_sign;
-            sequence_ratio: shared_by_its_tokens, against_rollout, with_padding;
-            rollout_weights: weights, rejected_weights, ignored_rollout;
+            sequence_ratio: shared_by_its_tokens, against_rollout, with_padding, of_segments;
+            rollout_weights: weights, rejected_weights, only_moving_away, ignored_rollout;
             masks: every_form, other_values_are_refused, only_valid_tokens_count, nothing_valid,
                 no_mask;
+            entropy_mask: quantiles, what_is_dropped, thresholds;
             missing_rollout: tokens_are_dropped_or_stood_in_for, tokens_stay_missing;
             non_finite: values_are_seen, large_values_are_finite, dropped_values;
             tensors: views, expanded, strided_leaf, mixed_types, half_against_single;
             shards: shards_add_up, metrics_add_up, other_metrics_are_not_merged, totals;
             shapes: of_every_size, the_same_bits_again;
-            errors: shapes, missing, totals, devices, dtypes, implementations;
+            errors: shapes, missing, prompts, totals, devices, dtypes, implementations;
             outputs: read_in_parts, small_divergences, details_add_up, in_a_model;
             properties: agrees_with_the_oracle, masked_content_changes_nothing,
                 sequences_have_no_order;

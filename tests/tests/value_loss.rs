@@ -54,6 +54,16 @@ fn configurations_are_checked() {
 }
 
 #[test]
+fn a_mean_over_prompts_is_refused() {
+    let config = ValueLossConfig::new().with_reduction(Reduction::PromptMean);
+    let error = config.init().unwrap_err().to_string();
+    assert!(
+        error.contains("prompt_mean") && error.contains("`token_mean`"),
+        "{error}"
+    );
+}
+
+#[test]
 fn configurations_survive_json() {
     let parse = |text: &str| serde_json::from_str::<ValueLossConfig>(text);
     assert_eq!(parse("{}").unwrap(), ValueLossConfig::new());

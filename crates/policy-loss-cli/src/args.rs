@@ -31,6 +31,8 @@ The batch is a safetensors file, such as safetensors.torch.save_file writes, wit
   rollout_log_probs  [B, T] float, optional  as the inference engine reported them
   ref_log_probs      [B, T] float, optional  of a frozen reference policy
   entropies          [B, T] float, optional  of the policy's token distributions
+  prompt_ids         [B] integers, optional  equal for sequences that answer the same prompt
+  prompt_tokens      [B] integers, optional  how many tokens of a global batch answer that prompt
 
 Floats are F64, F32, F16 or BF16, also mixed. The arithmetic is f64 if log_probs is F64, else f32.
 What the device does not compute is widened to f32 (F16, BF16) or, unless it is log_probs,
@@ -240,6 +242,10 @@ pub struct TotalsArguments {
     /// Sequences of the global batch that hold a valid token; the same for a sequence mean
     #[arg(long, value_name = "N")]
     pub global_sequences: Option<usize>,
+
+    /// Prompts of the global batch; the same for a mean over prompts, which needs `prompt_tokens` then
+    #[arg(long, value_name = "N")]
+    pub global_prompts: Option<usize>,
 
     /// Ranks whose gradients are averaged; needs the total of the objective's reduction
     #[arg(long, value_name = "N")]

@@ -68,6 +68,12 @@ fn noted(name: &str, data: Option<TensorData>, expected: &str) -> Option<TensorD
     data
 }
 
+/// Integers, if it holds no other numbers.
+pub fn integers(view: &TensorView) -> Option<Vec<i64>> {
+    let data = numbers(view).filter(|_| is_integer(view))?;
+    Some(data.iter::<i64>().collect())
+}
+
 fn is_integer(view: &TensorView) -> bool {
     burn_dtype(view.dtype()).is_some_and(|dtype| dtype.is_int() || dtype.is_uint())
 }

@@ -80,6 +80,7 @@ fn totals(arguments: &TotalsArguments) -> Option<GlobalTotals> {
     let totals = GlobalTotals {
         tokens: arguments.global_tokens,
         sequences: arguments.global_sequences,
+        prompts: arguments.global_prompts,
         world_size: arguments.world_size,
     };
     (totals != GlobalTotals::default()).then_some(totals)
@@ -91,6 +92,7 @@ fn note_ignored(totals: &GlobalTotals, objective: &Objective) {
         let divides_by = match reduction.denominator() {
             Denominator::Tokens => "the objective divides by tokens",
             Denominator::Sequences(_) => "the objective divides by sequences",
+            Denominator::Prompts => "the objective divides by prompts",
             Denominator::One => "the objective takes a sum",
         };
         let flag = flag(field);
@@ -103,6 +105,7 @@ fn flag(field: &'static str) -> &'static str {
     match field {
         "totals.tokens" => "--global-tokens",
         "totals.sequences" => "--global-sequences",
+        "totals.prompts" => "--global-prompts",
         "totals.world_size" => "--world-size",
         other => other,
     }

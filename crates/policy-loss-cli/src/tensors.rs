@@ -17,7 +17,9 @@ const ADVANTAGES: &str = "advantages";
 const ROLLOUT_LOG_PROBS: &str = "rollout_log_probs";
 const REF_LOG_PROBS: &str = "ref_log_probs";
 const ENTROPIES: &str = "entropies";
-const NAMES: [&str; 7] = [
+const PROMPT_IDS: &str = "prompt_ids";
+const PROMPT_TOKENS: &str = "prompt_tokens";
+const NAMES: [&str; 9] = [
     LOG_PROBS,
     OLD_LOG_PROBS,
     ADVANTAGES,
@@ -25,6 +27,8 @@ const NAMES: [&str; 7] = [
     ROLLOUT_LOG_PROBS,
     REF_LOG_PROBS,
     ENTROPIES,
+    PROMPT_IDS,
+    PROMPT_TOKENS,
 ];
 
 /// The tensors of a batch on the host, in the types of the file.
@@ -36,6 +40,8 @@ pub struct HostBatch {
     ref_log_probs: Option<Floats>,
     entropies: Option<Floats>,
     action_mask: Option<Mask>,
+    prompt_ids: Option<Vec<i64>>,
+    prompt_tokens: Option<Vec<usize>>,
 }
 
 /// One float tensor of the file.
@@ -68,6 +74,8 @@ impl HostBatch {
             ref_log_probs: optional(REF_LOG_PROBS)?,
             entropies: optional(ENTROPIES)?,
             action_mask: Mask::read(file)?,
+            prompt_ids: integers(file, PROMPT_IDS)?,
+            prompt_tokens: counts(file, PROMPT_TOKENS)?,
         };
         batch.note_ignored(file);
         Ok(batch)
@@ -137,6 +145,12 @@ impl HostBatch {
         }
         if let Some(entropies) = self.entropies {
             batch = batch.with_entropies(put(entropies)?.matrix_on(&backend));
+        }
+        if let Some(ids) = self.prompt_ids {
+            batch = batch.with_prompt_ids(ids);
+        }
+        if let Some(tokens) = self.prompt_tokens {
+            batch = batch.with_prompt_tokens(tokens);
         }
         Ok(DeviceBatch { batch, log_probs })
     }
@@ -234,6 +248,38 @@ impl Floats {
             _ => self.matrix_on(device).into(),
         }
     }
+}
+
+/// Integers, one for each sequence.
+fn integers(file: &BatchFile, name: &'static str) -> Result<Option<Vec<i64>>, Failure> {
+    let Some(view) = file.find(name) else {
+        return Ok(None);
+    };
+    match (view.shape(), beside::integers(&view)) {
+        ([_] | [_, 1], Some(values)) => Ok(Some(values)),
+        (shape, _) => Err(file.bad(format!(
+            "`{name}` is {} of shape {shape:?}; expected [B] integers",
+            view.dtype()
+        ))),
+    }
+}
+
+/// Integers from 0 on, one for each sequence.
+fn counts(file: &BatchFile, name: &'static str) -> Result<Option<Vec<usize>>, Failure> {
+    let Some(values) = integers(file, name)? else {
+        return Ok(None);
+    };
+    let count = |value: i64| match usize::try_from(value) {
+        Ok(count) => Ok(count),
+        Err(_) => Err(file.bad(format!(
+            "`{name}` holds {value}; accepted: integers, 0 or above"
+        ))),
+    };
+    values
+        .into_iter()
+        .map(count)
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 /// The shape of a tensor that must be `[B, T]`.

@@ -77,6 +77,8 @@ impl<E: Element> Data<E> {
                 .map(|column| Some(Floats::from(column.as_slice()))),
             mask: Some(Mask::from(self.mask.as_slice())),
             weight_mean: 1.0,
+            entropy_threshold: 0.0,
+            sequence_weights: None,
         }
     }
 }

@@ -54,8 +54,12 @@ pub struct Blueprint {
     pub filter_bits: u32,
     /// A sequence is rejected for one of its tokens.
     pub vetoes: bool,
+    /// Filters and veto spare tokens that move towards the sampler.
+    pub only_moving_away: bool,
     /// Tokens may be dropped with their sequence.
     pub off_policy: bool,
+    /// Tokens of low entropy are dropped.
+    pub masks_entropy: bool,
     /// There is a KL penalty.
     pub penalized: bool,
     /// Its estimate.
@@ -70,10 +74,14 @@ pub struct Blueprint {
     pub entropy: bool,
     /// A sequence's losses are divided by the number of its tokens.
     pub sequence_mean: bool,
+    /// The batch brings what the tokens of each sequence count for.
+    pub weighs_sequences: bool,
     /// The reduction divides by the number of tokens.
     pub divides_by_tokens: bool,
     /// The reduction divides by the number of sequences, times a length.
     pub divides_by_sequences: bool,
+    /// The reduction divides by the number of prompts.
+    pub divides_by_prompts: bool,
     /// There is a mask; without one all tokens are valid.
     pub masked: bool,
     /// The gradient is written.
@@ -83,7 +91,7 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    /// The choices of an objective; `None` where its surrogate has no kernel.
+    /// The choices of an objective; `None` where its surrogate or the level of its ratio has no kernel.
     #[must_use]
     pub fn new(
         objective: &Objective,
@@ -91,6 +99,9 @@ impl Blueprint {
         with_gradient: bool,
         double: bool,
     ) -> Option<Self> {
+        if !objective.ratio.level.has_kernel() {
+            return None;
+        }
         let correction = objective.rollout_correction;
         let weight = correction.and_then(|correction| correction.weight);
         let mode = weight.map(|weight| weight.mode);
@@ -119,8 +130,10 @@ impl Blueprint {
                     bits | filter_bit(filter.level, filter.estimator)
                 })
             }),
+            only_moving_away: correction.is_some_and(|correction| correction.only_moving_away),
             vetoes: correction.is_some_and(|correction| correction.veto.is_some()),
             off_policy: objective.off_policy_mask.is_some(),
+            masks_entropy: objective.entropy_mask.is_some(),
             penalized: objective.kl_penalty.is_some(),
             kl_estimator: objective
                 .kl_penalty
@@ -136,8 +149,10 @@ impl Blueprint {
             }),
             entropy: objective.entropy_bonus.is_some(),
             sequence_mean: objective.reduction.takes_sequence_means(),
+            weighs_sequences: objective.reduction.weighs_sequences(),
             divides_by_tokens: matches!(denominator, Denominator::Tokens),
             divides_by_sequences: matches!(denominator, Denominator::Sequences(_)),
+            divides_by_prompts: matches!(denominator, Denominator::Prompts),
             masked,
             with_gradient,
             double,
@@ -193,7 +208,14 @@ impl Blueprint {
     #[must_use]
     #[inline(always)]
     pub fn drops_tokens(&self) -> bool {
-        self.off_policy || self.drops_missing()
+        self.off_policy || self.masks_entropy || self.drops_missing()
+    }
+
+    /// Whether the entropies are read.
+    #[must_use]
+    #[inline(always)]
+    pub fn reads_entropies(&self) -> bool {
+        self.entropy || self.masks_entropy
     }
 
     /// Whether `ref_log_probs` is read.
@@ -211,7 +233,7 @@ impl Blueprint {
             old_log_probs: true,
             rollout_log_probs: self.reads_rollout(),
             ref_log_probs: self.reads_reference(),
-            entropies: self.entropy,
+            entropies: self.reads_entropies(),
             advantages: true,
         }
     }
@@ -291,7 +313,7 @@ impl Blueprint {
     #[must_use]
     #[inline(always)]
     pub fn by_rows(&self) -> bool {
-        self.sequence_mean || self.gathers()
+        self.sequence_mean || self.weighs_sequences || self.gathers()
     }
 
     /// Whether a sequence is read before its tokens are visited.
@@ -330,6 +352,18 @@ impl Blueprint {
             &[RowSum::bernoulli_kl],
         );
         add(
+            self.adds_gaps(FilterEstimator::Difference),
+            &[RowSum::difference],
+        );
+        add(
+            self.adds_gaps(FilterEstimator::RatioDistance),
+            &[RowSum::ratio_distance],
+        );
+        add(
+            self.filters(FilterLevel::SequenceMax, FilterEstimator::Difference),
+            &[RowSum::largest_difference],
+        );
+        add(
             self.filters(FilterLevel::SequenceMax, FilterEstimator::BernoulliKl),
             &[RowSum::largest_bernoulli_kl],
         );
@@ -356,6 +390,7 @@ impl Blueprint {
             | Sum::least_ratio
             | Sum::largest_ratio => true,
             Sum::valid_tokens | Sum::valid_sequences => self.masked,
+            Sum::valid_prompts => self.weighs_sequences,
             Sum::missing_rollout_log_probs => self.reads_rollout(),
             Sum::dual_clipped => self.dual_clip,
             Sum::rollout_gap
@@ -366,6 +401,7 @@ impl Blueprint {
             Sum::truncated_weights => self.truncates,
             Sum::rejected_weights => self.masks || self.filter_bits != 0 || self.vetoes,
             Sum::off_policy_dropped => self.off_policy,
+            Sum::low_entropy_dropped => self.masks_entropy,
             Sum::kl => self.penalized,
             Sum::entropy => self.entropy,
         };
@@ -427,7 +463,7 @@ fn filter_bounds(objective: &Objective) -> [f64; FILTER_BOUNDS] {
     if let Some(correction) = objective.rollout_correction {
         for filter in correction.filters.iter() {
             let place = 2 * filter_place(filter.level, filter.estimator);
-            filters[place] = filter.bounds.low_or_zero();
+            filters[place] = filter.low();
             filters[place + 1] = filter.bounds.high_or_infinity();
         }
     }

@@ -122,6 +122,10 @@ metrics! {
         /// Fraction of tokens that the off-policy mask dropped. Absent without one.
         off_policy_dropped = sums.off_policy_dropped / n;
     }
+    [entropy_mask] {
+        /// Fraction of tokens that the entropy mask dropped. Absent without one.
+        low_entropy_dropped = sums.low_entropy_dropped / n;
+    }
     [kl_penalty] {
         /// Mean of the divergence that the KL penalty multiplies, times `r` where its gradient is
         /// `importance_corrected`. Absent without a penalty.
@@ -138,9 +142,10 @@ impl Sums {
     /// of the sum of token losses.
     #[must_use]
     pub fn mean_loss(&self, objective: &Objective) -> f64 {
-        let count = objective
-            .reduction
-            .count(self.valid_tokens, self.valid_sequences);
+        let count =
+            objective
+                .reduction
+                .count(self.valid_tokens, self.valid_sequences, self.valid_prompts);
         self.loss / count
     }
 }

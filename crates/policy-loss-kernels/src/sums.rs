@@ -14,13 +14,17 @@ accumulators! {
     #[derive(serde::Serialize, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     pub struct Sums, Sum, SumTotals {
-        /// Token losses, each times `1 / n_b` where the reduction is a mean of sequence means: what
-        /// the reduction divides by its count, before it does.
+        /// Token losses, each times `1 / n_b` where the reduction is a mean of sequence means, and
+        /// times `1 / n_p` where it is one of prompts: what the reduction divides by its count, before
+        /// it does.
         loss: Sum,
         /// Valid tokens, `n`.
         valid_tokens: Count,
         /// Sequences with a valid token.
         valid_sequences: Count,
+        /// Prompts that a valid token answers, where the reduction is a mean over them: the sum of
+        /// `1 / n_p`, of a part of a batch its part of the prompts.
+        valid_prompts: Sum,
         /// Valid tokens at which an input of the objective is NaN or infinite.
         non_finite: Count,
         /// Valid tokens whose `rollout_log_probs` is NaN, where the objective reads them.
@@ -61,6 +65,8 @@ accumulators! {
         rejected_weights: Count,
         /// Tokens that the off-policy mask dropped.
         off_policy_dropped: Count,
+        /// Tokens that the entropy mask dropped.
+        low_entropy_dropped: Count,
         /// The divergence that the KL penalty multiplies by its coefficient.
         kl: Sum,
         /// Entropies, where there is an entropy bonus.

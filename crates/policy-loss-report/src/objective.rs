@@ -92,6 +92,7 @@ impl Computed {
             (DROPPED, details.weight_zeroed),
             (DROPPED, missing.filter(|_| drops_missing)),
             (MASKED, details.off_policy_dropped),
+            (MASKED, details.low_entropy_dropped),
         ] {
             if let Some(marked) = marked {
                 let marked = conditions(marked)?;
@@ -193,7 +194,7 @@ impl Entry {
     pub fn new(one: &Computed, all: &[Computed], tokens: &Tokens, layout: &Layout) -> Self {
         let objective = &one.config.objective;
         let of_sequences = match objective.ratio.level {
-            RatioLevel::Token => false,
+            RatioLevel::Token | RatioLevel::Segment => false,
             RatioLevel::Sequence | RatioLevel::SequenceToken | RatioLevel::SequenceSum => true,
         };
         let ratio_bounds = ratio_bounds(objective);

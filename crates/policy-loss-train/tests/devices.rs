@@ -33,6 +33,8 @@ const TOKENS: usize = 4;
 const STEPS: usize = 3;
 /// Valid tokens of each sequence; the last one has none.
 const VALID: [usize; ROWS] = [1, 4, 2, 3, 4, 0];
+/// How many valid tokens of all answer the prompt of each sequence.
+const PROMPT_TOKENS: [usize; ROWS] = [3, 7, 3, 7, 4, 4];
 /// Uneven, and a shard without a valid token.
 const SHARDS: [Range<usize>; 3] = [0..1, 1..5, 5..6];
 
@@ -88,7 +90,8 @@ impl TrainStep for Policy {
             of_all(old.collect()),
             of_all(advantages.collect()),
         )
-        .with_action_mask(mask.slice([shard.rows.clone(), 0..TOKENS]));
+        .with_action_mask(mask.slice([shard.rows.clone(), 0..TOKENS]))
+        .with_prompt_tokens(&PROMPT_TOKENS[shard.rows.clone()]);
         if let Some(totals) = shard.totals {
             batch = batch.with_totals(totals);
         }
@@ -137,6 +140,7 @@ fn totals() -> GlobalTotals {
     GlobalTotals::new()
         .with_tokens(VALID.iter().sum())
         .with_sequences(VALID.iter().filter(|valid| **valid > 0).count())
+        .with_prompts(3)
 }
 
 fn shards(step: usize, totals: Option<GlobalTotals>) -> Vec<Shard> {
@@ -289,6 +293,7 @@ fn several_devices_give_the_model_and_the_metrics_of_one() {
         &[
             Reduction::TokenMean,
             Reduction::SequenceMean,
+            Reduction::PromptMean,
             Reduction::SequenceSumMean,
             Reduction::FixedLength { length: 5 },
             Reduction::TokenSum,

@@ -6,8 +6,8 @@ use burn_train::metric::{
     Adaptor, ItemLazy, Metric, MetricMetadata, Numeric, NumericEntry, SerializedEntry,
 };
 use policy_loss::{
-    EntropyBonus, KlPenalty, Objective, OffPolicyMask, PolicyBatch, PolicyLoss, PolicyLossConfig,
-    Reduction, presets,
+    EntropyBonus, EntropyMask, KlPenalty, Objective, OffPolicyMask, PolicyBatch, PolicyLoss,
+    PolicyLossConfig, Reduction, presets,
 };
 use policy_loss_train::{PolicyLossInput, PolicyLossItem, PolicyLossMetric, RewardMetric};
 use proptest::prelude::*;
@@ -30,6 +30,7 @@ fn with_all_parts(reduction: Reduction) -> PolicyLoss {
         .with_kl_penalty(KlPenalty::new(0.1))
         .with_entropy_bonus(EntropyBonus::new(0.01))
         .with_off_policy_mask(OffPolicyMask::new(0.1))
+        .with_entropy_mask(EntropyMask::new(0.5))
         .with_reduction(reduction)
         .init()
         .expect("a valid objective")
@@ -82,7 +83,9 @@ impl Columns {
             .with_action_mask(Tensor::from_data(mask, &device))
             .with_rollout_log_probs(plane(2))
             .with_ref_log_probs(plane(3))
-            .with_entropies(-plane(4));
+            .with_entropies(-plane(4))
+            .with_prompt_tokens(vec![7; sequences.len()])
+            .with_entropy_threshold(0.9);
         let output = loss.forward(batch).expect("a batch that fits");
         PolicyLossItem::new(output.metrics)
     }

@@ -69,6 +69,8 @@ fn batch(client: &Client, (sequences, tokens): (usize, usize)) -> Batch {
         },
         advantages_per_sequence: false,
         weight_mean: None,
+        entropy_threshold: None,
+        sequence_weights: None,
         mask: Some(Buffer {
             handle: client.create_from_slice(&mask),
             element: ElemType::UInt(UIntKind::U32),

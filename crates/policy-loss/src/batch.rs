@@ -14,7 +14,7 @@ use crate::GlobalTotals;
 /// | `action_mask` | `[B, T]` bool | true where the policy generated the token; absent: all |
 /// | `rollout_log_probs` | `[B, T]` | as the inference engine reported them when it sampled |
 /// | `ref_log_probs` | `[B, T]` | of a frozen reference policy; a KL penalty reads it |
-/// | `entropies` | `[B, T]` | of the policy's token distributions; an entropy bonus reads it, and it receives a gradient |
+/// | `entropies` | `[B, T]` | of the policy's token distributions; an entropy mask and an entropy bonus read it, and of the bonus it receives a gradient |
 ///
 /// Inputs may be f64, f32, f16 or bf16, also mixed. Everything but `log_probs` and `entropies` is a
 /// constant: gradients stop there. A value at a masked position, whatever it is, changes nothing.
@@ -31,6 +31,9 @@ pub struct PolicyBatch {
     pub(crate) ref_log_probs: Option<Tensor<2>>,
     pub(crate) entropies: Option<Tensor<2>>,
     pub(crate) sequence_ids: Option<Vec<usize>>,
+    pub(crate) prompt_ids: Option<Vec<i64>>,
+    pub(crate) prompt_tokens: Option<Vec<usize>>,
+    pub(crate) entropy_threshold: Option<f64>,
     pub(crate) totals: Option<GlobalTotals>,
 }
 
@@ -81,6 +84,9 @@ impl PolicyBatch {
             ref_log_probs: None,
             entropies: None,
             sequence_ids: None,
+            prompt_ids: None,
+            prompt_tokens: None,
+            entropy_threshold: None,
             totals: None,
         }
     }
@@ -97,6 +103,9 @@ impl PolicyBatch {
             ref_log_probs: None,
             entropies: None,
             sequence_ids: None,
+            prompt_ids: None,
+            prompt_tokens: None,
+            entropy_threshold: None,
             totals: None,
         }
     }
@@ -122,8 +131,9 @@ impl PolicyBatch {
         self
     }
 
-    /// Adds the entropies of the policy's token distributions, tracked, which an
-    /// [`EntropyBonus`](crate::EntropyBonus) needs.
+    /// Adds the entropies of the policy's token distributions, which an
+    /// [`EntropyMask`](crate::EntropyMask) needs, and tracked an
+    /// [`EntropyBonus`](crate::EntropyBonus).
     pub fn with_entropies(mut self, entropies: Tensor<2>) -> Self {
         self.entropies = Some(entropies);
         self
@@ -138,6 +148,32 @@ impl PolicyBatch {
     /// any number.
     pub fn with_sequence_ids(mut self, sequence_ids: impl Into<Vec<usize>>) -> Self {
         self.sequence_ids = Some(sequence_ids.into());
+        self
+    }
+
+    /// Says which prompt each sequence answers, which a mean over prompts needs
+    /// ([`Reduction::PromptMean`](crate::Reduction::PromptMean)): a number for each sequence, any
+    /// number, equal for those that answer the same prompt. Where the batch is a part of another one,
+    /// whose [totals](Self::with_totals) are given,
+    /// [`with_prompt_tokens`](Self::with_prompt_tokens) takes their place.
+    pub fn with_prompt_ids(mut self, prompt_ids: impl Into<Vec<i64>>) -> Self {
+        self.prompt_ids = Some(prompt_ids.into());
+        self
+    }
+
+    /// Sets, for each sequence, how many valid tokens of the global batch answer its prompt: those
+    /// of all sequences that do, on whatever device or in whatever micro-batch they are. A mean over
+    /// prompts needs it where the [totals](Self::with_totals) of the global batch are given.
+    pub fn with_prompt_tokens(mut self, prompt_tokens: impl Into<Vec<usize>>) -> Self {
+        self.prompt_tokens = Some(prompt_tokens.into());
+        self
+    }
+
+    /// Sets the least entropy of a token that an entropy mask keeps, of all tokens of the global
+    /// batch: [`EntropyMask::threshold`](crate::EntropyMask::threshold) of their entropies. An entropy
+    /// mask needs it where the [totals](Self::with_totals) of the global batch are given.
+    pub fn with_entropy_threshold(mut self, entropy_threshold: f64) -> Self {
+        self.entropy_threshold = Some(entropy_threshold);
         self
     }
 

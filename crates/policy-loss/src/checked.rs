@@ -4,7 +4,10 @@ use burn::tensor::{Bool, DType, Device, Tensor};
 
 use crate::device::{computes, describe, dtypes, names};
 use crate::packed::Packing;
-use crate::{Advantages, BatchError, Behavior, KlBase, KlPenalty, Objective, PolicyBatch};
+use crate::prompts::Prompts;
+use crate::{
+    Advantages, BatchError, Behavior, GlobalTotals, KlBase, KlPenalty, Objective, PolicyBatch,
+};
 
 impl PolicyBatch {
     /// Every check, none of which touches the device's queue.
@@ -39,6 +42,7 @@ impl PolicyBatch {
             Some(ids) => Some(Packing::new(ids, shape)?),
             None => None,
         };
+        let sequences = packing.as_ref().map_or(shape[0], Packing::sequences);
         let advantages = check_advantages(self.advantages, shape, packing.as_ref(), &device)?;
         let rollout_log_probs = needed(
             self.rollout_log_probs,
@@ -54,7 +58,7 @@ impl PolicyBatch {
         )?;
         let entropies = needed(
             self.entropies,
-            objective.entropy_bonus.map(|_| "`entropy_bonus`"),
+            needs_entropies(objective),
             "entropies",
             "PolicyBatch::with_entropies",
         )?;
@@ -62,6 +66,15 @@ impl PolicyBatch {
             Some(totals) => Some(totals.scale(objective.reduction)?),
             None => None,
         };
+        let entropy_threshold =
+            check_entropy_threshold(objective, self.entropy_threshold, self.totals)?;
+        let prompts = Prompts::check(
+            objective.reduction,
+            sequences,
+            self.prompt_ids,
+            self.prompt_tokens,
+            self.totals,
+        )?;
         // On policy: a constant of the same values.
         let old_log_probs = self
             .old_log_probs
@@ -76,6 +89,8 @@ impl PolicyBatch {
             entropies,
             packing: None,
             scale,
+            prompts,
+            entropy_threshold,
         };
         Ok(match packing {
             Some(packing) if !batch.is_empty() => packing.pad(batch),
@@ -98,6 +113,10 @@ pub(crate) struct CheckedBatch {
     pub packing: Option<Packing>,
     /// Replaces the division by a local count where global totals are given.
     pub scale: Option<f64>,
+    /// Where the reduction is a mean over prompts.
+    pub prompts: Option<Prompts>,
+    /// Where an entropy mask takes it of a global batch.
+    pub entropy_threshold: Option<f64>,
 }
 
 impl CheckedBatch {
@@ -134,6 +153,31 @@ fn needs_rollout(objective: &Objective) -> Option<&'static str> {
         Behavior::Old => objective
             .reads_rollout()
             .then_some("`kl_penalty.against = rollout`"),
+    }
+}
+
+fn needs_entropies(objective: &Objective) -> Option<&'static str> {
+    let bonus = objective.entropy_bonus.map(|_| "`entropy_bonus`");
+    bonus.or(objective.entropy_mask.map(|_| "`entropy_mask`"))
+}
+
+fn check_entropy_threshold(
+    objective: &Objective,
+    threshold: Option<f64>,
+    totals: Option<GlobalTotals>,
+) -> Result<Option<f64>, BatchError> {
+    match threshold {
+        Some(threshold) if !threshold.is_finite() => Err(BatchError::OutOfRange {
+            field: "entropy_threshold",
+            value: threshold.to_string(),
+            accepted: "a finite number".into(),
+        }),
+        None if objective.entropy_mask.is_some() && totals.is_some() => Err(BatchError::Missing {
+            tensor: "entropy_threshold",
+            needed_by: "`entropy_mask` of a part of a batch, whose `totals` are given,",
+            add_with: "PolicyBatch::with_entropy_threshold",
+        }),
+        threshold => Ok(threshold.filter(|_| objective.entropy_mask.is_some())),
     }
 }
 

@@ -4,8 +4,8 @@ use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConfigError, EntropyBonus, Implementation, KlPenalty, MissingRolloutLogProbs, Objective,
-    OffPolicyMask, PolicyLoss, Ratio, Reduction, RolloutCorrection, Surrogate,
+    ConfigError, EntropyBonus, EntropyMask, Implementation, KlPenalty, MissingRolloutLogProbs,
+    Objective, OffPolicyMask, PolicyLoss, Ratio, Reduction, RolloutCorrection, Surrogate,
 };
 
 /// Configuration of a [`PolicyLoss`]: an [`Objective`], and how it is computed.
@@ -90,6 +90,13 @@ impl PolicyLossConfig {
     #[must_use]
     pub fn with_off_policy_mask(mut self, mask: impl Into<Option<OffPolicyMask>>) -> Self {
         self.objective.off_policy_mask = mask.into();
+        self
+    }
+
+    /// Sets which tokens are dropped because the policy hardly has a choice there.
+    #[must_use]
+    pub fn with_entropy_mask(mut self, mask: impl Into<Option<EntropyMask>>) -> Self {
+        self.objective.entropy_mask = mask.into();
         self
     }
 

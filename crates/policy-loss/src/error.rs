@@ -8,7 +8,7 @@ pub use policy_loss_kernels::objective::ConfigError;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BatchError {
-    /// A tensor's shape differs from that of `log_probs`.
+    /// A tensor's shape, or the length of a list, differs from what `log_probs` asks for.
     #[error("`{tensor}` has shape {got:?}; expected {expected}")]
     Shape {
         /// The tensor's name.

@@ -26,8 +26,9 @@ pub(crate) fn support(objective: &Objective, device: &Device) -> Support {
         return Support::FeatureMissing(feature);
     }
     match objective.surrogate.kind() {
-        Some(_) => Support::Full,
         None => Support::AllBut("surrogate"),
+        Some(_) if !objective.ratio.level.has_kernel() => Support::AllBut("ratio.level"),
+        Some(_) => Support::Full,
     }
 }
 
@@ -60,10 +61,11 @@ pub(crate) use with_kernels::forward;
 #[cfg(feature = "fused")]
 mod with_kernels {
     use burn::backend::Dispatch;
-    use burn::tensor::{Bool, Tensor};
+    use burn::tensor::{Bool, Tensor, TensorData};
 
     use crate::Objective;
     use crate::checked::CheckedBatch;
+    use crate::composed;
     use crate::composed::rollout::weight_mean;
     use crate::composed::{LossAndSums, arithmetic, stand_in, valid_tokens};
     use crate::ops::{FusedInputs, FusedTask, PolicyLossOps};
@@ -72,6 +74,12 @@ mod with_kernels {
     pub(crate) fn forward(objective: &Objective, batch: CheckedBatch) -> LossAndSums {
         let dtype = arithmetic(batch.log_probs.dtype());
         let weight_mean = normalizing_mean(objective, &batch);
+        let entropy_threshold = entropy_threshold(objective, &batch);
+        let sequence_weights = batch.prompts.as_ref().map(|prompts| {
+            let device = batch.log_probs.device().without_autodiff();
+            let valid = || valid_tokens(&batch.log_probs, batch.action_mask.clone(), dtype);
+            prompts.weights(&device, dtype, || valid().per_sequence)
+        });
         let masked = batch.action_mask.is_some();
         // Constants leave autodiff here, so that no context can clash with that of `log_probs`. What
         // the objective does not read is a stand-in.
@@ -90,7 +98,11 @@ mod with_kernels {
             None => old_log_probs.clone(),
         };
         let entropies = match batch.entropies {
-            Some(entropies) => in_type(entropies, dtype),
+            // An entropy mask alone gives them no gradient.
+            Some(entropies) => match objective.entropy_bonus {
+                Some(_) => in_type(entropies, dtype),
+                None => in_type(entropies.without_autodiff(), dtype),
+            },
             None => old_log_probs.clone(),
         };
         let task = FusedTask {
@@ -109,6 +121,14 @@ mod with_kernels {
                 advantages: batch.advantages.without_autodiff().into_dispatch(),
                 weight_mean: match weight_mean {
                     Some(weight_mean) => weight_mean.into_dispatch(),
+                    None => old_log_probs.clone().into_dispatch(),
+                },
+                entropy_threshold: match entropy_threshold {
+                    Some(entropy_threshold) => entropy_threshold.into_dispatch(),
+                    None => old_log_probs.clone().into_dispatch(),
+                },
+                sequence_weights: match sequence_weights {
+                    Some(sequence_weights) => sequence_weights.into_dispatch(),
                     None => old_log_probs.clone().into_dispatch(),
                 },
                 action_mask: action_mask.into_dispatch(),
@@ -132,6 +152,24 @@ mod with_kernels {
         let given = constant(batch.rollout_log_probs.as_ref()?);
         let gap = old_log_probs.clone() - stand_in(objective, given, &old_log_probs);
         Some(weight_mean(correction.weight?, valid.select(gap), &valid))
+    }
+
+    /// The least entropy of a token that the entropy mask keeps: a statistic of all tokens, too, unless
+    /// it is given.
+    fn entropy_threshold(objective: &Objective, batch: &CheckedBatch) -> Option<Tensor<1>> {
+        let mask = objective.entropy_mask?;
+        let dtype = arithmetic(batch.log_probs.dtype());
+        let entropies = batch.entropies.clone()?.without_autodiff().cast(dtype);
+        Some(match batch.entropy_threshold {
+            Some(threshold) => {
+                let data = TensorData::from([threshold]).convert_dtype(dtype);
+                Tensor::from_data(data, (&entropies.device(), dtype))
+            }
+            None => {
+                let valid = valid_tokens(&batch.log_probs, batch.action_mask.clone(), dtype);
+                composed::entropy_threshold(mask, entropies, &valid)
+            }
+        })
     }
 
     /// Half precision is widened first: the kernel's gradient is then f32, autodiff rounds it once,

@@ -110,6 +110,7 @@ pub mod ops;
 mod output;
 mod packed;
 pub mod presets;
+mod prompts;
 mod teacher;
 mod token_details;
 mod totals;

@@ -27,22 +27,39 @@ pub struct FusedInputs<B: Backend> {
     pub advantages: FloatTensor<B>,
     /// `[1]`, of the type of `log_probs`: what rollout weights are divided by.
     pub weight_mean: FloatTensor<B>,
+    /// `[1]`, of the type of `log_probs`: the least entropy of a token that is kept.
+    pub entropy_threshold: FloatTensor<B>,
+    /// `[B, 1]`, of the type of `log_probs`: what the tokens of each sequence count for.
+    pub sequence_weights: FloatTensor<B>,
     /// `[B, T]`; `[1, 1]` where every token is valid.
     pub action_mask: BoolTensor<B>,
 }
 
+/// The inputs as the kernels take them.
+pub(crate) struct FusedParts<B: Backend> {
+    pub columns: Columns<FloatTensor<B>>,
+    pub weight_mean: FloatTensor<B>,
+    pub entropy_threshold: FloatTensor<B>,
+    pub sequence_weights: FloatTensor<B>,
+    pub action_mask: BoolTensor<B>,
+}
+
 impl<B: Backend> FusedInputs<B> {
-    /// The columns of the batch, what weights are divided by, and the mask.
-    pub(crate) fn parts(self) -> (Columns<FloatTensor<B>>, FloatTensor<B>, BoolTensor<B>) {
-        let columns = Columns {
-            log_probs: self.log_probs,
-            old_log_probs: self.old_log_probs,
-            rollout_log_probs: self.rollout_log_probs,
-            ref_log_probs: self.ref_log_probs,
-            entropies: self.entropies,
-            advantages: self.advantages,
-        };
-        (columns, self.weight_mean, self.action_mask)
+    pub(crate) fn parts(self) -> FusedParts<B> {
+        FusedParts {
+            columns: Columns {
+                log_probs: self.log_probs,
+                old_log_probs: self.old_log_probs,
+                rollout_log_probs: self.rollout_log_probs,
+                ref_log_probs: self.ref_log_probs,
+                entropies: self.entropies,
+                advantages: self.advantages,
+            },
+            weight_mean: self.weight_mean,
+            entropy_threshold: self.entropy_threshold,
+            sequence_weights: self.sequence_weights,
+            action_mask: self.action_mask,
+        }
     }
 }
 

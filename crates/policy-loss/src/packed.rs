@@ -101,6 +101,8 @@ impl Packing {
             entropies: batch.entropies.map(place),
             packing: Some(self),
             scale: batch.scale,
+            prompts: batch.prompts,
+            entropy_threshold: batch.entropy_threshold,
         }
     }
 

@@ -304,6 +304,22 @@ pub const fn kpop(bound: f64) -> RolloutCorrection {
     ))
 }
 
+/// The total variation mask of open-instruct: `rho` of each token, 2 at most, and 0 for the tokens that
+/// an update moves away from the sampler in sequences whose mean of `|rho - 1|` exceeds `bound`
+/// ([arXiv 2603.01365](https://arxiv.org/abs/2603.01365)).
+///
+/// It is the distance of ratios and not of probabilities, though it is called total variation there.
+#[must_use]
+pub const fn open_instruct_tv(bound: f64) -> RolloutCorrection {
+    RolloutCorrection::weigh(RolloutWeight::truncate(Bounds::at_most(2.0)))
+        .with_filter(Filter::new(
+            FilterLevel::SequenceMean,
+            FilterEstimator::RatioDistance,
+            Bounds::at_most(bound),
+        ))
+        .with_only_moving_away()
+}
+
 /// Seq-mask-TIS: `rho` of each token of a sequence whose geometric mean lies in `[low, high]`,
 /// else 0.
 #[must_use]

@@ -37,6 +37,8 @@ pub struct TokenDetails {
     pub weight_zeroed: Option<Tensor<2, Bool>>,
     /// Where the off-policy mask dropped a token.
     pub off_policy_dropped: Option<Tensor<2, Bool>>,
+    /// Where the entropy mask dropped a token.
+    pub low_entropy_dropped: Option<Tensor<2, Bool>>,
     /// Where the sampler gave no log-prob, of objectives that read it.
     pub missing_rollout_log_probs: Option<Tensor<2, Bool>>,
 }
@@ -66,6 +68,7 @@ impl TokenDetails {
             weight_truncated: truncated.map(condition),
             weight_zeroed: rejected.map(condition),
             off_policy_dropped: observed.off_policy.map(condition),
+            low_entropy_dropped: observed.low_entropy.map(condition),
             missing_rollout_log_probs: observed.missing.map(condition),
             token_loss,
             valid: valid.tokens.clone(),
@@ -89,6 +92,7 @@ impl TokenDetails {
             weight_truncated: self.weight_truncated.map(condition),
             weight_zeroed: self.weight_zeroed.map(condition),
             off_policy_dropped: self.off_policy_dropped.map(condition),
+            low_entropy_dropped: self.low_entropy_dropped.map(condition),
             missing_rollout_log_probs: self.missing_rollout_log_probs.map(condition),
         }
     }

@@ -6,6 +6,7 @@ use crate::{BatchError, Reduction};
 
 const TOKENS: &str = "totals.tokens";
 const SEQUENCES: &str = "totals.sequences";
+const PROMPTS: &str = "totals.prompts";
 
 /// The size of the *global* batch, of which this one is a shard or a micro-batch.
 ///
@@ -14,10 +15,14 @@ const SEQUENCES: &str = "totals.sequences";
 /// ```text
 /// token_mean         sum(token_loss) / tokens * world_size
 /// sequence_mean      sum_b(sum_t(token_loss) / n_b) / sequences * world_size
+/// prompt_mean        sum_b(sum_t(token_loss) / n_p) / prompts * world_size
 /// sequence_sum_mean  sum(token_loss) / sequences * world_size
 /// fixed_length       sum(token_loss) / (sequences * length) * world_size
 /// token_sum          sum(token_loss) * world_size
 /// ```
+///
+/// `n_p` are the valid tokens of the global batch that answer the prompt of the sequence
+/// ([`PolicyBatch::with_prompt_tokens`](crate::PolicyBatch::with_prompt_tokens)).
 ///
 /// `world_size` undoes the averaging of gradients across ranks; leave it out (1) for gradient
 /// accumulation. For any split of a batch, the shards' gradients then sum up to the gradient of
@@ -33,6 +38,8 @@ pub struct GlobalTotals {
     /// Sequences of the global batch that hold a valid token; every reduction that
     /// divides by sequences needs it.
     pub sequences: Option<usize>,
+    /// Prompts of the global batch that a valid token answers; the mean over prompts needs it.
+    pub prompts: Option<usize>,
     /// Ranks whose gradients are averaged; 1 when left out.
     pub world_size: Option<usize>,
 }
@@ -58,6 +65,13 @@ impl GlobalTotals {
         self
     }
 
+    /// Sets the number of prompts of the global batch that a valid token answers.
+    #[must_use]
+    pub fn with_prompts(mut self, prompts: usize) -> Self {
+        self.prompts = Some(prompts);
+        self
+    }
+
     /// Sets the number of ranks whose gradients are averaged.
     #[must_use]
     pub fn with_world_size(mut self, world_size: usize) -> Self {
@@ -68,12 +82,14 @@ impl GlobalTotals {
     /// The fields that are given although `reduction` divides by something else, named as in
     /// [`BatchError::Totals`]; they have no effect. `token_sum` divides by nothing.
     pub fn without_effect(&self, reduction: Reduction) -> Vec<&'static str> {
-        let (tokens, sequences) = match reduction.denominator() {
-            Denominator::Tokens => (None, self.sequences),
-            Denominator::Sequences(_) => (self.tokens, None),
-            Denominator::One => (self.tokens, self.sequences),
+        let all = (self.tokens, self.sequences, self.prompts);
+        let (tokens, sequences, prompts) = match (reduction.denominator(), all) {
+            (Denominator::Tokens, (_, sequences, prompts)) => (None, sequences, prompts),
+            (Denominator::Sequences(_), (tokens, _, prompts)) => (tokens, None, prompts),
+            (Denominator::Prompts, (tokens, sequences, _)) => (tokens, sequences, None),
+            (Denominator::One, all) => all,
         };
-        let given = [(TOKENS, tokens), (SEQUENCES, sequences)].into_iter();
+        let given = [(TOKENS, tokens), (SEQUENCES, sequences), (PROMPTS, prompts)].into_iter();
         given
             .filter_map(|(field, total)| total.map(|_| field))
             .collect()
@@ -85,6 +101,7 @@ impl GlobalTotals {
         for (field, value) in [
             (TOKENS, self.tokens),
             (SEQUENCES, self.sequences),
+            (PROMPTS, self.prompts),
             ("totals.world_size", self.world_size),
         ] {
             if value == Some(0) {
@@ -99,6 +116,7 @@ impl GlobalTotals {
         let (field, total, length) = match reduction.denominator() {
             Denominator::Tokens => (TOKENS, self.tokens, 1.0),
             Denominator::Sequences(length) => (SEQUENCES, self.sequences, length),
+            Denominator::Prompts => (PROMPTS, self.prompts, 1.0),
             // Nothing is counted; the ranks' gradients are averaged all the same.
             Denominator::One => return Ok(self.world_size.unwrap_or(1) as f64),
         };
@@ -120,14 +138,18 @@ mod tests {
 
     #[test]
     fn a_total_that_nothing_divides_by_has_no_effect() {
-        let both = GlobalTotals::new().with_tokens(10).with_sequences(4);
+        let all = GlobalTotals::new()
+            .with_tokens(10)
+            .with_sequences(4)
+            .with_prompts(2);
         for (reduction, expected) in [
-            (Reduction::TokenMean, vec![SEQUENCES]),
-            (Reduction::SequenceMean, vec![TOKENS]),
-            (Reduction::FixedLength { length: 5 }, vec![TOKENS]),
-            (Reduction::TokenSum, vec![TOKENS, SEQUENCES]),
+            (Reduction::TokenMean, vec![SEQUENCES, PROMPTS]),
+            (Reduction::SequenceMean, vec![TOKENS, PROMPTS]),
+            (Reduction::PromptMean, vec![TOKENS, SEQUENCES]),
+            (Reduction::FixedLength { length: 5 }, vec![TOKENS, PROMPTS]),
+            (Reduction::TokenSum, vec![TOKENS, SEQUENCES, PROMPTS]),
         ] {
-            assert_eq!(both.without_effect(reduction), expected);
+            assert_eq!(all.without_effect(reduction), expected);
             let none = GlobalTotals::new().with_world_size(2);
             assert!(none.without_effect(reduction).is_empty());
         }

@@ -5,7 +5,7 @@
 //! renderer ends every loop after 65,536 turns, silently: a row of 100,000 ones sums to 65,532
 //! there. So long rows are reduced block by block.
 
-use burn::tensor::{Bool, DType, Tensor};
+use burn::tensor::{Bool, DType, IndexingUpdateOp, Tensor};
 
 use crate::Reduction;
 use policy_loss_kernels::objective::Denominator;
@@ -56,6 +56,25 @@ impl Valid {
         sum_per_row(selected) / self.per_sequence.clone().clamp_min(1)
     }
 
+    /// The mean over the valid tokens of the segment that each token is in, `[B, T]`; 0 at padding. A
+    /// segment is a run of valid tokens between others.
+    pub fn mean_per_segment(&self, selected: Tensor<2>) -> Tensor<2> {
+        let [rows, tokens] = self.tokens.dims();
+        let valid = as_numbers(&self.tokens, self.total.dtype());
+        let before = Tensor::zeros([rows, 1], (&valid.device(), valid.dtype()));
+        let before = Tensor::cat(vec![before, valid.clone()], 1).slice([0..rows, 0..tokens]);
+        let starts = valid.clone() * (before.neg() + 1);
+        // Numbered from 0; padding in front is in the first one, and adds nothing to it.
+        let segments = (running_sum(starts) - 1).clamp_min(0).int();
+        let of_segments = |x: Tensor<2>| {
+            let sums = x.zeros_like();
+            sums.scatter(1, segments.clone(), x, IndexingUpdateOp::Add)
+                .gather(1, segments.clone())
+        };
+        let count = of_segments(valid).clamp_min(1);
+        self.select(of_segments(selected) / count)
+    }
+
     /// The sum over the valid tokens of each sequence, `[B, 1]`.
     pub fn sum_per_sequence(&self, selected: Tensor<2>) -> Tensor<2> {
         sum_per_row(selected)
@@ -93,12 +112,25 @@ impl Valid {
     }
 
     /// What a reduction divides, `[1]`: the sum of the token losses, which are 0 at padding, or of
-    /// the sequences' means.
-    pub fn numerator(&self, reduction: Reduction, token_loss: Tensor<2>) -> Tensor<1> {
-        match reduction.takes_sequence_means() {
-            true => total(self.mean_per_sequence(token_loss)),
-            false => total(token_loss),
+    /// the sequences' means, or of their sums times what the batch says that they count for,
+    /// `[B, 1]`.
+    pub fn numerator(
+        &self,
+        reduction: Reduction,
+        token_loss: Tensor<2>,
+        weights: Option<&Tensor<2>>,
+    ) -> Tensor<1> {
+        match weights {
+            Some(weights) => total(sum_per_row(token_loss) * weights.clone()),
+            None if reduction.takes_sequence_means() => total(self.mean_per_sequence(token_loss)),
+            None => total(token_loss),
         }
+    }
+
+    /// The number of prompts that a valid token answers, `[1]`, of what the tokens of each sequence
+    /// count for, `[B, 1]`.
+    pub fn prompts(&self, weights: &Tensor<2>) -> Tensor<1> {
+        total(self.per_sequence.clone() * weights.clone())
     }
 
     /// The loss of a numerator, `[1]`. Where global totals are given, `scale` replaces the division
@@ -107,6 +139,7 @@ impl Valid {
         &self,
         reduction: Reduction,
         numerator: Tensor<1>,
+        prompts: Option<Tensor<1>>,
         scale: Option<f64>,
     ) -> Tensor<1> {
         if let Some(scale) = scale {
@@ -117,6 +150,13 @@ impl Valid {
             Denominator::Sequences(length) => {
                 numerator / (self.sequences.clone().clamp_min(1) * length)
             }
+            Denominator::Prompts => match prompts {
+                Some(prompts) => {
+                    let none = prompts.clone().lower_equal_elem(0);
+                    numerator / prompts.mask_fill(none, 1)
+                }
+                None => numerator,
+            },
             Denominator::One => numerator,
         }
     }
@@ -133,6 +173,12 @@ pub(crate) fn total(x: Tensor<2>) -> Tensor<1> {
     sum_per_row(sum_per_row(x).reshape([1, rows])).reshape([1])
 }
 
+/// The value of all of `[B, T]` that has `index` smaller ones before it, `[1]`.
+pub(crate) fn in_order(x: Tensor<2>, index: Tensor<1>) -> Tensor<1> {
+    let [rows, columns] = x.dims();
+    x.reshape([rows * columns]).sort(0).gather(0, index.int())
+}
+
 /// The largest of all of `[B, T]`, `[1]`: of rows first, then of them.
 pub(crate) fn largest(x: Tensor<2>) -> Tensor<1> {
     let [rows, _] = x.dims();
@@ -147,6 +193,34 @@ fn sum_per_row(x: Tensor<2>) -> Tensor<2> {
 /// The largest value of each row of `[B, T]`, `[B, 1]`.
 fn largest_per_row(x: Tensor<2>) -> Tensor<2> {
     in_blocks(x, &|x| x.max_dim(1), &|left, right| left.max_pair(right))
+}
+
+/// The sums of each row of `[B, T]` up to each of its values. In blocks, because a GPU adds up anew for
+/// every value, which takes turns in the square of the length.
+fn running_sum(x: Tensor<2>) -> Tensor<2> {
+    let [rows, columns] = x.dims();
+    if columns <= BLOCK {
+        return x.cumsum(1);
+    }
+    let blocks = columns.div_ceil(BLOCK);
+    let rest = blocks * BLOCK - columns;
+    let x = match rest {
+        0 => x,
+        _ => {
+            let rest = Tensor::zeros([rows, rest], (&x.device(), x.dtype()));
+            Tensor::cat(vec![x, rest], 1)
+        }
+    };
+    let within = x.reshape([rows * blocks, BLOCK]).cumsum(1);
+    let of_blocks = within.clone().slice([0..rows * blocks, BLOCK - 1..BLOCK]);
+    let of_blocks = of_blocks.reshape([rows, blocks]);
+    let before = running_sum(of_blocks.clone()) - of_blocks;
+    let sums = within
+        + before
+            .reshape([rows * blocks, 1])
+            .expand([rows * blocks, BLOCK]);
+    sums.reshape([rows, blocks * BLOCK])
+        .slice([0..rows, 0..columns])
 }
 
 /// Values that are reduced at once.

@@ -374,7 +374,8 @@ fn divided_by(
     let (total, count) = match objective.reduction.denominator() {
         Denominator::Tokens => (totals.tokens, metrics.valid_tokens),
         Denominator::Sequences(_) => (totals.sequences, metrics.valid_sequences),
-        Denominator::One => (None, 0.0),
+        // No metric counts prompts.
+        Denominator::Prompts | Denominator::One => (None, 0.0),
     };
     total.map(|total| (total as f64, count))
 }

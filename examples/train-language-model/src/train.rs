@@ -236,11 +236,14 @@ impl Trainer {
         let start = Instant::now();
         let Learned { sums, tokens, all } = self.learn(&rollout.experience, &mut rng)?;
         let objective = &self.loss.config().objective;
+        let reduction = objective.reduction;
+        // A mean over prompts is refused: the totals say nothing of them.
+        let count = reduction.count(all.tokens, all.sequences, sums.valid_prompts);
         let step = Step {
             number: self.step,
             reward: rollout.reward,
             finished: rollout.finished,
-            loss: sums.loss / objective.reduction.count(all.tokens, all.sequences),
+            loss: sums.loss / count,
             metrics: MetricValues::of(&sums, objective),
             sampled: rollout.sampled,
             sampling_seconds: rollout.sampling_seconds,
@@ -637,6 +640,7 @@ fn learns_from_all(objective: &Objective) -> bool {
     );
     !is_proportional_to_advantage
         || !objective.is_exact_over_shards()
+        || objective.entropy_mask.is_some()
         || objective.kl_penalty.is_some()
         || objective.entropy_bonus.is_some()
 }

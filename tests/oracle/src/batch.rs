@@ -1,5 +1,7 @@
 //! What the oracle is asked.
 
+use std::collections::HashMap;
+
 /// The global batch that this one is a part of: its tokens or sequences, whichever the reduction
 /// counts, and the ranks.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -7,6 +9,17 @@
 pub struct Scale {
     pub total: f64,
     pub world_size: f64,
+}
+
+/// Which sequences answer the same prompt.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub enum Prompts {
+    /// Every sequence of theirs is in the batch: a number for each, equal for the same prompt.
+    OfBatch(Vec<i64>),
+    /// The batch is a part of another one, of which so many valid tokens answer the prompt of each
+    /// sequence.
+    OfGlobalBatch(Vec<f64>),
 }
 
 /// A batch, row by row; the advantages per token.
@@ -26,6 +39,9 @@ pub struct Batch {
     pub rollout: Option<Vec<f64>>,
     pub reference: Option<Vec<f64>>,
     pub entropies: Option<Vec<f64>>,
+    pub prompts: Option<Prompts>,
+    /// The least entropy of a token that is kept, of the global batch; absent: of this one.
+    pub entropy_threshold: Option<f64>,
 }
 
 impl Batch {
@@ -44,6 +60,22 @@ impl Batch {
             }
         }
         rows
+    }
+
+    /// What a token of each sequence counts for in a mean over prompts; anything for a sequence
+    /// without one.
+    pub(crate) fn prompt_shares(&self) -> Vec<f64> {
+        match self.prompts.as_ref().expect("the reduction reads them") {
+            Prompts::OfGlobalBatch(tokens) => tokens.iter().map(|tokens| 1.0 / tokens).collect(),
+            Prompts::OfBatch(ids) => {
+                let mut tokens = HashMap::new();
+                for i in self.valid_tokens() {
+                    *tokens.entry(ids[i / self.tokens]).or_insert(0.0) += 1.0;
+                }
+                let share = |id| 1.0 / tokens.get(id).copied().unwrap_or(f64::NAN);
+                ids.iter().map(share).collect()
+            }
+        }
     }
 
     /// The valid tokens, row after row.

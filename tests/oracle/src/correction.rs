@@ -47,9 +47,11 @@ pub fn fill(
             let statistic = statistic(filter.level, filter.estimator, row, i, batch);
             let bounds = match filter.estimator {
                 FilterEstimator::K1 => logs(filter.bounds),
-                FilterEstimator::K2 | FilterEstimator::K3 | FilterEstimator::BernoulliKl => {
-                    filter.bounds
-                }
+                FilterEstimator::K2
+                | FilterEstimator::K3
+                | FilterEstimator::BernoulliKl
+                | FilterEstimator::Difference
+                | FilterEstimator::RatioDistance => filter.bounds,
             };
             !inside(bounds, statistic, margin)
         };
@@ -66,8 +68,14 @@ pub fn fill(
         for &i in row {
             let mut filters_of_tokens = correction.filters.iter().filter(of_token);
             let rejected = row_rejected || filters_of_tokens.any(|filter| rejects(&filter, i));
+            let advantage = batch.advantages[i];
+            let comes_back = correction.only_moving_away
+                && ((gap(i) >= 0.0 && advantage <= 0.0) || (gap(i) <= 0.0 && advantage >= 0.0));
+            if correction.only_moving_away && gap(i) != 0.0 {
+                margin.meet(gap(i), 0.0);
+            }
             let token = &mut tokens[i];
-            token.zeroed |= rejected || vetoed;
+            token.zeroed |= (rejected || vetoed) && !comes_back;
             if token.zeroed {
                 token.weight = 0.0;
                 token.size.weight = 0.0;
@@ -159,6 +167,8 @@ fn statistic(
                 let (p, q) = (batch.old(i), batch.rollout(i));
                 largest([bernoulli_kl(p, q), bernoulli_kl(q, p)].into_iter())
             }
+            FilterEstimator::Difference => batch.old(i).exp() - batch.rollout(i).exp(),
+            FilterEstimator::RatioDistance => limited.exp_m1().abs(),
         }
     };
     let estimates = row.iter().map(|&j| estimate(j));

@@ -15,7 +15,7 @@ mod ratio;
 mod row;
 mod surrogates;
 
-pub use batch::{Batch, Scale};
+pub use batch::{Batch, Prompts, Scale};
 pub use correction::dividing_filter;
 pub use metrics::Metrics;
 pub use random::Random;
@@ -86,6 +86,8 @@ struct Token {
     clipped: bool,
     dual_clipped: bool,
     off_policy: bool,
+    /// It is dropped for its low entropy.
+    low_entropy: bool,
     /// The sampler gave no log-prob.
     missing: bool,
     /// It is dropped for that.
@@ -99,6 +101,8 @@ struct Token {
     kl_slope: f64,
     /// d kl / d of the ratio that the row shares.
     kl_by_row: f64,
+    /// What the token's loss is multiplied by before the reduction divides.
+    of_mean: f64,
     /// d loss / d token loss.
     share: f64,
     /// How many times its own size the error of the surrogate is relative to.
@@ -125,7 +129,7 @@ struct TokenSize {
 impl Token {
     /// It takes no part in the policy term, whatever its weight.
     fn is_dropped(&self) -> bool {
-        self.off_policy || self.dropped_missing
+        self.off_policy || self.low_entropy || self.dropped_missing
     }
 
     /// The surrogate follows the ratio with this slope.
@@ -148,6 +152,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
     ratio::fill(objective.ratio, batch, &mut tokens, &margin);
     surrogates::fill(&objective.surrogate, batch, &mut tokens, &margin);
     mask_off_policy(objective, batch, &mut tokens, &margin);
+    mask_low_entropy(objective, batch, &mut tokens, &margin);
     let correction = objective.rollout_correction;
     let weight_mean = correction::fill(correction.as_ref(), batch, &mut tokens, &margin);
     penalty::fill(objective, batch, &mut tokens, &margin);
@@ -168,21 +173,23 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
         margin: margin.least(),
     };
     let kl_coefficient = objective.kl_penalty.map_or(0.0, |it| it.coefficient);
-    for row in &batch.rows() {
+    for row in &ratio::groups(objective.ratio, batch) {
         let (mut of_the_row, mut size_of_the_row) = (0.0, 0.0);
         for &i in row {
             let token = &tokens[i];
-            let kept = if token.is_dropped() {
-                0.0
-            } else {
-                token.weight
+            // Whatever it is: 0 times NaN would be NaN.
+            let kept = |x: f64| match token.is_dropped() {
+                true => 0.0,
+                false => x * token.weight,
             };
             let own = token.by_log_prob + token.by_ratio * token.ratio_slope;
-            let mut loss = -token.surrogate * kept + kl_coefficient * token.kl;
-            let slope = -own * kept + kl_coefficient * token.kl_slope;
-            let by_row = -token.by_row * kept + kl_coefficient * token.kl_by_row;
+            let mut loss = -kept(token.surrogate) + kl_coefficient * token.kl;
+            let slope = -kept(own) + kl_coefficient * token.kl_slope;
+            let by_row = -kept(token.by_row) + kl_coefficient * token.kl_by_row;
             let mut bonus_size = 0.0;
-            if let Some(bonus) = objective.entropy_bonus {
+            if let Some(bonus) = objective.entropy_bonus
+                && !token.low_entropy
+            {
                 let entropy = bonus.coefficient * batch.entropy(i);
                 loss -= entropy;
                 bonus_size = entropy.abs();
@@ -197,7 +204,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
             let loss = size.surrogate * kept + kl_coefficient * size.kl + bonus_size;
             let slope = size.slope * kept + kl_coefficient * size.kl_slope;
             let by_row = size.by_row * kept + kl_coefficient * token.kl_by_row.abs();
-            answer.sizes.sums.loss += loss * of_mean(objective, row);
+            answer.sizes.sums.loss += loss * token.of_mean;
             answer.sizes.gradient[i] += slope * token.share;
             size_of_the_row += by_row * token.share;
         }
@@ -239,17 +246,6 @@ fn fill_in_missing(objective: &Objective, batch: &Batch, tokens: &mut [Token]) -
     filled
 }
 
-/// What a token's loss is multiplied by before the reduction divides.
-fn of_mean(objective: &Objective, row: &[usize]) -> f64 {
-    match objective.reduction {
-        Reduction::SequenceMean => 1.0 / row.len() as f64,
-        Reduction::TokenMean
-        | Reduction::SequenceSumMean
-        | Reduction::FixedLength { .. }
-        | Reduction::TokenSum => 1.0,
-    }
-}
-
 fn mask_off_policy(objective: &Objective, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
     let Some(mask) = objective.off_policy_mask else {
         return;
@@ -263,20 +259,74 @@ fn mask_off_policy(objective: &Objective, batch: &Batch, tokens: &mut [Token], m
     }
 }
 
+/// Below the quantile, interpolated between the two entropies that it lies between.
+fn mask_low_entropy(objective: &Objective, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
+    let Some(mask) = objective.entropy_mask else {
+        return;
+    };
+    let valid = batch.valid_tokens();
+    // A NaN is the least of all, and dropped nowhere.
+    let entropy = |i: usize| match batch.entropy(i).is_nan() {
+        true => f64::NEG_INFINITY,
+        false => batch.entropy(i),
+    };
+    let threshold = batch.entropy_threshold.unwrap_or_else(|| {
+        let mut sorted: Vec<f64> = valid.iter().map(|i| entropy(*i)).collect();
+        sorted.sort_by(f64::total_cmp);
+        let place = (1.0 - mask.share) * sorted.len().saturating_sub(1) as f64;
+        // A share of whole tokens lies on one of them, whatever its rounding.
+        let place = match (place - place.round()).abs() < 1e-6 * (1.0 + place) {
+            true => place.round(),
+            false => place,
+        };
+        let ends = [place.floor(), place.ceil()];
+        match ends.map(|end| sorted.get(end as usize).copied()) {
+            [Some(low), Some(high)] if high > low => low + (high - low) * (place - ends[0]),
+            [_, high] => high.unwrap_or(f64::NEG_INFINITY),
+        }
+    });
+    for i in valid {
+        if entropy(i) != threshold {
+            margin.meet(entropy(i), threshold);
+        }
+        tokens[i].low_entropy = batch.entropy(i) < threshold;
+    }
+}
+
 /// What each token's loss is multiplied by in the reduced loss.
 fn share(reduction: Reduction, batch: &Batch, scale: Option<Scale>, tokens: &mut [Token]) {
     let rows = batch.rows();
     let sequences = rows.len() as f64;
     let all: usize = rows.iter().map(Vec::len).sum();
+    let of_prompt = match reduction {
+        Reduction::PromptMean => batch.prompt_shares(),
+        Reduction::TokenMean
+        | Reduction::SequenceMean
+        | Reduction::SequenceSumMean
+        | Reduction::FixedLength { .. }
+        | Reduction::TokenSum => Vec::new(),
+    };
+    // Those that have a token here, or the part of them that this batch has.
+    let prompts: f64 = match of_prompt.is_empty() {
+        true => 0.0,
+        false => rows
+            .iter()
+            .flatten()
+            .map(|i| of_prompt[i / batch.tokens])
+            .sum(),
+    };
     for row in &rows {
         for &i in row {
-            let (share, count) = match reduction {
-                Reduction::TokenMean => (1.0, all as f64),
-                Reduction::SequenceMean => (1.0 / row.len() as f64, sequences),
-                Reduction::SequenceSumMean => (1.0, sequences),
-                Reduction::FixedLength { length } => (1.0 / length as f64, sequences),
-                Reduction::TokenSum => (1.0, 1.0),
+            let (of_mean, length, count) = match reduction {
+                Reduction::TokenMean => (1.0, 1.0, all as f64),
+                Reduction::SequenceMean => (1.0 / row.len() as f64, 1.0, sequences),
+                Reduction::PromptMean => (of_prompt[i / batch.tokens], 1.0, prompts),
+                Reduction::SequenceSumMean => (1.0, 1.0, sequences),
+                Reduction::FixedLength { length } => (1.0, length as f64, sequences),
+                Reduction::TokenSum => (1.0, 1.0, 1.0),
             };
+            let share = of_mean / length;
+            tokens[i].of_mean = of_mean;
             tokens[i].share = match scale {
                 None => share / count,
                 Some(Scale { total, world_size }) => share / total * world_size,

@@ -92,6 +92,11 @@ pub fn of(objective: &Objective, batch: &Batch, tokens: &[Token]) -> Metrics {
         "off_policy_dropped",
         &|| seen.fraction(|token| token.off_policy),
     );
+    of_part(
+        objective.entropy_mask.is_some(),
+        "low_entropy_dropped",
+        &|| seen.fraction(|token| token.low_entropy),
+    );
     of_part(objective.kl_penalty.is_some(), "kl", &|| {
         seen.mean(|i| tokens[i].kl)
     });
@@ -119,7 +124,7 @@ impl Batch {
                     || penalized_against(KlBase::Rollout),
             ),
             (&self.reference, penalized_against(KlBase::Reference)),
-            (&self.entropies, objective.entropy_bonus.is_some()),
+            (&self.entropies, objective.reads_entropies()),
         ] {
             if let (Some(values), true) = (values, is_read) {
                 read.push(values[i]);

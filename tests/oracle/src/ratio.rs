@@ -4,16 +4,42 @@ use policy_loss_kernels::objective::{Behavior, Ratio, RatioLevel};
 
 use crate::{Batch, LIMIT, Margin, Token};
 
-/// Whether the tokens of a sequence share one number with all of their gradients.
+/// Whether tokens share one number with all of their gradients.
 pub fn is_shared(ratio: Ratio) -> bool {
     match ratio.level {
         RatioLevel::Token | RatioLevel::SequenceToken => false,
-        RatioLevel::Sequence | RatioLevel::SequenceSum => true,
+        RatioLevel::Sequence | RatioLevel::SequenceSum | RatioLevel::Segment => true,
+    }
+}
+
+/// The valid tokens that share a number: those of each sequence, or of each segment.
+pub fn groups(ratio: Ratio, batch: &Batch) -> Vec<Vec<usize>> {
+    match ratio.level {
+        RatioLevel::Token
+        | RatioLevel::Sequence
+        | RatioLevel::SequenceToken
+        | RatioLevel::SequenceSum => batch.rows(),
+        RatioLevel::Segment => {
+            let mut segments: Vec<Vec<usize>> = Vec::new();
+            for row in batch.rows() {
+                let mut last = None;
+                for i in row {
+                    match last {
+                        Some(before) if before + 1 == i => {
+                            segments.last_mut().expect("there is one").push(i);
+                        }
+                        Some(_) | None => segments.push(vec![i]),
+                    }
+                    last = Some(i);
+                }
+            }
+            segments
+        }
     }
 }
 
 pub fn fill(ratio: Ratio, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
-    for row in batch.rows() {
+    for row in groups(ratio, batch) {
         let n = row.len() as f64;
         let (mut sum, mut constant_sum, mut size) = (0.0, 0.0, 0.0);
         for &i in &row {
@@ -32,7 +58,7 @@ pub fn fill(ratio: Ratio, batch: &Batch, tokens: &mut [Token], margin: &Margin) 
             let token = &mut tokens[i];
             let log_ratio = match ratio.level {
                 RatioLevel::Token => token.log_ratio,
-                RatioLevel::Sequence => sum / n,
+                RatioLevel::Sequence | RatioLevel::Segment => sum / n,
                 RatioLevel::SequenceSum => sum,
                 RatioLevel::SequenceToken => {
                     // Only the constant part is clamped.
@@ -46,7 +72,9 @@ pub fn fill(ratio: Ratio, batch: &Batch, tokens: &mut [Token], margin: &Margin) 
             };
             let constant = match ratio.level {
                 RatioLevel::Token => token.constant_log_ratio,
-                RatioLevel::Sequence | RatioLevel::SequenceToken => constant_sum / n,
+                RatioLevel::Sequence | RatioLevel::SequenceToken | RatioLevel::Segment => {
+                    constant_sum / n
+                }
                 RatioLevel::SequenceSum => constant_sum,
             };
             token.constant_ratio = constant.clamp(-LIMIT, LIMIT).exp();
@@ -58,13 +86,13 @@ pub fn fill(ratio: Ratio, batch: &Batch, tokens: &mut [Token], margin: &Margin) 
             };
             let exponent = match ratio.level {
                 RatioLevel::Token => token.log_ratio.abs(),
-                RatioLevel::Sequence | RatioLevel::SequenceToken => size / n,
+                RatioLevel::Sequence | RatioLevel::SequenceToken | RatioLevel::Segment => size / n,
                 RatioLevel::SequenceSum => size,
             };
             token.size.ratio = token.ratio * (1.0 + exponent);
             match ratio.level {
                 RatioLevel::Token | RatioLevel::SequenceToken => token.ratio_slope = slope,
-                RatioLevel::Sequence => token.row_slope = slope / n,
+                RatioLevel::Sequence | RatioLevel::Segment => token.row_slope = slope / n,
                 RatioLevel::SequenceSum => token.row_slope = slope,
             }
         }

@@ -1,8 +1,8 @@
 //! The row of sums, and what its errors are relative to.
 
-use policy_loss_kernels::objective::Objective;
+use policy_loss_kernels::objective::{Objective, Reduction};
 
-use crate::{Answer, Batch, LIMIT, Token, of_mean};
+use crate::{Answer, Batch, LIMIT, Token};
 
 /// Fills in the sums, and their sizes.
 pub fn fill(objective: &Objective, batch: &Batch, tokens: &[Token], answer: &mut Answer) {
@@ -16,8 +16,11 @@ pub fn fill(objective: &Objective, batch: &Batch, tokens: &[Token], answer: &mut
             let advantage = batch.advantages[i];
             let d = batch.log_ratio(i);
             let bounded = d.clamp(-LIMIT, LIMIT);
-            sums.loss += answer.token_losses[i] * of_mean(objective, &row);
+            sums.loss += answer.token_losses[i] * token.of_mean;
             sums.valid_tokens += 1.0;
+            if objective.reduction == Reduction::PromptMean {
+                sums.valid_prompts += token.of_mean;
+            }
             sums.non_finite += one(batch.is_non_finite(objective, i));
             sums.missing_rollout_log_probs += one(token.missing);
             sums.clipped_above += one(token.clipped && advantage > 0.0);
@@ -51,6 +54,9 @@ pub fn fill(objective: &Objective, batch: &Batch, tokens: &[Token], answer: &mut
             if objective.off_policy_mask.is_some() {
                 sums.off_policy_dropped += one(token.off_policy);
             }
+            if objective.entropy_mask.is_some() {
+                sums.low_entropy_dropped += one(token.low_entropy);
+            }
             if objective.kl_penalty.is_some() {
                 sums.kl += token.kl;
                 sizes.kl += token.size.kl;
@@ -61,6 +67,7 @@ pub fn fill(objective: &Objective, batch: &Batch, tokens: &[Token], answer: &mut
             }
         }
     }
+    sizes.valid_prompts = sums.valid_prompts;
     sizes.squared_log_ratio = sums.squared_log_ratio;
     sizes.k3 = sums.k3;
     sizes.least_ratio = sums.least_ratio * condition;

@@ -175,6 +175,7 @@ fn verl(kind: &str, params: &Value, case: &mut Case) -> PolicyLossConfig {
             tokens: total("batch_num_tokens"),
             sequences: total("global_batch_size"),
             world_size: Some(size as usize),
+            prompts: None,
         });
     }
     if mean == "seq-mean-token-sum-norm" {

@@ -85,6 +85,7 @@ fn golden(case: FileCase) -> Golden {
         tokens: case.call.batch_num_tokens.map(|tokens| tokens as usize),
         sequences: case.call.global_batch_size.map(|size| size as usize),
         world_size: Some(world_size),
+        prompts: None,
     });
     Golden {
         case: Case {
@@ -97,6 +98,7 @@ fn golden(case: FileCase) -> Golden {
             advantages: HostAdvantages::Token(inputs.advantages.concat()),
             action_mask: Some(mask.iter().map(|valid| *valid == 1.0).collect()),
             rollout_log_probs: Some(inputs.rollout_log_probs.concat()),
+            prompt_ids: None,
             totals,
             ..Case::new("", [0, 0])
         },

@@ -1,10 +1,10 @@
 //! What the frameworks of autumn 2026 compute themselves, in float64, with gradients.
 
 use policy_loss::{
-    Behavior, Bounds, Clip, CovarianceClip, Divergence, DynamicClip, EntropyBonus, Filter,
-    FilterEstimator, FilterLevel, GlobalTotals, GradientPreservingClip, KlBase, KlEstimator,
-    KlGradient, KlPenalty, MissingRolloutLogProbs, PolicyGradient, PolicyLossConfig, Ratio,
-    Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, TrustRegion,
+    Behavior, Bounds, Clip, CovarianceClip, Divergence, DynamicClip, EntropyBonus, EntropyMask,
+    Filter, FilterEstimator, FilterLevel, GlobalTotals, GradientPreservingClip, KlBase,
+    KlEstimator, KlGradient, KlPenalty, MissingRolloutLogProbs, PolicyGradient, PolicyLossConfig,
+    Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, TrustRegion,
     WeightLevel,
 };
 use serde_json::Value;
@@ -15,7 +15,7 @@ use super::frameworks::Golden;
 use crate::case::{Case, HostAdvantages};
 
 /// Objectives of the file that cannot be written as a configuration yet.
-const NOT_YET: [&str; 13] = [
+const NOT_YET: [&str; 11] = [
     "areal sequence ratio",
     "chord (ms-swift)",
     "clip_cov (SkyRL)",
@@ -26,15 +26,12 @@ const NOT_YET: [&str; 13] = [
     "m2po clip range (authors)",
     "m2po sign-conditioned (paper)",
     "real (ms-swift)",
-    "rho correction, tv filter (open-instruct)",
     "sdar",
-    "segment ratio, difference filter (ROLL)",
 ];
 
 /// Of the others, the cases that are not matched, with the reason.
 fn departure(it: &Feature) -> Option<&'static str> {
     match it.feature.as_str() {
-        "top-entropy tokens (TRL)" => Some("a quantile over the batch"),
         "areal rejection" if it.param("rejection")["metric"] == "kl_k3" => {
             Some("AReaL takes k3 of the gap with the other sign")
         }
@@ -46,13 +43,12 @@ fn departure(it: &Feature) -> Option<&'static str> {
             Some("a KL times a ratio that the policy term does not have")
         }
         "clipped pg (NeMo-RL)" if it.has("rewards") => Some("cross entropy beside the policy term"),
-        "entropy bonus (TRL)" if it.number("top_entropy_quantile") < 1.0 => {
-            Some("a quantile over the batch")
-        }
         "entropy bonus (TRL)" if it.param("loss_type") == "grpo" => {
             Some("TRL takes another mean of the entropies than of the policy term")
         }
-        "reduction prompt_mean" => Some("a mean over prompts"),
+        "segment ratio, difference filter (ROLL)" if !it.param("filter").is_null() => Some(
+            "ROLL takes what a filter drops out of the mask, with its KL, and before segments are made",
+        ),
         "reduction token_mean_legacy" => Some("a mean of the means of micro-batches"),
         _ => None,
     }
@@ -68,7 +64,7 @@ pub fn cases(directory: &Directory) -> Vec<Golden> {
     let objectives = all.filter(|it| it.kind == "objective");
     let known = objectives.filter(|it| !NOT_YET.contains(&it.feature.as_str()));
     let cases: Vec<_> = known.map(golden).collect();
-    directory.assert_count(features::FILE, cases.len(), 122);
+    directory.assert_count(features::FILE, cases.len(), 137);
     cases
 }
 
@@ -123,8 +119,14 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         "opd loss, sampled token (verl)" => distillation(it, case),
         "off-policy correction (SkyRL)" => clip(it).with_rollout_correction(off_policy(it)),
         "entropy bonus (TRL)" => {
-            clip(it).with_entropy_bonus(EntropyBonus::new(it.number("entropy_coefficient")))
+            let share = it.number("top_entropy_quantile");
+            clip(it)
+                .with_entropy_mask((share < 1.0).then(|| EntropyMask::new(share)))
+                .with_entropy_bonus(EntropyBonus::new(it.number("entropy_coefficient")))
         }
+        "rho correction, tv filter (open-instruct)" => open_instruct(it),
+        "segment ratio, difference filter (ROLL)" => roll(it),
+        "top-entropy tokens (TRL)" => top_entropy(it, case),
         "ce-gppo" => PolicyLossConfig::new().with_surrogate(GradientPreservingClip::new(
             it.number("clip_low"),
             it.number("clip_high"),
@@ -136,6 +138,18 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         "reduction sequence_mean" => {
             count_empty_rows(case);
             clip(it).with_reduction(Reduction::SequenceMean)
+        }
+        "reduction prompt_mean" => {
+            let ranges = it.param("prompts").as_array().expect("ranges of rows");
+            let of_prompt = ranges.iter().zip(0..).flat_map(|(range, id)| {
+                let [start, end] = [0, 1].map(|nth| range[nth].as_u64().expect("a row"));
+                (start..end).map(move |_| id)
+            });
+            case.prompt_ids = Some(of_prompt.collect());
+            // Those without a token count, too.
+            case.prompt_tokens = Some(case.count_prompts().1);
+            case.totals = Some(GlobalTotals::new().with_prompts(ranges.len()));
+            clip(it).with_reduction(Reduction::PromptMean)
         }
         "reduction seq_mean_token_sum_norm" => {
             count_empty_rows(case);
@@ -162,6 +176,152 @@ fn bounds(low: &Value, high: &Value) -> Bounds {
     bounds.low = low.as_f64().filter(|low| *low > 0.0);
     bounds.high = high.as_f64();
     bounds
+}
+
+/// TRL's clip at the tokens of the largest entropies.
+fn top_entropy(it: &Feature, case: &mut Case) -> PolicyLossConfig {
+    let beta = it.number("beta");
+    let mask = EntropyMask::new(it.number("top_entropy_quantile"));
+    // Read where the totals are given.
+    case.entropy_threshold = case.threshold_of(mask);
+    let config = clip(it)
+        .with_entropy_mask(mask)
+        .with_kl_penalty((beta > 0.0).then(|| KlPenalty::new(beta)));
+    match it.param("loss_type").as_str() {
+        Some("dapo" | "bnpo") => config,
+        Some("grpo") => {
+            count_empty_rows(case);
+            config.with_reduction(Reduction::SequenceMean)
+        }
+        Some("dr_grpo") => {
+            count_empty_rows(case);
+            let length = it.param("max_completion_length").as_u64();
+            let length = usize::try_from(length.expect("a length")).expect("a length");
+            config.with_reduction(Reduction::FixedLength { length })
+        }
+        other => panic!("a loss that is not known: {other:?}"),
+    }
+}
+
+/// ROLL without its filters.
+fn roll(it: &Feature) -> PolicyLossConfig {
+    let ratio = match it.param("ratio_type") == "segment" {
+        true => Ratio::SEGMENT,
+        false => Ratio::TOKEN,
+    };
+    let reduction = match it.param("loss_agg_mode").as_str() {
+        Some("seq-mean-token-mean") => Reduction::SequenceMean,
+        Some("seq-mean-token-sum") => Reduction::SequenceSumMean,
+        other => panic!("a reduction that is not known: {other:?}"),
+    };
+    clip(it)
+        .with_ratio(ratio)
+        .with_kl_penalty(KlPenalty::new(it.number("kl_coefficient")).with_max_divergence(10.0))
+        .with_reduction(reduction)
+}
+
+/// The weights of ROLL's tokens under its filters of tokens and of sequences, 0 where a filter drops
+/// one: a case whose token losses are the weights, and the weights.
+///
+/// # Panics
+///
+/// As [`cases`].
+pub fn roll_weights(directory: &Directory) -> Vec<(Case, Vec<f64>)> {
+    let all = features::cases(directory).into_iter();
+    let of_roll = all.filter(|it| it.feature == "segment ratio, difference filter (ROLL)");
+    let filtered = of_roll.filter(|it| {
+        let level = &it.param("filter")["agg_type"];
+        level.is_string() && level != "segment"
+    });
+    let cases: Vec<_> = filtered
+        .map(|it| {
+            let mut case = case(&it);
+            case.log_probs = case.old_log_probs.clone();
+            case.advantages = HostAdvantages::Token(vec![-1.0; case.log_probs.len()]);
+            let correction = roll_correction(&it);
+            case.config = PolicyLossConfig::new().with_rollout_correction(correction);
+            let kept = it.expected("kept").into_iter().zip(it.expected("weight"));
+            let weights = kept.map(|(kept, weight)| kept * weight).collect();
+            (case, weights)
+        })
+        .collect();
+    directory.assert_count(features::FILE, cases.len(), 3);
+    cases
+}
+
+fn roll_correction(it: &Feature) -> RolloutCorrection {
+    let (level, weight_level) = match it.param("filter")["agg_type"].as_str() {
+        Some("token") => (FilterLevel::Token, WeightLevel::Token),
+        Some("geometric") => (FilterLevel::SequenceMean, WeightLevel::Geometric),
+        Some("sequence") => (FilterLevel::SequenceSum, WeightLevel::Sequence),
+        other => panic!("a level that is not known: {other:?}"),
+    };
+    let weight = match it.param("weight_upper").as_f64() {
+        Some(high) => RolloutWeight::truncate(Bounds::at_most(high)),
+        None => RolloutWeight::raw(),
+    };
+    let mut correction = RolloutCorrection::weigh(weight.of_level(weight_level));
+    for (name, estimator) in [
+        ("ratio", FilterEstimator::K1),
+        ("diff", FilterEstimator::Difference),
+    ] {
+        if let Some(bounds) = it.param("filter")[name].as_array() {
+            let [low, high] = [0, 1].map(|nth| bounds[nth].as_f64().expect("a bound"));
+            let filter = Filter::new(level, estimator, Bounds::new(low, high));
+            correction = correction.with_filter(filter);
+        }
+    }
+    correction
+}
+
+/// open-instruct's correction, in which a bound of 0 is none.
+fn open_instruct(it: &Feature) -> PolicyLossConfig {
+    let range = |low: &str, high: &str| {
+        let bound = |name: &str| Some(it.number(name)).filter(|bound| *bound > 0.0);
+        let (low, high) = (bound(low), bound(high));
+        (low.or(high).is_some()).then_some(Bounds { low, high })
+    };
+    let of_sequence = it.flag("rho_mask_sequence_level");
+    let weight = match range("rho_clamp_lower_bound", "rho_clamp_upper_bound") {
+        Some(bounds) => RolloutWeight::truncate(bounds),
+        None => RolloutWeight::raw(),
+    };
+    let mut correction = RolloutCorrection::weigh(match of_sequence {
+        true => weight.of_level(WeightLevel::Geometric),
+        false => weight,
+    });
+    if let Some(bounds) = range("rho_mask_lower_bound", "rho_mask_upper_bound") {
+        let mean = |estimator| Filter::new(FilterLevel::SequenceMean, estimator, bounds);
+        correction = match (it.flag("rho_mask_tv_divergence"), of_sequence) {
+            (true, _) => correction
+                .with_filter(mean(FilterEstimator::RatioDistance))
+                .with_only_moving_away(),
+            (false, true) => correction.with_filter(mean(FilterEstimator::K1)),
+            (false, false) => correction.with_filter(Filter::token_k1(bounds)),
+        };
+    }
+    let (low, high) = (it.number("clip_lower"), it.number("clip_higher"));
+    let config = match it.param("loss_fn").as_str() {
+        Some("dapo") => PolicyLossConfig::new().with_surrogate(Clip::new(low, high)),
+        Some("cispo") => {
+            let bounds = Bounds::at_most(1.0 + high);
+            PolicyLossConfig::new().with_surrogate(PolicyGradient::weighted(bounds))
+        }
+        other => panic!("a loss that is not known: {other:?}"),
+    };
+    let penalty = KlPenalty::new(it.number("beta")).with_max_log_ratio(40.0);
+    let penalty = match it.param("kl_estimator").as_u64() {
+        Some(0) => penalty.with_estimator(KlEstimator::K1),
+        Some(1) => penalty.with_estimator(KlEstimator::K2),
+        Some(2) => penalty,
+        Some(3) => penalty
+            .with_estimator(KlEstimator::K1)
+            .with_gradient(KlGradient::ImportanceCorrected),
+        other => panic!("an estimate that is not known: {other:?}"),
+    };
+    config
+        .with_rollout_correction(it.flag("use_rho_correction").then_some(correction))
+        .with_kl_penalty(penalty)
 }
 
 fn areal(it: &Feature, config: PolicyLossConfig) -> PolicyLossConfig {

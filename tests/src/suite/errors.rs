@@ -109,6 +109,56 @@ pub fn missing(runner: &Runner) {
     }
 }
 
+/// A mean over prompts needs to know of them, one for each sequence; of a part of a batch, how many
+/// tokens of the whole answer them.
+pub fn prompts(runner: &Runner) {
+    let config = PolicyLossConfig::new().with_reduction(Reduction::PromptMean);
+    let ids = |ids: &[i64]| batch(runner).with_prompt_ids(ids);
+    let totals = GlobalTotals::new().with_prompts(5).with_tokens(12);
+    let of_whole = batch(runner).with_totals(totals);
+    for (batch, named) in [
+        (
+            batch(runner),
+            &["`prompt_ids` is missing", "with_prompt_ids"][..],
+        ),
+        (
+            ids(&[1]),
+            &["`prompt_ids`", "[1]", "[2], one for each sequence"],
+        ),
+        (
+            of_whole.clone().with_prompt_ids([1, 2]),
+            &[
+                "`prompt_tokens` is missing",
+                "`totals`",
+                "with_prompt_tokens",
+            ],
+        ),
+        (
+            of_whole.clone().with_prompt_tokens([1, 2, 3]),
+            &["`prompt_tokens`", "[3]", "[2], one for each sequence"],
+        ),
+        (
+            of_whole
+                .clone()
+                .with_totals(GlobalTotals::new().with_world_size(2)),
+            &["`totals.prompts` is missing", "`prompt_mean`"],
+        ),
+        (
+            of_whole
+                .clone()
+                .with_totals(GlobalTotals::new().with_prompts(0)),
+            &["`totals.prompts` is 0", "above 0"],
+        ),
+    ] {
+        assert_names(&refused(runner, config, batch), named);
+    }
+    let error = refused(runner, PolicyLossConfig::new(), ids(&[1, 2, 3]));
+    assert_names(&error, &["`prompt_ids`"]);
+    for known in [ids(&[1, 1]), of_whole.with_prompt_tokens([7, 7])] {
+        assert!(runner.init(&config).forward(known).is_ok(), "{runner}");
+    }
+}
+
 /// Totals that are 0, or without the one that the reduction counts.
 pub fn totals(runner: &Runner) {
     let new = GlobalTotals::new;

@@ -96,6 +96,30 @@ pub fn rollout_corrections(runner: &Runner) {
     }
 }
 
+/// The weights of ROLL's tokens under its filters.
+pub fn roll_weights(runner: &Runner) {
+    for (case, expected) in runner.share(peers::roll_weights(&Directory::of_environment())) {
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, {}", case.name);
+            let weights = runner.token_losses(&case, dtype);
+            for (i, expected) in expected
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| case.is_valid(*i))
+            {
+                assert_near(
+                    Tolerance::value(dtype),
+                    &format!("{what}[{i}]"),
+                    weights[i],
+                    *expected,
+                );
+            }
+            let outcome = runner.outcome(&case, dtype);
+            assert_outcome(&what, dtype, &outcome, &case.rounded(dtype, dtype).answer());
+        }
+    }
+}
+
 /// A real batch of 64 sequences and 160 tokens: ten configurations against the reference's figures,
 /// and element by element against the oracle.
 pub fn real_rollout(runner: &Runner) {

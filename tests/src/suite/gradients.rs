@@ -36,7 +36,8 @@ pub fn constants_receive_none(runner: &Runner) {
             .with_action_mask(Tensor::from_data(mask, &runner.device))
             .with_rollout_log_probs(rollout)
             .with_ref_log_probs(reference)
-            .with_entropies(entropies.clone());
+            .with_entropies(entropies.clone())
+            .with_prompt_ids(case.prompt_ids.clone().expect("busy has some"));
         let output = runner.forward(&case.name, &runner.init(&config), batch);
         let gradients = output.loss.backward();
         let what = format!("{runner}, {}", describe(&config));

@@ -132,6 +132,7 @@ pub fn nothing_valid(runner: &Runner) {
     let totals = GlobalTotals::new()
         .with_tokens(7)
         .with_sequences(3)
+        .with_prompts(2)
         .with_world_size(2);
     for config in runner.configs() {
         for totals in [None, Some(totals)] {
@@ -140,6 +141,9 @@ pub fn nothing_valid(runner: &Runner) {
             case.name = name;
             case.action_mask = Some(vec![false; 24]);
             case.totals = totals;
+            // What a part of a batch is told besides.
+            case.prompt_tokens = totals.map(|_| vec![5, 2, 0, 5]);
+            case.entropy_threshold = totals.map(|_| 0.4);
             for dtype in runner.exact_dtypes() {
                 let outcome = runner.outcome(&case, dtype);
                 let what = format!("{runner}, {dtype:?}, {}", case.name);

@@ -1,6 +1,7 @@
 //! The suite: every part takes a [`Runner`](crate::Runner) and panics where the library is wrong.
 
 pub mod clipping;
+pub mod entropy_mask;
 pub mod errors;
 pub mod exact_bounds;
 pub mod garbage;

@@ -28,7 +28,8 @@ pub fn fused_coverage(runner: &Runner) {
     for config in configs {
         let what = format!("{runner}, {}", describe(&config));
         let covered = runner.covers(&config);
-        let has_kernel = config.objective.surrogate.kind().is_some();
+        let objective = config.objective;
+        let has_kernel = objective.surrogate.kind().is_some() && objective.ratio.level.has_kernel();
         assert_eq!(covered, has_kernel, "{what}");
         let case = busy(0).with_config(config);
         let dtype = runner.exact_dtypes()[0];

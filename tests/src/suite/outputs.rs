@@ -126,6 +126,11 @@ pub fn details_add_up(runner: &Runner) {
                     sums.off_policy_dropped,
                 ),
                 (
+                    "low_entropy",
+                    details.low_entropy_dropped.map(condition),
+                    sums.low_entropy_dropped,
+                ),
+                (
                     "missing",
                     details.missing_rollout_log_probs.map(condition),
                     sums.missing_rollout_log_probs,

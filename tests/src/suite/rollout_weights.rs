@@ -1,6 +1,9 @@
 //! The weights of a rollout correction, by hand.
 
-use policy_loss::{PolicyLossConfig, RolloutCorrection, presets};
+use policy_loss::{
+    Bounds, Filter, FilterEstimator, FilterLevel, PolicyLossConfig, RolloutCorrection,
+    RolloutWeight, presets,
+};
 
 use crate::case::{Case, HostAdvantages};
 use crate::row::Row;
@@ -67,6 +70,54 @@ pub fn rejected_weights(runner: &Runner) {
         case.config = PolicyLossConfig::new().with_rollout_correction(correction);
         Row::of(case).metric("non_finite", 0.0).check(runner);
     }
+}
+
+/// A token that an update moves towards the sampler is spared, in a sequence that a filter drops; one
+/// of which nobody knows is not.
+pub fn only_moving_away(runner: &Runner) {
+    let mean = Filter::new(
+        FilterLevel::SequenceMean,
+        FilterEstimator::RatioDistance,
+        Bounds::at_most(0.5),
+    );
+    let away = RolloutCorrection::filter(mean).with_only_moving_away();
+    let gaps = [1.0, -1.0, 0.0, 1.0, -1.0, 1.0];
+    let advantages = [1.0, 1.0, 1.0, -1.0, -1.0, 0.0];
+    let row = |name: &str, gaps: &[f64], correction| {
+        let row = Row::new(name, &[0.0; 6]).advantages(HostAdvantages::Token(advantages.to_vec()));
+        row.gaps(gaps, correction)
+    };
+    row("away from the sampler", &gaps, away)
+        .loss(-(1.0 + 1.0 - 1.0) / 6.0)
+        .metric("weight_zeroed", 2.0 / 6.0)
+        .check(runner);
+    row(
+        "all of the sequence",
+        &gaps,
+        RolloutCorrection::filter(mean),
+    )
+    .loss(0.0)
+    .metric("weight_zeroed", 1.0)
+    .check(runner);
+    row("near to the sampler", &gaps.map(|gap| gap / 4.0), away)
+        .loss(-1.0 / 6.0)
+        .metric("weight_zeroed", 0.0)
+        .check(runner);
+    let mut unknown = gaps;
+    unknown[1] = f64::NAN;
+    row("unknown", &unknown, away)
+        .loss(0.0)
+        .metric("weight_zeroed", 3.0 / 6.0)
+        .check(runner);
+    // A mask of the weight spares nothing.
+    let mask = RolloutCorrection::weigh(RolloutWeight::mask(Bounds::new(0.5, 2.0)));
+    row(
+        "a mask and a veto",
+        &gaps,
+        mask.with_veto(0.5).with_only_moving_away(),
+    )
+    .metric("weight_zeroed", 5.0 / 6.0)
+    .check(runner);
 }
 
 /// Without a correction, rollout log-probs are ignored, and their metrics absent.

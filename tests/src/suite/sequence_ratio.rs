@@ -101,3 +101,31 @@ pub fn with_padding(runner: &Runner) {
         );
     }
 }
+
+/// A run of valid tokens between others has a ratio of its own; without a mask there is one run.
+pub fn of_segments(runner: &Runner) {
+    let config = PolicyLossConfig::new().with_ratio(Ratio::SEGMENT);
+    let [first, second] = [0.1_f64, -0.15].map(f64::exp);
+    Row::new("two segments", &[0.0, 0.2, 9.0, -0.15, f64::NAN])
+        .config(config)
+        .mask(&[true, true, false, true, false])
+        .loss(-(2.0 * first + second) / 3.0)
+        .gradient(&[-first / 3.0, -first / 3.0, 0.0, -second / 3.0, 0.0])
+        .metric("ratio_min", second)
+        .metric("ratio_max", first)
+        .check(runner);
+    // The second segment is clipped, and what drops a sequence still sees all of it.
+    Row::new("masked in front", &[9.0, 0.05, 9.0, 0.4, 0.6])
+        .config(config)
+        .mask(&[false, true, false, true, true])
+        .loss(-(0.05_f64.exp() + 2.0 * 1.2) / 3.0)
+        .gradient(&[0.0, -0.05_f64.exp() / 3.0, 0.0, 0.0, 0.0])
+        .metric("clip_ratio", 2.0 * THIRD)
+        .check(runner);
+    let ratio = 0.1_f64.exp();
+    Row::new("one segment", &[0.0, 0.2, 0.1])
+        .config(config)
+        .loss(-ratio)
+        .gradient(&[-ratio / 3.0; 3])
+        .check(runner);
+}

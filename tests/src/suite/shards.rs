@@ -46,16 +46,12 @@ pub fn shards_add_up(runner: &Runner) {
         };
         for [ranks, micro_batches] in splits {
             let what = format!("{runner}, {ranks} x {micro_batches}, {}", describe(&config));
-            let totals = GlobalTotals::new()
-                .with_tokens(whole.valid_tokens())
-                .with_sequences(whole.valid_sequences())
-                .with_world_size(*ranks);
+            let totals = totals_of(&whole).with_world_size(*ranks);
             let mut loss = 0.0;
             let mut gradient = vec![0.0; whole.log_probs.len()];
             let mut entropy_gradient = vec![0.0; whole.log_probs.len()];
             for rows in shards(whole.sequences, ranks * micro_batches) {
-                let mut shard = rows_of(&whole, &rows);
-                shard.totals = Some(totals);
+                let shard = shard_of(&whole, &rows, totals);
                 let outcome = runner.outcome(&shard, dtype);
                 // Averaging across ranks divides by their number.
                 loss += outcome.loss / *ranks as f64;
@@ -112,6 +108,13 @@ pub fn totals(runner: &Runner) {
         .loss(-0.4)
         .gradient(&[-0.4 / 3.0; 3])
         .check(runner);
+    let mut prompts = row("prompts", GlobalTotals::new().with_prompts(5));
+    prompts.case.prompt_tokens = Some(vec![4]);
+    prompts
+        .config(PolicyLossConfig::new().with_reduction(Reduction::PromptMean))
+        .loss(-3.0 / 4.0 / 5.0)
+        .gradient(&[-1.0 / 4.0 / 5.0; 3])
+        .check(runner);
     // The total that the reduction does not count is not in the way.
     row("both", tokens.with_sequences(99))
         .loss(-0.3)
@@ -147,14 +150,7 @@ fn assert_metrics_add_up(runner: &Runner, dtype: DType, whole: &Case, parts: &[V
         runner.forward(&what, &runner.init(&case.config), batch)
     };
     let undivided = output(whole);
-    let totals = GlobalTotals::new()
-        .with_tokens(whole.valid_tokens())
-        .with_sequences(whole.valid_sequences());
-    let of_part = |rows: &Vec<usize>| {
-        let mut part = rows_of(whole, rows);
-        part.totals = Some(totals);
-        output(&part).metrics
-    };
+    let of_part = |rows: &Vec<usize>| output(&shard_of(whole, rows, totals_of(whole))).metrics;
     let metrics: Vec<PolicyLossMetrics> = parts.iter().map(of_part).collect();
 
     let mut on_host = Sums::default();
@@ -189,9 +185,11 @@ fn assert_metrics_add_up(runner: &Runner, dtype: DType, whole: &Case, parts: &[V
     let undivided = undivided.read().expect(&what);
     let expected = Metrics(undivided.metrics.named());
     assert_metrics(tolerance, &what, &merged, &expected);
-    let count = objective
-        .reduction
-        .count(whole.valid_tokens() as f64, whole.valid_sequences() as f64);
+    let count = objective.reduction.count(
+        whole.valid_tokens() as f64,
+        whole.valid_sequences() as f64,
+        whole.count_prompts().0 as f64,
+    );
     let loss = on_host.mean_loss(objective);
     let tolerance = of_size(sizes.loss / count);
     assert_near(tolerance, &format!("{what}: loss"), loss, undivided.loss);
@@ -270,8 +268,12 @@ fn objectives() -> Vec<PolicyLossConfig> {
     [PolicyLossConfig::new(), weighted, sequence]
         .into_iter()
         .flat_map(|config| {
-            [Reduction::TokenMean, Reduction::SequenceMean]
-                .map(|reduction| config.with_reduction(reduction))
+            [
+                Reduction::TokenMean,
+                Reduction::SequenceMean,
+                Reduction::PromptMean,
+            ]
+            .map(|reduction| config.with_reduction(reduction))
         })
         .collect()
 }
@@ -313,7 +315,32 @@ fn joined(cases: &[Case]) -> Case {
     }));
     let masks = cases.iter().flat_map(|case| case.action_mask.clone());
     joined.action_mask = Some(masks.flatten().collect());
+    // Some prompts have answers in each of the cases, and some in one.
+    let ids = cases.iter().enumerate().flat_map(|(nth, case)| {
+        let ids = case.prompt_ids.clone().expect("busy has some");
+        ids.into_iter()
+            .map(move |id| if id > 0 { id } else { id - nth as i64 })
+    });
+    joined.prompt_ids = Some(ids.collect());
     joined
+}
+
+/// What a part of a batch is told of the whole.
+fn totals_of(whole: &Case) -> GlobalTotals {
+    GlobalTotals::new()
+        .with_tokens(whole.valid_tokens())
+        .with_sequences(whole.valid_sequences())
+        .with_prompts(whole.count_prompts().0)
+}
+
+/// Some rows of a batch, as one that knows of the others.
+fn shard_of(whole: &Case, rows: &[usize], totals: GlobalTotals) -> Case {
+    let mut shard = rows_of(whole, rows);
+    shard.totals = Some(totals);
+    let mask = whole.config.objective.entropy_mask;
+    shard.entropy_threshold = mask.and_then(|mask| whole.threshold_of(mask));
+    shard.prompt_tokens = Some(pick(&whole.count_prompts().1, rows, 1));
+    shard
 }
 
 /// A batch of some rows of another one.
@@ -331,6 +358,7 @@ pub fn rows_of(case: &Case, rows: &[usize]) -> Case {
     part.rollout_log_probs = case.rollout_log_probs.as_deref().map(tokens);
     part.ref_log_probs = case.ref_log_probs.as_deref().map(tokens);
     part.entropies = case.entropies.as_deref().map(tokens);
+    part.prompt_ids = case.prompt_ids.as_deref().map(|ids| pick(ids, rows, 1));
     part.action_mask = case
         .action_mask
         .as_deref()

@@ -113,7 +113,8 @@ fn viewed(runner: &Runner, layout: Layout, case: &Case, dtype: DType) -> Outcome
     .with_rollout_log_probs(cut(rollout))
     .with_ref_log_probs(cut(case.ref_log_probs.as_ref().expect("busy has some")))
     .with_entropies(cut(case.entropies.as_ref().expect("busy has some")))
-    .with_action_mask(view!(layout, mask, shape));
+    .with_action_mask(view!(layout, mask, shape))
+    .with_prompt_ids(case.prompt_ids.clone().expect("busy has some"));
     let output = runner.forward(&case.name, &runner.init(&case.config), batch);
     runner.read(&output, &leaf)
 }
@@ -148,7 +149,8 @@ pub fn expanded(runner: &Runner) {
             .with_rollout_log_probs(expand(many.rollout_log_probs.as_ref().expect("given")))
             .with_ref_log_probs(expand(many.ref_log_probs.as_ref().expect("given")))
             .with_entropies(expand(many.entropies.as_ref().expect("given")))
-            .with_action_mask(Tensor::<2, Bool>::from_data(mask, &runner.device).expand([4, 6]));
+            .with_action_mask(Tensor::<2, Bool>::from_data(mask, &runner.device).expand([4, 6]))
+            .with_prompt_ids(many.prompt_ids.clone().expect("each its own"));
             let output = runner.forward("expanded", &runner.init(&config), batch);
             let outcome = runner.read(&output, &leaf);
             let mut expected = many.rounded(dtype, dtype).answer();

@@ -172,6 +172,67 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Every prompt weighs the same, in one batch and in parts of it.
+#[test]
+fn means_over_prompts() {
+    let batch = Batch::two_rows().i64("prompt_ids", &[2], &[5, 5]);
+    let written = batch.write();
+    let config = written.beside("mean.json");
+    std::fs::write(&config, r#"{"reduction": "prompt_mean"}"#).unwrap();
+    let config = ["--config", config.to_str().unwrap()];
+    let one = written.evaluate(&config);
+    // All tokens answer one prompt.
+    let tokens = written.evaluate(&[]);
+    let loss = |report: &Value| report["loss"].as_f64().unwrap();
+    close(loss(&one.report), loss(&tokens.report), 1e-6, "loss");
+    for (got, expected) in one.gradient.values.iter().zip(&tokens.gradient.values) {
+        close(*got, *expected, 1e-6, "gradient");
+    }
+
+    let [global, of_two] = ["--global-prompts", "2"];
+    let part = batch
+        .clone()
+        .i64("prompt_tokens", &[2, 1], &[12, 12])
+        .write();
+    let quarter = part.evaluate(&[config[0], config[1], global, of_two]);
+    close(loss(&quarter.report), loss(&one.report) / 4.0, 1e-6, "loss");
+
+    let refused: [(Batch, &[&str], &[&str]); 5] = [
+        (
+            batch.clone().without("prompt_ids"),
+            &[],
+            &["`prompt_ids` is missing"],
+        ),
+        (
+            batch.clone(),
+            &[global, of_two],
+            &["`prompt_tokens` is missing", "`totals`"],
+        ),
+        (
+            batch.clone(),
+            &["--global-tokens", "6"],
+            &["--global-prompts is missing"],
+        ),
+        (
+            batch.clone().i64("prompt_ids", &[3], &[1, 2, 3]),
+            &[],
+            &["`prompt_ids`", "[3]"],
+        ),
+        (
+            batch.clone().i64("prompt_tokens", &[2], &[3, -1]),
+            &[],
+            &["`prompt_tokens` holds -1", "0 or above"],
+        ),
+    ];
+    for (batch, arguments, telling) in refused {
+        let written = batch.write();
+        let all: Vec<&str> = config.iter().chain(arguments).copied().collect();
+        written.refuses(&all, 3, telling);
+    }
+    let floats = batch.f32("prompt_ids", &[2], &[1.0, 2.0]).write();
+    floats.refuses(&[], 3, &["`prompt_ids` is F32", "integers"]);
+}
+
 /// Two rows, of which the second one is masked, and holds what must not be looked at.
 fn masked_row() -> Batch {
     let junk = [0.0, 0.0, 0.0, f32::NAN, f32::INFINITY, -1e30];

@@ -6,9 +6,9 @@ use crate::support::{Batch, Written};
 /// What `--config` refuses, and the error; one that ends in `...` is only the beginning.
 const CONFIGS: &str = r#"
 {"surrogat": {}}
-    unknown field `surrogat`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`; is it `surrogate`?
+    unknown field `surrogat`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `entropy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`; is it `surrogate`?
 {"implementation": "fused"}
-    unknown field `implementation`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`
+    unknown field `implementation`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `entropy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`
 {"surrogate": {"clip": {"lo": 1}}}
     unknown field `surrogate.clip.lo`; accepted: `low`, `high`, `dual_clip`, `delta`; is it `low`?
 {"surrogate": {"clip": {"low": 0.1, "A": 1}}}
@@ -50,13 +50,13 @@ const CONFIGS: &str = r#"
 {"ratio": ["token", "old"]}
     `ratio` is ["token","old"]; accepted: an object of `level`, `against`
 {"ratio": {"level": 0}}
-    `ratio.level` is 0; accepted: "token", "sequence", "sequence_token", "sequence_sum"
+    `ratio.level` is 0; accepted: "token", "sequence", "sequence_token", "sequence_sum", "segment"
 {"ratio": {"level": "word"}}
-    `ratio.level` is "word"; accepted: "token", "sequence", "sequence_token", "sequence_sum"
+    `ratio.level` is "word"; accepted: "token", "sequence", "sequence_token", "sequence_sum", "segment"
 {"ratio": {"level": ["token"]}}
-    `ratio.level` is ["token"]; accepted: "token", "sequence", "sequence_token", "sequence_sum"
+    `ratio.level` is ["token"]; accepted: "token", "sequence", "sequence_token", "sequence_sum", "segment"
 {"ratio": {"level": {"token": null}}}
-    `ratio.level` is {"token":null}; accepted: "token", "sequence", "sequence_token", "sequence_sum"
+    `ratio.level` is {"token":null}; accepted: "token", "sequence", "sequence_token", "sequence_sum", "segment"
 {"ratio": {"against": "rollout"}, "rollout_correction": {"weight": {"mode": "raw"}}}
     `ratio.against = rollout` together with `rollout_correction` has no meaning: the ratio already holds ...
 {"missing_rollout_log_probs": "ignore"}
@@ -65,6 +65,10 @@ const CONFIGS: &str = r#"
     `rollout_correction` is missing, but `missing_rollout_log_probs` needs it; accepted: a part that reads ...
 {"off_policy_mask": [0.1]}
     `off_policy_mask` is [0.1]; accepted: an object of `delta`
+{"entropy_mask": 0.2}
+    `entropy_mask` is 0.2; accepted: an object of `share`
+{"entropy_mask": {"share": 0}}
+    `entropy_mask.share` is 0; accepted: a number above 0, 1 at most
 {"kl_penalty": [0.1]}
     `kl_penalty` is [0.1]; accepted: an object of `coefficient`, `estimator`, `gradient`, `against`, `max_log_ratio`, `max_divergence`
 {"kl_penalty": {}}
@@ -76,19 +80,19 @@ const CONFIGS: &str = r#"
 {"kl_penalty": "whatever is as long as this is not repeated from its beginning to its end"}
     `kl_penalty` is "whatever is as long as this is not repeated from its beginn...; accepted: an object of `coefficient`, `estimator`, `gradient`, `against`, `max_log_ratio`, `max_divergence`
 {"reduction": null}
-    `reduction` is null; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+    `reduction` is null; accepted: "token_mean", "sequence_mean", "prompt_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
 {"reduction": "sum"}
-    `reduction` is "sum"; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+    `reduction` is "sum"; accepted: "token_mean", "sequence_mean", "prompt_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
 {"reduction": "fixed_length"}
-    `reduction` is "fixed_length"; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+    `reduction` is "fixed_length"; accepted: "token_mean", "sequence_mean", "prompt_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
 {"reduction": {"fixed_length": [10]}}
     `reduction.fixed_length` is [10]; accepted: an object of `length`
 {"reduction": {"fixed_length": {"length": -1}}}
     `reduction.fixed_length.length` is -1; accepted: an integer, 0 or above
 {"reduction": {"token_mean": null}}
-    `reduction` is {"token_mean":null}; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+    `reduction` is {"token_mean":null}; accepted: "token_mean", "sequence_mean", "prompt_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
 {"reduction": {"token_mean": {}}}
-    `reduction` is {"token_mean":{}}; accepted: "token_mean", "sequence_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
+    `reduction` is {"token_mean":{}}; accepted: "token_mean", "sequence_mean", "prompt_mean", "sequence_sum_mean", {"fixed_length": {...}}, "token_sum"
 {"rollout_correction": {"normalize": 1}}
     `rollout_correction.normalize` is 1; accepted: true or false
 {"rollout_correction": {"veto": -1e999}}
@@ -111,6 +115,12 @@ const CONFIGS: &str = r#"
     `rollout_correction.filters[0].bounds` is [0.5,2]; accepted: an object of `low`, `high`
 {"rollout_correction": {"filters": [{"level": "token", "estimator": "k1", "bounds": {"high": 2}}, {"level": "token", "estimator": "k1", "bounds": {"high": 3}}]}}
     `rollout_correction.filters`: two filters have the level "token" and the estimator "k1"; accepted: one range for each pair, such as the intersection of the two
+{"rollout_correction": {"filters": [{"level": "token", "estimator": "k4", "bounds": {"high": 2}}]}}
+    `rollout_correction.filters[0].estimator` is "k4"; accepted: "k1", "k2", "k3", "bernoulli_kl", "difference", "ratio_distance"
+{"rollout_correction": {"filters": [{"level": "token", "estimator": "difference", "bounds": {"low": 0.2, "high": -0.2}}]}}
+    `rollout_correction.filters[].bounds.low` is 0.2, above `rollout_correction.filters[].bounds.high` = -0.2; accepted: low <= high
+{"rollout_correction": {"weight": {"mode": "raw"}, "only_moving_away": true}}
+    `rollout_correction.filters` is missing, but `rollout_correction.only_moving_away` needs it; accepted: a filter or a veto, or leave `only_moving_away` out
 {"surrogate": {"clip": {"low": 0.1, "low": 0.3}}}
     `surrogate.clip`: duplicate field `low` at line 1 column 41
 {"surrogate": {"clip": {}, "clip": {}}}

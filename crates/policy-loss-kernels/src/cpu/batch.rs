@@ -21,6 +21,11 @@ pub struct Batch<'a> {
     pub mask: Option<Mask<'a>>,
     /// What rollout weights are divided by, where the objective normalizes them.
     pub weight_mean: f64,
+    /// The least entropy of a token that is kept, where there is an entropy mask.
+    pub entropy_threshold: f64,
+    /// What the tokens of each sequence count for, `sequences` elements; absent where the reduction
+    /// does not read it.
+    pub sequence_weights: Option<Floats<'a>>,
 }
 
 /// One byte for each token: 0 where the token is masked.
@@ -62,8 +67,9 @@ pub enum BatchError {
     /// `sequences * tokens` does not fit a `usize`.
     #[error("`sequences * tokens` overflows")]
     TooLarge,
-    /// The objective's surrogate is one of those that need an order of all tokens.
-    #[error("the surrogate has no kernel")]
+    /// The objective's surrogate is one of those that need an order of all tokens, or its ratio is one
+    /// of segments.
+    #[error("the surrogate, or the level of the ratio, has no kernel")]
     NoKernel,
 }
 
@@ -97,6 +103,17 @@ impl<'a> Batch<'a> {
         }
         if let Some(mask) = self.mask {
             check("mask", mask.0.len())?;
+        }
+        if blueprint.weighs_sequences {
+            let name = "sequence_weights";
+            let weights = self.sequence_weights.ok_or(BatchError::Missing { name })?;
+            if weights.len() != self.sequences {
+                return Err(BatchError::Length {
+                    name,
+                    expected: self.sequences,
+                    got: weights.len(),
+                });
+            }
         }
         let read = self.columns.zip(reads);
         Ok((

@@ -7,8 +7,9 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::batch::{Batch, BatchError, Mask};
+use super::element::Floats;
 use super::partition::{self, Chunk};
-use super::stage::{BLOCK, Inputs, Scratch};
+use super::stage::{BLOCK, Inputs, Scratch, value_at};
 use super::visit::{Arithmetic, Block, Gradients, Kernels, Plan, RowRatio, RowState};
 use crate::blueprint::Blueprint;
 use crate::numbers::Numbers;
@@ -53,9 +54,16 @@ pub fn run<T: Arithmetic>(
         with_gradient && blueprint.entropy,
     )?;
     let counts = Counts::new(arch, batch, total);
+    let sequence_weights = batch
+        .sequence_weights
+        .filter(|_| blueprint.weighs_sequences);
+    let prompts = sequence_weights.map_or(0.0, |weights| {
+        let of_row = |row| value_at::<f64>(weights, row) * counts.of_row(row, batch.tokens) as f64;
+        (0..batch.sequences).map(of_row).sum()
+    });
     let count = objective
         .reduction
-        .count(counts.tokens as f64, counts.sequences as f64);
+        .count(counts.tokens as f64, counts.sequences as f64, prompts);
     let scale = wanted.scale.unwrap_or(1.0 / count);
     let evaluation = Evaluation {
         arch,
@@ -64,6 +72,7 @@ pub fn run<T: Arithmetic>(
             numbers: Numbers::new(objective),
             scale,
             weight_mean: batch.weight_mean,
+            entropy_threshold: batch.entropy_threshold,
         },
         kernels: T::kernels(&blueprint),
         inputs: Inputs {
@@ -73,11 +82,13 @@ pub fn run<T: Arithmetic>(
             total,
         },
         sequences: batch.sequences,
+        sequence_weights,
         counts: &counts,
     };
     let mut sums = evaluation.sums(wanted.gradients);
     sums.valid_tokens = counts.tokens as f64;
     sums.valid_sequences = counts.sequences as f64;
+    sums.valid_prompts = prompts;
     Ok((sums.loss * scale, sums))
 }
 
@@ -87,6 +98,7 @@ struct Evaluation<'a, T: Arithmetic> {
     kernels: Kernels<T>,
     inputs: Inputs<'a>,
     sequences: usize,
+    sequence_weights: Option<Floats<'a>>,
     counts: &'a Counts,
 }
 
@@ -188,12 +200,14 @@ impl<T: Arithmetic> Evaluation<'_, T> {
     }
 
     fn rows(&self, range: Range<usize>) -> Vec<RowState> {
-        let by_row = self.counts.by_row.as_deref();
         range
             .map(|row| {
                 let mut state = RowState::default();
-                let tokens = by_row.map_or(self.inputs.row_length, |by_row| by_row[row]);
+                let tokens = self.counts.of_row(row, self.inputs.row_length);
                 state.sums.tokens = tokens as f64;
+                if let Some(weights) = self.sequence_weights {
+                    state.weight = value_at::<f64>(weights, row);
+                }
                 state
             })
             .collect()
@@ -370,6 +384,11 @@ struct Counts {
 }
 
 impl Counts {
+    /// The valid tokens of a row with `tokens` tokens.
+    fn of_row(&self, row: usize, tokens: usize) -> usize {
+        self.by_row.as_ref().map_or(tokens, |by_row| by_row[row])
+    }
+
     fn new(arch: Arch, batch: &Batch<'_>, total: usize) -> Self {
         let Some(Mask(mask)) = batch.mask else {
             return Self {

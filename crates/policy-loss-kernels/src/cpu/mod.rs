@@ -70,8 +70,8 @@ pub struct Evaluated<T> {
 ///
 /// # Errors
 ///
-/// [`BatchError`] if a slice does not fit the batch's shape or is missing, or if the surrogate has
-/// no kernel.
+/// [`BatchError`] if a slice does not fit the batch's shape or is missing, or if the surrogate or the
+/// level of the ratio has no kernel.
 pub fn evaluate<T: Arithmetic>(
     objective: &Objective,
     batch: &Batch<'_>,

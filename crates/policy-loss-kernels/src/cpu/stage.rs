@@ -126,7 +126,7 @@ fn spread<'a, T: Real>(
     spread
 }
 
-fn value_at<T: Real>(values: Floats<'_>, index: usize) -> T {
+pub fn value_at<T: Real>(values: Floats<'_>, index: usize) -> T {
     match values {
         Floats::F64(values) => values[index].widen(),
         Floats::F32(values) => values[index].widen(),

@@ -35,6 +35,8 @@ pub struct Plan {
     pub scale: f64,
     /// What rollout weights are divided by, where they are normalized.
     pub weight_mean: f64,
+    /// The least entropy of a token that is kept, where there is an entropy mask.
+    pub entropy_threshold: f64,
 }
 
 /// A row of the batch: what is gathered over its tokens.
@@ -45,6 +47,8 @@ pub struct RowState {
     pub kept_weight: f64,
     /// Derivatives of the losses of tokens with respect to the ratio that they share.
     pub log_ratio_slope: f64,
+    /// What its tokens count for, where the batch says so.
+    pub weight: f64,
 }
 
 /// Consecutive tokens, and the rows that they belong to.
@@ -116,7 +120,7 @@ struct Specialization {
     multiplies_ratio: bool,
     ratio_level: RatioLevel,
     against: Behavior,
-    /// There is a correction, an off-policy mask, a penalty, a bonus, or something to do about missing
+    /// There is a correction, a mask of tokens, a penalty, a bonus, or something to do about missing
     /// log-probs; which one is looked up for each vector.
     has_extras: bool,
 }
@@ -164,6 +168,7 @@ impl Specialization {
             against: blueprint.against,
             has_extras: blueprint.corrected
                 || blueprint.off_policy
+                || blueprint.masks_entropy
                 || blueprint.penalized
                 || blueprint.entropy
                 || blueprint.missing != MissingRolloutLogProbs::Propagate,
@@ -210,7 +215,9 @@ impl Specialization {
                 masks: false,
                 filter_bits: 0,
                 vetoes: false,
+                only_moving_away: false,
                 off_policy: false,
+                masks_entropy: false,
                 penalized: false,
                 entropy: false,
                 ..blueprint
@@ -621,8 +628,12 @@ fn row<L: Lanes>(
         let mean_weight = state.kept_weight / state.sums.tokens.max(1.0);
         row.mean_slope = row.mean_surrogate * splat(lanes, mean_weight);
     }
+    if blueprint.weighs_sequences {
+        row.factor = splat(lanes, state.weight);
+    }
     row.gradient_factor = row.factor * splat(lanes, scale);
     row.weight_mean = splat(lanes, plan.weight_mean);
+    row.entropy_threshold = splat(lanes, plan.entropy_threshold);
     row
 }
 

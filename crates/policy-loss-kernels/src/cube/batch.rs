@@ -69,6 +69,12 @@ pub struct Batch {
     /// One element, of the type of `log_probs`: what rollout weights are divided by. Read where the
     /// objective normalizes them.
     pub weight_mean: Option<Buffer>,
+    /// One element, of the type of `log_probs`: the least entropy of a token that is kept. Read where
+    /// there is an entropy mask.
+    pub entropy_threshold: Option<Buffer>,
+    /// `sequences` elements, of the type of `log_probs`: what the tokens of each sequence count for.
+    /// Read where the reduction is one that weighs sequences.
+    pub sequence_weights: Option<Buffer>,
     /// Which tokens are valid, as unsigned integers: 0 where a token is masked. Absent: all.
     pub mask: Option<Buffer>,
 }

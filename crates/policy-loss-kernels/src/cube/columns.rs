@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::words::Elements;
 use crate::blueprint::Blueprint;
-use crate::formula::row::gpu::{TokenInputs, stand_in};
+use crate::formula::row::gpu::{Row, TokenInputs, stand_in};
 
 /// The types of a launch.
 pub trait Types: Elements {
@@ -37,6 +37,8 @@ pub struct Inputs<E: Types> {
     old_log_probs: Column<E::OldLogProbs, E::Width>,
     rollout_log_probs: OptionalColumn<E::RolloutLogProbs, E::Width>,
     weight_mean: ComptimeOption<Box<[E::Real]>>,
+    entropy_threshold: ComptimeOption<Box<[E::Real]>>,
+    sequence_weights: ComptimeOption<Box<[E::Real]>>,
     ref_log_probs: OptionalColumn<E::Real, E::Width>,
     entropies: OptionalColumn<E::Real, E::Width>,
     advantages: AdvantageColumn<E>,
@@ -74,7 +76,7 @@ impl<E: Types> Inputs<E> {
             ref_log_probs = self.ref_log_probs.as_ref().unwrap()[index];
         }
         let mut entropy = log_probs;
-        if comptime!(blueprint.entropy) {
+        if comptime!(blueprint.reads_entropies()) {
             entropy = self.entropies.as_ref().unwrap()[index];
         }
         let read = TokenInputs::<E> {
@@ -90,12 +92,44 @@ impl<E: Types> Inputs<E> {
         stand_in::<E>(read, blueprint)
     }
 
+    /// A row with what the batch brings for all of them.
+    pub fn of_batch(&self, row: Row<E>) -> Row<E> {
+        let mut row = row;
+        row.weight_mean = self.weight_mean();
+        row.entropy_threshold = self.entropy_threshold();
+        row
+    }
+
+    /// The row of a sequence with what the batch brings for it.
+    pub fn of_sequence(
+        &self,
+        row: Row<E>,
+        sequence: usize,
+        #[comptime] blueprint: Blueprint,
+    ) -> Row<E> {
+        let mut row = self.of_batch(row);
+        if comptime!(blueprint.weighs_sequences) {
+            row.factor = Vector::new(self.sequence_weights.as_ref().unwrap()[sequence]);
+            row.gradient_factor = row.factor;
+        }
+        row
+    }
+
     /// What rollout weights are divided by.
-    pub fn weight_mean(&self) -> Vector<E::Real, E::Width> {
+    fn weight_mean(&self) -> Vector<E::Real, E::Width> {
         #[comptime]
         match &self.weight_mean {
             ComptimeOption::Some(mean) => Vector::new(mean[0]),
             ComptimeOption::None => Vector::new(E::Real::new(1.0)),
+        }
+    }
+
+    /// The least entropy of a token that is kept.
+    fn entropy_threshold(&self) -> Vector<E::Real, E::Width> {
+        #[comptime]
+        match &self.entropy_threshold {
+            ComptimeOption::Some(threshold) => Vector::new(threshold[0]),
+            ComptimeOption::None => Vector::new(E::Real::new(0.0)),
         }
     }
 

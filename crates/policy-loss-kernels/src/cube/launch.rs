@@ -20,7 +20,7 @@ use crate::sums::Sum;
 ///
 /// # Panics
 ///
-/// If the surrogate has no kernel, if a buffer is smaller than the batch's shape, if the objective
+/// If the surrogate or the level of the ratio has no kernel, if a buffer is smaller than the batch's shape, if the objective
 /// reads one that is not there, or if the batch has no token or 2³¹ of them.
 #[must_use]
 pub fn forward(
@@ -39,7 +39,7 @@ pub fn forward(
     let arithmetic = arithmetic(element(&batch.columns.log_probs).expect("log-probs"));
     let double = arithmetic == ElemType::Float(FloatKind::F64);
     let blueprint = Blueprint::new(objective, batch.mask.is_some(), with_gradient, double)
-        .expect("a surrogate with a kernel");
+        .expect("a surrogate and a ratio with kernels");
     let types = [
         element(&batch.columns.old_log_probs).unwrap_or(arithmetic),
         element(&batch.columns.rollout_log_probs).unwrap_or(arithmetic),
@@ -58,7 +58,7 @@ pub fn forward(
     let partials = real(partials_length);
     let length = match objective.reduction.denominator() {
         Denominator::Sequences(length) => length,
-        Denominator::Tokens | Denominator::One => 1.0,
+        Denominator::Tokens | Denominator::Prompts | Denominator::One => 1.0,
     };
     let size = BatchSizeLaunch::new(
         tokens as u32,
@@ -313,6 +313,18 @@ fn inputs<E: Types>(batch: &Batch, blueprint: &Blueprint) -> InputsLaunch<E> {
             .as_ref()
             .filter(|_| blueprint.normalizes)
             .map(|mean| mean.argument(1))
+            .into(),
+        batch
+            .entropy_threshold
+            .as_ref()
+            .filter(|_| blueprint.masks_entropy)
+            .map(|threshold| threshold.argument(1))
+            .into(),
+        batch
+            .sequence_weights
+            .as_ref()
+            .filter(|_| blueprint.weighs_sequences)
+            .map(|weights| weights.argument(batch.sequences))
             .into(),
         ref_log_probs.into(),
         entropies.into(),

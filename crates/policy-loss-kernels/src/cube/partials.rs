@@ -103,6 +103,10 @@ pub fn finish<A: Float>(
             if comptime!(blueprint.divides_by_sequences) {
                 count = at_least_one::<A>(sequences) * size.length.get::<A>();
             }
+            if comptime!(blueprint.divides_by_prompts) {
+                let prompts = totals.get(Sum::valid_prompts);
+                count = select(prompts > A::new(0.0), prompts, count);
+            }
             loss[0] = sum / count;
             factor[0] = A::new(1.0) / count;
         }

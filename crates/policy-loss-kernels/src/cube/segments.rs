@@ -111,9 +111,8 @@ fn shared_row<E: Types>(
         sums.tokens = E::Real::cast_from(segments.vectors_per_row * E::Width::value());
     }
     *tokens = sums.tokens;
-    let mut row = share::<E>(numbers, &sums, Vector::new(E::Real::new(0.0)), blueprint);
-    row.weight_mean = inputs.weight_mean();
-    row
+    let row = share::<E>(numbers, &sums, Vector::new(E::Real::new(0.0)), blueprint);
+    inputs.of_sequence(row, sequence, blueprint)
 }
 
 /// Visits the tokens: as the kernel for whole sequences, but for what flows through a ratio that

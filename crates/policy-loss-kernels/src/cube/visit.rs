@@ -82,8 +82,7 @@ fn by_tokens<E: Types>(
 ) {
     let vectors = sequences * vectors_per_row;
     let step = CUBE_COUNT * comptime!(division.cube_size as usize);
-    let mut row = unshared::<E>(Vector::new(E::Real::new(0.0)));
-    row.weight_mean = inputs.weight_mean();
+    let row = inputs.of_batch(unshared::<E>(Vector::new(E::Real::new(0.0))));
     let mut index = CUBE_POS * comptime!(division.cube_size as usize) + UNIT_POS as usize;
     while index < vectors {
         let stop = end_of_stretch(index, vectors, step);
@@ -171,8 +170,9 @@ fn by_rows<E: Types>(
         if comptime!(!blueprint.masked) {
             row_sums.tokens = E::Real::cast_from(vectors_per_row * E::Width::value());
         }
-        let mut row = share::<E>(numbers, &row_sums, Vector::new(zero), blueprint);
-        row.weight_mean = inputs.weight_mean();
+        let row = share::<E>(numbers, &row_sums, Vector::new(zero), blueprint);
+        // A row of lanes beyond the last sequence looks at the first one, and has no token.
+        let mut row = inputs.of_sequence(row, select(sequence < sequences, sequence, 0), blueprint);
         if comptime!(blueprint.adds_weights()) {
             let own = sum_of_kept_weights::<E>(
                 inputs, numbers, &row, sequence, start, end, step, blueprint,
@@ -245,6 +245,9 @@ pub fn add_row<E: Types>(
     let zero = E::Real::new(0.0);
     if comptime!(blueprint.masked) {
         sums.valid_sequences += select(tokens > zero, E::Real::new(1.0), zero);
+    }
+    if comptime!(blueprint.weighs_sequences) {
+        sums.valid_prompts += row.factor.extract(0usize) * tokens;
     }
     if comptime!(blueprint.sequence_ratio()) {
         let ratio = row.ratio.extract(0usize);

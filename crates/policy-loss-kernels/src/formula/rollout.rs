@@ -36,6 +36,9 @@ formulas! {
         }
         let mut truncated = nowhere::<E>(gap);
         let mut rejected = row.rejected;
+        if comptime!(blueprint.only_moving_away) {
+            rejected = both::<E>(rejected, moves_away::<E>(gap, inputs.advantage));
+        }
         if comptime!(blueprint.truncates || blueprint.masks) {
             let low = number::<E>(gap, &numbers.weight_low);
             let high = number::<E>(gap, &numbers.weight_high);
@@ -59,11 +62,19 @@ formulas! {
                 k2: half_square::<E>(gap),
                 k3: bounded_ratio::<E>(gap, double).k3,
                 bernoulli_kl: gap,
+                difference: gap,
+                ratio_distance: ratio_distance::<E>(gap, double),
             };
             if comptime!(blueprint.filters(level, FilterEstimator::BernoulliKl)) {
                 estimates.bernoulli_kl = bernoulli_kl::<E>(inputs, double);
             }
-            let out = rejects::<E>(numbers, &estimates, level, blueprint);
+            if comptime!(blueprint.filters(level, FilterEstimator::Difference)) {
+                estimates.difference = difference::<E>(inputs);
+            }
+            let mut out = rejects::<E>(numbers, &estimates, level, blueprint);
+            if comptime!(blueprint.only_moving_away) {
+                out = both::<E>(out, moves_away::<E>(gap, inputs.advantage));
+            }
             rejected = either::<E>(rejected, out);
         }
         TokenWeight::<E> {
@@ -82,6 +93,12 @@ formulas! {
         both::<E>(negative, row.drops_negative)
     }
 
+    /// Where the entropy mask drops tokens; not where the entropy is NaN, which is counted.
+    #[cube]
+    pub fn low_entropy_tokens<E: Elements>(row: &Row<E>, inputs: &TokenInputs<E>) -> Flags<E> {
+        both::<E>(inputs.valid, less::<E>(inputs.entropy, row.entropy_threshold))
+    }
+
     /// Where tokens are dropped, whatever their weights.
     #[cube]
     pub fn dropped_tokens<E: Elements>(
@@ -93,6 +110,9 @@ formulas! {
         if comptime!(blueprint.off_policy) {
             let advantage = keep::<E>(inputs.valid, inputs.advantage);
             dropped = off_policy_tokens::<E>(row, advantage);
+        }
+        if comptime!(blueprint.masks_entropy) {
+            dropped = either::<E>(dropped, low_entropy_tokens::<E>(row, inputs));
         }
         if comptime!(blueprint.drops_missing()) {
             dropped = either::<E>(dropped, inputs.missing);

@@ -14,7 +14,7 @@ formulas! {
         pub rollout_log_probs: Values<E>,
         /// Anything where there is no KL penalty.
         pub ref_log_probs: Values<E>,
-        /// Anything where there is no entropy bonus.
+        /// Anything where the objective does not read it.
         pub entropy: Values<E>,
         pub advantage: Values<E>,
         pub valid: Flags<E>,
@@ -63,9 +63,12 @@ formulas! {
         pub weight: Values<E>,
         /// What rollout weights are divided by.
         pub weight_mean: Values<E>,
+        /// The least entropy of a token that is kept, where there is an entropy mask.
+        pub entropy_threshold: Values<E>,
         /// All of its weights are 0.
         pub rejected: Flags<E>,
-        /// The row's part of the reduction's factor: `1 / n_b` for a sequence mean, else 1.
+        /// The row's part of the reduction's factor: `1 / n_b` for a sequence mean, or what the
+        /// batch brings, else 1.
         pub factor: Values<E>,
         /// What a gradient is multiplied by: the same, and what the machine adds to it.
         pub gradient_factor: Values<E>,
@@ -87,6 +90,7 @@ formulas! {
             mean_slope: zero,
             weight: one,
             weight_mean: one,
+            entropy_threshold: zero,
             rejected: nowhere::<E>(like),
             factor: one,
             gradient_factor: one,
@@ -153,6 +157,23 @@ formulas! {
                     sums.largest_bernoulli_kl =
                         largest::<E>(sums.largest_bernoulli_kl, valid, divergence);
                 }
+            }
+            let largest_difference = comptime!(
+                blueprint.filters(FilterLevel::SequenceMax, FilterEstimator::Difference)
+            );
+            if comptime!(blueprint.adds_gaps(FilterEstimator::Difference) || largest_difference) {
+                let difference = difference::<E>(inputs);
+                if comptime!(blueprint.adds_gaps(FilterEstimator::Difference)) {
+                    sums.difference += total::<E>(difference);
+                }
+                if comptime!(largest_difference) {
+                    sums.largest_difference =
+                        largest::<E>(sums.largest_difference, valid, difference);
+                }
+            }
+            if comptime!(blueprint.adds_gaps(FilterEstimator::RatioDistance)) {
+                let distance = ratio_distance::<E>(gap, comptime!(blueprint.double));
+                sums.ratio_distance += total::<E>(distance);
             }
             if comptime!(blueprint.needs_extremes()) {
                 sums.least_gap = least::<E>(sums.least_gap, valid, gap);
@@ -234,6 +255,32 @@ formulas! {
         keep::<E>(inputs.valid, greater_of::<E>(forward, backward))
     }
 
+    /// How much more probable a token is under the old policy than under the sampler; 0 at masked
+    /// tokens.
+    #[cube]
+    pub fn difference<E: Elements>(inputs: &TokenInputs<E>) -> Values<E> {
+        let old = exponential::<E>(keep::<E>(inputs.valid, inputs.old_log_probs));
+        old - exponential::<E>(keep::<E>(inputs.valid, inputs.rollout_log_probs))
+    }
+
+    /// `|expm1(g)|`.
+    #[cube]
+    pub fn ratio_distance<E: Elements>(gap: Values<E>, #[comptime] double: bool) -> Values<E> {
+        let bounded = bounded_ratio::<E>(gap, double);
+        let growth = bounded.k3 + bounded.log_ratio;
+        let zero = constant::<E>(gap, 0.0);
+        choose::<E>(less::<E>(growth, zero), zero - growth, growth)
+    }
+
+    /// Where an update moves a token further away from the sampler; also where nobody knows.
+    #[cube]
+    pub fn moves_away<E: Elements>(gap: Values<E>, advantage: Values<E>) -> Flags<E> {
+        let zero = constant::<E>(gap, 0.0);
+        let down = both::<E>(at_least::<E>(gap, zero), at_most::<E>(advantage, zero));
+        let up = both::<E>(at_most::<E>(gap, zero), at_least::<E>(advantage, zero));
+        !either::<E>(down, up)
+    }
+
     /// Whether a token is sampled or another.
     #[derive(CubeType, Clone, Copy)]
     pub struct Coin<E: Elements> {
@@ -274,6 +321,8 @@ formulas! {
         pub k2: Values<E>,
         pub k3: Values<E>,
         pub bernoulli_kl: Values<E>,
+        pub difference: Values<E>,
+        pub ratio_distance: Values<E>,
     }
 
     /// What the tokens of a sequence share, from its sums.
@@ -388,6 +437,8 @@ formulas! {
                 k2: whole::<E>(totals.gap_k2),
                 k3: whole::<E>(totals.gap_k3),
                 bernoulli_kl: whole::<E>(totals.bernoulli_kl),
+                difference: whole::<E>(totals.difference),
+                ratio_distance: whole::<E>(totals.ratio_distance),
             };
             let out = rejects::<E>(numbers, &sums, level, blueprint);
             rejected = either::<E>(rejected, out);
@@ -399,6 +450,8 @@ formulas! {
                 k2: mean::<E>(totals.gap_k2, totals.tokens),
                 k3: mean::<E>(totals.gap_k3, totals.tokens),
                 bernoulli_kl: mean::<E>(totals.bernoulli_kl, totals.tokens),
+                difference: mean::<E>(totals.difference, totals.tokens),
+                ratio_distance: mean::<E>(totals.ratio_distance, totals.tokens),
             };
             let out = rejects::<E>(numbers, &means, level, blueprint);
             rejected = either::<E>(rejected, out);
@@ -408,7 +461,7 @@ formulas! {
             let double = comptime!(blueprint.double);
             let least = whole::<E>(totals.least_gap);
             let largest = whole::<E>(totals.largest_gap);
-            // k2 and k3 are convex, so that they are largest at one of the ends.
+            // They are largest at one of the ends, on either side of 0.
             let extremes = Estimates::<E> {
                 k1: largest,
                 k2: greater_of::<E>(half_square::<E>(least), half_square::<E>(largest)),
@@ -417,6 +470,11 @@ formulas! {
                     bounded_ratio::<E>(largest, double).k3,
                 ),
                 bernoulli_kl: whole::<E>(totals.largest_bernoulli_kl),
+                difference: whole::<E>(totals.largest_difference),
+                ratio_distance: greater_of::<E>(
+                    ratio_distance::<E>(least, double),
+                    ratio_distance::<E>(largest, double),
+                ),
             };
             let out = rejects::<E>(numbers, &extremes, level, blueprint);
             // The extremes leave a NaN out, which makes the sum one.
@@ -460,6 +518,16 @@ formulas! {
         if comptime!(blueprint.filters(level, FilterEstimator::BernoulliKl)) {
             let estimator = comptime!(FilterEstimator::BernoulliKl);
             let out = out_of_bounds::<E>(numbers, estimates.bernoulli_kl, level, estimator);
+            rejected = either::<E>(rejected, out);
+        }
+        if comptime!(blueprint.filters(level, FilterEstimator::Difference)) {
+            let estimator = comptime!(FilterEstimator::Difference);
+            let out = out_of_bounds::<E>(numbers, estimates.difference, level, estimator);
+            rejected = either::<E>(rejected, out);
+        }
+        if comptime!(blueprint.filters(level, FilterEstimator::RatioDistance)) {
+            let estimator = comptime!(FilterEstimator::RatioDistance);
+            let out = out_of_bounds::<E>(numbers, estimates.ratio_distance, level, estimator);
             rejected = either::<E>(rejected, out);
         }
         rejected

@@ -23,6 +23,12 @@ accumulators! {
         bernoulli_kl: Sum,
         /// The largest of the same; NaN is left out.
         largest_bernoulli_kl: Largest,
+        /// `exp(old_log_probs) - exp(rollout_log_probs)`.
+        difference: Sum,
+        /// The largest of the same; NaN is left out.
+        largest_difference: Largest,
+        /// `|expm1(g)|`, with `g` within ±20.
+        ratio_distance: Sum,
         /// The smallest `g`; NaN is left out.
         least_gap: Least,
         /// The largest `g`; NaN is left out.

@@ -117,6 +117,9 @@ formulas! {
         if comptime!(blueprint.off_policy) {
             sums.off_policy_dropped += count::<E>(off_policy_tokens::<E>(row, advantage));
         }
+        if comptime!(blueprint.masks_entropy) {
+            sums.low_entropy_dropped += count::<E>(low_entropy_tokens::<E>(row, inputs));
+        }
         if comptime!(blueprint.drops_tokens()) {
             let dropped = dropped_tokens::<E>(row, inputs, blueprint);
             value = drop_where::<E>(dropped, value);
@@ -144,13 +147,19 @@ formulas! {
             }
         }
         let mut entropy_slope = zero;
+        if comptime!(blueprint.reads_entropies()) {
+            probe = probe + keep::<E>(valid, inputs.entropy);
+        }
         if comptime!(blueprint.entropy) {
             let coefficient = number::<E>(advantage, &numbers.entropy_coefficient);
             let entropy = keep::<E>(valid, inputs.entropy);
-            probe = probe + entropy;
             sums.entropy += total::<E>(entropy);
-            value = value + entropy * coefficient;
-            entropy_slope = keep::<E>(valid, zero - coefficient * row.gradient_factor);
+            let mut rewarded = valid;
+            if comptime!(blueprint.masks_entropy) {
+                rewarded = both::<E>(valid, !low_entropy_tokens::<E>(row, inputs));
+            }
+            value = value + keep::<E>(rewarded, entropy) * coefficient;
+            entropy_slope = keep::<E>(rewarded, zero - coefficient * row.gradient_factor);
         }
         if comptime!(blueprint.masked) {
             sums.valid_tokens += count::<E>(valid);

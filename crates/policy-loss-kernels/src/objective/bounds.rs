@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{ConfigError, positive};
+use super::check::{ConfigError, finite, positive};
 
-/// A closed range `[low, high]` of positive numbers; a side that is left out is open.
+/// A closed range `[low, high]` of positive numbers, or, where it says so, of any; a side that is left out is open.
 ///
 /// ```
 /// use policy_loss_kernels::objective::Bounds;
@@ -81,17 +81,44 @@ impl Bounds {
         low_field: &'static str,
         high_field: &'static str,
     ) -> Result<(), ConfigError> {
-        if let Some(low) = self.low {
-            positive(low_field, low)?;
+        for (field, bound) in [(low_field, self.low), (high_field, self.high)] {
+            if let Some(bound) = bound {
+                positive(field, bound)?;
+            }
         }
-        if let Some(high) = self.high {
-            positive(high_field, high)?;
+        let accepted = "`low`, `high` or both, finite and above 0";
+        self.validate_order(low_field, high_field, accepted)
+    }
+
+    /// Checks both sides of a range of numbers of either sign.
+    ///
+    /// # Errors
+    ///
+    /// A bound that is not finite, `low` above `high`, or no bound at all.
+    pub fn validate_of_either_sign(
+        &self,
+        low_field: &'static str,
+        high_field: &'static str,
+    ) -> Result<(), ConfigError> {
+        for (field, bound) in [(low_field, self.low), (high_field, self.high)] {
+            if let Some(bound) = bound {
+                finite(field, bound)?;
+            }
         }
+        self.validate_order(low_field, high_field, "`low`, `high` or both, finite")
+    }
+
+    fn validate_order(
+        &self,
+        low_field: &'static str,
+        high_field: &'static str,
+        accepted: &'static str,
+    ) -> Result<(), ConfigError> {
         match (self.low, self.high) {
             (None, None) => Err(ConfigError::Missing {
                 field: high_field,
                 needed_by: "a range",
-                accepted: "`low`, `high` or both, finite and above 0",
+                accepted,
             }),
             (Some(low), Some(high)) if low > high => Err(ConfigError::OutOfRange {
                 field: low_field,

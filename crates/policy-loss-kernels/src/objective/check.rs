@@ -52,6 +52,11 @@ pub fn positive(field: &'static str, value: f64) -> Result<(), ConfigError> {
     check(holds, field, value, "a finite number above 0")
 }
 
+/// Any number but NaN and the infinities.
+pub fn finite(field: &'static str, value: f64) -> Result<(), ConfigError> {
+    check(value.is_finite(), field, value, "a finite number")
+}
+
 /// An optional bound above what is neutral: finite and above 1, or none.
 pub fn above_one(field: &'static str, value: Option<f64>) -> Result<(), ConfigError> {
     let Some(value) = value else {

@@ -6,6 +6,7 @@
 pub(crate) mod bounds;
 #[doc(hidden)]
 pub mod check;
+mod entropy_mask;
 mod off_policy_mask;
 mod penalty;
 mod ratio;
@@ -15,6 +16,7 @@ mod surrogate;
 
 pub use bounds::*;
 pub use check::ConfigError;
+pub use entropy_mask::*;
 pub use off_policy_mask::*;
 pub use penalty::*;
 pub use ratio::*;
@@ -27,7 +29,7 @@ use serde::{Deserialize, Serialize};
 /// A policy loss as a value: independent parts, each with its own numbers.
 ///
 /// ```text
-/// token_loss = -surrogate(ratio, A) * mask * weight     Ratio, Surrogate, OffPolicyMask,
+/// token_loss = -surrogate(ratio, A) * mask * weight     Ratio, Surrogate, OffPolicyMask, EntropyMask,
 ///              + coefficient * kl                       RolloutCorrection, KlPenalty,
 ///              - coefficient * entropy                  EntropyBonus,
 /// loss       = reduce(token_loss)                       Reduction
@@ -64,6 +66,9 @@ pub struct Objective {
     /// Drops sequences that the policy has moved too far away from, if set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub off_policy_mask: Option<OffPolicyMask>,
+    /// Drops tokens at which the policy hardly has a choice, if set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entropy_mask: Option<EntropyMask>,
     /// The weight that corrects for the mismatch between sampler and trainer, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout_correction: Option<RolloutCorrection>,
@@ -92,6 +97,9 @@ impl Objective {
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.surrogate.validate(self.ratio)?;
         if let Some(mask) = self.off_policy_mask {
+            mask.validate()?;
+        }
+        if let Some(mask) = self.entropy_mask {
             mask.validate()?;
         }
         if let Some(penalty) = self.kl_penalty {
@@ -126,8 +134,8 @@ impl Objective {
         }
     }
 
-    /// Whether the shards of a batch add up to the undivided batch, given its global totals. Every
-    /// objective has this property but those with a statistic of the batch at hand: normalized
+    /// Whether the shards of a batch add up to the undivided batch, given its global totals, and its
+    /// entropy threshold where there is an entropy mask. Every objective has this property but those with a statistic of the batch at hand: normalized
     /// rollout weights, and the surrogates of high covariance.
     #[must_use]
     pub fn is_exact_over_shards(&self) -> bool {
@@ -145,6 +153,8 @@ impl Objective {
             ratio,
             surrogate,
             off_policy_mask,
+            // The entropies of all tokens have to be known first.
+            entropy_mask,
             // Weights are made of constants; so are the counts of a reduction.
             rollout_correction: _,
             // Decided for each token by itself.
@@ -158,6 +168,7 @@ impl Objective {
         ratio.level == RatioLevel::Token
             && surrogate.scope() == SurrogateScope::Token
             && off_policy_mask.is_none()
+            && entropy_mask.is_none()
             && entropy_bonus.is_none()
     }
 
@@ -166,6 +177,12 @@ impl Objective {
     pub fn reads_rollout(&self) -> bool {
         let penalized = |penalty: KlPenalty| penalty.against == KlBase::Rollout;
         self.corrects_mismatch() || self.kl_penalty.is_some_and(penalized)
+    }
+
+    /// Whether the entropies of the policy's token distributions take part.
+    #[must_use]
+    pub fn reads_entropies(&self) -> bool {
+        self.entropy_mask.is_some() || self.entropy_bonus.is_some()
     }
 
     /// Whether the mismatch between sampler and trainer is corrected, by the ratio or by a weight.
@@ -257,6 +274,10 @@ mod tests {
                     "weight": { "mode": { "truncate": { "low": -1.0 } } }
                 } }),
                 "`rollout_correction.weight.mode.truncate.low`",
+            ),
+            (
+                json!({ "entropy_mask": { "share": 0.0 } }),
+                "`entropy_mask.share`",
             ),
             (
                 json!({ "reduction": { "fixed_length": { "length": 0 } } }),

@@ -178,7 +178,8 @@ impl KlPenalty {
 /// ```
 ///
 /// The entropies are a second tracked input of a batch: their gradient is `-coefficient` times that
-/// of the reduction. A rollout correction does not weigh them. Source: A3C
+/// of the reduction. A rollout correction does not weigh them. What an entropy mask drops gets none.
+/// Source: A3C
 /// ([arXiv 1602.01783](https://arxiv.org/abs/1602.01783)), PPO
 /// ([arXiv 1707.06347](https://arxiv.org/abs/1707.06347)).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

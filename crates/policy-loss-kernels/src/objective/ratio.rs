@@ -21,17 +21,22 @@ pub const LEAST_PROBABILITY: f64 = 1e-8;
 /// The probability ratio `r`.
 ///
 /// With `d = log_probs - base`, 0 at masked positions, where `base` is chosen by `against`, means
-/// and sums over the valid tokens of a sequence, and `sg` stopping the gradient:
+/// and sums over the valid tokens of a sequence, or of a segment, and `sg` stopping the gradient:
 ///
 /// ```text
 /// token           r = exp(clamp(d, -20, 20))                       one per token
 /// sequence        r = exp(clamp(mean of d, -20, 20))               one per sequence
 /// sequence_token  r = exp(log_probs - sg(log_probs) + sg(clamp(mean of d, -20, 20)))
 /// sequence_sum    r = exp(clamp(sum of d, -20, 20))                one per sequence
+/// segment         r = exp(clamp(mean of d, -20, 20))               one per segment
 /// ```
 ///
+/// A segment is a run of valid tokens between masked ones, such as the turn of a conversation; it is
+/// that of ROLL. Without a mask a sequence is one segment.
+///
 /// The gradient of `sequence` and `sequence_sum` flows through the mean or the sum to every valid
-/// token; that of `sequence_token`, whose value is that of `sequence`, to the token itself.
+/// token, that of `segment` to every token of the segment; that of `sequence_token`, whose value is
+/// that of `sequence`, to the token itself.
 /// Beyond ±20 it is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -53,6 +58,9 @@ impl Ratio {
     pub const SEQUENCE_TOKEN: Self = Self::old(RatioLevel::SequenceToken);
     /// The probability ratio of the whole sequence, against the old policy.
     pub const SEQUENCE_SUM: Self = Self::old(RatioLevel::SequenceSum);
+
+    /// One ratio per run of valid tokens, against the old policy (ROLL).
+    pub const SEGMENT: Self = Self::old(RatioLevel::Segment);
 
     const fn old(level: RatioLevel) -> Self {
         Self {
@@ -84,6 +92,9 @@ pub enum RatioLevel {
     SequenceToken,
     /// One ratio per sequence: the product of its tokens' ratios.
     SequenceSum,
+    /// One ratio per run of valid tokens: the geometric mean of its tokens' ratios. Composed of plain
+    /// tensor operations, without kernels.
+    Segment,
 }
 
 impl RatioLevel {
@@ -91,8 +102,17 @@ impl RatioLevel {
     #[must_use]
     pub const fn shares_gradient(self) -> bool {
         match self {
-            Self::Token | Self::SequenceToken => false,
+            Self::Token | Self::SequenceToken | Self::Segment => false,
             Self::Sequence | Self::SequenceSum => true,
+        }
+    }
+
+    /// Whether the fused kernels have it.
+    #[must_use]
+    pub const fn has_kernel(self) -> bool {
+        match self {
+            Self::Token | Self::Sequence | Self::SequenceToken | Self::SequenceSum => true,
+            Self::Segment => false,
         }
     }
 }

@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 use super::check::ConfigError;
 
 /// How token losses become one number. With `n` valid tokens, `n_b` of them in sequence `b`, and
-/// `B` sequences with `n_b > 0`:
+/// `B` sequences with `n_b > 0`; `n_p` of them answer prompt `p`, and `P` prompts have `n_p > 0`:
 ///
 /// ```text
 /// token_mean         sum(token_loss) / n
 /// sequence_mean      sum_b(sum_t(token_loss) / n_b) / B
+/// prompt_mean        sum_p(sum of token_loss of p / n_p) / P
 /// sequence_sum_mean  sum(token_loss) / B
 /// fixed_length       sum(token_loss) / (B * length)
 /// token_sum          sum(token_loss)
@@ -20,6 +21,10 @@ use super::check::ConfigError;
 ///
 /// `fixed_length` is that of Dr. GRPO ([arXiv 2503.20783](https://arxiv.org/abs/2503.20783)): long
 /// and short sequences weigh a token the same, whatever else is in the batch.
+///
+/// `prompt_mean` is that of SkyRL: every prompt weighs the same, and within it every token. The
+/// batch says which sequences answer which prompt; any other numbers of sequences do as well. SkyRL
+/// counts prompts without a valid token in `P`, too: the totals of the global batch may do so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Reduction {
@@ -28,6 +33,8 @@ pub enum Reduction {
     TokenMean,
     /// Every sequence that holds a valid token weighs the same.
     SequenceMean,
+    /// Every prompt weighs the same.
+    PromptMean,
     /// The mean of the sequences' sums: every sequence weighs as much as it is long.
     SequenceSumMean,
     /// As the mean of the sequences' sums, divided by a constant length.
@@ -47,6 +54,8 @@ pub enum Denominator {
     Tokens,
     /// The number of sequences that hold a valid token, times this length.
     Sequences(f64),
+    /// The number of prompts that a valid token answers.
+    Prompts,
     /// Nothing.
     One,
 }
@@ -54,10 +63,11 @@ pub enum Denominator {
 impl Reduction {
     /// All of them, the one of a fixed length with this one.
     #[must_use]
-    pub const fn all(length: usize) -> [Self; 5] {
+    pub const fn all(length: usize) -> [Self; 6] {
         [
             Self::TokenMean,
             Self::SequenceMean,
+            Self::PromptMean,
             Self::SequenceSumMean,
             Self::FixedLength { length },
             Self::TokenSum,
@@ -69,9 +79,24 @@ impl Reduction {
     pub const fn takes_sequence_means(self) -> bool {
         match self {
             Self::SequenceMean => true,
-            Self::TokenMean | Self::SequenceSumMean | Self::FixedLength { .. } | Self::TokenSum => {
-                false
-            }
+            Self::TokenMean
+            | Self::PromptMean
+            | Self::SequenceSumMean
+            | Self::FixedLength { .. }
+            | Self::TokenSum => false,
+        }
+    }
+
+    /// Whether the batch brings what the tokens of each sequence count for: `1 / n_p`.
+    #[must_use]
+    pub const fn weighs_sequences(self) -> bool {
+        match self {
+            Self::PromptMean => true,
+            Self::TokenMean
+            | Self::SequenceMean
+            | Self::SequenceSumMean
+            | Self::FixedLength { .. }
+            | Self::TokenSum => false,
         }
     }
 
@@ -82,18 +107,21 @@ impl Reduction {
             Self::TokenMean => Denominator::Tokens,
             Self::SequenceMean | Self::SequenceSumMean => Denominator::Sequences(1.0),
             Self::FixedLength { length } => Denominator::Sequences(length as f64),
+            Self::PromptMean => Denominator::Prompts,
             Self::TokenSum => Denominator::One,
         }
     }
 
     /// The number that the numerator is divided by, with `tokens` valid tokens in `sequences`
-    /// sequences. A batch without any is divided as one with 1 of each.
+    /// sequences that answer `prompts` prompts. A batch without any is divided as one with 1 of each.
     #[must_use]
-    pub const fn count(self, tokens: f64, sequences: f64) -> f64 {
+    pub const fn count(self, tokens: f64, sequences: f64, prompts: f64) -> f64 {
         match self.denominator() {
             Denominator::Tokens => tokens.max(1.0),
             Denominator::Sequences(length) => sequences.max(1.0) * length,
-            Denominator::One => 1.0,
+            // A part of a batch may answer a part of a prompt.
+            Denominator::Prompts if prompts > 0.0 => prompts,
+            Denominator::Prompts | Denominator::One => 1.0,
         }
     }
 
@@ -103,6 +131,7 @@ impl Reduction {
         match self {
             Self::TokenMean => "token_mean",
             Self::SequenceMean => "sequence_mean",
+            Self::PromptMean => "prompt_mean",
             Self::SequenceSumMean => "sequence_sum_mean",
             Self::FixedLength { .. } => "fixed_length",
             Self::TokenSum => "token_sum",

@@ -13,6 +13,7 @@ use super::check::{ConfigError, positive};
 /// w = weight, normalized to mean 1 if asked for; 1 without one        RolloutWeight
 /// w = 0 where a filter's statistic lies out of its bounds             Filter
 /// w = 0 for a sequence that holds a token with rho below the veto
+///     with only_moving_away not where g A <= 0: the update moves the token towards the sampler
 /// token_loss = -surrogate * w + ...
 /// ```
 ///
@@ -54,6 +55,12 @@ pub struct RolloutCorrection {
     /// Drops every sequence that holds a token with `rho` below it. Finite and above 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub veto: Option<f64>,
+    /// Whether filters and veto spare the tokens that an update moves towards the sampler: those with
+    /// `g A <= 0`, of which one has become more likely than it was sampled and has a negative
+    /// advantage, or the other way round
+    /// ([arXiv 2603.01365](https://arxiv.org/abs/2603.01365)).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub only_moving_away: bool,
 }
 
 impl RolloutCorrection {
@@ -65,6 +72,7 @@ impl RolloutCorrection {
             normalize: false,
             filters: Filters::NONE,
             veto: None,
+            only_moving_away: false,
         }
     }
 
@@ -76,6 +84,7 @@ impl RolloutCorrection {
             normalize: false,
             filters: Filters::NONE.and(filter),
             veto: None,
+            only_moving_away: false,
         }
     }
 
@@ -100,6 +109,13 @@ impl RolloutCorrection {
         self
     }
 
+    /// Has filters and veto spare the tokens that an update moves towards the sampler.
+    #[must_use]
+    pub const fn with_only_moving_away(mut self) -> Self {
+        self.only_moving_away = true;
+        self
+    }
+
     /// Whether the weight of a token depends on other tokens of its sequence.
     #[must_use]
     pub fn reads_sequence(&self) -> bool {
@@ -120,6 +136,13 @@ impl RolloutCorrection {
         self.filters.validate()?;
         if let Some(veto) = self.veto {
             positive("rollout_correction.veto", veto)?;
+        }
+        if self.only_moving_away && self.filters.is_empty() && self.veto.is_none() {
+            return Err(ConfigError::Missing {
+                field: "rollout_correction.filters",
+                needed_by: "`rollout_correction.only_moving_away`",
+                accepted: "a filter or a veto, or leave `only_moving_away` out",
+            });
         }
         match (self.weight, self.normalize) {
             (None, true) => Err(ConfigError::Missing {
@@ -285,6 +308,8 @@ impl RolloutWeight {
 /// bernoulli_kl  max(D(p, q), D(q, p))        low <= statistic <= high
 ///     p = exp(old_log_probs), q = exp(rollout_log_probs), and p, q, 1 - p, 1 - q within [1e-8, 1]
 ///     D(p, q) = p ln(p / q) + (1 - p) ln((1 - p) / (1 - q))
+/// difference  p - q                          low <= statistic <= high, of either sign
+/// ratio_distance  |expm1(g)|, g clamped to ±20   low <= statistic <= high
 ///
 /// token          of the token alone
 /// sequence_sum   the sum over its sequence
@@ -298,6 +323,10 @@ impl RolloutWeight {
 /// The KL divergence of a Bernoulli distribution, whether this token is sampled or another, sees what
 /// a ratio does not: from 1e-6 to 1e-5 hardly anything has changed, from 0.9 to 0.99 the ratio has not.
 ///
+/// A difference of probabilities sees what a ratio does where the policy is sure, and little else: of
+/// tokens it is the trust region `|p - q| <= high` of ROLL with `low = -high`. The distance of the
+/// ratio from 1, as the mean over a sequence, is what open-instruct calls total variation.
+///
 /// A token filter drops tokens, the others whole sequences. With k1, `sequence_sum` bounds the
 /// probability ratio of the sequence and `sequence_mean` its geometric mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -307,7 +336,7 @@ pub struct Filter {
     pub level: FilterLevel,
     /// By which estimate of the mismatch.
     pub estimator: FilterEstimator,
-    /// What is kept.
+    /// What is kept. Those of a difference may be of either sign.
     pub bounds: Bounds,
 }
 
@@ -342,6 +371,10 @@ pub enum FilterEstimator {
     /// The divergence of whether the token is sampled or another, in the direction in which it is
     /// larger.
     BernoulliKl,
+    /// How much more probable the token is than when it was sampled.
+    Difference,
+    /// How far the ratio is from 1.
+    RatioDistance,
 }
 
 impl FilterLevel {
@@ -382,7 +415,23 @@ impl FilterLevel {
 
 impl FilterEstimator {
     /// All of them, in the order in which filters are listed.
-    pub const ALL: [Self; 4] = [Self::K1, Self::K2, Self::K3, Self::BernoulliKl];
+    pub const ALL: [Self; 6] = [
+        Self::K1,
+        Self::K2,
+        Self::K3,
+        Self::BernoulliKl,
+        Self::Difference,
+        Self::RatioDistance,
+    ];
+
+    /// The least value of the estimate.
+    const fn least(self) -> f64 {
+        match self {
+            Self::Difference => f64::NEG_INFINITY,
+            // Of k1 it is the ratio.
+            Self::K1 | Self::K2 | Self::K3 | Self::BernoulliKl | Self::RatioDistance => 0.0,
+        }
+    }
 
     /// As it is written in JSON.
     const fn name(self) -> &'static str {
@@ -391,6 +440,8 @@ impl FilterEstimator {
             Self::K2 => "k2",
             Self::K3 => "k3",
             Self::BernoulliKl => "bernoulli_kl",
+            Self::Difference => "difference",
+            Self::RatioDistance => "ratio_distance",
         }
     }
 }
@@ -424,11 +475,24 @@ impl Filter {
         Self::new(FilterLevel::SequenceMean, FilterEstimator::K3, bounds)
     }
 
+    /// The smallest statistic that is kept.
+    pub(crate) fn low(&self) -> f64 {
+        self.bounds.low.unwrap_or(self.estimator.least())
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
-        self.bounds.validate(
+        let (low, high) = (
             "rollout_correction.filters[].bounds.low",
             "rollout_correction.filters[].bounds.high",
-        )
+        );
+        match self.estimator {
+            FilterEstimator::Difference => self.bounds.validate_of_either_sign(low, high),
+            FilterEstimator::K1
+            | FilterEstimator::K2
+            | FilterEstimator::K3
+            | FilterEstimator::BernoulliKl
+            | FilterEstimator::RatioDistance => self.bounds.validate(low, high),
+        }
     }
 }
 

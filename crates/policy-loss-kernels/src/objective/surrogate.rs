@@ -151,6 +151,7 @@ impl Surrogate {
             RatioLevel::Sequence => "ratio.level = sequence",
             RatioLevel::SequenceToken => "ratio.level = sequence_token",
             RatioLevel::SequenceSum => "ratio.level = sequence_sum",
+            RatioLevel::Segment => "ratio.level = segment",
         };
         match self.properties().needs_token_ratio() {
             None => Ok(()),

@@ -28,6 +28,8 @@ fn sums_of_many_tokens_stay_exact() {
         },
         mask: None,
         weight_mean: 1.0,
+        entropy_threshold: 0.0,
+        sequence_weights: None,
     };
     let (mut loss, mut k3, mut log_ratio, mut clipped) = (0.0, 0.0, 0.0, 0.0);
     let high = f64::from(1.28_f32);

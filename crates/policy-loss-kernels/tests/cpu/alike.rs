@@ -49,6 +49,8 @@ fn run(arch: Arch, objective: &Objective, log_ratio: f32, tokens: usize) -> Eval
         },
         mask: None,
         weight_mean: 1.0,
+        entropy_threshold: 0.0,
+        sequence_weights: Some((&[1.0_f32][..]).into()),
     };
     evaluate_on(arch, objective, &batch, Some(1.0), true).expect("a batch")
 }

@@ -123,14 +123,15 @@ fn check_run<T: Arithmetic>(
 /// What the kernels are told instead of `1 / count`, or what they find themselves.
 fn factor(objective: &Objective, scale: Option<Scale>, sums: &Sums) -> f64 {
     let Some(Scale { total, world_size }) = scale else {
-        let count = objective
-            .reduction
-            .count(sums.valid_tokens, sums.valid_sequences);
+        let count =
+            objective
+                .reduction
+                .count(sums.valid_tokens, sums.valid_sequences, sums.valid_prompts);
         return 1.0 / count;
     };
     let length = match objective.reduction.denominator() {
         Denominator::Sequences(length) => length,
-        Denominator::Tokens | Denominator::One => 1.0,
+        Denominator::Tokens | Denominator::Prompts | Denominator::One => 1.0,
     };
     world_size / (total * length)
 }

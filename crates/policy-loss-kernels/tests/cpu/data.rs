@@ -1,10 +1,16 @@
 //! Batches that own their memory.
 
+use std::collections::BTreeMap;
+
 use half::{bf16, f16};
 use policy_loss_kernels::cpu::{Arch, Arithmetic, Batch, Evaluated, Floats, Mask, evaluate_on};
+use policy_loss_kernels::objective::EntropyMask;
 use policy_loss_kernels::{Columns, Objective};
 use policy_loss_oracle as oracle;
-use policy_loss_oracle::{Answer, Random, Scale};
+use policy_loss_oracle::{Answer, Prompts, Random, Scale};
+
+/// The one that the batches here bring the threshold of.
+pub const ENTROPY_MASK: EntropyMask = EntropyMask::new(0.6);
 
 /// The type of a column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +86,10 @@ pub struct Data {
     pub tokens: usize,
     pub columns: Columns<Column>,
     pub mask: Option<Vec<bool>>,
+    /// The prompt that each sequence answers.
+    pub prompts: Vec<i64>,
+    /// What the tokens of each sequence count for in a mean over prompts.
+    weights: Vec<f64>,
 }
 
 /// What a random batch looks like.
@@ -152,12 +162,33 @@ impl Data {
             entropies,
             advantages,
         };
+        // Some that answer one prompt, in no order.
+        let prompts = (0..sequences).map(|row| (row * 5 % 7 % 3) as i64).collect();
+        let columns = values
+            .zip(form.kinds)
+            .map(|(values, kind)| Column::new(kind, &values));
+        Self::new(form.shape, columns, mask, prompts)
+    }
+
+    fn new(
+        (sequences, tokens): (usize, usize),
+        columns: Columns<Column>,
+        mask: Option<Vec<bool>>,
+        prompts: Vec<i64>,
+    ) -> Self {
+        let is_valid = |i: usize| mask.as_ref().is_none_or(|mask| mask[i]);
+        let mut tokens_of = BTreeMap::<i64, usize>::new();
+        for (row, prompt) in prompts.iter().enumerate() {
+            let valid = (row * tokens..(row + 1) * tokens).filter(|i| is_valid(*i));
+            *tokens_of.entry(*prompt).or_default() += valid.count();
+        }
+        let weight = |prompt: &i64| 1.0 / tokens_of[prompt].max(1) as f64;
         Self {
             sequences,
             tokens,
-            columns: values
-                .zip(form.kinds)
-                .map(|(values, kind)| Column::new(kind, &values)),
+            columns,
+            weights: prompts.iter().map(weight).collect(),
+            prompts,
             mask,
         }
     }
@@ -170,19 +201,21 @@ impl Data {
         advantages: &[f64],
     ) -> Self {
         let column = |values| Column::new(Kind::F64, values);
-        Self {
-            sequences: 1,
-            tokens: log_probs.len(),
-            columns: Columns {
-                log_probs: column(log_probs),
-                old_log_probs: column(old_log_probs),
-                rollout_log_probs: column(rollout),
-                ref_log_probs: column(old_log_probs),
-                entropies: column(advantages),
-                advantages: column(advantages),
-            },
-            mask: None,
-        }
+        let columns = Columns {
+            log_probs: column(log_probs),
+            old_log_probs: column(old_log_probs),
+            rollout_log_probs: column(rollout),
+            ref_log_probs: column(old_log_probs),
+            entropies: column(advantages),
+            advantages: column(advantages),
+        };
+        Self::new((1, log_probs.len()), columns, None, vec![0])
+    }
+
+    /// The same numbers in rows, each of which answers a prompt of its own.
+    pub fn of_rows(self, shape: (usize, usize), mask: Vec<bool>) -> Self {
+        let prompts = (0..shape.0 as i64).collect();
+        Self::new(shape, self.columns, Some(mask), prompts)
     }
 
     pub fn length(&self) -> usize {
@@ -201,7 +234,17 @@ impl Data {
             columns: self.columns.as_ref().map(|column| Some(column.floats())),
             mask: self.mask.as_deref().map(Mask::from),
             weight_mean,
+            entropy_threshold: self.entropy_threshold(),
+            sequence_weights: Some(self.weights.as_slice().into()),
         }
+    }
+
+    /// That of [`ENTROPY_MASK`].
+    fn entropy_threshold(&self) -> f64 {
+        let entropies = self.columns.entropies.to_f64().into_iter().enumerate();
+        let valid = entropies.filter(|(i, _)| self.is_valid(*i));
+        let threshold = ENTROPY_MASK.threshold(valid.map(|(_, entropy)| entropy));
+        threshold.unwrap_or(0.0)
     }
 
     /// What the kernels make of it, with weights that are normalized already.
@@ -255,6 +298,8 @@ impl Data {
             rollout: Some(values.rollout_log_probs),
             reference: Some(values.ref_log_probs),
             entropies: Some(values.entropies),
+            prompts: Some(Prompts::OfBatch(self.prompts.clone())),
+            entropy_threshold: None,
         }
     }
 }

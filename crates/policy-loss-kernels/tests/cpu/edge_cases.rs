@@ -216,9 +216,9 @@ fn rollout_weights() {
 
 #[test]
 fn masked_rows() {
-    let mut data = Data::row(&[0.0; 6], &[0.0; 6], &[0.0; 6], &[1.0; 6]);
-    (data.sequences, data.tokens) = (2, 3);
-    data.mask = Some(vec![false, false, false, true, false, true]);
+    let data = Data::row(&[0.0; 6], &[0.0; 6], &[0.0; 6], &[1.0; 6]);
+    let mask = vec![false, false, false, true, false, true];
+    let data = data.of_rows((2, 3), mask);
     for arch in levels() {
         for reduction in [Reduction::TokenMean, Reduction::SequenceMean] {
             let mut objective = token();
@@ -229,7 +229,7 @@ fn masked_rows() {
             assert_eq!(found.gradient, [0.0, 0.0, 0.0, -0.5, 0.0, -0.5]);
         }
     }
-    data.mask = Some(vec![false; 6]);
+    let data = data.of_rows((2, 3), vec![false; 6]);
     for arch in levels() {
         for objective in objectives() {
             for scale in [None, Some(0.4)] {

@@ -4,7 +4,7 @@ use policy_loss_kernels::cpu::{
     Arithmetic, Batch, BatchError, Evaluated, Mask, evaluate, evaluate_on, scale_in_place,
 };
 use policy_loss_kernels::objective::{
-    Behavior, CovarianceClip, CovariancePenalty, KlBase, Surrogate,
+    Behavior, CovarianceClip, CovariancePenalty, KlBase, Ratio, Reduction, Surrogate,
 };
 use policy_loss_kernels::{Columns, Objective};
 use policy_loss_oracle::Random;
@@ -88,8 +88,9 @@ fn masked_positions_stay_zero_beside_nan() {
         (mask[3], mask[4]) = (true, false);
         let mask = mask.clone();
         data.columns.log_probs.edit(|values| values[3] = f64::NAN);
-        // Some surrogates leave a token out whose advantage is 0.
+        // Some surrogates leave a token out whose advantage is 0, and a mask one of low entropy.
         data.columns.advantages.edit(|values| values[3] = 1.0);
+        data.columns.entropies.edit(|values| values[3] = 9.0);
         for arch in levels() {
             let found = data.run::<f32>(arch, &objective, None);
             assert!(found.loss.is_nan(), "{objective:?}");
@@ -180,6 +181,12 @@ fn scaling() {
     assert_eq!(halves, [half::bf16::from_f32(6.0); 5]);
 }
 
+fn of_reduction(reduction: Reduction) -> Objective {
+    let mut objective = token();
+    objective.reduction = reduction;
+    objective
+}
+
 /// Why a batch is refused.
 fn refusal(objective: &Objective, batch: &Batch<'_>) -> BatchError {
     evaluate::<f32>(objective, batch, None, true).expect_err("it is refused")
@@ -232,6 +239,26 @@ fn wrong_batches_are_refused() {
             name: "rollout_log_probs"
         }
     );
+    let weighed = of_reduction(Reduction::PromptMean);
+    let without = Batch {
+        sequence_weights: None,
+        ..batch
+    };
+    let name = "sequence_weights";
+    assert_eq!(refusal(&weighed, &without), BatchError::Missing { name });
+    assert!(evaluate::<f32>(&token(), &without, None, true).is_ok());
+    let short = Batch {
+        sequence_weights: Some((&[0.5_f32; 2][..]).into()),
+        ..batch
+    };
+    assert_eq!(
+        refusal(&weighed, &short),
+        BatchError::Length {
+            name,
+            expected: 3,
+            got: 2
+        }
+    );
     let huge = Batch {
         sequences: usize::MAX,
         ..batch
@@ -243,6 +270,9 @@ fn wrong_batches_are_refused() {
     ] {
         assert_eq!(refusal(&of(surrogate), &batch), BatchError::NoKernel);
     }
+    let mut segments = token();
+    segments.ratio = Ratio::SEGMENT;
+    assert_eq!(refusal(&segments, &batch), BatchError::NoKernel);
 }
 
 #[test]
@@ -259,7 +289,7 @@ fn every_column_that_an_objective_reads_has_to_be_there() {
             ("old_log_probs", true),
             ("rollout_log_probs", objective.reads_rollout()),
             ("ref_log_probs", reads_reference),
-            ("entropies", objective.entropy_bonus.is_some()),
+            ("entropies", objective.reads_entropies()),
             ("advantages", true),
         ];
         for (name, is_read) in is_read {

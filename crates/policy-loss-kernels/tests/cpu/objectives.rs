@@ -11,7 +11,7 @@ use policy_loss_kernels::objective::{
 };
 use policy_loss_oracle::{Random, dividing_filter};
 
-use crate::data::{Data, Form, Kind};
+use crate::data::{Data, ENTROPY_MASK, Form, Kind};
 
 /// PPO with a higher upper bound.
 pub fn token() -> Objective {
@@ -93,7 +93,11 @@ pub fn parts() -> Vec<Objective> {
     masked.off_policy_mask = Some(OffPolicyMask::new(0.05));
     let mut bonus = token();
     bonus.entropy_bonus = Some(EntropyBonus::new(0.1));
-    parts.extend([masked, bonus]);
+    let mut of_forks = token();
+    of_forks.entropy_mask = Some(ENTROPY_MASK);
+    let mut rewarded_forks = of_forks;
+    rewarded_forks.entropy_bonus = Some(EntropyBonus::new(0.1));
+    parts.extend([masked, bonus, of_forks, rewarded_forks]);
     parts
 }
 
@@ -125,7 +129,21 @@ fn corrections() -> Vec<RolloutCorrection> {
             weighed.with_normalization().with_filter(filter),
         ]);
     }
+    let change = Filter::new(
+        FilterLevel::Token,
+        FilterEstimator::Difference,
+        Bounds::new(-0.1, 0.1),
+    );
     corrections.extend([
+        RolloutCorrection::filter(change),
+        weighed.with_filter(change).with_only_moving_away(),
+        weighed
+            .with_normalization()
+            .with_filter(Filter::sequence_mean_k1(bounds))
+            .with_only_moving_away(),
+        RolloutCorrection::weigh(RolloutWeight::mask(bounds))
+            .with_veto(0.45)
+            .with_only_moving_away(),
         weighed.with_veto(0.45),
         weighed.with_normalization().with_veto(0.45),
         weighed
@@ -203,6 +221,7 @@ pub fn any(random: &mut Random) -> Objective {
         objective.rollout_correction = corrects.then(|| random.pick(&corrections));
         objective.kl_penalty = penalizes.then(|| random.pick(&penalties));
         objective.off_policy_mask = masks.then(|| OffPolicyMask::new(0.05));
+        objective.entropy_mask = (random.below(4) == 0).then_some(ENTROPY_MASK);
         objective.entropy_bonus = rewards.then(|| EntropyBonus::new(0.1));
         objective.reduction = random.pick(&Reduction::all(9));
         if objective.validate().is_ok() {

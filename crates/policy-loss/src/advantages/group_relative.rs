@@ -185,7 +185,7 @@ impl GroupRelative {
         group_ids: &[i64],
         valid: &Valid,
     ) -> Tensor<2> {
-        let members = Members::new(group_ids, valid);
+        let members = Members::new(group_ids, &valid.per_sequence);
         let compared = kinds.iter().map(|(weight, scores)| {
             let compared = members.scatter(self.compared(scores, &members));
             (*weight, compared)

@@ -4,14 +4,12 @@ use std::collections::HashMap;
 
 use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
 
-use crate::valid::Valid;
-
 /// The groups of a batch: `G` rows of `S` places, `S` being the size of the largest one.
 ///
 /// Statistics of a group are then reductions along a row. Nothing is multiplied by a 0 / 1 matrix:
 /// that would turn one infinite reward into a NaN in every group, and on some devices round the
 /// rewards first.
-pub(super) struct Members {
+pub(crate) struct Members {
     /// `[G * S]`, the sequence at each place; an absent one repeats some sequence.
     sequences: Tensor<1, Int>,
     /// `[B]`, the place of each sequence.
@@ -26,9 +24,10 @@ pub(super) struct Members {
 }
 
 impl Members {
-    /// `group_ids` may be any numbers in any order; the batch is not empty.
-    pub fn new(group_ids: &[i64], valid: &Valid) -> Self {
-        let device = valid.per_sequence.device();
+    /// `group_ids` may be any numbers in any order, `per_sequence` counts the valid tokens of each
+    /// sequence, `[B, 1]`; the batch is not empty.
+    pub fn new(group_ids: &[i64], per_sequence: &Tensor<2>) -> Self {
+        let device = per_sequence.device();
         let Layout {
             sequences,
             places,
@@ -46,16 +45,13 @@ impl Members {
             places: indices(places),
             shape,
             absent: vacant,
-            lengths: valid.per_sequence.clone(),
-            count: valid.per_sequence.clone(),
+            lengths: per_sequence.clone(),
+            count: per_sequence.clone(),
         };
-        let lengths = members.gather(valid.per_sequence.clone());
+        let lengths = members.gather(per_sequence.clone());
         members.lengths = members.present(lengths);
         members.absent = members.lengths.clone().equal_elem(0);
-        members.count = number(
-            members.absent.clone().bool_not(),
-            valid.per_sequence.dtype(),
-        );
+        members.count = number(members.absent.clone().bool_not(), per_sequence.dtype());
         members
     }
 
@@ -97,7 +93,7 @@ impl Members {
 }
 
 /// How many hold in each row, `[G, 1]`.
-pub(super) fn number(condition: Tensor<2, Bool>, dtype: DType) -> Tensor<2> {
+pub(crate) fn number(condition: Tensor<2, Bool>, dtype: DType) -> Tensor<2> {
     condition.float().cast(dtype).sum_dim(1)
 }
 

@@ -3,7 +3,7 @@
 mod batch;
 mod generalized;
 mod group_relative;
-mod members;
+pub(crate) mod members;
 mod presets;
 mod recurrence;
 mod return_to_go;

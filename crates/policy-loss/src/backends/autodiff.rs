@@ -58,6 +58,8 @@ impl<B: Backend + PolicyLossOps, C: CheckpointStrategy> PolicyLossOps for Autodi
             entropies,
             advantages: inputs.advantages.into_primitive(),
             weight_mean: inputs.weight_mean.into_primitive(),
+            entropy_threshold: inputs.entropy_threshold.into_primitive(),
+            sequence_weights: inputs.sequence_weights.into_primitive(),
             action_mask: inputs.action_mask,
         };
         // The loss is one value whatever the size of the batch: nothing here is worth recomputing.

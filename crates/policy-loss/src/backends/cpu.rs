@@ -1,8 +1,7 @@
 //! What the CPU backends share: from slices to loss, sums and gradients.
 
 use burn::tensor::{Element as BurnElement, TensorData};
-use policy_loss_kernels::Columns;
-use policy_loss_kernels::cpu::{Arithmetic, Batch, Floats, Mask, evaluate};
+use policy_loss_kernels::cpu::{Arithmetic, Batch, Floats, evaluate};
 
 use crate::ops::FusedTask;
 
@@ -15,26 +14,12 @@ pub(crate) struct Pass {
     pub factor: TensorData,
 }
 
-/// Computes a batch of this shape, whose slices were taken from checked tensors.
-pub(crate) fn forward(
-    task: &FusedTask,
-    shape: [usize; 2],
-    columns: Columns<Floats<'_>>,
-    weight_mean: f64,
-    mask: Mask<'_>,
-) -> Pass {
-    let [sequences, tokens] = shape;
-    let batch = Batch {
-        sequences,
-        tokens,
-        columns: columns.map(Some),
-        mask: task.masked.then_some(mask),
-        weight_mean,
-    };
-    match columns.log_probs {
-        Floats::F64(_) => pass::<f64>(task, &batch),
+/// Computes a batch, whose slices were taken from checked tensors.
+pub(crate) fn forward(task: &FusedTask, batch: &Batch<'_>) -> Pass {
+    match batch.columns.log_probs {
+        Some(Floats::F64(_)) => pass::<f64>(task, batch),
         // Half precision was widened before it came here.
-        Floats::F32(_) | Floats::F16(_) | Floats::Bf16(_) => pass::<f32>(task, &batch),
+        Some(Floats::F32(_) | Floats::F16(_) | Floats::Bf16(_)) | None => pass::<f32>(task, batch),
     }
 }
 
@@ -79,14 +64,27 @@ macro_rules! implement_policy_loss_ops {
                 inputs: crate::ops::FusedInputs<Self>,
                 task: crate::ops::FusedTask,
             ) -> crate::ops::FusedOutputs<Self> {
-                let shape = burn::backend::TensorMetadata::shape(&inputs.log_probs).dims();
-                let (columns, weight_mean, action_mask) = inputs.parts();
-                let (columns, weight_mean) = (columns.map(borrow), borrow(weight_mean));
-                let action_mask = borrow(action_mask);
-                let weight_mean = super::cpu::number(floats(&weight_mean));
-                let mask = mask(&action_mask);
-                let columns = columns.as_ref().map(floats);
-                let pass = super::cpu::forward(&task, shape, columns, weight_mean, mask);
+                let shape = burn::backend::TensorMetadata::shape(&inputs.log_probs);
+                let [sequences, tokens] = shape.dims();
+                let parts = inputs.parts();
+                let columns = parts.columns.map(borrow);
+                let [weight_mean, entropy_threshold, sequence_weights] = [
+                    parts.weight_mean,
+                    parts.entropy_threshold,
+                    parts.sequence_weights,
+                ]
+                .map(borrow);
+                let action_mask = borrow(parts.action_mask);
+                let batch = policy_loss_kernels::cpu::Batch {
+                    sequences,
+                    tokens,
+                    columns: columns.as_ref().map(|column| Some(floats(column))),
+                    mask: task.masked.then(|| mask(&action_mask)),
+                    weight_mean: super::cpu::number(floats(&weight_mean)),
+                    entropy_threshold: super::cpu::number(floats(&entropy_threshold)),
+                    sequence_weights: Some(floats(&sequence_weights)),
+                };
+                let pass = super::cpu::forward(&task, &batch);
                 crate::ops::FusedOutputs {
                     loss: <$tensor>::from_data(pass.loss),
                     sums: <$tensor>::from_data(pass.sums),

@@ -19,14 +19,16 @@ impl PolicyLossOps for CubeBackend {
         let [sequences, tokens] = shape.dims();
         let like = inputs.log_probs.clone();
         let advantages_per_sequence = inputs.advantages.shape().dims::<2>()[1] != tokens;
-        let (columns, weight_mean, action_mask) = inputs.parts();
+        let parts = inputs.parts();
         let batch = Batch {
             sequences,
             tokens,
-            columns: columns.map(buffer).map(Some),
+            columns: parts.columns.map(buffer).map(Some),
             advantages_per_sequence,
-            weight_mean: Some(buffer(weight_mean)),
-            mask: task.masked.then(|| buffer(action_mask)),
+            weight_mean: Some(buffer(parts.weight_mean)),
+            entropy_threshold: Some(buffer(parts.entropy_threshold)),
+            sequence_weights: Some(buffer(parts.sequence_weights)),
+            mask: task.masked.then(|| buffer(parts.action_mask)),
         };
         let FusedTask {
             objective,

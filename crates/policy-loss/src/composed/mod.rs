@@ -15,8 +15,8 @@ use self::rollout::{Mismatch, weights};
 use self::sums::Observed;
 use self::surrogate::{Formula, SurrogateOutput, Tokens};
 use crate::checked::CheckedBatch;
-use crate::valid::Valid;
-use crate::{Behavior, KlBase, MissingRolloutLogProbs, Objective, OffPolicyMask};
+use crate::valid::{Valid, in_order};
+use crate::{Behavior, EntropyMask, KlBase, MissingRolloutLogProbs, Objective, OffPolicyMask};
 
 /// A loss, `[1]` and tracked, with the row of sums that its metrics are made of, `[1, N]`.
 pub(crate) struct LossAndSums {
@@ -25,14 +25,25 @@ pub(crate) struct LossAndSums {
 }
 
 /// The loss with its sums.
-pub(crate) fn forward(objective: &Objective, batch: CheckedBatch) -> LossAndSums {
+pub(crate) fn forward(objective: &Objective, mut batch: CheckedBatch) -> LossAndSums {
     let scale = batch.scale;
     let reduction = objective.reduction;
+    let prompts = batch.prompts.take();
     let (token_loss, valid, observed) = token_losses(objective, batch);
-    let numerator = valid.numerator(reduction, token_loss);
+    let per_sequence = &valid.per_sequence;
+    let weights = prompts.map(|prompts| {
+        let (device, dtype) = (per_sequence.device(), per_sequence.dtype());
+        prompts.weights(&device, dtype, || per_sequence.clone())
+    });
+    let numerator = valid.numerator(reduction, token_loss, weights.as_ref());
+    let prompts = weights.map(|weights| valid.prompts(&weights));
     LossAndSums {
-        sums: observed.row(numerator.clone().without_autodiff(), &valid),
-        loss: valid.divided(reduction, numerator, scale),
+        sums: observed.row(
+            numerator.clone().without_autodiff(),
+            prompts.clone(),
+            &valid,
+        ),
+        loss: valid.divided(reduction, numerator, prompts, scale),
     }
 }
 
@@ -89,8 +100,20 @@ pub(crate) fn token_losses(
     let off_policy = objective
         .off_policy_mask
         .map(|mask| is_off_policy(mask, log_ratio.clone(), advantages.clone(), &valid));
+    let entropies = batch.entropies.map(|entropies| entropies.cast(dtype));
+    let low_entropy = objective.entropy_mask.zip(entropies.as_ref());
+    let low_entropy = low_entropy.map(|(mask, entropies)| {
+        let entropies = entropies.clone().without_autodiff();
+        let threshold = match batch.entropy_threshold {
+            Some(threshold) => valid.total.zeros_like() + threshold,
+            None => entropy_threshold(mask, entropies.clone(), &valid),
+        };
+        let threshold = threshold.reshape([1, 1]).expand(shape);
+        entropies.lower(threshold).bool_and(valid.tokens.clone())
+    });
     let dropped = off_policy
         .iter()
+        .chain(&low_entropy)
         .chain(&dropped_missing)
         .cloned()
         .reduce(Tensor::bool_or);
@@ -103,7 +126,7 @@ pub(crate) fn token_losses(
             old_log_probs: valid.select(old_log_probs.clone()),
             rollout_log_probs: valid.select(rollout_log_probs),
         };
-        weights(&correction, &mismatch, &valid)
+        weights(&correction, &mismatch, &advantages, &valid)
     });
     if let Some(weights) = &weights {
         let weight = weights.weight.clone();
@@ -127,9 +150,15 @@ pub(crate) fn token_losses(
         kl = Some(divergence.without_autodiff());
         kl_log_ratio = Some(q.without_autodiff());
     }
-    if let Some((bonus, entropies)) = objective.entropy_bonus.zip(batch.entropies) {
-        let entropies = valid.select(entropies.cast(dtype));
-        token_loss = token_loss - entropies.clone() * bonus.coefficient;
+    if let Some(entropies) = entropies {
+        let entropies = valid.select(entropies);
+        if let Some(bonus) = objective.entropy_bonus {
+            let rewarded = match &low_entropy {
+                Some(dropped) => entropies.clone().mask_fill(dropped.clone(), 0),
+                None => entropies.clone(),
+            };
+            token_loss = token_loss - rewarded * bonus.coefficient;
+        }
         entropy = Some(entropies.without_autodiff());
     }
     let token_loss = valid.select(token_loss);
@@ -151,10 +180,12 @@ pub(crate) fn token_losses(
         dual_clipped,
         weights,
         off_policy,
+        low_entropy,
         missing,
         kl,
         kl_log_ratio,
         entropy,
+        entropy_bonus: objective.entropy_bonus.is_some(),
     };
     (token_loss, valid, observed)
 }
@@ -172,6 +203,21 @@ pub(crate) fn stand_in(
             rollout_log_probs.mask_where(missing, old_log_probs.clone())
         }
     }
+}
+
+/// The least entropy of a token that the mask keeps, of all valid tokens, `[1]`.
+pub(crate) fn entropy_threshold(
+    mask: EntropyMask,
+    entropies: Tensor<2>,
+    valid: &Valid,
+) -> Tensor<1> {
+    // Largest first. Padding is behind, and so is a NaN, which is kept whatever the threshold is.
+    let behind = valid.padding.clone().bool_or(entropies.clone().is_nan());
+    let order = entropies.neg().mask_fill(behind, f32::MAX);
+    // As `EntropyMask::threshold` counts: whole tokens are not lost to a rounding.
+    let share = mask.share * (1.0 + 1e-6);
+    let index = ((valid.total.clone() - 1.0).clamp_min(0) * share).floor();
+    in_order(order, index).neg()
 }
 
 /// Where the off-policy mask drops tokens, `[B, T]`; never at a NaN, which is counted instead.

@@ -18,6 +18,7 @@ pub(super) fn ratio(
         RatioLevel::Token => limited(log_ratio).exp(),
         RatioLevel::Sequence => limited(valid.mean_per_sequence(log_ratio)).exp(),
         RatioLevel::SequenceSum => limited(valid.sum_per_sequence(log_ratio)).exp(),
+        RatioLevel::Segment => limited(valid.mean_per_segment(log_ratio)).exp(),
         RatioLevel::SequenceToken => {
             let constant = log_probs.clone().without_autodiff();
             let mean = valid.mean_per_sequence(log_ratio.without_autodiff());

@@ -35,6 +35,11 @@ impl Mismatch {
         self.old_log_probs.clone() - self.rollout_log_probs.clone()
     }
 
+    /// `p - q` of the tokens' probabilities.
+    fn difference(&self) -> Tensor<2> {
+        self.old_log_probs.clone().exp() - self.rollout_log_probs.clone().exp()
+    }
+
     /// `max(D(p, q), D(q, p))` of the Bernoulli distributions with the tokens' probabilities.
     fn bernoulli_kl(&self) -> Tensor<2> {
         let least = LEAST_PROBABILITY;
@@ -56,10 +61,11 @@ impl Mismatch {
     }
 }
 
-/// The weights of tokens.
+/// The weights of tokens with these advantages, `[B, T]` or `[B, 1]`.
 pub(crate) fn weights(
     correction: &RolloutCorrection,
     mismatch: &Mismatch,
+    advantages: &Tensor<2>,
     valid: &Valid,
 ) -> Weights {
     let gap = mismatch.gap();
@@ -80,11 +86,15 @@ pub(crate) fn weights(
         .iter()
         .map(|filter| is_filtered(filter, mismatch, valid));
     let vetoed = correction.veto.map(|floor| is_vetoed(floor, &gap, valid));
+    let mut dropped = filtered.chain(vetoed).reduce(Tensor::bool_or);
+    if correction.only_moving_away {
+        let away = moves_away(&gap, &advantages.clone().expand(gap.dims()));
+        dropped = dropped.map(|dropped| dropped.bool_and(away));
+    }
     let rejected = bounded
         .masked
         .into_iter()
-        .chain(filtered)
-        .chain(vetoed)
+        .chain(dropped)
         .reduce(Tensor::bool_or);
     Weights {
         weight: match &rejected {
@@ -161,6 +171,15 @@ pub(crate) fn weight_mean(weight: RolloutWeight, gap: Tensor<2>, valid: &Valid) 
     )
 }
 
+/// Where an update moves a token further away from the sampler, `[B, T]`; also where nobody knows.
+fn moves_away(gap: &Tensor<2>, advantages: &Tensor<2>) -> Tensor<2, Bool> {
+    let at_least = |x: &Tensor<2>| x.clone().greater_equal_elem(0);
+    let at_most = |x: &Tensor<2>| x.clone().lower_equal_elem(0);
+    let down = at_least(gap).bool_and(at_most(advantages));
+    let up = at_most(gap).bool_and(at_least(advantages));
+    down.bool_or(up).bool_not()
+}
+
 /// Where a filter drops a token, `[B, T]`.
 fn is_filtered(filter: Filter, mismatch: &Mismatch, valid: &Valid) -> Tensor<2, Bool> {
     let shape = mismatch.old_log_probs.dims();
@@ -169,6 +188,12 @@ fn is_filtered(filter: Filter, mismatch: &Mismatch, valid: &Valid) -> Tensor<2, 
         FilterEstimator::K2 => k2(mismatch.gap()),
         FilterEstimator::K3 => k3(mismatch.gap()),
         FilterEstimator::BernoulliKl => mismatch.bernoulli_kl(),
+        FilterEstimator::Difference => mismatch.difference(),
+        FilterEstimator::RatioDistance => {
+            // expm1(g), of which little is left near 0.
+            let gap = mismatch.gap();
+            (k3(gap.clone()) + limited(gap)).abs()
+        }
     };
     let statistic = match filter.level {
         FilterLevel::Token => estimate,
@@ -179,7 +204,11 @@ fn is_filtered(filter: Filter, mismatch: &Mismatch, valid: &Valid) -> Tensor<2, 
     let bounded = match filter.estimator {
         // The ratio itself, so that a bound that is met exactly is kept.
         FilterEstimator::K1 => statistic.exp(),
-        FilterEstimator::K2 | FilterEstimator::K3 | FilterEstimator::BernoulliKl => statistic,
+        FilterEstimator::K2
+        | FilterEstimator::K3
+        | FilterEstimator::BernoulliKl
+        | FilterEstimator::Difference
+        | FilterEstimator::RatioDistance => statistic,
     };
     is_within(filter.bounds, bounded).bool_not().expand(shape)
 }

@@ -22,26 +22,37 @@ pub(crate) struct Observed {
     pub weights: Option<Weights>,
     /// Where the off-policy mask dropped a token, `[B, T]`.
     pub off_policy: Option<Tensor<2, Bool>>,
+    /// Where the entropy mask dropped a token, `[B, T]`.
+    pub low_entropy: Option<Tensor<2, Bool>>,
     /// Where there is no log-prob of the sampler, `[B, T]`; absent where the objective reads none.
     pub missing: Option<Tensor<2, Bool>>,
     /// The divergence of the KL penalty, 0 at padding.
     pub kl: Option<Tensor<2>>,
     /// `log_probs - ref_log_probs`, 0 at padding, where there is a penalty.
     pub kl_log_ratio: Option<Tensor<2>>,
-    /// 0 at padding.
+    /// 0 at padding; absent where the objective reads none.
     pub entropy: Option<Tensor<2>>,
+    /// Whether they are rewarded.
+    pub entropy_bonus: bool,
 }
 
 impl Observed {
-    /// Every sum in the order of [`Sum::ALL`], `[1, N]`. `loss` is the numerator of the reduction.
-    pub fn row(&self, loss: Tensor<1>, valid: &Valid) -> Tensor<2> {
-        let sum = |sum: &Sum| self.sum(*sum, &loss, valid);
+    /// Every sum in the order of [`Sum::ALL`], `[1, N]`. `loss` is the numerator of the reduction,
+    /// `prompts` their number where it is a mean over them.
+    pub fn row(&self, loss: Tensor<1>, prompts: Option<Tensor<1>>, valid: &Valid) -> Tensor<2> {
+        let sum = |sum: &Sum| self.sum(*sum, &loss, prompts.as_ref(), valid);
         let row: Vec<Tensor<1>> = Sum::ALL.iter().map(sum).collect();
         Tensor::cat(row, 0).reshape([1, Sum::ALL.len()])
     }
 
     /// A sum, `[1]`; the neutral value of one that the objective does not have.
-    fn sum(&self, sum: Sum, loss: &Tensor<1>, valid: &Valid) -> Tensor<1> {
+    fn sum(
+        &self,
+        sum: Sum,
+        loss: &Tensor<1>,
+        prompts: Option<&Tensor<1>>,
+        valid: &Valid,
+    ) -> Tensor<1> {
         let shape = self.old_log_ratio.dims();
         let neutral = sum.kind().neutral();
         let or_neutral =
@@ -69,6 +80,7 @@ impl Observed {
             Sum::loss => loss.clone(),
             Sum::valid_tokens => valid.total.clone(),
             Sum::valid_sequences => valid.sequences.clone(),
+            Sum::valid_prompts => or_neutral(prompts.cloned()),
             Sum::non_finite => valid.count(self.non_finite()),
             Sum::missing_rollout_log_probs => count_of(&self.missing),
             Sum::clipped_above => clipped_where(self.advantages.clone().greater_elem(0)),
@@ -93,8 +105,9 @@ impl Observed {
             Sum::truncated_weights => count_of_weights(&|weights| weights.truncated.clone()),
             Sum::rejected_weights => count_of_weights(&|weights| weights.rejected.clone()),
             Sum::off_policy_dropped => count_of(&self.off_policy),
+            Sum::low_entropy_dropped => count_of(&self.low_entropy),
             Sum::kl => total_of(&self.kl),
-            Sum::entropy => total_of(&self.entropy),
+            Sum::entropy => total_of(&self.entropy.clone().filter(|_| self.entropy_bonus)),
         }
     }
 

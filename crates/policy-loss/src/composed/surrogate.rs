@@ -6,7 +6,7 @@ use policy_loss_kernels::objective::{
 };
 
 use super::ratio::{is_moved_into, limited, moved_into};
-use crate::valid::{Valid, largest};
+use crate::valid::{Valid, in_order, largest};
 use crate::{
     Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip, GammaWeight, GeometricMean,
     GradientPreservingClip, ImportanceWeight, PolicyGradient, SigmoidGate, SquaredLogRatio,
@@ -449,8 +449,7 @@ fn last_of_smallest(x: Tensor<2>, share: f64, tokens: &Tokens) -> Tensor<2> {
     let [batch, length] = x.dims();
     // A share that is a whole number of tokens must not lose one to a rounding.
     let count = (tokens.valid.total.clone() * (share * (1.0 + 1e-6))).floor();
-    let index = (count.clamp_min(1) - 1.0).int();
-    let last = x.reshape([batch * length]).sort(0).gather(0, index);
+    let last = in_order(x, count.clamp_min(1) - 1.0);
     last.reshape([1, 1]).expand([batch, length])
 }
 

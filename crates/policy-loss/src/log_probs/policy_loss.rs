@@ -13,15 +13,15 @@ impl PolicyLoss {
     ///
     /// The same as [`TokenLogProbs::forward_linear`] followed by [`forward`](Self::forward), and
     /// faster where the objective is a sum over tokens (a ratio per token, a surrogate of tokens, no
-    /// off-policy mask and no entropy bonus): then the gradients of
+    /// off-policy mask, no entropy mask and no entropy bonus): then the gradients of
     /// hidden states and head are made in the forward pass, while a chunk's logits are still
     /// there, with three products in all and not four. The backward pass only scales them. Where a
     /// sequence shares a ratio, each chunk's logits are computed again.
     ///
     /// The batch is made with [`PolicyBatch::without_log_probs`]; tokens outside of its action
     /// mask are left out before the products. `log_probs` says the temperature and the memory
-    /// budget. An [`EntropyBonus`](crate::EntropyBonus) gets its entropies from the same logits; the
-    /// batch needs none. A mask may come with the batch or with the tokens, not with both.
+    /// budget. An [`EntropyMask`](crate::EntropyMask) and an [`EntropyBonus`](crate::EntropyBonus) get
+    /// their entropies from the same logits; the batch needs none. A mask may come with the batch or with the tokens, not with both.
     ///
     /// ```
     /// # #[cfg(feature = "flex")] {
@@ -87,7 +87,7 @@ impl PolicyLoss {
         let [sequences, tokens] = known.dims();
         let mut complete = batch.clone();
         complete.log_probs = Some(known.clone());
-        if objective.entropy_bonus.is_some() {
+        if objective.reads_entropies() {
             complete.entropies = Some(known);
         }
         complete.check(objective)?;
@@ -122,8 +122,10 @@ fn recomputed(
     batch: PolicyBatch,
 ) -> Result<PolicyLossOutput, BatchError> {
     let mut config = *log_probs.config();
-    config.entropy = match loss.config().objective.entropy_bonus {
+    let objective = &loss.config().objective;
+    config.entropy = match objective.entropy_bonus {
         Some(_) => Entropy::Tracked,
+        None if objective.reads_entropies() => Entropy::Metric,
         None => Entropy::None,
     };
     config.sum_of_squares = false;

@@ -71,12 +71,21 @@ impl ValueLossConfig {
     ///
     /// # Errors
     ///
-    /// A `clip` that is not finite or not above 0, or a fixed length of 0.
+    /// A `clip` that is not finite or not above 0, a fixed length of 0, or a mean over prompts, of
+    /// which a batch of values says nothing.
     pub fn init(&self) -> Result<ValueLoss, ConfigError> {
         if let Some(clip) = self.clip {
             positive("clip", clip)?;
         }
         self.reduction.validate()?;
+        if self.reduction.weighs_sequences() {
+            return Err(ConfigError::Combination {
+                first: "reduction = prompt_mean",
+                second: "a value loss",
+                reason: "a batch of values does not say which sequences answer the same prompt; take \
+                         `token_mean` or `sequence_mean`",
+            });
+        }
         Ok(ValueLoss { config: *self })
     }
 }
@@ -159,8 +168,8 @@ impl ValueLoss {
         let scale = batch.scale;
         let computed = self.compute(batch);
         let (valid, reduction) = (&computed.valid, self.config.reduction);
-        let numerator = valid.numerator(reduction, computed.token_loss.clone());
-        let loss = valid.divided(reduction, numerator, scale);
+        let numerator = valid.numerator(reduction, computed.token_loss.clone(), None);
+        let loss = valid.divided(reduction, numerator, None, scale);
         Ok(ValueLossOutput {
             loss,
             metrics: output::observe(computed),

@@ -73,6 +73,7 @@ impl Setup {
             .with_action_mask(mask(runner, valid, shape))
             .with_ref_log_probs(runner.tensor(reference, shape, dtype))
             .with_rollout_log_probs(runner.tensor(rollout, shape, dtype))
+            .with_prompt_ids(self.batch.prompt_ids.clone().expect("busy has some"))
     }
 }
 
@@ -117,6 +118,8 @@ fn both(
     let mut with_entropies = log_probs;
     if config.objective.entropy_bonus.is_some() {
         with_entropies.entropy = Entropy::Tracked;
+    } else if config.objective.reads_entropies() {
+        with_entropies.entropy = Entropy::Metric;
     }
     let with_entropies = with_entropies.init().expect("valid");
     let log_probs = log_probs.init().expect("valid");
