@@ -12,6 +12,8 @@ macro_rules! parts {
             temperatures: alike_are_one, without_a_meaning_are_nan, refused;
             kept: golden, the_others_have_no_part, refused;
             edges: sizes, no_valid_token, no_token, extreme_logits, impossible_target;
+            shards: of_hidden_states, of_logits, extreme_logits, target_in_no_shard,
+                target_in_two_shards, no_token, half_types, refused;
             errors: shapes, native_half_products;
             objective: agrees_with_the_long_way, nothing_valid, without_log_probs_is_seen;
         }

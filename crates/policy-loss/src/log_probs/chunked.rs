@@ -11,13 +11,13 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, Shape, Slice};
 
-use super::chunks;
 use super::columns::Columns;
 use super::ops::{
     HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors,
-    Wanted, Words,
+    Wanted,
 };
-use super::softmax::{Rows, idle, widened};
+use super::softmax::{Rows, idle, places, widened};
+use super::{VocabularyShard, chunks};
 use crate::composed::arithmetic;
 
 /// What the gradients of a chunk are made of.
@@ -40,12 +40,12 @@ pub fn token_log_probs<B: LogProbsOps>(
     tokens: TokenTensors<B>,
     settings: Settings,
 ) -> RowStatistics<B> {
-    let [count, vocabulary] = logits.shape().dims();
+    let [count, words] = logits.shape().dims();
     let rows = chunks(count, settings.chunk_tokens).map(|range| {
         let logits = B::float_slice(logits.clone(), &[slice(&range)]);
-        let choices = Choices::new(tokens.of(&range), 0..vocabulary, vocabulary);
+        let choices = Choices::new(tokens.of(&range), 0..words, settings.words(words));
         let logits = choices.logits(logits, settings);
-        B::softmax_statistics(logits, choices.tokens, settings)
+        choices.statistics(logits, settings)
     });
     joined::<B>(rows.collect())
 }
@@ -55,7 +55,7 @@ pub fn token_log_probs_backward<B: LogProbsOps>(
     known: Known<B>,
     settings: Settings,
 ) -> FloatTensor<B> {
-    let [tokens, vocabulary] = logits.shape().dims();
+    let [tokens, words] = logits.shape().dims();
     let into = logits.dtype();
     let gradients = chunks(tokens, settings.chunk_tokens).map(|range| {
         let Known {
@@ -64,9 +64,9 @@ pub fn token_log_probs_backward<B: LogProbsOps>(
             upstream,
         } = known.of(&range);
         let logits = B::float_slice(logits.clone(), &[slice(&range)]);
-        let choices = Choices::new(tokens, 0..vocabulary, vocabulary);
+        let choices = Choices::new(tokens, 0..words, settings.words(words));
         let logits = choices.logits(logits, settings);
-        choices.gradient(logits, vocabulary, statistics, upstream, settings, into)
+        choices.gradient(logits, words, statistics, upstream, settings, into)
     });
     B::float_cat(gradients.collect(), 0)
 }
@@ -76,11 +76,10 @@ pub fn head_logits<B: LogProbsOps>(
     tokens: TokenTensors<B>,
     settings: Settings,
 ) -> HeadLogits<B> {
-    let vocabulary = settings.words::<B>(&head.weight);
-    let choices = Choices::new(tokens, 0..vocabulary, vocabulary);
+    let words = settings.width::<B>(&head.weight);
+    let choices = Choices::new(tokens, 0..words, settings.words(words));
     let logits = choices.logits(logits::<B>(head, settings), settings);
-    let RowStatistics { values, moments } =
-        B::softmax_statistics(logits.clone(), choices.tokens, settings);
+    let RowStatistics { values, moments } = choices.statistics(logits.clone(), settings);
     HeadLogits {
         logits,
         values,
@@ -103,15 +102,17 @@ fn logits<B: LogProbsOps>(head: HeadTensors<B>, settings: Settings) -> FloatTens
 
 /// What tokens choose from: the words that their logits are of, or a few columns of them.
 struct Choices<B: Backend> {
-    words: Words,
+    words: VocabularyShard,
     tokens: TokenTensors<B>,
     /// Absent where all words are left.
     columns: Option<Columns<B>>,
 }
 
 impl<B: LogProbsOps> Choices<B> {
-    /// Of logits of `words`.
-    fn new(tokens: TokenTensors<B>, words: Range<usize>, vocabulary: usize) -> Self {
+    /// Of logits of some of `words`, counted from the first of them.
+    fn new(tokens: TokenTensors<B>, some: Range<usize>, words: VocabularyShard) -> Self {
+        let VocabularyShard { first, vocabulary } = words;
+        let words = first + some.start..first + some.end;
         match tokens.kept {
             Some(kept) => {
                 let columns = Columns::new(&kept, tokens.targets, words, vocabulary);
@@ -126,10 +127,7 @@ impl<B: LogProbsOps> Choices<B> {
                 }
             }
             None => Self {
-                words: Words {
-                    first: words.start,
-                    vocabulary,
-                },
+                words: VocabularyShard::new(words.start, vocabulary),
                 tokens,
                 columns: None,
             },
@@ -145,6 +143,18 @@ impl<B: LogProbsOps> Choices<B> {
             }
             None => bounded::<B>(logits, settings),
         }
+    }
+
+    /// What is known of each row of what is left. A target that is not there has a log-prob that
+    /// means nothing.
+    fn statistics(&self, logits: FloatTensor<B>, settings: Settings) -> RowStatistics<B> {
+        let [_, here] = logits.shape().dims();
+        let VocabularyShard { first, vocabulary } = self.words;
+        let mut tokens = self.tokens.clone();
+        if here < vocabulary {
+            tokens.targets = places::<B>(tokens.targets, first..first + here);
+        }
+        B::softmax_statistics(logits, tokens, settings)
     }
 
     /// The gradient of all `here` logits of a row, as numbers of type `into`, from those that are
@@ -220,14 +230,14 @@ pub fn head_gradients<B: LogProbsOps>(
         values,
         moments,
     } = chunk.logits;
-    let vocabulary = settings.words::<B>(&chunk.head.weight);
+    let words = settings.width::<B>(&chunk.head.weight);
     let narrow = chunk.head.hidden.dtype();
     let wide = arithmetic(narrow);
     let idle = idle::<B>(&chunk.upstream, settings);
     let (upstream, factor) = within_range::<B>(chunk.upstream, narrow);
-    let choices = Choices::new(chunk.tokens, 0..vocabulary, vocabulary);
+    let choices = Choices::new(chunk.tokens, 0..words, settings.words(words));
     let statistics = RowStatistics { values, moments };
-    let logits = choices.gradient(logits, vocabulary, statistics, upstream, settings, narrow);
+    let logits = choices.gradient(logits, words, statistics, upstream, settings, narrow);
     // Hidden states that no gradient reaches may hold anything, and 0 * NaN is NaN.
     let idle = B::bool_expand(idle, chunk.head.hidden.shape());
     let hidden = B::float_mask_fill(chunk.head.hidden, idle.clone(), 0.0.into());
@@ -292,7 +302,9 @@ pub fn linear_log_probs_backward<B: LogProbsOps>(
     settings: Settings,
     wanted: Wanted,
 ) -> HeadGradients<B> {
-    match settings.chunk_words < settings.words::<B>(&head.weight) {
+    // A chunk of tokens learns of its rows again, a block of words does not: of a shard it could not.
+    let is_part = settings.chunk_words < settings.width::<B>(&head.weight);
+    match is_part || settings.shard.is_some() {
         true => by_words(head, known, settings, wanted),
         false => by_tokens(head, known, settings, wanted),
     }
@@ -339,7 +351,7 @@ fn by_words<B: LogProbsOps>(
     wanted: Wanted,
 ) -> HeadGradients<B> {
     let [tokens, width] = head.hidden.shape().dims();
-    let vocabulary = settings.words::<B>(&head.weight);
+    let vocabulary = settings.width::<B>(&head.weight);
     let narrow = head.hidden.dtype();
     let wide = arithmetic(narrow);
     let device = head.hidden.device();
@@ -367,7 +379,7 @@ fn by_words<B: LogProbsOps>(
                 statistics,
                 upstream,
             } = known.of(&range);
-            let choices = Choices::new(tokens, words.clone(), vocabulary);
+            let choices = Choices::new(tokens, words.clone(), settings.words(vocabulary));
             let left = choices.logits(logits::<B>(part.clone(), settings), settings);
             let here = words.len();
             let logits = choices.gradient(left, here, statistics, upstream, settings, narrow);
@@ -428,19 +440,14 @@ pub fn scaled_gradient<B: Backend>(
 }
 
 impl Settings {
-    /// The size of the vocabulary of a weight.
-    fn words<B: Backend>(self, weight: &FloatTensor<B>) -> usize {
+    /// How many words a weight has.
+    fn width<B: Backend>(self, weight: &FloatTensor<B>) -> usize {
         weight.shape()[usize::from(!self.transposed)]
     }
-}
 
-impl Words {
-    /// All words of a vocabulary.
-    pub fn all(vocabulary: usize) -> Self {
-        Self {
-            first: 0,
-            vocabulary,
-        }
+    /// The words of `here` logits.
+    fn words(self, here: usize) -> VocabularyShard {
+        self.shard.unwrap_or(VocabularyShard::all(here))
     }
 }
 

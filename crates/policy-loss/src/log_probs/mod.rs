@@ -20,7 +20,9 @@ mod logits;
 pub mod ops;
 mod plan;
 mod policy_loss;
+mod prepared;
 mod seam;
+mod shard;
 #[cfg(feature = "fused")]
 mod softmax;
 mod tokens;
@@ -33,6 +35,7 @@ use burn::tensor::Tensor;
 pub use config::{Entropy, HalfProducts, LogProbsConfig, TokenLogProbs};
 pub use head::LinearHead;
 pub use kept::KeptTokens;
+pub use shard::{ShardPartials, VocabularyShard};
 pub use tokens::LogProbsTokens;
 
 /// Log-probs of tokens, and the entropies of the distributions that they were drawn from; f64

@@ -12,7 +12,7 @@ use burn::tensor::DType;
 #[cfg(all(feature = "fusion", feature = "cube"))]
 use burn::tensor::Shape;
 
-use super::{KeptTokens, chunked, softmax};
+use super::{KeptTokens, VocabularyShard, chunked, softmax};
 
 /// How log-probs are computed. Resolved: nothing here is optional.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,6 +25,8 @@ pub struct Settings {
     pub entropy_gradient: bool,
     /// Whether the sums of squared probabilities are computed.
     pub squares: bool,
+    /// Which words there are, where they are not the whole vocabulary.
+    pub shard: Option<VocabularyShard>,
     /// Tokens whose logits are held at once.
     pub chunk_tokens: usize,
     /// Words whose logits are held at once in the backward pass.
@@ -121,15 +123,6 @@ pub struct Wanted {
     pub in_parts: bool,
 }
 
-/// Which words of a vocabulary logits are of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Words {
-    /// The first of them.
-    pub first: usize,
-    /// How many there are, those that the logits are not of included.
-    pub vocabulary: usize,
-}
-
 /// Log-probs of a backend.
 ///
 /// In each method a row without an upstream gradient is left out: whatever it holds, its own
@@ -184,7 +177,7 @@ pub trait LogProbsOps: Backend {
     #[fusion(dtype = *into, shape = logits)]
     fn softmax_gradient(
         logits: FloatTensor<Self>,
-        words: Words,
+        words: VocabularyShard,
         #[extension_type] tokens: TokenTensors<Self>,
         #[extension_type] statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
@@ -269,6 +262,34 @@ pub trait LogProbsOps: Backend {
             upstream,
         };
         chunked::linear_log_probs_backward::<Self>(head, known, settings, wanted)
+    }
+
+    /// The values of `statistics`, whose gradients with respect to logits are those of
+    /// [`token_log_probs_backward`](Self::token_log_probs_backward).
+    #[fusion(default)]
+    fn token_log_probs_with(
+        logits: FloatTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
+        #[extension_type] statistics: RowStatistics<Self>,
+        settings: Settings,
+    ) -> FloatTensor<Self> {
+        // Outside of autodiff a result has no gradients.
+        let _ = (logits, tokens, settings);
+        statistics.values
+    }
+
+    /// The values of `statistics`, whose gradients with respect to hidden states and head are those of
+    /// [`linear_log_probs_backward`](Self::linear_log_probs_backward).
+    #[fusion(default)]
+    fn linear_log_probs_with(
+        #[extension_type] head: HeadTensors<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
+        #[extension_type] statistics: RowStatistics<Self>,
+        settings: Settings,
+    ) -> FloatTensor<Self> {
+        // As above.
+        let _ = (head, tokens, settings);
+        statistics.values
     }
 
     /// A result whose gradients with respect to hidden states and head are known already.

@@ -6,7 +6,8 @@ use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice};
 
-use super::ops::{RowStatistics, Settings, TokenTensors, Words};
+use super::VocabularyShard;
+use super::ops::{RowStatistics, Settings, TokenTensors};
 use crate::composed::arithmetic;
 
 /// Below it, `exp` is 0 in f32, and next to nothing in f64.
@@ -58,7 +59,7 @@ pub fn softmax_statistics<B: Backend>(
 /// Rows of logits of some words, and what their gradient is made of.
 pub struct Rows<B: Backend> {
     pub logits: FloatTensor<B>,
-    pub words: Words,
+    pub words: VocabularyShard,
     pub tokens: TokenTensors<B>,
     pub statistics: RowStatistics<B>,
     pub upstream: FloatTensor<B>,
@@ -162,6 +163,13 @@ pub fn known<B: Backend>(
     let unknown = B::bool_or(below, above);
     let targets = B::int_mask_fill(targets, unknown.clone(), words.start.into());
     (targets, unknown)
+}
+
+/// Where targets stand among `words`; -1 where they do not.
+pub fn places<B: Backend>(targets: IntTensor<B>, words: Range<usize>) -> IntTensor<B> {
+    let (targets, elsewhere) = known::<B>(targets, words.clone());
+    let places = B::int_sub_scalar(targets, words.start.into());
+    B::int_mask_fill(places, elsewhere, (-1).into())
 }
 
 fn scaled<B: Backend>(logits: FloatTensor<B>, scales: &FloatTensor<B>) -> FloatTensor<B> {

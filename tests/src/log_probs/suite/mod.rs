@@ -13,6 +13,7 @@ pub mod gradients {
 pub mod linear;
 pub mod logits;
 pub mod objective;
+pub mod shards;
 pub mod targets;
 pub mod temperatures;
 

@@ -130,35 +130,64 @@ fn inner<B: Backend, C: CheckpointStrategy>(
     }
 }
 
+/// Statistics have no gradient of their own.
+fn lifted<B: Backend, C: CheckpointStrategy>(
+    statistics: RowStatistics<B>,
+) -> RowStatistics<Autodiff<B, C>> {
+    RowStatistics {
+        values: Autodiff::<B, C>::from_inner(statistics.values),
+        moments: Autodiff::<B, C>::from_inner(statistics.moments),
+    }
+}
+
+fn lowered<B: Backend, C: CheckpointStrategy>(
+    statistics: RowStatistics<Autodiff<B, C>>,
+) -> RowStatistics<B> {
+    RowStatistics {
+        values: statistics.values.into_primitive(),
+        moments: statistics.moments.into_primitive(),
+    }
+}
+
 impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
     fn token_log_probs(
         logits: FloatTensor<Self>,
         tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
+        let plain = logits.clone().into_primitive();
+        let statistics = B::token_log_probs(plain, inner(tokens.clone()), settings);
+        let statistics = lifted(statistics);
+        RowStatistics {
+            moments: statistics.moments.clone(),
+            values: Self::token_log_probs_with(logits, tokens, statistics, settings),
+        }
+    }
+
+    fn token_log_probs_with(
+        logits: FloatTensor<Self>,
+        tokens: TokenTensors<Self>,
+        statistics: RowStatistics<Self>,
+        settings: Settings,
+    ) -> FloatTensor<Self> {
         let (logits, node) = logits.into_parts();
         let prepared = TokenLogProbs
             .prepare::<C>([node])
             .compute_bound()
             .stateful();
-        let tokens = inner(tokens);
-        let statistics = B::token_log_probs(logits.clone(), tokens.clone(), settings);
-        let moments = Self::from_inner(statistics.moments.clone());
+        let statistics = lowered(statistics);
         let values = statistics.values.clone();
-        RowStatistics {
-            values: match prepared {
-                OpsKind::Tracked(prepared) => {
-                    let saved = SavedLogits {
-                        logits,
-                        tokens,
-                        statistics,
-                        settings,
-                    };
-                    prepared.finish(saved, values)
-                }
-                OpsKind::UnTracked(prepared) => prepared.finish(values),
-            },
-            moments,
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let saved = SavedLogits {
+                    logits,
+                    tokens: inner(tokens),
+                    statistics,
+                    settings,
+                };
+                prepared.finish(saved, values)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(values),
         }
     }
 
@@ -167,38 +196,51 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
         tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
+        let plain = HeadTensors {
+            hidden: head.hidden.clone().into_primitive(),
+            weight: head.weight.clone().into_primitive(),
+            bias: head.bias.clone().into_primitive(),
+        };
+        let statistics = B::linear_log_probs(plain, inner(tokens.clone()), settings);
+        let statistics = lifted(statistics);
+        RowStatistics {
+            moments: statistics.moments.clone(),
+            values: Self::linear_log_probs_with(head, tokens, statistics, settings),
+        }
+    }
+
+    fn linear_log_probs_with(
+        head: HeadTensors<Self>,
+        tokens: TokenTensors<Self>,
+        statistics: RowStatistics<Self>,
+        settings: Settings,
+    ) -> FloatTensor<Self> {
         let (hidden, hidden_node) = head.hidden.into_parts();
         let (weight, weight_node) = head.weight.into_parts();
         let (bias, bias_node) = head.bias.into_parts();
-        let head = HeadTensors {
-            hidden,
-            weight,
-            bias,
-        };
         // Recomputed already as far as it pays: what is saved are the inputs, and a few numbers a
         // token.
         let prepared = LinearLogProbs
             .prepare::<C>([hidden_node, weight_node, bias_node])
             .compute_bound()
             .stateful();
-        let tokens = inner(tokens);
-        let statistics = B::linear_log_probs(head.clone(), tokens.clone(), settings);
-        let moments = Self::from_inner(statistics.moments.clone());
+        let statistics = lowered(statistics);
         let values = statistics.values.clone();
-        RowStatistics {
-            values: match prepared {
-                OpsKind::Tracked(prepared) => {
-                    let saved = SavedHead {
-                        head,
-                        tokens,
-                        statistics,
-                        settings,
-                    };
-                    prepared.finish(saved, values)
-                }
-                OpsKind::UnTracked(prepared) => prepared.finish(values),
-            },
-            moments,
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let saved = SavedHead {
+                    head: HeadTensors {
+                        hidden,
+                        weight,
+                        bias,
+                    },
+                    tokens: inner(tokens),
+                    statistics,
+                    settings,
+                };
+                prepared.finish(saved, values)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(values),
         }
     }
 

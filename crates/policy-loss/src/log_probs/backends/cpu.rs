@@ -6,9 +6,10 @@ use policy_loss_kernels::cpu::log_probs::{RowGradient, Softmax, Statistics, Toke
 
 use crate::log_probs::ops::{Settings, TokenTensors};
 
-/// Whether a chunk takes several operations: the kernels know neither softcaps nor kept tokens.
+/// Whether a chunk takes several operations: the kernels know neither softcaps, nor kept tokens, nor
+/// shards.
 pub fn is_in_parts<B: Backend>(settings: Settings, tokens: &TokenTensors<B>) -> bool {
-    settings.softcap.is_some() || tokens.kept.is_some()
+    settings.softcap.is_some() || tokens.kept.is_some() || settings.shard.is_some()
 }
 
 pub fn softmax(settings: Settings) -> Softmax {
