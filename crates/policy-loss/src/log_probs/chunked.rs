@@ -7,16 +7,16 @@
 
 use std::ops::Range;
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{DType, Shape, Slice};
+use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice};
 
 use super::columns::Columns;
 use super::ops::{
     HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors,
     Wanted,
 };
-use super::softmax::{Rows, idle, places, widened};
+use super::softmax::{Rows, column, idle, known, places, scaled, widened};
 use super::{VocabularyShard, chunks};
 use crate::composed::arithmetic;
 
@@ -88,7 +88,7 @@ pub fn head_logits<B: LogProbsOps>(
 }
 
 /// `hidden * weight + bias`, in the type of the arithmetic.
-fn logits<B: LogProbsOps>(head: HeadTensors<B>, settings: Settings) -> FloatTensor<B> {
+pub fn logits<B: LogProbsOps>(head: HeadTensors<B>, settings: Settings) -> FloatTensor<B> {
     let into = arithmetic(head.hidden.dtype());
     let logits = B::product(head.hidden, as_columns::<B>(head.weight, settings), into);
     match settings.has_bias {
@@ -121,6 +121,7 @@ impl<B: LogProbsOps> Choices<B> {
                     tokens: TokenTensors {
                         targets: columns.targets(),
                         scales: tokens.scales,
+                        candidates: tokens.candidates,
                         kept: None,
                     },
                     columns: Some(columns),
@@ -154,7 +155,23 @@ impl<B: LogProbsOps> Choices<B> {
         if here < vocabulary {
             tokens.targets = places::<B>(tokens.targets, first..first + here);
         }
-        B::softmax_statistics(logits, tokens, settings)
+        if settings.candidates == 0 {
+            return B::softmax_statistics(logits, tokens, settings);
+        }
+        let candidates = tokens.candidates.clone();
+        let scales = tokens.scales.clone();
+        let alone = settings.without_candidates();
+        let RowStatistics { values, moments } =
+            B::softmax_statistics(logits.clone(), tokens, alone);
+        let (candidates, unknown) = known::<B>(candidates, 0..here);
+        let chosen = scaled::<B>(B::float_gather(1, logits, candidates), &scales);
+        let distance = B::float_sub(chosen, column::<B>(&moments, 0));
+        let log_probs = B::float_sub(distance, column::<B>(&moments, 1));
+        let log_probs = B::float_mask_fill(log_probs, unknown, f64::NAN.into());
+        RowStatistics {
+            values: B::float_cat(vec![values, B::float_transpose(log_probs)], 0),
+            moments,
+        }
     }
 
     /// The gradient of all `here` logits of a row, as numbers of type `into`, from those that are
@@ -184,7 +201,7 @@ impl<B: LogProbsOps> Choices<B> {
 }
 
 /// `cap * tanh(logits / cap)`, in the type of the arithmetic.
-fn bounded<B: Backend>(logits: FloatTensor<B>, settings: Settings) -> FloatTensor<B> {
+pub fn bounded<B: Backend>(logits: FloatTensor<B>, settings: Settings) -> FloatTensor<B> {
     let Some(cap) = settings.softcap else {
         return logits;
     };
@@ -198,24 +215,73 @@ fn gradient_of_logits<B: LogProbsOps>(
     settings: Settings,
     into: DType,
 ) -> FloatTensor<B> {
+    if settings.softcap.is_none() {
+        return gradient_of_bounded(rows, settings, into);
+    }
+    let idle = idle::<B>(&rows.upstream);
+    let logits = rows.logits.clone();
+    let wide = logits.dtype();
+    let gradient = gradient_of_bounded(rows, settings, wide);
+    cast::<B>(before_bound::<B>(gradient, logits, idle, settings), into)
+}
+
+/// The gradient of logits before they were bounded, from that of the bounded `logits`.
+pub fn before_bound<B: Backend>(
+    gradient: FloatTensor<B>,
+    logits: FloatTensor<B>,
+    idle: BoolTensor<B>,
+    settings: Settings,
+) -> FloatTensor<B> {
+    let Some(cap) = settings.softcap else {
+        return gradient;
+    };
+    let idle = B::bool_expand(idle, logits.shape());
+    let share = B::float_div_scalar(logits, cap.into());
+    let square = B::float_mul(share.clone(), share);
+    let slope = B::float_neg(B::float_sub_scalar(square, 1.0.into()));
+    // A row that no gradient reaches may hold anything, and 0 * NaN is NaN.
+    B::float_mask_fill(B::float_mul(gradient, slope), idle, 0.0.into())
+}
+
+/// The gradient of logits that are bounded where they are to be, as numbers of type `into`.
+fn gradient_of_bounded<B: LogProbsOps>(
+    rows: Rows<B>,
+    settings: Settings,
+    into: DType,
+) -> FloatTensor<B> {
     let Rows {
         logits,
         words,
         tokens,
         statistics,
-        upstream,
+        mut upstream,
     } = rows;
-    let Some(cap) = settings.softcap else {
+    if settings.candidates == 0 {
         return B::softmax_gradient(logits, words, tokens, statistics, upstream, settings, into);
+    }
+    // Each log-prob takes its gradient from all words, as the target's does, and adds it at its own.
+    let [count, here] = logits.shape().dims();
+    let rows = 1..1 + settings.candidates;
+    let of_candidates = B::float_slice(upstream.clone(), &[slice(&rows)]);
+    let sum = B::float_sum_dim(of_candidates.clone(), 0);
+    upstream = B::float_slice(upstream, &[slice(&(0..1))]);
+    upstream = B::float_add(upstream, sum.clone());
+    let statistics = RowStatistics {
+        values: B::float_slice(statistics.values, &[slice(&(0..1))]),
+        ..statistics
     };
-    let idle = B::bool_expand(idle::<B>(&upstream, settings), logits.shape());
-    let share = B::float_div_scalar(logits.clone(), cap.into());
-    let square = B::float_mul(share.clone(), share);
-    let slope = B::float_neg(B::float_sub_scalar(square, 1.0.into()));
-    let wide = logits.dtype();
-    let gradient = B::softmax_gradient(logits, words, tokens, statistics, upstream, settings, wide);
-    // A row that no gradient reaches may hold anything, and 0 * NaN is NaN.
-    let gradient = B::float_mask_fill(B::float_mul(gradient, slope), idle, 0.0.into());
+    let scales = B::float_reshape(tokens.scales.clone(), Shape::from([count, 1]));
+    let own = B::float_cat(vec![B::float_neg(sum), of_candidates], 0);
+    let own = B::float_mul(B::float_transpose(own), scales);
+    let target = B::int_reshape(tokens.targets.clone(), Shape::from([count, 1]));
+    let places = B::int_cat(vec![target, tokens.candidates.clone()], 1);
+    let (places, elsewhere) = known::<B>(places, words.first..words.first + here);
+    let places = B::int_sub_scalar(places, words.first.into());
+    let own = B::float_mask_fill(own, elsewhere, 0.0.into());
+    let alone = settings.without_candidates();
+    let wide = arithmetic(logits.dtype());
+    let gradient = B::softmax_gradient(logits, words, tokens, statistics, upstream, alone, wide);
+    let gradient = B::float_scatter(1, gradient, places, own, IndexingUpdateOp::Add);
     cast::<B>(gradient, into)
 }
 
@@ -232,15 +298,46 @@ pub fn head_gradients<B: LogProbsOps>(
     } = chunk.logits;
     let words = settings.width::<B>(&chunk.head.weight);
     let narrow = chunk.head.hidden.dtype();
-    let wide = arithmetic(narrow);
-    let idle = idle::<B>(&chunk.upstream, settings);
+    let idle = idle::<B>(&chunk.upstream);
     let (upstream, factor) = within_range::<B>(chunk.upstream, narrow);
     let choices = Choices::new(chunk.tokens, 0..words, settings.words(words));
     let statistics = RowStatistics { values, moments };
     let logits = choices.gradient(logits, words, statistics, upstream, settings, narrow);
+    let of_logits = LogitsGradient {
+        logits,
+        idle,
+        factor,
+    };
+    products(of_logits, chunk.head, gradients, settings, wanted)
+}
+
+/// The gradient of a chunk's logits, as numbers of the type of the hidden states.
+pub struct LogitsGradient<B: Backend> {
+    pub logits: FloatTensor<B>,
+    /// The rows that no gradient reaches.
+    pub idle: BoolTensor<B>,
+    /// What belongs to the results, as from [`within_range`].
+    pub factor: Option<FloatTensor<B>>,
+}
+
+/// The gradients of a chunk, as `LogProbsOps::head_gradients`.
+pub fn products<B: LogProbsOps>(
+    of_logits: LogitsGradient<B>,
+    head: HeadTensors<B>,
+    gradients: HeadGradients<B>,
+    settings: Settings,
+    wanted: Wanted,
+) -> HeadGradients<B> {
+    let LogitsGradient {
+        logits,
+        idle,
+        factor,
+    } = of_logits;
+    let narrow = head.hidden.dtype();
+    let wide = arithmetic(narrow);
     // Hidden states that no gradient reaches may hold anything, and 0 * NaN is NaN.
-    let idle = B::bool_expand(idle, chunk.head.hidden.shape());
-    let hidden = B::float_mask_fill(chunk.head.hidden, idle.clone(), 0.0.into());
+    let idle = B::bool_expand(idle, head.hidden.shape());
+    let hidden = B::float_mask_fill(head.hidden, idle.clone(), 0.0.into());
     let kept = |gradient: FloatTensor<B>, sum: FloatTensor<B>, into: DType| {
         let gradient = multiplied::<B>(gradient, &factor);
         let gradient = match is_stand_in::<B>(&sum) {
@@ -257,7 +354,7 @@ pub fn head_gradients<B: LogProbsOps>(
     HeadGradients {
         hidden: match wanted.hidden {
             true => {
-                let weight = as_rows::<B>(chunk.head.weight, settings);
+                let weight = as_rows::<B>(head.weight, settings);
                 // 0 times an infinite weight is NaN, too.
                 let gradient = B::product(logits.clone(), weight, rounded(true));
                 let gradient = B::float_mask_fill(gradient, idle, 0.0.into());
@@ -355,7 +452,7 @@ fn by_words<B: LogProbsOps>(
     let narrow = head.hidden.dtype();
     let wide = arithmetic(narrow);
     let device = head.hidden.device();
-    let idle = B::bool_expand(idle::<B>(&known.upstream, settings), head.hidden.shape());
+    let idle = B::bool_expand(idle::<B>(&known.upstream), head.hidden.shape());
     // Hidden states that no gradient reaches may hold anything, and 0 * NaN is NaN.
     head.hidden = B::float_mask_fill(head.hidden, idle.clone(), 0.0.into());
     let (upstream, factor) = within_range::<B>(known.upstream, narrow);
@@ -445,6 +542,14 @@ impl Settings {
         weight.shape()[usize::from(!self.transposed)]
     }
 
+    /// The same for the targets alone.
+    fn without_candidates(self) -> Self {
+        Self {
+            candidates: 0,
+            ..self
+        }
+    }
+
     /// The words of `here` logits.
     fn words(self, here: usize) -> VocabularyShard {
         self.shard.unwrap_or(VocabularyShard::all(here))
@@ -457,6 +562,7 @@ impl<B: Backend> TokenTensors<B> {
         Self {
             targets: B::int_slice(self.targets.clone(), &[slice(tokens)]),
             scales: B::float_slice(self.scales.clone(), &[slice(tokens)]),
+            candidates: B::int_slice(self.candidates.clone(), &[slice(tokens)]),
             kept: self.kept.as_ref().map(|kept| kept.slice(tokens)),
         }
     }
@@ -482,7 +588,7 @@ impl<B: Backend> Known<B> {
 
 /// f16 has no small numbers, and the mean over many tokens makes small gradients: for it they are
 /// divided by the largest of them, which is the factor that belongs to the results.
-fn within_range<B: Backend>(
+pub fn within_range<B: Backend>(
     upstream: FloatTensor<B>,
     narrow: DType,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
@@ -555,7 +661,7 @@ fn added<B: Backend>(sum: Option<FloatTensor<B>>, more: FloatTensor<B>) -> Float
     }
 }
 
-fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+pub fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     match tensor.dtype() == dtype {
         true => tensor,
         false => B::float_cast(tensor, dtype.into()),
@@ -563,7 +669,7 @@ fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
 }
 
 /// One number in place of each gradient.
-fn stand_ins<B: Backend>(head: &HeadTensors<B>) -> HeadGradients<B> {
+pub fn stand_ins<B: Backend>(head: &HeadTensors<B>) -> HeadGradients<B> {
     let stand_in = |like: &FloatTensor<B>| {
         B::float_zeros(Shape::from([1]), &like.device(), like.dtype().into())
     };
@@ -604,7 +710,7 @@ fn joined<B: Backend>(rows: Vec<RowStatistics<B>>) -> RowStatistics<B> {
     }
 }
 
-fn rows_of<B: Backend>(head: &HeadTensors<B>, tokens: &Range<usize>) -> HeadTensors<B> {
+pub fn rows_of<B: Backend>(head: &HeadTensors<B>, tokens: &Range<usize>) -> HeadTensors<B> {
     HeadTensors {
         hidden: B::float_slice(head.hidden.clone(), &[slice(tokens)]),
         ..head.clone()
@@ -636,6 +742,6 @@ fn across(words: &Range<usize>, width: usize, settings: Settings) -> [Slice; 2] 
     }
 }
 
-fn slice(range: &Range<usize>) -> Slice {
+pub fn slice(range: &Range<usize>) -> Slice {
     Slice::from(range.clone())
 }

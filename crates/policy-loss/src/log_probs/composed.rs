@@ -14,8 +14,13 @@ pub const EXPONENTIALS: usize = 2;
 /// Log-probs, and a row more each where entropies, and then where sums of squared probabilities are
 /// wanted.
 pub fn log_probs(rows: Rows, tokens: Tokens, plan: Plan) -> Tensor<2> {
+    let candidates = tokens.candidates.clone();
     let scaled = Scaled::new(rows, tokens, plan);
-    values(scaled.sums(scaled.largest()), plan)
+    let values = values(scaled.sums(scaled.largest()), plan);
+    match candidates {
+        Some(words) => Tensor::cat(vec![values, scaled.of(words)], 0),
+        None => values,
+    }
 }
 
 /// Logits of some words as they go into the softmax, and what is given of their tokens.
@@ -33,6 +38,7 @@ impl Scaled {
             targets,
             scales,
             kept,
+            ..
         } = tokens;
         let logits = logits(rows, plan);
         let [tokens, _] = logits.dims();
@@ -67,6 +73,22 @@ impl Scaled {
     pub fn largest(&self) -> Tensor<1> {
         let logits = self.logits.clone().without_autodiff();
         logits.max_dim(1).squeeze_dim(1)
+    }
+
+    /// The logarithms of the probabilities.
+    pub fn log_probabilities(&self) -> Tensor<2> {
+        let [tokens, _] = self.logits.dims();
+        let distance = self.logits.clone() - self.largest().reshape([tokens, 1]);
+        distance.clone() - distance.exp().sum_dim(1).log()
+    }
+
+    /// Those of some words at each token, `[K, N]`.
+    fn of(&self, words: Tensor<2, Int>) -> Tensor<2> {
+        let unknown = words.clone().lower_elem(0);
+        let unknown = unknown.bool_or(words.clone().greater_equal_elem(self.plan.words as i64));
+        let log_probs = self.log_probabilities();
+        let log_probs = log_probs.gather(1, words.mask_fill(unknown.clone(), 0));
+        log_probs.mask_fill(unknown, f64::NAN).transpose()
     }
 
     /// Sums over the words, relative to `largest`, `[K, N]`: whether the target is one of them, and its

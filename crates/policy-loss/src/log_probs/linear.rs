@@ -214,6 +214,7 @@ impl TokenLogProbs {
                 targets,
                 scales,
                 kept,
+                candidates: None,
             },
             places,
             is_empty,

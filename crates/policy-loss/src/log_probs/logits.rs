@@ -126,6 +126,7 @@ impl TokenLogProbs {
             targets: targets.without_autodiff(),
             scales: self.scales(temperatures, count, (&plain, dtype)),
             kept: kept_tokens.map(|kept| kept.sorted()),
+            candidates: None,
         };
         let logits = match &place.masked {
             Some(masked) if !is_fused => logits.mask_fill(masked.clone().reshape([count, 1]), 0.0),

@@ -9,6 +9,9 @@ mod chunked;
 mod columns;
 mod composed;
 mod config;
+mod distillation;
+#[cfg(feature = "fused")]
+mod divergence;
 #[cfg(feature = "fused")]
 mod eager;
 mod head;
@@ -33,6 +36,9 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 
 pub use config::{Entropy, HalfProducts, LogProbsConfig, TokenLogProbs};
+pub use distillation::{
+    Distillation, DistillationConfig, Distributions, Tail, TeacherDivergence, TopK,
+};
 pub use head::LinearHead;
 pub use kept::KeptTokens;
 pub use shard::{ShardPartials, VocabularyShard};

@@ -61,6 +61,8 @@ pub struct Tokens {
     pub scales: Tensor<1>,
     /// In sorted lists; absent where the whole vocabulary was.
     pub kept: Option<KeptTokens>,
+    /// Other words whose log-probs are asked for, `[N, K]`; only where nothing else is.
+    pub candidates: Option<Tensor<2, Int>>,
 }
 
 #[cfg(feature = "fused")]
@@ -69,6 +71,7 @@ impl Tokens {
     pub fn slice(&self, tokens: Range<usize>) -> Self {
         Self {
             kept: self.kept.as_ref().map(|kept| kept.slice(&tokens)),
+            candidates: self.candidates.clone().map(|ids| ids.slice(tokens.clone())),
             targets: self.targets.clone().slice(tokens.clone()),
             scales: self.scales.clone().slice(tokens),
         }
@@ -108,10 +111,12 @@ mod connected {
     use burn::backend::{Dispatch, DispatchDevice};
 
     use super::{Device, HOST_MEMORY_BUDGET, Head, Plan, Rows, Statistics, Tensor, Tokens};
+    use crate::log_probs::TeacherDivergence;
     use crate::log_probs::ops::{
-        HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors,
-        Wanted,
+        HeadGradients, HeadLogits, HeadTensors, LogProbsOps, Pair, PairTensors, RowStatistics,
+        Settings, TokenTensors, Wanted,
     };
+    use crate::log_probs::prepared::Work;
 
     /// Whether the device's backend is connected.
     pub fn available(device: &Device) -> bool {
@@ -156,6 +161,7 @@ mod connected {
                 entropy: self.entropy,
                 entropy_gradient: self.entropy_gradient,
                 squares: self.squares,
+                candidates: 0,
                 shard: self.shard,
                 chunk_tokens: self.chunk_tokens,
                 chunk_words: self.chunk_words,
@@ -177,7 +183,10 @@ mod connected {
 
     impl Tokens {
         fn tensors(self) -> TokenTensors<Dispatch> {
+            let [count] = self.targets.dims();
+            let stand_in = || self.targets.clone().reshape([count, 1]);
             TokenTensors {
+                candidates: self.candidates.unwrap_or_else(stand_in).into_dispatch(),
                 targets: self.targets.into_dispatch(),
                 scales: self.scales.into_dispatch(),
                 kept: self.kept,
@@ -200,7 +209,12 @@ mod connected {
     }
 
     fn computed(rows: Rows, tokens: Tokens, plan: Plan) -> Statistics {
-        let (tokens, settings) = (tokens.tensors(), plan.settings());
+        let candidates = tokens.candidates.as_ref();
+        let settings = Settings {
+            candidates: candidates.map_or(0, |words| words.dims()[1]),
+            ..plan.settings()
+        };
+        let tokens = tokens.tensors();
         let statistics = match rows {
             Rows::Logits(logits) => {
                 Dispatch::token_log_probs(logits.into_dispatch(), tokens, settings)
@@ -233,6 +247,42 @@ mod connected {
                 Dispatch::linear_log_probs_with(head.tensors(), tokens, statistics, settings)
             }
         })
+    }
+
+    /// The divergence of two distributions at each token, `[1, N]`.
+    pub fn divergence(student: Work, teacher: Work, divergence: TeacherDivergence) -> Tensor<2> {
+        let pair = Pair {
+            divergence,
+            student: student.plan.settings(),
+            teacher: teacher.plan.settings(),
+            of_student_logits: matches!(student.rows, Rows::Logits(_)),
+            of_teacher_logits: matches!(teacher.rows, Rows::Logits(_)),
+        };
+        let tokens = PairTensors {
+            targets: student.tokens.targets.into_dispatch(),
+            student: student.tokens.scales.into_dispatch(),
+            teacher: teacher.tokens.scales.into_dispatch(),
+        };
+        let [student, teacher] = [student.rows, teacher.rows].map(|rows| rows.head().tensors());
+        Tensor::from_dispatch(Dispatch::divergence(student, teacher, tokens, pair))
+    }
+
+    impl Rows {
+        /// Logits stand in the place of hidden states.
+        fn head(self) -> Head {
+            match self {
+                Self::Hidden(head) => head,
+                Self::Logits(logits) => {
+                    let plain = logits.device().without_autodiff();
+                    let dtype = logits.dtype();
+                    Head {
+                        hidden: logits,
+                        weight: Tensor::zeros([1, 1], (&plain, dtype)),
+                        bias: Tensor::zeros([1], (&plain, dtype)),
+                    }
+                }
+            }
+        }
     }
 
     /// A chunk's logits on their way from the forward to the backward pass.
@@ -345,7 +395,8 @@ mod unconnected {
     //! A build without a backend of ours: everything is composed, and nothing here is reached.
 
     use super::{Device, Plan, Rows, Statistics, Tensor, Tokens};
-    use crate::log_probs::composed;
+    use crate::log_probs::prepared::Work;
+    use crate::log_probs::{TeacherDivergence, composed};
 
     /// No GPU is connected.
     pub fn is_gpu(_device: &Device) -> bool {
@@ -376,6 +427,10 @@ mod unconnected {
         _statistics: Statistics,
         _plan: Plan,
     ) -> Tensor<2> {
+        unreachable!("everything is composed")
+    }
+
+    pub fn divergence(_student: Work, _teacher: Work, _divergence: TeacherDivergence) -> Tensor<2> {
         unreachable!("everything is composed")
     }
 }

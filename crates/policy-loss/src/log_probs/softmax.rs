@@ -83,7 +83,7 @@ pub fn softmax_gradient<B: Backend>(
     } = tokens;
     let shape = logits.shape();
     let [tokens, here] = shape.dims();
-    let idle = B::bool_expand(idle::<B>(&upstream, settings), shape.clone());
+    let idle = B::bool_expand(idle::<B>(&upstream), shape.clone());
 
     let distance = B::float_sub(
         scaled::<B>(logits, &scales),
@@ -132,12 +132,10 @@ pub fn softmax_gradient<B: Backend>(
 }
 
 /// The rows that no gradient reaches, `[N, 1]`.
-pub fn idle<B: Backend>(upstream: &FloatTensor<B>, settings: Settings) -> BoolTensor<B> {
-    let entropy_row = settings.entropy_gradient.then_some(1);
-    let more = entropy_row.into_iter().chain(settings.squares_row());
-    more.fold(is_zero::<B>(column::<B>(upstream, 0)), |idle, row| {
-        B::bool_and(idle, is_zero::<B>(column::<B>(upstream, row)))
-    })
+pub fn idle<B: Backend>(upstream: &FloatTensor<B>) -> BoolTensor<B> {
+    let [_, tokens] = upstream.shape().dims();
+    let sizes = B::float_sum_dim(B::float_abs(upstream.clone()), 0);
+    is_zero::<B>(B::float_reshape(sizes, Shape::from([tokens, 1])))
 }
 
 fn is_zero<B: Backend>(tensor: FloatTensor<B>) -> BoolTensor<B> {
@@ -146,7 +144,7 @@ fn is_zero<B: Backend>(tensor: FloatTensor<B>) -> BoolTensor<B> {
 }
 
 /// A row of `[_, N]` as `[N, 1]`.
-fn column<B: Backend>(rows: &FloatTensor<B>, index: usize) -> FloatTensor<B> {
+pub fn column<B: Backend>(rows: &FloatTensor<B>, index: usize) -> FloatTensor<B> {
     let [_, tokens] = rows.shape().dims();
     let row = B::float_slice(rows.clone(), &[Slice::from(index..index + 1)]);
     B::float_reshape(row, Shape::from([tokens, 1]))
@@ -172,7 +170,7 @@ pub fn places<B: Backend>(targets: IntTensor<B>, words: Range<usize>) -> IntTens
     B::int_mask_fill(places, elsewhere, (-1).into())
 }
 
-fn scaled<B: Backend>(logits: FloatTensor<B>, scales: &FloatTensor<B>) -> FloatTensor<B> {
+pub fn scaled<B: Backend>(logits: FloatTensor<B>, scales: &FloatTensor<B>) -> FloatTensor<B> {
     let [tokens] = scales.shape().dims();
     let scales = B::float_reshape(scales.clone(), Shape::from([tokens, 1]));
     B::float_mul(widened::<B>(logits), scales)

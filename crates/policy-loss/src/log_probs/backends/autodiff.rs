@@ -1,5 +1,6 @@
 //! Log-probs under autodiff: backward passes written by hand, which keep a few numbers a token.
 
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -8,7 +9,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend};
 
 use crate::log_probs::ops::{
-    HeadGradients, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors, Wanted,
+    HeadGradients, HeadTensors, LogProbsOps, Pair, PairTensors, RowStatistics, Settings,
+    TokenTensors, Wanted,
 };
 
 #[derive(Debug)]
@@ -71,24 +73,71 @@ impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
             statistics,
             settings,
         } = ops.state;
-        let [hidden, weight, bias] = ops.parents;
-        let wanted = Wanted {
-            hidden: hidden.is_some(),
-            weight: weight.is_some(),
-            bias: bias.is_some() && settings.has_bias,
-            in_parts: false,
-        };
+        let nodes = ops.parents.map(|node| node.map(|node| node.id));
+        let wanted = wanted(nodes, settings);
         let gradients =
             B::linear_log_probs_backward(head, tokens, statistics, upstream, settings, wanted);
-        if let Some(node) = hidden {
-            grads.register::<B>(node.id, gradients.hidden);
-        }
-        if let Some(node) = weight {
-            grads.register::<B>(node.id, gradients.weight);
-        }
-        if let Some(node) = bias {
-            grads.register::<B>(node.id, gradients.bias);
-        }
+        register::<B>(grads, nodes, gradients);
+    }
+}
+
+#[derive(Debug)]
+struct Divergence;
+
+#[derive(Debug, Clone)]
+struct SavedPair<B: Backend> {
+    student: HeadTensors<B>,
+    teacher: HeadTensors<B>,
+    tokens: PairTensors<B>,
+    pair: Pair,
+}
+
+impl<B: LogProbsOps> Backward<B, 3> for Divergence {
+    type State = SavedPair<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let SavedPair {
+            student,
+            teacher,
+            tokens,
+            pair,
+        } = ops.state;
+        let nodes = ops.parents.map(|node| node.map(|node| node.id));
+        let wanted = wanted(nodes, pair.student);
+        let gradients = B::divergence_backward(student, teacher, tokens, upstream, pair, wanted);
+        register::<B>(grads, nodes, gradients);
+    }
+}
+
+/// Which gradients of hidden states, weight and bias are.
+fn wanted([hidden, weight, bias]: [Option<NodeId>; 3], settings: Settings) -> Wanted {
+    Wanted {
+        hidden: hidden.is_some(),
+        weight: weight.is_some(),
+        bias: bias.is_some() && settings.has_bias,
+        in_parts: false,
+    }
+}
+
+fn register<B: Backend>(
+    grads: &mut Gradients,
+    [hidden, weight, bias]: [Option<NodeId>; 3],
+    gradients: HeadGradients<B>,
+) {
+    if let Some(node) = hidden {
+        grads.register::<B>(node, gradients.hidden);
+    }
+    if let Some(node) = weight {
+        grads.register::<B>(node, gradients.weight);
+    }
+    if let Some(node) = bias {
+        grads.register::<B>(node, gradients.bias);
     }
 }
 
@@ -126,7 +175,18 @@ fn inner<B: Backend, C: CheckpointStrategy>(
     TokenTensors {
         targets: tokens.targets,
         scales: tokens.scales.into_primitive(),
+        candidates: tokens.candidates,
         kept: tokens.kept,
+    }
+}
+
+fn primitives<B: Backend, C: CheckpointStrategy>(
+    head: HeadTensors<Autodiff<B, C>>,
+) -> HeadTensors<B> {
+    HeadTensors {
+        hidden: head.hidden.into_primitive(),
+        weight: head.weight.into_primitive(),
+        bias: head.bias.into_primitive(),
     }
 }
 
@@ -196,12 +256,8 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
         tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        let plain = HeadTensors {
-            hidden: head.hidden.clone().into_primitive(),
-            weight: head.weight.clone().into_primitive(),
-            bias: head.bias.clone().into_primitive(),
-        };
-        let statistics = B::linear_log_probs(plain, inner(tokens.clone()), settings);
+        let statistics =
+            B::linear_log_probs(primitives(head.clone()), inner(tokens.clone()), settings);
         let statistics = lifted(statistics);
         RowStatistics {
             moments: statistics.moments.clone(),
@@ -240,6 +296,37 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
                 };
                 prepared.finish(saved, values)
             }
+            OpsKind::UnTracked(prepared) => prepared.finish(values),
+        }
+    }
+
+    fn divergence(
+        student: HeadTensors<Self>,
+        teacher: HeadTensors<Self>,
+        tokens: PairTensors<Self>,
+        pair: Pair,
+    ) -> FloatTensor<Self> {
+        let nodes = [&student.hidden, &student.weight, &student.bias].map(|tensor| tensor.node());
+        let prepared = Divergence.prepare::<C>(nodes).compute_bound().stateful();
+        let saved = SavedPair {
+            student: primitives(student),
+            teacher: primitives(teacher),
+            tokens: PairTensors {
+                targets: tokens.targets,
+                student: tokens.student.into_primitive(),
+                teacher: tokens.teacher.into_primitive(),
+            },
+            pair,
+        };
+        let SavedPair {
+            student,
+            teacher,
+            tokens,
+            ..
+        } = saved.clone();
+        let values = B::divergence(student, teacher, tokens, pair);
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish(saved, values),
             OpsKind::UnTracked(prepared) => prepared.finish(values),
         }
     }
