@@ -12,6 +12,10 @@ macro_rules! parts {
             temperatures: alike_are_one, without_a_meaning_are_nan, refused;
             kept: golden, the_others_have_no_part, refused;
             edges: sizes, no_valid_token, no_token, extreme_logits, impossible_target;
+            shards: of_hidden_states, of_logits, extreme_logits, target_in_no_shard,
+                target_in_two_shards, no_token, half_types, refused;
+            distillation: whole_vocabulary, impossible_words, top_k, shapes, half_types, refused,
+                golden;
             errors: shapes, native_half_products;
             objective: agrees_with_the_long_way, nothing_valid, without_log_probs_is_seen;
         }
@@ -23,7 +27,7 @@ macro_rules! gradient_parts {
     ($mode:ident) => {
         policy_loss_tests::tests! { policy_loss_tests::run_with_each, policy_loss_tests::log_probs::suite, $mode;
             gradients: frozen_parts, gradient_is_the_slope, without_a_gradient_are_ignored,
-                garbage_without_a_gradient;
+                garbage_without_a_gradient, garbage_of_a_student;
         }
     };
 }

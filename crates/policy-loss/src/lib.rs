@@ -58,6 +58,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Where the head is divided among devices, [`TokenLogProbs::forward_linear_shard`] takes a shard of it,
+//! and gives [`ShardPartials`] to be reduced over them. [`Distillation`] compares the distributions of a
+//! student and a teacher, of logits, of hidden states, or of a top-k.
+//!
 //! # Guarantees
 //!
 //! - A value at a masked position, whatever it is (NaN, an infinity, 1e30), changes no bit of the
@@ -132,8 +136,9 @@ pub use implementation::Implementation;
 pub use kl_controller::{KlController, KlControllerConfig};
 pub use kl_reward::{KlReward, KlRewardBatch, KlRewardOutput};
 pub use log_probs::{
-    Entropy, HalfProducts, KeptTokens, LinearHead, LogProbs, LogProbsConfig, LogProbsTokens,
-    TokenLogProbs,
+    Distillation, DistillationConfig, Distributions, Entropy, HalfProducts, KeptTokens, LinearHead,
+    LogProbs, LogProbsConfig, LogProbsTokens, ShardPartials, Tail, TeacherDivergence,
+    TokenLogProbs, TopK, VocabularyShard,
 };
 pub use loss::PolicyLoss;
 pub use mask::{action_mask, action_mask_from_tensor};

@@ -258,6 +258,8 @@ impl HeadCase {
 
 #[cfg(test)]
 mod tests {
+    use policy_loss::{Tail, TeacherDivergence};
+
     use super::*;
 
     /// The oracle's gradients against its own values.
@@ -304,5 +306,40 @@ mod tests {
         let mut hidden = answer.hidden_gradient.clone();
         assert!(hidden.drain(4..8).all(|gradient| gradient == 0.0));
         check(&hidden[..4], |case| &mut case.hidden);
+    }
+
+    #[test]
+    fn slopes_of_distances_are_slopes() {
+        let [student, teacher] = [[0.5, -1.0, 2.0, 0.0, -4.0], [0.0, 1.0, 0.5, -2.0, -1.0]];
+        let teacher = oracle::log_softmax(&teacher, 1.0);
+        let words = [2, 4, 0];
+        let teacher: Vec<f64> = words.iter().map(|word| teacher[*word]).collect();
+        for divergence in [
+            TeacherDivergence::Mixed { forward: 0.3 },
+            TeacherDivergence::JensenShannon { teacher: 0.2 },
+        ] {
+            for tail in [Tail::Bucket, Tail::Ignored, Tail::Renormalized] {
+                for least in [None, Some(-3.0)] {
+                    let at = |student: &[f64]| {
+                        let student = oracle::log_softmax(student, 1.0);
+                        oracle::distance(divergence, (tail, least), &student, &words, &teacher)
+                    };
+                    let (_, slopes) = at(&student);
+                    for word in 0..5 {
+                        let moved = |step: f64| {
+                            let mut moved = student;
+                            moved[word] += step;
+                            at(&moved).0
+                        };
+                        let slope = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+                        let distance = (slope - slopes[word]).abs();
+                        assert!(
+                            distance < 1e-9,
+                            "{divergence:?}, {tail:?}, {least:?}: {distance}"
+                        );
+                    }
+                }
+            }
+        }
     }
 }

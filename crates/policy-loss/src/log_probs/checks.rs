@@ -3,7 +3,7 @@
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
-use super::LinearHead;
+use super::{LinearHead, VocabularyShard};
 use crate::BatchError;
 use crate::device::{computes, describe, dtypes, names};
 
@@ -66,6 +66,24 @@ pub fn head(head: &LinearHead, width: usize, on: &Device) -> Result<(), BatchErr
         dtype("bias", bias.dtype(), on)?;
     }
     Ok(())
+}
+
+/// How many words a vocabulary has, of which there are `here`.
+pub fn vocabulary(shard: Option<VocabularyShard>, here: usize) -> Result<usize, BatchError> {
+    let Some(VocabularyShard { first, vocabulary }) = shard else {
+        return Ok(here);
+    };
+    match vocabulary.checked_sub(here) {
+        Some(last) if first <= last => Ok(vocabulary),
+        _ => Err(BatchError::OutOfRange {
+            field: "shard.vocabulary",
+            value: vocabulary.to_string(),
+            accepted: format!(
+                "{} and more, since this shard has {here} words from {first} on",
+                first.saturating_add(here)
+            ),
+        }),
+    }
 }
 
 /// The indices of the valid tokens, read back from the device; absent where all are valid.

@@ -7,17 +7,17 @@
 
 use std::ops::Range;
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{DType, Shape, Slice};
+use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice};
 
-use super::chunks;
 use super::columns::Columns;
 use super::ops::{
     HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors,
-    Wanted, Words,
+    Wanted,
 };
-use super::softmax::{Rows, idle, widened};
+use super::softmax::{Rows, column, idle, known, places, scaled, widened};
+use super::{VocabularyShard, chunks};
 use crate::composed::arithmetic;
 
 /// What the gradients of a chunk are made of.
@@ -40,12 +40,12 @@ pub fn token_log_probs<B: LogProbsOps>(
     tokens: TokenTensors<B>,
     settings: Settings,
 ) -> RowStatistics<B> {
-    let [count, vocabulary] = logits.shape().dims();
+    let [count, words] = logits.shape().dims();
     let rows = chunks(count, settings.chunk_tokens).map(|range| {
         let logits = B::float_slice(logits.clone(), &[slice(&range)]);
-        let choices = Choices::new(tokens.of(&range), 0..vocabulary, vocabulary);
+        let choices = Choices::new(tokens.of(&range), 0..words, settings.words(words));
         let logits = choices.logits(logits, settings);
-        B::softmax_statistics(logits, choices.tokens, settings)
+        choices.statistics(logits, settings)
     });
     joined::<B>(rows.collect())
 }
@@ -55,7 +55,7 @@ pub fn token_log_probs_backward<B: LogProbsOps>(
     known: Known<B>,
     settings: Settings,
 ) -> FloatTensor<B> {
-    let [tokens, vocabulary] = logits.shape().dims();
+    let [tokens, words] = logits.shape().dims();
     let into = logits.dtype();
     let gradients = chunks(tokens, settings.chunk_tokens).map(|range| {
         let Known {
@@ -64,9 +64,9 @@ pub fn token_log_probs_backward<B: LogProbsOps>(
             upstream,
         } = known.of(&range);
         let logits = B::float_slice(logits.clone(), &[slice(&range)]);
-        let choices = Choices::new(tokens, 0..vocabulary, vocabulary);
+        let choices = Choices::new(tokens, 0..words, settings.words(words));
         let logits = choices.logits(logits, settings);
-        choices.gradient(logits, vocabulary, statistics, upstream, settings, into)
+        choices.gradient(logits, words, statistics, upstream, settings, into)
     });
     B::float_cat(gradients.collect(), 0)
 }
@@ -76,11 +76,10 @@ pub fn head_logits<B: LogProbsOps>(
     tokens: TokenTensors<B>,
     settings: Settings,
 ) -> HeadLogits<B> {
-    let vocabulary = settings.words::<B>(&head.weight);
-    let choices = Choices::new(tokens, 0..vocabulary, vocabulary);
+    let words = settings.width::<B>(&head.weight);
+    let choices = Choices::new(tokens, 0..words, settings.words(words));
     let logits = choices.logits(logits::<B>(head, settings), settings);
-    let RowStatistics { values, moments } =
-        B::softmax_statistics(logits.clone(), choices.tokens, settings);
+    let RowStatistics { values, moments } = choices.statistics(logits.clone(), settings);
     HeadLogits {
         logits,
         values,
@@ -89,7 +88,7 @@ pub fn head_logits<B: LogProbsOps>(
 }
 
 /// `hidden * weight + bias`, in the type of the arithmetic.
-fn logits<B: LogProbsOps>(head: HeadTensors<B>, settings: Settings) -> FloatTensor<B> {
+pub fn logits<B: LogProbsOps>(head: HeadTensors<B>, settings: Settings) -> FloatTensor<B> {
     let into = arithmetic(head.hidden.dtype());
     let logits = B::product(head.hidden, as_columns::<B>(head.weight, settings), into);
     match settings.has_bias {
@@ -103,15 +102,17 @@ fn logits<B: LogProbsOps>(head: HeadTensors<B>, settings: Settings) -> FloatTens
 
 /// What tokens choose from: the words that their logits are of, or a few columns of them.
 struct Choices<B: Backend> {
-    words: Words,
+    words: VocabularyShard,
     tokens: TokenTensors<B>,
     /// Absent where all words are left.
     columns: Option<Columns<B>>,
 }
 
 impl<B: LogProbsOps> Choices<B> {
-    /// Of logits of `words`.
-    fn new(tokens: TokenTensors<B>, words: Range<usize>, vocabulary: usize) -> Self {
+    /// Of logits of some of `words`, counted from the first of them.
+    fn new(tokens: TokenTensors<B>, some: Range<usize>, words: VocabularyShard) -> Self {
+        let VocabularyShard { first, vocabulary } = words;
+        let words = first + some.start..first + some.end;
         match tokens.kept {
             Some(kept) => {
                 let columns = Columns::new(&kept, tokens.targets, words, vocabulary);
@@ -120,16 +121,14 @@ impl<B: LogProbsOps> Choices<B> {
                     tokens: TokenTensors {
                         targets: columns.targets(),
                         scales: tokens.scales,
+                        candidates: tokens.candidates,
                         kept: None,
                     },
                     columns: Some(columns),
                 }
             }
             None => Self {
-                words: Words {
-                    first: words.start,
-                    vocabulary,
-                },
+                words: VocabularyShard::new(words.start, vocabulary),
                 tokens,
                 columns: None,
             },
@@ -144,6 +143,34 @@ impl<B: LogProbsOps> Choices<B> {
                 columns.without_absent(bounded::<B>(logits, settings))
             }
             None => bounded::<B>(logits, settings),
+        }
+    }
+
+    /// What is known of each row of what is left. A target that is not there has a log-prob that
+    /// means nothing.
+    fn statistics(&self, logits: FloatTensor<B>, settings: Settings) -> RowStatistics<B> {
+        let [_, here] = logits.shape().dims();
+        let VocabularyShard { first, vocabulary } = self.words;
+        let mut tokens = self.tokens.clone();
+        if here < vocabulary {
+            tokens.targets = places::<B>(tokens.targets, first..first + here);
+        }
+        if settings.candidates == 0 {
+            return B::softmax_statistics(logits, tokens, settings);
+        }
+        let candidates = tokens.candidates.clone();
+        let scales = tokens.scales.clone();
+        let alone = settings.without_candidates();
+        let RowStatistics { values, moments } =
+            B::softmax_statistics(logits.clone(), tokens, alone);
+        let (candidates, unknown) = known::<B>(candidates, 0..here);
+        let chosen = scaled::<B>(B::float_gather(1, logits, candidates), &scales);
+        let distance = B::float_sub(chosen, column::<B>(&moments, 0));
+        let log_probs = B::float_sub(distance, column::<B>(&moments, 1));
+        let log_probs = B::float_mask_fill(log_probs, unknown, f64::NAN.into());
+        RowStatistics {
+            values: B::float_cat(vec![values, B::float_transpose(log_probs)], 0),
+            moments,
         }
     }
 
@@ -174,7 +201,7 @@ impl<B: LogProbsOps> Choices<B> {
 }
 
 /// `cap * tanh(logits / cap)`, in the type of the arithmetic.
-fn bounded<B: Backend>(logits: FloatTensor<B>, settings: Settings) -> FloatTensor<B> {
+pub fn bounded<B: Backend>(logits: FloatTensor<B>, settings: Settings) -> FloatTensor<B> {
     let Some(cap) = settings.softcap else {
         return logits;
     };
@@ -188,24 +215,73 @@ fn gradient_of_logits<B: LogProbsOps>(
     settings: Settings,
     into: DType,
 ) -> FloatTensor<B> {
+    if settings.softcap.is_none() {
+        return gradient_of_bounded(rows, settings, into);
+    }
+    let idle = idle::<B>(&rows.upstream);
+    let logits = rows.logits.clone();
+    let wide = logits.dtype();
+    let gradient = gradient_of_bounded(rows, settings, wide);
+    cast::<B>(before_bound::<B>(gradient, logits, idle, settings), into)
+}
+
+/// The gradient of logits before they were bounded, from that of the bounded `logits`.
+pub fn before_bound<B: Backend>(
+    gradient: FloatTensor<B>,
+    logits: FloatTensor<B>,
+    idle: BoolTensor<B>,
+    settings: Settings,
+) -> FloatTensor<B> {
+    let Some(cap) = settings.softcap else {
+        return gradient;
+    };
+    let idle = B::bool_expand(idle, logits.shape());
+    let share = B::float_div_scalar(logits, cap.into());
+    let square = B::float_mul(share.clone(), share);
+    let slope = B::float_neg(B::float_sub_scalar(square, 1.0.into()));
+    // A row that no gradient reaches may hold anything, and 0 * NaN is NaN.
+    B::float_mask_fill(B::float_mul(gradient, slope), idle, 0.0.into())
+}
+
+/// The gradient of logits that are bounded where they are to be, as numbers of type `into`.
+fn gradient_of_bounded<B: LogProbsOps>(
+    rows: Rows<B>,
+    settings: Settings,
+    into: DType,
+) -> FloatTensor<B> {
     let Rows {
         logits,
         words,
         tokens,
         statistics,
-        upstream,
+        mut upstream,
     } = rows;
-    let Some(cap) = settings.softcap else {
+    if settings.candidates == 0 {
         return B::softmax_gradient(logits, words, tokens, statistics, upstream, settings, into);
+    }
+    // Each log-prob takes its gradient from all words, as the target's does, and adds it at its own.
+    let [count, here] = logits.shape().dims();
+    let rows = 1..1 + settings.candidates;
+    let of_candidates = B::float_slice(upstream.clone(), &[slice(&rows)]);
+    let sum = B::float_sum_dim(of_candidates.clone(), 0);
+    upstream = B::float_slice(upstream, &[slice(&(0..1))]);
+    upstream = B::float_add(upstream, sum.clone());
+    let statistics = RowStatistics {
+        values: B::float_slice(statistics.values, &[slice(&(0..1))]),
+        ..statistics
     };
-    let idle = B::bool_expand(idle::<B>(&upstream, settings), logits.shape());
-    let share = B::float_div_scalar(logits.clone(), cap.into());
-    let square = B::float_mul(share.clone(), share);
-    let slope = B::float_neg(B::float_sub_scalar(square, 1.0.into()));
-    let wide = logits.dtype();
-    let gradient = B::softmax_gradient(logits, words, tokens, statistics, upstream, settings, wide);
-    // A row that no gradient reaches may hold anything, and 0 * NaN is NaN.
-    let gradient = B::float_mask_fill(B::float_mul(gradient, slope), idle, 0.0.into());
+    let scales = B::float_reshape(tokens.scales.clone(), Shape::from([count, 1]));
+    let own = B::float_cat(vec![B::float_neg(sum), of_candidates], 0);
+    let own = B::float_mul(B::float_transpose(own), scales);
+    let target = B::int_reshape(tokens.targets.clone(), Shape::from([count, 1]));
+    let places = B::int_cat(vec![target, tokens.candidates.clone()], 1);
+    let (places, elsewhere) = known::<B>(places, words.first..words.first + here);
+    let places = B::int_sub_scalar(places, words.first.into());
+    let own = B::float_mask_fill(own, elsewhere, 0.0.into());
+    let alone = settings.without_candidates();
+    let wide = arithmetic(logits.dtype());
+    let gradient = B::softmax_gradient(logits, words, tokens, statistics, upstream, alone, wide);
+    let gradient = B::float_scatter(1, gradient, places, own, IndexingUpdateOp::Add);
     cast::<B>(gradient, into)
 }
 
@@ -220,17 +296,48 @@ pub fn head_gradients<B: LogProbsOps>(
         values,
         moments,
     } = chunk.logits;
-    let vocabulary = settings.words::<B>(&chunk.head.weight);
+    let words = settings.width::<B>(&chunk.head.weight);
     let narrow = chunk.head.hidden.dtype();
-    let wide = arithmetic(narrow);
-    let idle = idle::<B>(&chunk.upstream, settings);
+    let idle = idle::<B>(&chunk.upstream);
     let (upstream, factor) = within_range::<B>(chunk.upstream, narrow);
-    let choices = Choices::new(chunk.tokens, 0..vocabulary, vocabulary);
+    let choices = Choices::new(chunk.tokens, 0..words, settings.words(words));
     let statistics = RowStatistics { values, moments };
-    let logits = choices.gradient(logits, vocabulary, statistics, upstream, settings, narrow);
+    let logits = choices.gradient(logits, words, statistics, upstream, settings, narrow);
+    let of_logits = LogitsGradient {
+        logits,
+        idle,
+        factor,
+    };
+    products(of_logits, chunk.head, gradients, settings, wanted)
+}
+
+/// The gradient of a chunk's logits, as numbers of the type of the hidden states.
+pub struct LogitsGradient<B: Backend> {
+    pub logits: FloatTensor<B>,
+    /// The rows that no gradient reaches.
+    pub idle: BoolTensor<B>,
+    /// What belongs to the results, as from [`within_range`].
+    pub factor: Option<FloatTensor<B>>,
+}
+
+/// The gradients of a chunk, as `LogProbsOps::head_gradients`.
+pub fn products<B: LogProbsOps>(
+    of_logits: LogitsGradient<B>,
+    head: HeadTensors<B>,
+    gradients: HeadGradients<B>,
+    settings: Settings,
+    wanted: Wanted,
+) -> HeadGradients<B> {
+    let LogitsGradient {
+        logits,
+        idle,
+        factor,
+    } = of_logits;
+    let narrow = head.hidden.dtype();
+    let wide = arithmetic(narrow);
     // Hidden states that no gradient reaches may hold anything, and 0 * NaN is NaN.
-    let idle = B::bool_expand(idle, chunk.head.hidden.shape());
-    let hidden = B::float_mask_fill(chunk.head.hidden, idle.clone(), 0.0.into());
+    let idle = B::bool_expand(idle, head.hidden.shape());
+    let hidden = B::float_mask_fill(head.hidden, idle.clone(), 0.0.into());
     let kept = |gradient: FloatTensor<B>, sum: FloatTensor<B>, into: DType| {
         let gradient = multiplied::<B>(gradient, &factor);
         let gradient = match is_stand_in::<B>(&sum) {
@@ -247,7 +354,7 @@ pub fn head_gradients<B: LogProbsOps>(
     HeadGradients {
         hidden: match wanted.hidden {
             true => {
-                let weight = as_rows::<B>(chunk.head.weight, settings);
+                let weight = as_rows::<B>(head.weight, settings);
                 // 0 times an infinite weight is NaN, too.
                 let gradient = B::product(logits.clone(), weight, rounded(true));
                 let gradient = B::float_mask_fill(gradient, idle, 0.0.into());
@@ -292,7 +399,9 @@ pub fn linear_log_probs_backward<B: LogProbsOps>(
     settings: Settings,
     wanted: Wanted,
 ) -> HeadGradients<B> {
-    match settings.chunk_words < settings.words::<B>(&head.weight) {
+    // A chunk of tokens learns of its rows again, a block of words does not: of a shard it could not.
+    let is_part = settings.chunk_words < settings.width::<B>(&head.weight);
+    match is_part || settings.shard.is_some() {
         true => by_words(head, known, settings, wanted),
         false => by_tokens(head, known, settings, wanted),
     }
@@ -339,11 +448,11 @@ fn by_words<B: LogProbsOps>(
     wanted: Wanted,
 ) -> HeadGradients<B> {
     let [tokens, width] = head.hidden.shape().dims();
-    let vocabulary = settings.words::<B>(&head.weight);
+    let vocabulary = settings.width::<B>(&head.weight);
     let narrow = head.hidden.dtype();
     let wide = arithmetic(narrow);
     let device = head.hidden.device();
-    let idle = B::bool_expand(idle::<B>(&known.upstream, settings), head.hidden.shape());
+    let idle = B::bool_expand(idle::<B>(&known.upstream), head.hidden.shape());
     // Hidden states that no gradient reaches may hold anything, and 0 * NaN is NaN.
     head.hidden = B::float_mask_fill(head.hidden, idle.clone(), 0.0.into());
     let (upstream, factor) = within_range::<B>(known.upstream, narrow);
@@ -367,7 +476,7 @@ fn by_words<B: LogProbsOps>(
                 statistics,
                 upstream,
             } = known.of(&range);
-            let choices = Choices::new(tokens, words.clone(), vocabulary);
+            let choices = Choices::new(tokens, words.clone(), settings.words(vocabulary));
             let left = choices.logits(logits::<B>(part.clone(), settings), settings);
             let here = words.len();
             let logits = choices.gradient(left, here, statistics, upstream, settings, narrow);
@@ -428,19 +537,22 @@ pub fn scaled_gradient<B: Backend>(
 }
 
 impl Settings {
-    /// The size of the vocabulary of a weight.
-    fn words<B: Backend>(self, weight: &FloatTensor<B>) -> usize {
+    /// How many words a weight has.
+    fn width<B: Backend>(self, weight: &FloatTensor<B>) -> usize {
         weight.shape()[usize::from(!self.transposed)]
     }
-}
 
-impl Words {
-    /// All words of a vocabulary.
-    pub fn all(vocabulary: usize) -> Self {
+    /// The same for the targets alone.
+    fn without_candidates(self) -> Self {
         Self {
-            first: 0,
-            vocabulary,
+            candidates: 0,
+            ..self
         }
+    }
+
+    /// The words of `here` logits.
+    fn words(self, here: usize) -> VocabularyShard {
+        self.shard.unwrap_or(VocabularyShard::all(here))
     }
 }
 
@@ -450,6 +562,7 @@ impl<B: Backend> TokenTensors<B> {
         Self {
             targets: B::int_slice(self.targets.clone(), &[slice(tokens)]),
             scales: B::float_slice(self.scales.clone(), &[slice(tokens)]),
+            candidates: B::int_slice(self.candidates.clone(), &[slice(tokens)]),
             kept: self.kept.as_ref().map(|kept| kept.slice(tokens)),
         }
     }
@@ -475,7 +588,7 @@ impl<B: Backend> Known<B> {
 
 /// f16 has no small numbers, and the mean over many tokens makes small gradients: for it they are
 /// divided by the largest of them, which is the factor that belongs to the results.
-fn within_range<B: Backend>(
+pub fn within_range<B: Backend>(
     upstream: FloatTensor<B>,
     narrow: DType,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
@@ -548,7 +661,7 @@ fn added<B: Backend>(sum: Option<FloatTensor<B>>, more: FloatTensor<B>) -> Float
     }
 }
 
-fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+pub fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     match tensor.dtype() == dtype {
         true => tensor,
         false => B::float_cast(tensor, dtype.into()),
@@ -556,7 +669,7 @@ fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
 }
 
 /// One number in place of each gradient.
-fn stand_ins<B: Backend>(head: &HeadTensors<B>) -> HeadGradients<B> {
+pub fn stand_ins<B: Backend>(head: &HeadTensors<B>) -> HeadGradients<B> {
     let stand_in = |like: &FloatTensor<B>| {
         B::float_zeros(Shape::from([1]), &like.device(), like.dtype().into())
     };
@@ -597,7 +710,7 @@ fn joined<B: Backend>(rows: Vec<RowStatistics<B>>) -> RowStatistics<B> {
     }
 }
 
-fn rows_of<B: Backend>(head: &HeadTensors<B>, tokens: &Range<usize>) -> HeadTensors<B> {
+pub fn rows_of<B: Backend>(head: &HeadTensors<B>, tokens: &Range<usize>) -> HeadTensors<B> {
     HeadTensors {
         hidden: B::float_slice(head.hidden.clone(), &[slice(tokens)]),
         ..head.clone()
@@ -629,6 +742,6 @@ fn across(words: &Range<usize>, width: usize, settings: Settings) -> [Slice; 2] 
     }
 }
 
-fn slice(range: &Range<usize>) -> Slice {
+pub fn slice(range: &Range<usize>) -> Slice {
     Slice::from(range.clone())
 }

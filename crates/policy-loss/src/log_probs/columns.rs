@@ -7,9 +7,9 @@ use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::{DType, IndexingUpdateOp, Shape};
 
+use super::VocabularyShard;
 use super::kept::KeptTokens;
-use super::ops::Words;
-use super::softmax::known;
+use super::softmax::{known, places};
 
 /// Columns of logits of some words.
 pub struct Columns<B: Backend> {
@@ -37,9 +37,7 @@ impl<B: Backend> Columns<B> {
         let (_, unknown) = known::<B>(targets.clone(), 0..vocabulary);
         let columns = B::int_zeros(Shape::from([tokens]), &device, ints);
 
-        let (target, elsewhere) = known::<B>(targets, words.clone());
-        let target = B::int_sub_scalar(target, words.start.into());
-        let target = B::int_mask_fill(target, elsewhere, (-1).into());
+        let target = places::<B>(targets, words.clone());
         let target = B::int_reshape(target, Shape::from([tokens, 1]));
         let others = B::int_from_data(kept.places(&words).convert_dtype(ints.into()), &device);
         let is_target = B::int_equal(
@@ -58,8 +56,8 @@ impl<B: Backend> Columns<B> {
     }
 
     /// The words of a row of [`gathered`](Self::gathered) logits.
-    pub fn words(&self) -> Words {
-        Words::all(self.places.shape()[1])
+    pub fn words(&self) -> VocabularyShard {
+        VocabularyShard::all(self.places.shape()[1])
     }
 
     /// The column of each target.

@@ -49,6 +49,7 @@ pub fn forward(
         hidden.clone().reshape([count, width]),
         head,
         given.clone().flat(),
+        None,
     )?;
     // A block of words needs what is known of whole rows before.
     if !head.is_tracked() || plan.chunk_words < vocabulary {

@@ -1,6 +1,5 @@
 //! The tokens that a sampler chose from.
 
-#[cfg(feature = "fused")]
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -116,16 +115,23 @@ impl KeptTokens {
         }
     }
 
-    /// Which words are kept, `[N, V]`.
-    pub(super) fn mask(&self, vocabulary: usize) -> TensorData {
+    /// What the list of a token, which is sorted, holds of `words`.
+    fn among(&self, token: usize, words: &Range<usize>) -> &[u32] {
+        let list = self.of(token);
+        let place = |word: usize| list.partition_point(|id| (*id as usize) < word);
+        &list[place(words.start)..place(words.end)]
+    }
+
+    /// Which of `words` are kept, `[N, V]`.
+    pub(super) fn mask(&self, words: &Range<usize>) -> TensorData {
         let tokens = self.tokens();
-        let mut mask = vec![false; tokens * vocabulary];
+        let mut mask = vec![false; tokens * words.len()];
         for token in 0..tokens {
-            for &id in self.of(token) {
-                mask[token * vocabulary + id as usize] = true;
+            for &id in self.among(token, words) {
+                mask[token * words.len() + id as usize - words.start] = true;
             }
         }
-        TensorData::new(mask, [tokens, vocabulary])
+        TensorData::new(mask, [tokens, words.len()])
     }
 
     /// Places among `words`, `[N, K]`: what each list, which is sorted, holds of them, and then -1.
@@ -133,11 +139,7 @@ impl KeptTokens {
     #[cfg(feature = "fused")]
     pub(super) fn places(&self, words: &Range<usize>) -> TensorData {
         const VECTOR: usize = 4;
-        let within = |token: usize| {
-            let list = self.of(token);
-            let place = |word: usize| list.partition_point(|id| (*id as usize) < word);
-            &list[place(words.start)..place(words.end)]
-        };
+        let within = |token: usize| self.among(token, words);
         let tokens = self.tokens();
         let longest = (0..tokens).map(|token| within(token).len()).max();
         let columns = (longest.unwrap_or(0) + 1).next_multiple_of(VECTOR) - 1;
@@ -164,9 +166,12 @@ mod tests {
         assert_eq!(lists, [&[2, 7][..], &[], &[0, 5], &[1]]);
         assert_eq!(kept.slice(&(2..4)).of(1), [1]);
         assert_eq!(kept.select([2, 0].into_iter()).of(1), [2, 7]);
-        let mask = kept.mask(8).try_to_vec::<bool>().expect("of bools");
+        let mask = kept.mask(&(0..8)).try_to_vec::<bool>().expect("of bools");
         let of_first: Vec<_> = (0..8).filter(|word| mask[*word]).collect();
         assert_eq!(of_first, [2, 7]);
+        let mask = kept.mask(&(2..6)).try_to_vec::<bool>().expect("of bools");
+        let places: Vec<_> = (0..16).filter(|place| mask[*place]).collect();
+        assert_eq!(places, [0, 11], "of four words a token");
         let places = kept.places(&(2..6));
         let none = [-1; 3];
         assert_eq!(

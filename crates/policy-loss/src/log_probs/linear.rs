@@ -4,8 +4,9 @@ use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::config::{HalfProducts, TokenLogProbs};
 use super::plan::Plane;
-use super::seam::{self, Head, Plan, Tokens};
-use super::{LinearHead, LogProbs, LogProbsTokens, checks, composed};
+use super::prepared::{Place, Work};
+use super::seam::{self, Head, Plan, Rows, Tokens};
+use super::{LinearHead, LogProbs, LogProbsTokens, VocabularyShard, checks};
 use crate::composed::arithmetic;
 use crate::device::describe;
 use crate::{BatchError, Implementation};
@@ -59,38 +60,51 @@ impl TokenLogProbs {
         head: &LinearHead,
         tokens: impl Into<LogProbsTokens<E>>,
     ) -> Result<LogProbs<E>, BatchError> {
+        let (work, place) = self.prepare_linear(hidden, head, tokens.into(), None)?;
+        Ok(self.finished(work, &place))
+    }
+
+    /// Checks hidden states and a head, a shard of it if it lies in several. There is no work without
+    /// a token.
+    pub(super) fn prepare_linear<const D: usize, const E: usize>(
+        &self,
+        hidden: Tensor<D>,
+        head: &LinearHead,
+        tokens: LogProbsTokens<E>,
+        shard: Option<VocabularyShard>,
+    ) -> Result<(Option<Work>, Place<E>), BatchError> {
         const { assert!(D == E + 1, "`tokens` have the rank of `hidden`, less one") };
-        let tokens = tokens.into();
         let dims = hidden.dims();
         let outer: [usize; E] = std::array::from_fn(|dim| dims[dim]);
-        let count: usize = outer.iter().product();
-        let width = dims[D - 1];
+        let (count, width) = (outer.iter().product(), dims[D - 1]);
         let device = hidden.device();
         checks::dtype("hidden", hidden.dtype(), &device)?;
         checks::head(head, width, &device)?;
-        let [_, vocabulary] = head.dims();
+        let [_, words] = head.dims();
+        let vocabulary = checks::vocabulary(shard, words)?;
         tokens.check(&outer, vocabulary, &self.config, &device)?;
-        let fused = self.is_fused(vocabulary, &device)?;
-        let dtype = arithmetic(hidden.dtype());
+        let is_fused = self.is_fused(words, &device)?;
+        let mut place = Place {
+            outer,
+            masked: None,
+            places: None,
+            is_empty: false,
+            dtype: arithmetic(hidden.dtype()),
+            device,
+        };
         if count == 0 {
-            return Ok(self.of_no_tokens(outer, Tensor::zeros([1], (&device, dtype))));
+            return Ok((None, place));
         }
-        let picked = self.pick(hidden.reshape([count, width]), head, tokens.flat())?;
-        let values = match fused {
-            true => seam::linear_log_probs(picked.head, picked.tokens, picked.plan),
-            false => composed::linear_log_probs(picked.head, picked.tokens, picked.plan),
+        let hidden = hidden.reshape([count, width]);
+        let picked = self.pick(hidden, head, tokens.flat(), shard)?;
+        (place.places, place.is_empty) = (picked.places, picked.is_empty);
+        let work = Work {
+            rows: Rows::Hidden(picked.head),
+            tokens: picked.tokens,
+            plan: picked.plan,
+            is_fused,
         };
-        let values = match picked.is_empty {
-            true => emptied(values),
-            false => values,
-        };
-        Ok(self.split(values, |row| {
-            let row = match &picked.places {
-                Some(places) => scattered(row, places.clone(), count, dtype),
-                None => row,
-            };
-            row.reshape(outer)
-        }))
+        Ok((Some(work), place))
     }
 
     /// Whether hidden states and weight are multiplied in their half type.
@@ -115,8 +129,10 @@ impl TokenLogProbs {
         hidden: Tensor<2>,
         head: &LinearHead,
         tokens: LogProbsTokens<1>,
+        shard: Option<VocabularyShard>,
     ) -> Result<Picked, BatchError> {
-        let [_, vocabulary] = head.dims();
+        let [_, words] = head.dims();
+        let vocabulary = checks::vocabulary(shard, words)?;
         let device = hidden.device();
         let targets = tokens.targets;
         let mut valid = match &tokens.action_mask {
@@ -178,7 +194,7 @@ impl TokenLogProbs {
         let plane = Plane {
             tokens,
             width,
-            vocabulary,
+            vocabulary: words,
             dtype,
             is_tracked: hidden.is_tracked() || head_is_tracked,
             is_weight_tracked: head.weight.is_tracked(),
@@ -187,7 +203,7 @@ impl TokenLogProbs {
             plan: Plan {
                 transposed: head.transposed,
                 has_bias: head.bias.is_some(),
-                ..self.plan(plane, &plain)
+                ..self.plan(plane, shard, &plain)
             },
             head: Head {
                 hidden: one_type(hidden, dtype),
@@ -198,6 +214,7 @@ impl TokenLogProbs {
                 targets,
                 scales,
                 kept,
+                candidates: None,
             },
             places,
             is_empty,
@@ -233,9 +250,9 @@ pub(super) fn scattered(
 }
 
 /// Exactly 0, whatever stood there, in the same graph.
-fn emptied(tensor: Tensor<2>) -> Tensor<2> {
+pub(super) fn emptied<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     let plain = tensor.device().without_autodiff();
-    let everywhere = Tensor::<2>::zeros(tensor.dims(), &plain).equal_elem(0.0);
+    let everywhere = Tensor::<D>::zeros(tensor.dims(), &plain).equal_elem(0.0);
     tensor.mask_fill(everywhere, 0.0)
 }
 

@@ -4,8 +4,9 @@ use burn::tensor::{DType, Device, Tensor};
 
 use super::config::{Entropy, TokenLogProbs};
 use super::plan::{Cut, Plane};
-use super::seam::{self, Plan, Tokens};
-use super::{LogProbs, LogProbsTokens, checks, composed};
+use super::prepared::{Place, Work};
+use super::seam::{self, Plan, Rows, Tokens};
+use super::{LogProbs, LogProbsTokens, VocabularyShard, checks};
 use crate::composed::arithmetic;
 use crate::device::describe;
 use crate::{BatchError, Implementation};
@@ -53,25 +54,45 @@ impl TokenLogProbs {
         logits: Tensor<D>,
         tokens: impl Into<LogProbsTokens<E>>,
     ) -> Result<LogProbs<E>, BatchError> {
+        let (work, place) = self.prepare(logits, tokens.into(), None)?;
+        Ok(self.finished(work, &place))
+    }
+
+    /// Checks logits, of a shard of the vocabulary if it lies in several. There is no work without a
+    /// token.
+    pub(super) fn prepare<const D: usize, const E: usize>(
+        &self,
+        logits: Tensor<D>,
+        tokens: LogProbsTokens<E>,
+        shard: Option<VocabularyShard>,
+    ) -> Result<(Option<Work>, Place<E>), BatchError> {
         const { assert!(D == E + 1, "`tokens` have the rank of `logits`, less one") };
-        let tokens = tokens.into();
         let dims = logits.dims();
         let outer: [usize; E] = std::array::from_fn(|dim| dims[dim]);
-        let (count, vocabulary) = (outer.iter().product(), dims[D - 1]);
+        let (count, words) = (outer.iter().product(), dims[D - 1]);
         let device = logits.device();
         checks::dtype("logits", logits.dtype(), &device)?;
-        if vocabulary == 0 {
+        if words == 0 {
             return Err(BatchError::Shape {
                 tensor: "logits",
                 expected: "a last dimension above 0".into(),
                 got: dims.to_vec(),
             });
         }
+        let vocabulary = checks::vocabulary(shard, words)?;
         tokens.check(&outer, vocabulary, &self.config, &device)?;
-        let fused = self.is_fused(vocabulary, &device)?;
+        let is_fused = self.is_fused(words, &device)?;
+        let dtype = arithmetic(logits.dtype());
+        let mut place = Place {
+            outer,
+            masked: None,
+            places: None,
+            is_empty: false,
+            device: device.clone(),
+            dtype,
+        };
         if count == 0 {
-            let dtype = arithmetic(logits.dtype());
-            return Ok(self.of_no_tokens(outer, Tensor::zeros([1], (&device, dtype))));
+            return Ok((None, place));
         }
         let LogProbsTokens {
             targets,
@@ -89,44 +110,35 @@ impl TokenLogProbs {
                 checks::temperature_values(temperatures, valid.as_deref())?;
             }
         }
-        let dtype = arithmetic(logits.dtype());
-        let plan = self.plan(
-            Plane {
-                tokens: count,
-                width: 0,
-                vocabulary,
-                dtype,
-                is_tracked: logits.is_tracked(),
-                is_weight_tracked: false,
-            },
-            &device,
-        );
-        let logits: Tensor<2> = logits.reshape([count, vocabulary]);
-        let masked = action_mask.map(Tensor::bool_not);
-        let plain = device.clone().without_autodiff();
+        let plane = Plane {
+            tokens: count,
+            width: 0,
+            vocabulary: words,
+            dtype,
+            is_tracked: logits.is_tracked(),
+            is_weight_tracked: false,
+        };
+        let plan = self.plan(plane, shard, &device);
+        let logits: Tensor<2> = logits.reshape([count, words]);
+        place.masked = action_mask.map(Tensor::bool_not);
+        let plain = device.without_autodiff();
         let tokens = Tokens {
             targets: targets.without_autodiff(),
             scales: self.scales(temperatures, count, (&plain, dtype)),
             kept: kept_tokens.map(|kept| kept.sorted()),
+            candidates: None,
         };
-        let values = match fused {
-            true => seam::token_log_probs(logits, tokens, plan),
-            false => composed::token_log_probs(
-                match &masked {
-                    Some(masked) => logits.mask_fill(masked.clone().reshape([count, 1]), 0.0),
-                    None => logits,
-                },
-                tokens,
-                plan,
-            ),
+        let logits = match &place.masked {
+            Some(masked) if !is_fused => logits.mask_fill(masked.clone().reshape([count, 1]), 0.0),
+            _ => logits,
         };
-        Ok(self.split(values, |row| {
-            let row = match &masked {
-                Some(masked) => row.mask_fill(masked.clone(), 0.0),
-                None => row,
-            };
-            row.reshape(outer)
-        }))
+        let work = Work {
+            rows: Rows::Logits(logits),
+            tokens,
+            plan,
+            is_fused,
+        };
+        Ok((Some(work), place))
     }
 
     /// Whether the device's backend computes a chunk at a time.
@@ -143,7 +155,12 @@ impl TokenLogProbs {
     }
 
     /// What the configuration means for a plane of logits.
-    pub(super) fn plan(&self, plane: Plane, device: &Device) -> Plan {
+    pub(super) fn plan(
+        &self,
+        plane: Plane,
+        shard: Option<VocabularyShard>,
+        device: &Device,
+    ) -> Plan {
         let config = &self.config;
         let cut = Cut::of(plane, config, device);
         Plan {
@@ -151,6 +168,8 @@ impl TokenLogProbs {
             entropy: config.entropy != Entropy::None,
             entropy_gradient: config.entropy == Entropy::Tracked,
             squares: config.sum_of_squares,
+            words: plane.vocabulary,
+            shard,
             chunk_tokens: cut.tokens,
             chunk_words: cut.words,
             transposed: false,
@@ -177,41 +196,6 @@ impl TokenLogProbs {
                 scales.mask_fill(meaningless, f64::NAN)
             }
             None => Tensor::full([count], self.config.temperature.recip(), (device, dtype)),
-        }
-    }
-
-    /// Log-probs, and what goes with them, out of the rows of one tensor.
-    pub(super) fn split<const E: usize>(
-        &self,
-        values: Tensor<2>,
-        place: impl Fn(Tensor<1>) -> Tensor<E>,
-    ) -> LogProbs<E> {
-        let row = |index: usize| values.clone().narrow(0, index, 1).squeeze_dim::<1>(0);
-        LogProbs {
-            log_probs: place(row(0)),
-            entropies: match self.config.entropy {
-                Entropy::None => None,
-                Entropy::Metric => Some(place(row(1).without_autodiff())),
-                Entropy::Tracked => Some(place(row(1))),
-            },
-            sums_of_squares: self
-                .config
-                .sum_of_squares
-                .then(|| place(row(values.dims()[0] - 1))),
-        }
-    }
-
-    /// The results of a batch without a token, of the type and on the device of `like`.
-    pub(super) fn of_no_tokens<const E: usize>(
-        &self,
-        shape: [usize; E],
-        like: Tensor<1>,
-    ) -> LogProbs<E> {
-        let zeros = Tensor::zeros(shape, (&like.device(), like.dtype()));
-        LogProbs {
-            log_probs: zeros.clone(),
-            entropies: (self.config.entropy != Entropy::None).then(|| zeros.clone()),
-            sums_of_squares: self.config.sum_of_squares.then_some(zeros),
         }
     }
 }

@@ -9,6 +9,9 @@ mod chunked;
 mod columns;
 mod composed;
 mod config;
+mod distillation;
+#[cfg(feature = "fused")]
+mod divergence;
 #[cfg(feature = "fused")]
 mod eager;
 mod head;
@@ -20,7 +23,9 @@ mod logits;
 pub mod ops;
 mod plan;
 mod policy_loss;
+mod prepared;
 mod seam;
+mod shard;
 #[cfg(feature = "fused")]
 mod softmax;
 mod tokens;
@@ -31,8 +36,12 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 
 pub use config::{Entropy, HalfProducts, LogProbsConfig, TokenLogProbs};
+pub use distillation::{
+    Distillation, DistillationConfig, Distributions, Tail, TeacherDivergence, TopK,
+};
 pub use head::LinearHead;
 pub use kept::KeptTokens;
+pub use shard::{ShardPartials, VocabularyShard};
 pub use tokens::LogProbsTokens;
 
 /// Log-probs of tokens, and the entropies of the distributions that they were drawn from; f64

@@ -12,7 +12,7 @@ use burn::tensor::DType;
 #[cfg(all(feature = "fusion", feature = "cube"))]
 use burn::tensor::Shape;
 
-use super::{KeptTokens, chunked, softmax};
+use super::{KeptTokens, TeacherDivergence, VocabularyShard, chunked, divergence, softmax};
 
 /// How log-probs are computed. Resolved: nothing here is optional.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,6 +25,10 @@ pub struct Settings {
     pub entropy_gradient: bool,
     /// Whether the sums of squared probabilities are computed.
     pub squares: bool,
+    /// Of how many other words the log-probs are computed, too; only where nothing else is.
+    pub candidates: usize,
+    /// Which words there are, where they are not the whole vocabulary.
+    pub shard: Option<VocabularyShard>,
     /// Tokens whose logits are held at once.
     pub chunk_tokens: usize,
     /// Words whose logits are held at once in the backward pass.
@@ -38,7 +42,7 @@ pub struct Settings {
 impl Settings {
     /// How many values there are of each token.
     pub fn values(self) -> usize {
-        1 + usize::from(self.entropy) + usize::from(self.squares)
+        1 + usize::from(self.entropy) + usize::from(self.squares) + self.candidates
     }
 
     /// The row of the sums of squared probabilities among the values, if they are computed: the
@@ -68,6 +72,8 @@ pub struct TokenTensors<B: Backend> {
     pub targets: IntTensor<B>,
     /// `[N]`, `1 / temperature`, which logits are multiplied by; in f64 where they are, else in f32.
     pub scales: FloatTensor<B>,
+    /// `[N, K]`, other words whose log-probs are asked for; one a token stands for none.
+    pub candidates: IntTensor<B>,
     /// What was kept of the vocabulary, in sorted lists; absent where all of it was, and where logits
     /// are of nothing else.
     pub kept: Option<KeptTokens>,
@@ -78,7 +84,7 @@ pub struct TokenTensors<B: Backend> {
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct RowStatistics<B: Backend> {
     /// `[1, N]`: log-probs; with a row more each where entropies, and then where sums of squared
-    /// probabilities are computed.
+    /// probabilities are computed, or for each candidate.
     pub values: FloatTensor<B>,
     /// `[2, N]`: the largest scaled logit, and `log(sum(exp(z - largest)))`. Kept apart, because
     /// their sum would lose digits where the logits are large.
@@ -110,6 +116,29 @@ pub struct HeadGradients<B: Backend> {
     pub bias: FloatTensor<B>,
 }
 
+/// What is given of each token of two distributions.
+#[derive(Debug, Clone, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub struct PairTensors<B: Backend> {
+    /// `[N]`: words that there are, whatever they are.
+    pub targets: IntTensor<B>,
+    /// As [`TokenTensors::scales`].
+    pub student: FloatTensor<B>,
+    /// The teacher's.
+    pub teacher: FloatTensor<B>,
+}
+
+/// How a divergence is computed. Where logits are given they stand in the place of hidden states, and
+/// there is no weight.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pair {
+    pub divergence: TeacherDivergence,
+    pub student: Settings,
+    pub teacher: Settings,
+    pub of_student_logits: bool,
+    pub of_teacher_logits: bool,
+}
+
 /// Which gradients are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
@@ -119,15 +148,6 @@ pub struct Wanted {
     /// Whether those of weight and bias are sums over several chunks, which are kept in f64 where
     /// the hidden states are, else in f32.
     pub in_parts: bool,
-}
-
-/// Which words of a vocabulary logits are of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Words {
-    /// The first of them.
-    pub first: usize,
-    /// How many there are, those that the logits are not of included.
-    pub vocabulary: usize,
 }
 
 /// Log-probs of a backend.
@@ -184,7 +204,7 @@ pub trait LogProbsOps: Backend {
     #[fusion(dtype = *into, shape = logits)]
     fn softmax_gradient(
         logits: FloatTensor<Self>,
-        words: Words,
+        words: VocabularyShard,
         #[extension_type] tokens: TokenTensors<Self>,
         #[extension_type] statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
@@ -271,6 +291,58 @@ pub trait LogProbsOps: Backend {
         chunked::linear_log_probs_backward::<Self>(head, known, settings, wanted)
     }
 
+    /// The values of `statistics`, whose gradients with respect to logits are those of
+    /// [`token_log_probs_backward`](Self::token_log_probs_backward).
+    #[fusion(default)]
+    fn token_log_probs_with(
+        logits: FloatTensor<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
+        #[extension_type] statistics: RowStatistics<Self>,
+        settings: Settings,
+    ) -> FloatTensor<Self> {
+        // Outside of autodiff a result has no gradients.
+        let _ = (logits, tokens, settings);
+        statistics.values
+    }
+
+    /// The values of `statistics`, whose gradients with respect to hidden states and head are those of
+    /// [`linear_log_probs_backward`](Self::linear_log_probs_backward).
+    #[fusion(default)]
+    fn linear_log_probs_with(
+        #[extension_type] head: HeadTensors<Self>,
+        #[extension_type] tokens: TokenTensors<Self>,
+        #[extension_type] statistics: RowStatistics<Self>,
+        settings: Settings,
+    ) -> FloatTensor<Self> {
+        // As above.
+        let _ = (head, tokens, settings);
+        statistics.values
+    }
+
+    /// The divergence of two distributions at each token, `[1, N]`, a chunk at a time.
+    #[fusion(meta = divergence_metadata)]
+    fn divergence(
+        #[extension_type] student: HeadTensors<Self>,
+        #[extension_type] teacher: HeadTensors<Self>,
+        #[extension_type] tokens: PairTensors<Self>,
+        pair: Pair,
+    ) -> FloatTensor<Self> {
+        divergence::divergence::<Self>(student, teacher, tokens, pair)
+    }
+
+    /// The gradients of the student of a divergence, computing each chunk's logits again.
+    #[fusion(meta = divergence_gradients_metadata)]
+    fn divergence_backward(
+        #[extension_type] student: HeadTensors<Self>,
+        #[extension_type] teacher: HeadTensors<Self>,
+        #[extension_type] tokens: PairTensors<Self>,
+        upstream: FloatTensor<Self>,
+        pair: Pair,
+        wanted: Wanted,
+    ) -> HeadGradients<Self> {
+        divergence::gradients::<Self>(student, teacher, tokens, upstream, pair, wanted)
+    }
+
     /// A result whose gradients with respect to hidden states and head are known already.
     #[fusion(default)]
     fn with_gradients(
@@ -330,6 +402,11 @@ fn gradients_metadata(
     _settings: &Settings,
     wanted: &Wanted,
 ) -> HeadGradientsMetadata {
+    gradients_of(head, wanted)
+}
+
+#[cfg(all(feature = "fusion", feature = "cube"))]
+fn gradients_of(head: &HeadTensorsMetadata, wanted: &Wanted) -> HeadGradientsMetadata {
     let of = |tensor: &TensorSpec, is_wanted: bool| match is_wanted {
         true => tensor.clone(),
         false => TensorSpec::new([1].into(), tensor.dtype),
@@ -339,6 +416,30 @@ fn gradients_metadata(
         weight: of(&head.weight, wanted.weight),
         bias: of(&head.bias, wanted.bias),
     }
+}
+
+#[cfg(all(feature = "fusion", feature = "cube"))]
+fn divergence_metadata(
+    student: &HeadTensorsMetadata,
+    _teacher: &HeadTensorsMetadata,
+    _tokens: &PairTensorsMetadata,
+    _pair: &Pair,
+) -> TensorSpec {
+    let rows = &student.hidden;
+    let arithmetic = crate::composed::arithmetic(rows.dtype);
+    TensorSpec::new([1, rows.shape[0]].into(), arithmetic)
+}
+
+#[cfg(all(feature = "fusion", feature = "cube"))]
+fn divergence_gradients_metadata(
+    student: &HeadTensorsMetadata,
+    _teacher: &HeadTensorsMetadata,
+    _tokens: &PairTensorsMetadata,
+    _upstream: &TensorSpec,
+    _pair: &Pair,
+    wanted: &Wanted,
+) -> HeadGradientsMetadata {
+    gradients_of(student, wanted)
 }
 
 #[cfg(all(feature = "fusion", feature = "cube"))]

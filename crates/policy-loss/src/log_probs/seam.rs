@@ -1,20 +1,34 @@
 //! From tensors to the backends and back.
 
-#[cfg(feature = "fused")]
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor};
 
-use super::KeptTokens;
+use super::{KeptTokens, VocabularyShard};
 
 #[cfg(feature = "fused")]
 pub use connected::*;
 #[cfg(not(feature = "fused"))]
 pub use unconnected::*;
 
+/// What logits are, or what they are made of.
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it in a call")]
+pub enum Rows {
+    Logits(Tensor<2>),
+    Hidden(Head),
+}
+
+/// What is known of each token, as in `RowStatistics`.
+#[derive(Debug, Clone)]
+pub struct Statistics {
+    pub values: Tensor<2>,
+    pub moments: Tensor<2>,
+}
+
 /// Hidden states and a head that fit together. Hidden states and weight are of one float type: a
 /// half type only where the backend multiplies it as it is.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Head {
     pub hidden: Tensor<2>,
     pub weight: Tensor<2>,
@@ -40,13 +54,15 @@ impl Head {
 }
 
 /// What is given of each token, outside of autodiff.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Tokens {
     pub targets: Tensor<1, Int>,
     /// `1 / temperature`, in the type of the arithmetic.
     pub scales: Tensor<1>,
     /// In sorted lists; absent where the whole vocabulary was.
     pub kept: Option<KeptTokens>,
+    /// Other words whose log-probs are asked for, `[N, K]`; only where nothing else is.
+    pub candidates: Option<Tensor<2, Int>>,
 }
 
 #[cfg(feature = "fused")]
@@ -55,6 +71,7 @@ impl Tokens {
     pub fn slice(&self, tokens: Range<usize>) -> Self {
         Self {
             kept: self.kept.as_ref().map(|kept| kept.slice(&tokens)),
+            candidates: self.candidates.clone().map(|ids| ids.slice(tokens.clone())),
             targets: self.targets.clone().slice(tokens.clone()),
             scales: self.scales.clone().slice(tokens),
         }
@@ -68,10 +85,22 @@ pub struct Plan {
     pub entropy: bool,
     pub entropy_gradient: bool,
     pub squares: bool,
+    /// How many words there are.
+    pub words: usize,
+    /// Which they are, where they are not the whole vocabulary.
+    pub shard: Option<VocabularyShard>,
     pub chunk_tokens: usize,
     pub chunk_words: usize,
     pub transposed: bool,
     pub has_bias: bool,
+}
+
+impl Plan {
+    /// The words that there are.
+    pub fn range(self) -> Range<usize> {
+        let first = self.shard.map_or(0, |shard| shard.first);
+        first..first + self.words
+    }
 }
 
 /// 128 MiB: 667 tokens of a vocabulary of 50,000 in f32, or 222 of 150,000.
@@ -81,10 +110,13 @@ const HOST_MEMORY_BUDGET: usize = 128 << 20;
 mod connected {
     use burn::backend::{Dispatch, DispatchDevice};
 
-    use super::{Device, HOST_MEMORY_BUDGET, Head, Plan, Tensor, Tokens};
+    use super::{Device, HOST_MEMORY_BUDGET, Head, Plan, Rows, Statistics, Tensor, Tokens};
+    use crate::log_probs::TeacherDivergence;
     use crate::log_probs::ops::{
-        HeadGradients, HeadLogits, HeadTensors, LogProbsOps, Settings, TokenTensors, Wanted,
+        HeadGradients, HeadLogits, HeadTensors, LogProbsOps, Pair, PairTensors, RowStatistics,
+        Settings, TokenTensors, Wanted,
     };
+    use crate::log_probs::prepared::Work;
 
     /// Whether the device's backend is connected.
     pub fn available(device: &Device) -> bool {
@@ -129,6 +161,8 @@ mod connected {
                 entropy: self.entropy,
                 entropy_gradient: self.entropy_gradient,
                 squares: self.squares,
+                candidates: 0,
+                shard: self.shard,
                 chunk_tokens: self.chunk_tokens,
                 chunk_words: self.chunk_words,
                 transposed: self.transposed,
@@ -149,7 +183,10 @@ mod connected {
 
     impl Tokens {
         fn tensors(self) -> TokenTensors<Dispatch> {
+            let [count] = self.targets.dims();
+            let stand_in = || self.targets.clone().reshape([count, 1]);
             TokenTensors {
+                candidates: self.candidates.unwrap_or_else(stand_in).into_dispatch(),
                 targets: self.targets.into_dispatch(),
                 scales: self.scales.into_dispatch(),
                 kept: self.kept,
@@ -157,18 +194,95 @@ mod connected {
         }
     }
 
-    /// Values, as in `RowStatistics`, of logits.
-    pub fn token_log_probs(logits: Tensor<2>, tokens: Tokens, plan: Plan) -> Tensor<2> {
-        let logits = logits.into_dispatch();
-        let statistics = Dispatch::token_log_probs(logits, tokens.tensors(), plan.settings());
-        Tensor::from_dispatch(statistics.values)
+    /// Values, as in `RowStatistics`.
+    pub fn log_probs(rows: Rows, tokens: Tokens, plan: Plan) -> Tensor<2> {
+        computed(rows, tokens, plan).values
     }
 
-    /// Values, as in `RowStatistics`, of hidden states.
-    pub fn linear_log_probs(head: Head, tokens: Tokens, plan: Plan) -> Tensor<2> {
-        let (head, tokens) = (head.tensors(), tokens.tensors());
-        let statistics = Dispatch::linear_log_probs(head, tokens, plan.settings());
-        Tensor::from_dispatch(statistics.values)
+    /// What is known of each token, outside of autodiff.
+    pub fn statistics(rows: Rows, tokens: Tokens, plan: Plan) -> Statistics {
+        let rows = match rows {
+            Rows::Logits(logits) => Rows::Logits(logits.without_autodiff()),
+            Rows::Hidden(head) => Rows::Hidden(head.without_autodiff()),
+        };
+        computed(rows, tokens, plan)
+    }
+
+    fn computed(rows: Rows, tokens: Tokens, plan: Plan) -> Statistics {
+        let candidates = tokens.candidates.as_ref();
+        let settings = Settings {
+            candidates: candidates.map_or(0, |words| words.dims()[1]),
+            ..plan.settings()
+        };
+        let tokens = tokens.tensors();
+        let statistics = match rows {
+            Rows::Logits(logits) => {
+                Dispatch::token_log_probs(logits.into_dispatch(), tokens, settings)
+            }
+            Rows::Hidden(head) => Dispatch::linear_log_probs(head.tensors(), tokens, settings),
+        };
+        Statistics {
+            values: Tensor::from_dispatch(statistics.values),
+            moments: Tensor::from_dispatch(statistics.moments),
+        }
+    }
+
+    /// The values of statistics that are known already, with the gradients that they mean.
+    pub fn with_statistics(
+        rows: Rows,
+        tokens: Tokens,
+        statistics: Statistics,
+        plan: Plan,
+    ) -> Tensor<2> {
+        let (tokens, settings) = (tokens.tensors(), plan.settings());
+        let statistics = RowStatistics {
+            values: statistics.values.into_dispatch(),
+            moments: statistics.moments.into_dispatch(),
+        };
+        Tensor::from_dispatch(match rows {
+            Rows::Logits(logits) => {
+                Dispatch::token_log_probs_with(logits.into_dispatch(), tokens, statistics, settings)
+            }
+            Rows::Hidden(head) => {
+                Dispatch::linear_log_probs_with(head.tensors(), tokens, statistics, settings)
+            }
+        })
+    }
+
+    /// The divergence of two distributions at each token, `[1, N]`.
+    pub fn divergence(student: Work, teacher: Work, divergence: TeacherDivergence) -> Tensor<2> {
+        let pair = Pair {
+            divergence,
+            student: student.plan.settings(),
+            teacher: teacher.plan.settings(),
+            of_student_logits: matches!(student.rows, Rows::Logits(_)),
+            of_teacher_logits: matches!(teacher.rows, Rows::Logits(_)),
+        };
+        let tokens = PairTensors {
+            targets: student.tokens.targets.into_dispatch(),
+            student: student.tokens.scales.into_dispatch(),
+            teacher: teacher.tokens.scales.into_dispatch(),
+        };
+        let [student, teacher] = [student.rows, teacher.rows].map(|rows| rows.head().tensors());
+        Tensor::from_dispatch(Dispatch::divergence(student, teacher, tokens, pair))
+    }
+
+    impl Rows {
+        /// Logits stand in the place of hidden states.
+        fn head(self) -> Head {
+            match self {
+                Self::Hidden(head) => head,
+                Self::Logits(logits) => {
+                    let plain = logits.device().without_autodiff();
+                    let dtype = logits.dtype();
+                    Head {
+                        hidden: logits,
+                        weight: Tensor::zeros([1, 1], (&plain, dtype)),
+                        bias: Tensor::zeros([1], (&plain, dtype)),
+                    }
+                }
+            }
+        }
     }
 
     /// A chunk's logits on their way from the forward to the backward pass.
@@ -280,8 +394,9 @@ mod connected {
 mod unconnected {
     //! A build without a backend of ours: everything is composed, and nothing here is reached.
 
-    use super::{Device, Head, Plan, Tensor, Tokens};
-    use crate::log_probs::composed;
+    use super::{Device, Plan, Rows, Statistics, Tensor, Tokens};
+    use crate::log_probs::prepared::Work;
+    use crate::log_probs::{TeacherDivergence, composed};
 
     /// No GPU is connected.
     pub fn is_gpu(_device: &Device) -> bool {
@@ -298,11 +413,24 @@ mod unconnected {
         false
     }
 
-    pub fn token_log_probs(logits: Tensor<2>, tokens: Tokens, plan: Plan) -> Tensor<2> {
-        composed::token_log_probs(logits, tokens, plan)
+    pub fn log_probs(rows: Rows, tokens: Tokens, plan: Plan) -> Tensor<2> {
+        composed::log_probs(rows, tokens, plan)
     }
 
-    pub fn linear_log_probs(head: Head, tokens: Tokens, plan: Plan) -> Tensor<2> {
-        composed::linear_log_probs(head, tokens, plan)
+    pub fn statistics(_rows: Rows, _tokens: Tokens, _plan: Plan) -> Statistics {
+        unreachable!("everything is composed")
+    }
+
+    pub fn with_statistics(
+        _rows: Rows,
+        _tokens: Tokens,
+        _statistics: Statistics,
+        _plan: Plan,
+    ) -> Tensor<2> {
+        unreachable!("everything is composed")
+    }
+
+    pub fn divergence(_student: Work, _teacher: Work, _divergence: TeacherDivergence) -> Tensor<2> {
+        unreachable!("everything is composed")
     }
 }

@@ -6,7 +6,8 @@ use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice};
 
-use super::ops::{RowStatistics, Settings, TokenTensors, Words};
+use super::VocabularyShard;
+use super::ops::{RowStatistics, Settings, TokenTensors};
 use crate::composed::arithmetic;
 
 /// Below it, `exp` is 0 in f32, and next to nothing in f64.
@@ -58,7 +59,7 @@ pub fn softmax_statistics<B: Backend>(
 /// Rows of logits of some words, and what their gradient is made of.
 pub struct Rows<B: Backend> {
     pub logits: FloatTensor<B>,
-    pub words: Words,
+    pub words: VocabularyShard,
     pub tokens: TokenTensors<B>,
     pub statistics: RowStatistics<B>,
     pub upstream: FloatTensor<B>,
@@ -82,7 +83,7 @@ pub fn softmax_gradient<B: Backend>(
     } = tokens;
     let shape = logits.shape();
     let [tokens, here] = shape.dims();
-    let idle = B::bool_expand(idle::<B>(&upstream, settings), shape.clone());
+    let idle = B::bool_expand(idle::<B>(&upstream), shape.clone());
 
     let distance = B::float_sub(
         scaled::<B>(logits, &scales),
@@ -131,12 +132,10 @@ pub fn softmax_gradient<B: Backend>(
 }
 
 /// The rows that no gradient reaches, `[N, 1]`.
-pub fn idle<B: Backend>(upstream: &FloatTensor<B>, settings: Settings) -> BoolTensor<B> {
-    let entropy_row = settings.entropy_gradient.then_some(1);
-    let more = entropy_row.into_iter().chain(settings.squares_row());
-    more.fold(is_zero::<B>(column::<B>(upstream, 0)), |idle, row| {
-        B::bool_and(idle, is_zero::<B>(column::<B>(upstream, row)))
-    })
+pub fn idle<B: Backend>(upstream: &FloatTensor<B>) -> BoolTensor<B> {
+    let [_, tokens] = upstream.shape().dims();
+    let sizes = B::float_sum_dim(B::float_abs(upstream.clone()), 0);
+    is_zero::<B>(B::float_reshape(sizes, Shape::from([tokens, 1])))
 }
 
 fn is_zero<B: Backend>(tensor: FloatTensor<B>) -> BoolTensor<B> {
@@ -145,7 +144,7 @@ fn is_zero<B: Backend>(tensor: FloatTensor<B>) -> BoolTensor<B> {
 }
 
 /// A row of `[_, N]` as `[N, 1]`.
-fn column<B: Backend>(rows: &FloatTensor<B>, index: usize) -> FloatTensor<B> {
+pub fn column<B: Backend>(rows: &FloatTensor<B>, index: usize) -> FloatTensor<B> {
     let [_, tokens] = rows.shape().dims();
     let row = B::float_slice(rows.clone(), &[Slice::from(index..index + 1)]);
     B::float_reshape(row, Shape::from([tokens, 1]))
@@ -164,7 +163,14 @@ pub fn known<B: Backend>(
     (targets, unknown)
 }
 
-fn scaled<B: Backend>(logits: FloatTensor<B>, scales: &FloatTensor<B>) -> FloatTensor<B> {
+/// Where targets stand among `words`; -1 where they do not.
+pub fn places<B: Backend>(targets: IntTensor<B>, words: Range<usize>) -> IntTensor<B> {
+    let (targets, elsewhere) = known::<B>(targets, words.clone());
+    let places = B::int_sub_scalar(targets, words.start.into());
+    B::int_mask_fill(places, elsewhere, (-1).into())
+}
+
+pub fn scaled<B: Backend>(logits: FloatTensor<B>, scales: &FloatTensor<B>) -> FloatTensor<B> {
     let [tokens] = scales.shape().dims();
     let scales = B::float_reshape(scales.clone(), Shape::from([tokens, 1]));
     B::float_mul(widened::<B>(logits), scales)

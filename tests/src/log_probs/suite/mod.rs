@@ -1,11 +1,13 @@
 //! The parts of the suite, and how they ask the library.
 
+pub mod distillation;
 pub mod edges;
 pub mod errors;
 pub mod golden;
 pub mod kept;
 /// The parts that are about gradients alone.
 pub mod gradients {
+    pub use super::distillation::garbage_without_a_gradient as garbage_of_a_student;
     pub use super::edges::garbage_without_a_gradient;
     pub use super::linear::{frozen_parts, gradient_is_the_slope};
     pub use super::targets::without_a_gradient_are_ignored;
@@ -13,6 +15,7 @@ pub mod gradients {
 pub mod linear;
 pub mod logits;
 pub mod objective;
+pub mod shards;
 pub mod targets;
 pub mod temperatures;
 

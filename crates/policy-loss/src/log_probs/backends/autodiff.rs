@@ -1,5 +1,6 @@
 //! Log-probs under autodiff: backward passes written by hand, which keep a few numbers a token.
 
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -8,7 +9,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend};
 
 use crate::log_probs::ops::{
-    HeadGradients, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors, Wanted,
+    HeadGradients, HeadTensors, LogProbsOps, Pair, PairTensors, RowStatistics, Settings,
+    TokenTensors, Wanted,
 };
 
 #[derive(Debug)]
@@ -71,24 +73,71 @@ impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
             statistics,
             settings,
         } = ops.state;
-        let [hidden, weight, bias] = ops.parents;
-        let wanted = Wanted {
-            hidden: hidden.is_some(),
-            weight: weight.is_some(),
-            bias: bias.is_some() && settings.has_bias,
-            in_parts: false,
-        };
+        let nodes = ops.parents.map(|node| node.map(|node| node.id));
+        let wanted = wanted(nodes, settings);
         let gradients =
             B::linear_log_probs_backward(head, tokens, statistics, upstream, settings, wanted);
-        if let Some(node) = hidden {
-            grads.register::<B>(node.id, gradients.hidden);
-        }
-        if let Some(node) = weight {
-            grads.register::<B>(node.id, gradients.weight);
-        }
-        if let Some(node) = bias {
-            grads.register::<B>(node.id, gradients.bias);
-        }
+        register::<B>(grads, nodes, gradients);
+    }
+}
+
+#[derive(Debug)]
+struct Divergence;
+
+#[derive(Debug, Clone)]
+struct SavedPair<B: Backend> {
+    student: HeadTensors<B>,
+    teacher: HeadTensors<B>,
+    tokens: PairTensors<B>,
+    pair: Pair,
+}
+
+impl<B: LogProbsOps> Backward<B, 3> for Divergence {
+    type State = SavedPair<B>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let SavedPair {
+            student,
+            teacher,
+            tokens,
+            pair,
+        } = ops.state;
+        let nodes = ops.parents.map(|node| node.map(|node| node.id));
+        let wanted = wanted(nodes, pair.student);
+        let gradients = B::divergence_backward(student, teacher, tokens, upstream, pair, wanted);
+        register::<B>(grads, nodes, gradients);
+    }
+}
+
+/// Which gradients of hidden states, weight and bias are.
+fn wanted([hidden, weight, bias]: [Option<NodeId>; 3], settings: Settings) -> Wanted {
+    Wanted {
+        hidden: hidden.is_some(),
+        weight: weight.is_some(),
+        bias: bias.is_some() && settings.has_bias,
+        in_parts: false,
+    }
+}
+
+fn register<B: Backend>(
+    grads: &mut Gradients,
+    [hidden, weight, bias]: [Option<NodeId>; 3],
+    gradients: HeadGradients<B>,
+) {
+    if let Some(node) = hidden {
+        grads.register::<B>(node, gradients.hidden);
+    }
+    if let Some(node) = weight {
+        grads.register::<B>(node, gradients.weight);
+    }
+    if let Some(node) = bias {
+        grads.register::<B>(node, gradients.bias);
     }
 }
 
@@ -126,7 +175,37 @@ fn inner<B: Backend, C: CheckpointStrategy>(
     TokenTensors {
         targets: tokens.targets,
         scales: tokens.scales.into_primitive(),
+        candidates: tokens.candidates,
         kept: tokens.kept,
+    }
+}
+
+fn primitives<B: Backend, C: CheckpointStrategy>(
+    head: HeadTensors<Autodiff<B, C>>,
+) -> HeadTensors<B> {
+    HeadTensors {
+        hidden: head.hidden.into_primitive(),
+        weight: head.weight.into_primitive(),
+        bias: head.bias.into_primitive(),
+    }
+}
+
+/// Statistics have no gradient of their own.
+fn lifted<B: Backend, C: CheckpointStrategy>(
+    statistics: RowStatistics<B>,
+) -> RowStatistics<Autodiff<B, C>> {
+    RowStatistics {
+        values: Autodiff::<B, C>::from_inner(statistics.values),
+        moments: Autodiff::<B, C>::from_inner(statistics.moments),
+    }
+}
+
+fn lowered<B: Backend, C: CheckpointStrategy>(
+    statistics: RowStatistics<Autodiff<B, C>>,
+) -> RowStatistics<B> {
+    RowStatistics {
+        values: statistics.values.into_primitive(),
+        moments: statistics.moments.into_primitive(),
     }
 }
 
@@ -136,29 +215,39 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
         tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
+        let plain = logits.clone().into_primitive();
+        let statistics = B::token_log_probs(plain, inner(tokens.clone()), settings);
+        let statistics = lifted(statistics);
+        RowStatistics {
+            moments: statistics.moments.clone(),
+            values: Self::token_log_probs_with(logits, tokens, statistics, settings),
+        }
+    }
+
+    fn token_log_probs_with(
+        logits: FloatTensor<Self>,
+        tokens: TokenTensors<Self>,
+        statistics: RowStatistics<Self>,
+        settings: Settings,
+    ) -> FloatTensor<Self> {
         let (logits, node) = logits.into_parts();
         let prepared = TokenLogProbs
             .prepare::<C>([node])
             .compute_bound()
             .stateful();
-        let tokens = inner(tokens);
-        let statistics = B::token_log_probs(logits.clone(), tokens.clone(), settings);
-        let moments = Self::from_inner(statistics.moments.clone());
+        let statistics = lowered(statistics);
         let values = statistics.values.clone();
-        RowStatistics {
-            values: match prepared {
-                OpsKind::Tracked(prepared) => {
-                    let saved = SavedLogits {
-                        logits,
-                        tokens,
-                        statistics,
-                        settings,
-                    };
-                    prepared.finish(saved, values)
-                }
-                OpsKind::UnTracked(prepared) => prepared.finish(values),
-            },
-            moments,
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let saved = SavedLogits {
+                    logits,
+                    tokens: inner(tokens),
+                    statistics,
+                    settings,
+                };
+                prepared.finish(saved, values)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(values),
         }
     }
 
@@ -167,38 +256,78 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
         tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
+        let statistics =
+            B::linear_log_probs(primitives(head.clone()), inner(tokens.clone()), settings);
+        let statistics = lifted(statistics);
+        RowStatistics {
+            moments: statistics.moments.clone(),
+            values: Self::linear_log_probs_with(head, tokens, statistics, settings),
+        }
+    }
+
+    fn linear_log_probs_with(
+        head: HeadTensors<Self>,
+        tokens: TokenTensors<Self>,
+        statistics: RowStatistics<Self>,
+        settings: Settings,
+    ) -> FloatTensor<Self> {
         let (hidden, hidden_node) = head.hidden.into_parts();
         let (weight, weight_node) = head.weight.into_parts();
         let (bias, bias_node) = head.bias.into_parts();
-        let head = HeadTensors {
-            hidden,
-            weight,
-            bias,
-        };
         // Recomputed already as far as it pays: what is saved are the inputs, and a few numbers a
         // token.
         let prepared = LinearLogProbs
             .prepare::<C>([hidden_node, weight_node, bias_node])
             .compute_bound()
             .stateful();
-        let tokens = inner(tokens);
-        let statistics = B::linear_log_probs(head.clone(), tokens.clone(), settings);
-        let moments = Self::from_inner(statistics.moments.clone());
+        let statistics = lowered(statistics);
         let values = statistics.values.clone();
-        RowStatistics {
-            values: match prepared {
-                OpsKind::Tracked(prepared) => {
-                    let saved = SavedHead {
-                        head,
-                        tokens,
-                        statistics,
-                        settings,
-                    };
-                    prepared.finish(saved, values)
-                }
-                OpsKind::UnTracked(prepared) => prepared.finish(values),
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let saved = SavedHead {
+                    head: HeadTensors {
+                        hidden,
+                        weight,
+                        bias,
+                    },
+                    tokens: inner(tokens),
+                    statistics,
+                    settings,
+                };
+                prepared.finish(saved, values)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(values),
+        }
+    }
+
+    fn divergence(
+        student: HeadTensors<Self>,
+        teacher: HeadTensors<Self>,
+        tokens: PairTensors<Self>,
+        pair: Pair,
+    ) -> FloatTensor<Self> {
+        let nodes = [&student.hidden, &student.weight, &student.bias].map(|tensor| tensor.node());
+        let prepared = Divergence.prepare::<C>(nodes).compute_bound().stateful();
+        let saved = SavedPair {
+            student: primitives(student),
+            teacher: primitives(teacher),
+            tokens: PairTensors {
+                targets: tokens.targets,
+                student: tokens.student.into_primitive(),
+                teacher: tokens.teacher.into_primitive(),
             },
-            moments,
+            pair,
+        };
+        let SavedPair {
+            student,
+            teacher,
+            tokens,
+            ..
+        } = saved.clone();
+        let values = B::divergence(student, teacher, tokens, pair);
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish(saved, values),
+            OpsKind::UnTracked(prepared) => prepared.finish(values),
         }
     }
 

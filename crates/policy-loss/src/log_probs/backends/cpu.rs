@@ -6,9 +6,13 @@ use policy_loss_kernels::cpu::log_probs::{RowGradient, Softmax, Statistics, Toke
 
 use crate::log_probs::ops::{Settings, TokenTensors};
 
-/// Whether a chunk takes several operations: the kernels know neither softcaps nor kept tokens.
+/// Whether a chunk takes several operations: the kernels know neither softcaps, nor kept tokens,
+/// nor shards, nor several words a token.
 pub fn is_in_parts<B: Backend>(settings: Settings, tokens: &TokenTensors<B>) -> bool {
-    settings.softcap.is_some() || tokens.kept.is_some()
+    settings.softcap.is_some()
+        || tokens.kept.is_some()
+        || settings.shard.is_some()
+        || settings.candidates > 0
 }
 
 pub fn softmax(settings: Settings) -> Softmax {

@@ -13,8 +13,8 @@ use policy_loss_kernels::cube::log_probs::{self as kernels, Logits, Statistics};
 
 use crate::backends::cube::{buffer, tensor};
 use crate::composed::arithmetic;
-use crate::log_probs::chunked;
-use crate::log_probs::ops::{LogProbsOps, RowStatistics, Settings, TokenTensors, Words};
+use crate::log_probs::ops::{LogProbsOps, RowStatistics, Settings, TokenTensors};
+use crate::log_probs::{VocabularyShard, chunked};
 
 impl LogProbsOps for CubeBackend {
     fn softmax_statistics(
@@ -34,7 +34,7 @@ impl LogProbsOps for CubeBackend {
 
     fn softmax_gradient(
         logits: FloatTensor<Self>,
-        words: Words,
+        words: VocabularyShard,
         tokens: TokenTensors<Self>,
         statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,

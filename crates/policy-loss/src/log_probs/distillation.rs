@@ -1,0 +1,587 @@
+//! Distances between a student's and a teacher's distribution over the vocabulary.
+
+use burn::config::Config;
+use burn::module::Module;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use policy_loss_kernels::objective::check::unit;
+use serde::{Deserialize, Serialize};
+
+use super::config::{Entropy, TokenLogProbs};
+use super::linear::emptied;
+use super::prepared::{Place, Work};
+use super::seam;
+use super::{LinearHead, LogProbsTokens, checks, composed};
+use crate::{BatchError, ConfigError};
+
+/// How a student's distribution `s` differs from a teacher's `t`. Its gradient is the student's alone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TeacherDivergence {
+    /// `KL(t || s) = sum_v t_v (log t_v - log s_v)`: the student covers what the teacher does.
+    ForwardKl,
+    /// `KL(s || t) = sum_v s_v (log s_v - log t_v)`: the student stays where the teacher is likely.
+    ReverseKl,
+    /// `forward KL(t || s) + (1 - forward) KL(s || t)`.
+    Mixed {
+        /// The share of the forward KL. From 0 to 1.
+        forward: f64,
+    },
+    /// The generalized Jensen-Shannon divergence
+    /// `teacher KL(t || m) + (1 - teacher) KL(s || m)`, `m = teacher t + (1 - teacher) s`.
+    JensenShannon {
+        /// The share of the teacher in the mixture, called beta by others. Above 0 and below 1: at 0
+        /// and at 1 the divergence itself is 0, where TRL's beta of 0 and of 1 is
+        /// [`ForwardKl`](Self::ForwardKl) and [`ReverseKl`](Self::ReverseKl).
+        teacher: f64,
+    },
+}
+
+impl TeacherDivergence {
+    /// The share of the teacher in the mixture that both are compared with, if there is one.
+    pub(super) fn mixture(self) -> Option<f64> {
+        match self {
+            Self::JensenShannon { teacher } => Some(teacher),
+            _ => None,
+        }
+    }
+
+    /// The share of the forward KL, if there is no mixture.
+    pub(super) fn forward(self) -> f64 {
+        match self {
+            Self::ForwardKl => 1.0,
+            Self::Mixed { forward } => forward,
+            Self::ReverseKl | Self::JensenShannon { .. } => 0.0,
+        }
+    }
+
+    /// The divergence of each row of logarithms of probabilities, `[N, K]`, tracked for the student.
+    /// What is -inf has no part in it.
+    fn of(self, student: Tensor<2>, teacher: Tensor<2>) -> Tensor<1> {
+        let weighed = |weight: f64, left: &Tensor<2>, right: &Tensor<2>| {
+            // 0 times an infinite divergence is NaN.
+            (weight > 0.0).then(|| terms(left.clone(), right.clone()).sum_dim(1) * weight)
+        };
+        let parts = match self.mixture() {
+            Some(share) => {
+                let mixture = mixture(student.clone(), teacher.clone(), share);
+                [
+                    weighed(share, &teacher, &mixture),
+                    weighed(1.0 - share, &student, &mixture),
+                ]
+            }
+            None => {
+                let forward = self.forward();
+                [
+                    weighed(forward, &teacher, &student),
+                    weighed(1.0 - forward, &student, &teacher),
+                ]
+            }
+        };
+        let parts = parts.into_iter().flatten();
+        let sum = parts.reduce(|sum, more| sum + more);
+        sum.expect("the weights add up to 1").squeeze_dim(1)
+    }
+
+    fn validate(self) -> Result<(), ConfigError> {
+        match self {
+            Self::ForwardKl | Self::ReverseKl => Ok(()),
+            Self::Mixed { forward } => unit("divergence.mixed.forward", forward),
+            Self::JensenShannon { teacher } => within(
+                teacher > 0.0 && teacher < 1.0,
+                "divergence.jensen_shannon.teacher",
+                teacher,
+                "a number above 0 and below 1; `forward_kl` and `reverse_kl` for the ends",
+            ),
+        }
+    }
+}
+
+fn within(
+    holds: bool,
+    field: &'static str,
+    value: f64,
+    accepted: &'static str,
+) -> Result<(), ConfigError> {
+    match holds {
+        true => Ok(()),
+        false => Err(ConfigError::OutOfRange {
+            field,
+            value: value.to_string(),
+            accepted,
+        }),
+    }
+}
+
+/// `p (log p - log q)`, from logarithms; 0 where `p` is. What is not there is replaced before it is
+/// computed with, so that its gradient is 0, too.
+fn terms(p: Tensor<2>, q: Tensor<2>) -> Tensor<2> {
+    let impossible = p.clone().without_autodiff().exp().equal_elem(0.0);
+    let p = p.mask_fill(impossible.clone(), 0.0);
+    let q = q.mask_fill(impossible.clone(), 0.0);
+    (p.clone().exp() * (p - q)).mask_fill(impossible, 0.0)
+}
+
+/// `log(share teacher + (1 - share) student)`; 0 where both are impossible.
+fn mixture(student: Tensor<2>, teacher: Tensor<2>, share: f64) -> Tensor<2> {
+    let mixture = teacher.exp() * share + student.exp() * (1.0 - share);
+    let impossible = mixture.clone().without_autodiff().equal_elem(0.0);
+    mixture.mask_fill(impossible, 1.0).log()
+}
+
+/// What becomes of the words that a teacher's top-k leaves out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tail {
+    /// They are one more word, whose probability is what the others leave to 1: `sum_k p_k` counts as
+    /// `exp(-1e-7)` at most.
+    #[default]
+    Bucket,
+    /// They have no part: the sums are over the given words alone, whose probabilities do not add up
+    /// to 1, so that a divergence may be negative.
+    Ignored,
+    /// Each distribution is restricted to the given words, and divided by their sum.
+    Renormalized,
+}
+
+/// Configuration of [`Distillation`].
+///
+/// ```
+/// use policy_loss::{DistillationConfig, TeacherDivergence};
+///
+/// let half = TeacherDivergence::JensenShannon { teacher: 0.5 };
+/// let distillation = DistillationConfig::new(half).init()?;
+/// let read: DistillationConfig =
+///     serde_json::from_str(r#"{ "divergence": { "jensen_shannon": { "teacher": 0.5 } } }"#)?;
+/// assert_eq!(&read, distillation.config());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// As JSON, fields that are left out take their default, and unknown ones are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillationConfig {
+    /// How the distributions are compared.
+    pub divergence: TeacherDivergence,
+    /// What becomes of the words that a top-k leaves out.
+    #[serde(default)]
+    pub tail: Tail,
+    /// The least log-prob that counts, of a top-k: lower ones are set to it, and have no gradient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_log_prob: Option<f64>,
+}
+
+impl Config for DistillationConfig {}
+
+impl DistillationConfig {
+    /// With this divergence; what a top-k leaves out is one bucket.
+    #[must_use]
+    pub const fn new(divergence: TeacherDivergence) -> Self {
+        Self {
+            divergence,
+            tail: Tail::Bucket,
+            min_log_prob: None,
+        }
+    }
+
+    /// Sets what becomes of the words that a top-k leaves out.
+    #[must_use]
+    pub const fn with_tail(mut self, tail: Tail) -> Self {
+        self.tail = tail;
+        self
+    }
+
+    /// Sets the least log-prob of a top-k that counts.
+    #[must_use]
+    pub fn with_min_log_prob(mut self, min_log_prob: impl Into<Option<f64>>) -> Self {
+        self.min_log_prob = min_log_prob.into();
+        self
+    }
+
+    /// Checks the configuration and builds what computes.
+    ///
+    /// # Errors
+    ///
+    /// A share that is none; a least log-prob that is not finite, or not below 0.
+    pub fn init(&self) -> Result<Distillation, ConfigError> {
+        self.divergence.validate()?;
+        if let Some(least) = self.min_log_prob {
+            let holds = least.is_finite() && least < 0.0;
+            within(holds, "min_log_prob", least, "a finite number below 0")?;
+        }
+        Ok(Distillation { config: *self })
+    }
+}
+
+/// The distributions of a model: logits, or hidden states and the head that makes logits of them; with
+/// the temperature, the softcap and the memory budget of a [`TokenLogProbs`].
+#[derive(Debug, Clone)]
+pub struct Distributions<const D: usize> {
+    log_probs: TokenLogProbs,
+    rows: Tensor<D>,
+    head: Option<LinearHead>,
+}
+
+impl<const D: usize> Distributions<D> {
+    /// Of logits, `[B, T, V]`, `[N, V]`, or any other of rank `D`.
+    pub fn of_logits(log_probs: &TokenLogProbs, logits: Tensor<D>) -> Self {
+        Self::new(log_probs, logits, None)
+    }
+
+    /// Of hidden states, `[B, T, H]`, `[N, H]`, or any other of rank `D`, and a head.
+    pub fn of_hidden(log_probs: &TokenLogProbs, hidden: Tensor<D>, head: &LinearHead) -> Self {
+        Self::new(log_probs, hidden, Some(head.clone()))
+    }
+
+    fn new(log_probs: &TokenLogProbs, rows: Tensor<D>, head: Option<LinearHead>) -> Self {
+        let mut config = log_probs.config;
+        config.entropy = Entropy::None;
+        config.sum_of_squares = false;
+        config.check_targets = false;
+        Self {
+            log_probs: TokenLogProbs { config },
+            rows,
+            head,
+        }
+    }
+
+    fn vocabulary(&self) -> usize {
+        match &self.head {
+            Some(head) => head.dims()[1],
+            None => self.rows.dims()[D - 1],
+        }
+    }
+
+    /// The same values outside of autodiff.
+    fn without_autodiff(self) -> Self {
+        Self {
+            rows: self.rows.without_autodiff(),
+            head: self.head.map(|head| LinearHead {
+                weight: head.weight.without_autodiff(),
+                bias: head.bias.map(|bias| bias.without_autodiff()),
+                transposed: head.transposed,
+            }),
+            ..self
+        }
+    }
+
+    /// Of the chosen tokens, checked. There is no work without a token.
+    fn prepare(self, chosen: &Chosen) -> Result<(Option<Work>, Place<1>), BatchError> {
+        let rows = chosen.of(self.rows);
+        let plain = rows.device().without_autodiff();
+        let targets = Tensor::<1, Int>::zeros([rows.dims()[0]], &plain);
+        let tokens = LogProbsTokens::new(targets);
+        match &self.head {
+            Some(head) => self.log_probs.prepare_linear(rows, head, tokens, None),
+            None => self.log_probs.prepare(rows, tokens, None),
+        }
+    }
+}
+
+/// A teacher's most likely words at each token, with their log-probs.
+///
+/// # Shapes
+///
+/// - `ids`: `[B, T, K]` or `[N, K]`, or any other of rank `D`, no word twice at a token. A negative
+///   one stands for no word, where there are fewer than `K`
+/// - `log_probs`: the same, the logarithms of the teacher's probabilities over the whole vocabulary
+#[derive(Debug, Clone)]
+pub struct TopK<const D: usize> {
+    ids: Tensor<D, Int>,
+    log_probs: Tensor<D>,
+}
+
+impl<const D: usize> TopK<D> {
+    /// These words with these log-probs.
+    pub fn new(ids: Tensor<D, Int>, log_probs: Tensor<D>) -> Self {
+        Self { ids, log_probs }
+    }
+}
+
+/// How far a student is from a teacher at each token, over the whole vocabulary or a top-k of it: the
+/// loss of distillation, before it is reduced.
+///
+/// With `s` and `t` the student's and the teacher's distribution, `softmax` of their logits after
+/// each one's softcap and temperature, [`TeacherDivergence`] says what is computed. The gradient of the
+/// student's scaled logits `z` is
+///
+/// ```text
+/// forward KL      s - t
+/// reverse KL      s (log s - log t - KL(s || t))
+/// Jensen-Shannon  (1 - teacher) s (log s - log m - KL(s || m))
+/// ```
+///
+/// and the teacher has none. Of hidden states, chunks of tokens are multiplied with both heads one
+/// after another, so that neither's logits are there at once, and again in the backward pass.
+///
+/// Results are `[.., T]`, 0 where the mask is false: their mean is
+/// `loss.sum() / number of valid tokens`. Masked tokens may hold anything, ids and log-probs of a
+/// teacher included. To leave them out the mask is read back once, and valid rows of logits are copied.
+///
+/// ```
+/// # #[cfg(feature = "flex")] {
+/// use burn::tensor::{Device, Distribution, Tensor};
+/// use policy_loss::{
+///     DistillationConfig, Distributions, LinearHead, LogProbsConfig, TeacherDivergence,
+/// };
+///
+/// let device = Device::flex().autodiff();
+/// let random = |shape| Tensor::<2>::random(shape, Distribution::Default, &device);
+/// let weight = random([8, 100]).require_grad();
+/// let log_probs = LogProbsConfig::new().init()?;
+/// let student = LinearHead::new(weight.clone());
+/// let student = Distributions::of_hidden(&log_probs, random([4, 8]), &student);
+/// let teacher = LinearHead::tied(random([100, 16]));
+/// let teacher = Distributions::of_hidden(&log_probs, random([4, 16]), &teacher);
+///
+/// let distillation = DistillationConfig::new(TeacherDivergence::ReverseKl).init()?;
+/// let divergences: Tensor<1> = distillation.forward(student, teacher, None)?;
+/// let gradients = divergences.mean().backward();
+/// assert!(weight.grad(&gradients).is_some());
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Papers: GKD, [arXiv 2306.13649](https://arxiv.org/abs/2306.13649); SDPO,
+/// [arXiv 2601.20802](https://arxiv.org/abs/2601.20802); top-k,
+/// [arXiv 2604.13016](https://arxiv.org/abs/2604.13016). It is a [`Module`] without parameters, so that
+/// it can sit inside a model.
+#[derive(Module, Debug)]
+pub struct Distillation {
+    #[module(skip)]
+    config: DistillationConfig,
+}
+
+impl Distillation {
+    /// The configuration that this was built from.
+    pub fn config(&self) -> &DistillationConfig {
+        &self.config
+    }
+
+    /// The divergence of two distributions over one vocabulary at each token. Memory budget, chunks
+    /// and implementation are those of the student; logits of both fit the budget together.
+    ///
+    /// # Shapes
+    ///
+    /// - `student`, `teacher`: logits `[B, T, V]`, hidden states `[B, T, H]`, of any rank `D`; each may
+    ///   have a width of its own
+    /// - `action_mask`, and the result: the same without the last dimension, of rank `E = D - 1`
+    ///
+    /// # Errors
+    ///
+    /// As [`TokenLogProbs::forward_linear`], and two that differ in their tokens or vocabulary.
+    pub fn forward<const D: usize, const E: usize>(
+        &self,
+        student: Distributions<D>,
+        teacher: Distributions<D>,
+        action_mask: impl Into<Option<Tensor<E, Bool>>>,
+    ) -> Result<Tensor<E>, BatchError> {
+        const { assert!(D == E + 1, "the mask has the rank of the logits, less one") };
+        let outer = outer::<D, E>(&student.rows);
+        let device = student.rows.device();
+        let mut expected = student.rows.dims();
+        expected[D - 1] = teacher.rows.dims()[D - 1];
+        checks::shape("teacher", &teacher.rows.dims(), &expected)?;
+        let plain = device.clone().without_autodiff();
+        let elsewhere = teacher.rows.device().without_autodiff();
+        checks::device("teacher", &elsewhere, &plain)?;
+        let (vocabulary, other) = (student.vocabulary(), teacher.vocabulary());
+        if vocabulary != other {
+            return Err(BatchError::OutOfRange {
+                field: "teacher.vocabulary",
+                value: other.to_string(),
+                accepted: format!("{vocabulary}, the student's"),
+            });
+        }
+        let chosen = Chosen::new(outer, action_mask.into(), &plain)?;
+        let is_chunk_given = student.log_probs.config.chunk_tokens.is_some();
+        let (student, place) = student.prepare(&chosen)?;
+        let (teacher, _) = teacher.without_autodiff().prepare(&chosen)?;
+        let place = chosen.place(outer, place);
+        let (Some(mut student), Some(teacher)) = (student, teacher) else {
+            return Ok(place.none(outer));
+        };
+        if !is_chunk_given {
+            // Whole rows, two of them for a token, and what is made of them.
+            let plan = &mut student.plan;
+            let logits = plan.chunk_tokens.saturating_mul(plan.chunk_words);
+            plan.chunk_tokens = (logits / plan.words / 4).max(1);
+        }
+        let divergence = self.config.divergence;
+        let values = match student.is_fused {
+            true => seam::divergence(student, teacher, divergence).squeeze_dim(0),
+            false => {
+                let teacher = composed::Scaled::new(teacher.rows, teacher.tokens, teacher.plan);
+                let student = composed::Scaled::new(student.rows, student.tokens, student.plan);
+                let student = student.log_probabilities();
+                let teacher = teacher.log_probabilities().cast(student.dtype());
+                divergence.of(student, teacher)
+            }
+        };
+        Ok(place.put(values))
+    }
+
+    /// The divergence from a teacher of whom a top-k is known: of the student's log-probs of those
+    /// words, and as [`Tail`] says of all others together. The words are constants; any that the caller
+    /// chooses will do, as the student's own top-k, with the teacher's log-probs of them.
+    ///
+    /// # Shapes
+    ///
+    /// - `student`: logits `[B, T, V]`, hidden states `[B, T, H]`, of any rank `D`
+    /// - `teacher`: `[B, T, K]`
+    /// - `action_mask`, and the result: the same without the last dimension, of rank `E = D - 1`
+    ///
+    /// # Errors
+    ///
+    /// As [`TokenLogProbs::forward_linear`], and ids that fit neither tokens nor log-probs. A word
+    /// beyond the vocabulary makes its token NaN.
+    pub fn forward_top_k<const D: usize, const E: usize>(
+        &self,
+        student: Distributions<D>,
+        teacher: TopK<D>,
+        action_mask: impl Into<Option<Tensor<E, Bool>>>,
+    ) -> Result<Tensor<E>, BatchError> {
+        const { assert!(D == E + 1, "the mask has the rank of the logits, less one") };
+        let outer = outer::<D, E>(&student.rows);
+        let plain = student.rows.device().without_autodiff();
+        let words = teacher.ids.dims()[D - 1];
+        let mut expected = student.rows.dims();
+        expected[D - 1] = words.max(1);
+        checks::shape("teacher.ids", &teacher.ids.dims(), &expected)?;
+        checks::shape("teacher.log_probs", &teacher.log_probs.dims(), &expected)?;
+        let (ids, log_probs) = (
+            teacher.ids.without_autodiff(),
+            teacher.log_probs.without_autodiff(),
+        );
+        checks::device("teacher.ids", &ids.device(), &plain)?;
+        checks::device("teacher.log_probs", &log_probs.device(), &plain)?;
+        checks::dtype("teacher.log_probs", log_probs.dtype(), &plain)?;
+        let chosen = Chosen::new(outer, action_mask.into(), &plain)?;
+        let (work, place) = student.prepare(&chosen)?;
+        let place = chosen.place(outer, place);
+        let Some(mut work) = work else {
+            return Ok(place.none(outer));
+        };
+        let ids = chosen.of_ids(ids);
+        work.tokens.candidates = Some(ids.clone());
+        let values = work.values();
+        let student = values.narrow(0, 1, words).transpose();
+        let teacher = chosen.of(log_probs).cast(student.dtype());
+        Ok(place.put(self.of_words(student, teacher, ids.lower_elem(0))))
+    }
+
+    /// From log-probs of some words, `[N, K]`, and where there are none.
+    fn of_words(
+        &self,
+        student: Tensor<2>,
+        teacher: Tensor<2>,
+        absent: Tensor<2, Bool>,
+    ) -> Tensor<1> {
+        let [student, teacher] = [student, teacher].map(|log_probs| {
+            let absent = absent.clone();
+            let log_probs = log_probs.mask_fill(absent.clone(), f64::NEG_INFINITY);
+            let log_probs = match self.config.min_log_prob {
+                Some(least) => {
+                    let bounded = log_probs.clamp_min(least);
+                    bounded.mask_fill(absent, f64::NEG_INFINITY)
+                }
+                None => log_probs,
+            };
+            match self.config.tail {
+                Tail::Ignored => log_probs,
+                Tail::Renormalized => {
+                    let sum = log_probs.clone().exp().sum_dim(1);
+                    log_probs - sum.log()
+                }
+                Tail::Bucket => {
+                    let sum = log_probs.clone().exp().sum_dim(1);
+                    let rest = sum.clamp_max((-LEAST_TAIL).exp()) * -1.0 + 1.0;
+                    Tensor::cat(vec![log_probs, rest.log()], 1)
+                }
+            }
+        });
+        self.config.divergence.of(student, teacher)
+    }
+}
+
+/// The least logarithm of what a top-k leaves out, with its sign turned.
+const LEAST_TAIL: f64 = 1e-7;
+
+fn outer<const D: usize, const E: usize>(rows: &Tensor<D>) -> [usize; E] {
+    let dims = rows.dims();
+    std::array::from_fn(|dim| dims[dim])
+}
+
+/// The tokens that are computed.
+struct Chosen {
+    /// Of all tokens.
+    count: usize,
+    /// Absent where all are.
+    places: Option<Tensor<1, Int>>,
+    /// Whether no token is valid, and one stands in.
+    is_empty: bool,
+}
+
+impl Chosen {
+    fn new<const E: usize>(
+        outer: [usize; E],
+        mask: Option<Tensor<E, Bool>>,
+        plain: &Device,
+    ) -> Result<Self, BatchError> {
+        let count = outer.iter().product();
+        let mut valid = None;
+        if let Some(mask) = mask {
+            checks::shape("action_mask", &mask.dims(), &outer)?;
+            checks::device("action_mask", &mask.device().without_autodiff(), plain)?;
+            valid = checks::valid_tokens(&mask.reshape([count]))?;
+        }
+        let is_empty = valid.as_ref().is_some_and(Vec::is_empty);
+        if is_empty {
+            valid = Some(vec![0]);
+        }
+        let places = valid.map(|valid| {
+            let valid: Vec<i64> = valid.into_iter().map(|index| index as i64).collect();
+            let shape = [valid.len()];
+            Tensor::from_data(TensorData::new(valid, shape), plain)
+        });
+        Ok(Self {
+            count,
+            places,
+            is_empty,
+        })
+    }
+
+    /// Their rows.
+    fn of<const D: usize>(&self, rows: Tensor<D>) -> Tensor<2> {
+        let width = rows.dims()[D - 1];
+        let rows: Tensor<2> = rows.reshape([self.count, width]);
+        let rows = match &self.places {
+            Some(places) => rows.select(0, places.clone()),
+            None => rows,
+        };
+        match self.is_empty {
+            true => emptied(rows),
+            false => rows,
+        }
+    }
+
+    fn of_ids<const D: usize>(&self, ids: Tensor<D, Int>) -> Tensor<2, Int> {
+        let words = ids.dims()[D - 1];
+        let ids: Tensor<2, Int> = ids.reshape([self.count, words]);
+        match &self.places {
+            Some(places) => ids.select(0, places.clone()),
+            None => ids,
+        }
+    }
+
+    /// Where results belong, among all tokens.
+    fn place<const E: usize>(&self, outer: [usize; E], of_chosen: Place<1>) -> Place<E> {
+        Place {
+            outer,
+            masked: None,
+            places: self.places.clone(),
+            is_empty: self.is_empty,
+            device: of_chosen.device,
+            dtype: of_chosen.dtype,
+        }
+    }
+}

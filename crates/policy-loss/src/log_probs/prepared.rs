@@ -1,0 +1,114 @@
+//! Inputs that were checked, one token after another, and where results belong.
+
+use burn::tensor::{Bool, DType, Device, Int, Tensor};
+
+use super::config::{Entropy, TokenLogProbs};
+use super::linear::{emptied, scattered};
+use super::seam::{self, Plan, Rows, Tokens};
+use super::{LogProbs, composed};
+
+/// What is computed.
+#[derive(Debug, Clone)]
+pub(super) struct Work {
+    pub rows: Rows,
+    pub tokens: Tokens,
+    pub plan: Plan,
+    pub is_fused: bool,
+}
+
+impl Work {
+    /// Values, as in `RowStatistics`.
+    pub fn values(self) -> Tensor<2> {
+        match self.is_fused {
+            true => seam::log_probs(self.rows, self.tokens, self.plan),
+            false => composed::log_probs(self.rows, self.tokens, self.plan),
+        }
+    }
+}
+
+/// Where results belong.
+#[derive(Debug, Clone)]
+pub(super) struct Place<const E: usize> {
+    /// The shape of results.
+    pub outer: [usize; E],
+    /// Tokens that are computed, and whose results are 0.
+    pub masked: Option<Tensor<1, Bool>>,
+    /// The places of the tokens that are computed; absent where all are.
+    pub places: Option<Tensor<1, Int>>,
+    /// Whether no token is valid, and one stands in.
+    pub is_empty: bool,
+    pub device: Device,
+    /// The type of the arithmetic.
+    pub dtype: DType,
+}
+
+impl<const E: usize> Place<E> {
+    /// Numbers of the tokens that are computed, at their places; 0 elsewhere.
+    pub fn put(&self, row: Tensor<1>) -> Tensor<E> {
+        let row = match self.is_empty {
+            true => emptied(row),
+            false => row,
+        };
+        let row = match &self.masked {
+            Some(masked) => row.mask_fill(masked.clone(), 0.0),
+            None => row,
+        };
+        let row = match &self.places {
+            Some(places) => {
+                let count = self.outer.iter().product();
+                scattered(row, places.clone(), count, self.dtype)
+            }
+            None => row,
+        };
+        row.reshape(self.outer)
+    }
+
+    /// Zeros, for a batch without a token.
+    pub fn none<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        Tensor::zeros(shape, (&self.device, self.dtype))
+    }
+}
+
+impl TokenLogProbs {
+    /// What was prepared, computed.
+    pub(super) fn finished<const E: usize>(
+        &self,
+        work: Option<Work>,
+        place: &Place<E>,
+    ) -> LogProbs<E> {
+        match work {
+            Some(work) => self.split(work.values(), place),
+            None => self.of_no_tokens(place),
+        }
+    }
+
+    /// Log-probs, and what goes with them, out of the rows of one tensor.
+    pub(super) fn split<const E: usize>(&self, values: Tensor<2>, place: &Place<E>) -> LogProbs<E> {
+        let row = |index: usize| {
+            let row = values.clone().narrow(0, index, 1);
+            place.put(row.squeeze_dim::<1>(0))
+        };
+        LogProbs {
+            log_probs: row(0),
+            entropies: match self.config.entropy {
+                Entropy::None => None,
+                Entropy::Metric => Some(row(1).without_autodiff()),
+                Entropy::Tracked => Some(row(1)),
+            },
+            sums_of_squares: self
+                .config
+                .sum_of_squares
+                .then(|| row(values.dims()[0] - 1)),
+        }
+    }
+
+    /// The results of a batch without a token.
+    pub(super) fn of_no_tokens<const E: usize>(&self, place: &Place<E>) -> LogProbs<E> {
+        let zeros = place.none(place.outer);
+        LogProbs {
+            log_probs: zeros.clone(),
+            entropies: (self.config.entropy != Entropy::None).then(|| zeros.clone()),
+            sums_of_squares: self.config.sum_of_squares.then_some(zeros),
+        }
+    }
+}
