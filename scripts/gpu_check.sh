@@ -9,7 +9,9 @@
 # its kernels, once for each shape (20 to 35 seconds for each product of the large head); the choices
 # are kept on disk, so that a second run takes three minutes. PyTorch, Liger-Kernel and
 # cut-cross-entropy are measured where they are installed. Test programs (built with
-# `cargo test --no-run`) may follow: each is run with the parts of CUDA and wgpu.
+# `cargo test --no-run`) may follow: each is run with the parts of CUDA and wgpu. With MODEL=DIR, a language
+# model as Hugging Face lays it out, and LANGUAGE_MODEL=target/release/train-language-model, built with
+# `--features cuda,autotune`, a step of GRPO is measured beside `transformers`.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 program=${1:-target/release/policy-loss}
@@ -54,6 +56,11 @@ part "head, wgpu, f32, small" 60 "${head[@]}" --device wgpu "${small[@]}" --cont
 part "head, wgpu, f16, small" 60 "${head[@]}" --device wgpu --dtype f16 "${small[@]}" --contestants $both
 part "loss, CUDA" 20 "$program" bench --device cuda --batch 1024 --tokens 4096
 part "loss, wgpu" 20 "$program" bench --device wgpu --batch 1024 --tokens 4096
+if [ -n "${MODEL:-}" ]; then
+    part "a step of GRPO, 64 x 256, CUDA" 100 python3 scripts/pytorch_grpo_step.py --model "$MODEL" \
+        --program "${LANGUAGE_MODEL:-target/release/train-language-model}" --device cuda --torch-device cuda \
+        --dtype f32 tf32 bf16 --microbatch 64 --passes 1
+fi
 for tests in "$@"; do
     for backend in cuda wgpu; do
         part "$(basename "$tests"), $backend" 120 "$tests" "$backend::" --test-threads 1

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::settings::Settings;
+use crate::settings::{Settings, positive};
 
 /// A language model learns by reinforcement learning.
 #[derive(Parser)]
@@ -48,6 +48,28 @@ pub enum Command {
         /// Sequences in a batch.
         #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
         sequences: u32,
+        /// Where to compute.
+        #[arg(long, value_enum, default_value_t)]
+        device: Backend,
+    },
+    /// Measure the gradient of all weights by GRPO's loss on random tokens: seconds, tokens a second
+    /// and peak memory, as a line of JSON.
+    BenchLearning {
+        /// The model, as Hugging Face lays it out.
+        #[arg(long, value_name = "DIR")]
+        model: PathBuf,
+        /// Sequences in a step.
+        #[arg(long, default_value_t = 64, value_parser = positive)]
+        sequences: usize,
+        /// Tokens of each sequence, the first of which is its prompt.
+        #[arg(long, default_value_t = 256, value_parser = positive)]
+        tokens: usize,
+        /// Sequences in a forward and backward pass.
+        #[arg(long, default_value_t = 8, value_parser = positive)]
+        microbatch: usize,
+        /// Steps that are measured, after one that is not; the median counts.
+        #[arg(long, default_value_t = 3, value_parser = positive)]
+        rounds: usize,
         /// Where to compute.
         #[arg(long, value_enum, default_value_t)]
         device: Backend,

@@ -14,6 +14,7 @@
 mod adapters;
 mod batch;
 mod bench;
+mod bench_learning;
 mod check;
 mod checkpoint;
 mod cli;
@@ -40,6 +41,7 @@ use clap::Parser;
 use peak_alloc::PeakAlloc;
 use serde_json::json;
 
+use crate::bench_learning::Workload;
 use crate::cli::{Arguments, Command, Train};
 use crate::report::{HeldOut, Log};
 use crate::train::Trainer;
@@ -78,6 +80,22 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             sequences as usize,
             &device.device()?,
         ),
+        Command::BenchLearning {
+            model,
+            sequences,
+            tokens,
+            microbatch,
+            rounds,
+            device,
+        } => {
+            let workload = Workload {
+                sequences,
+                tokens,
+                microbatch,
+                rounds,
+            };
+            bench_learning::bench(&model, &workload, &device.device()?)
+        }
     }
 }
 

@@ -177,7 +177,7 @@ impl Settings {
     }
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+pub fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         // More of anything does not fit into a machine.
         Ok(value @ 1..=1_000_000) => Ok(value),

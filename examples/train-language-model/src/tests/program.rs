@@ -236,21 +236,25 @@ fn paths_need_not_be_utf_8() {
 }
 
 #[test]
-fn the_bench_runs_and_says_what_is_too_long() {
+fn benches_run_and_say_what_is_too_long() {
     let model = guesser();
-    let bench = |tokens: &str| {
-        let words = [
-            "train-language-model",
-            "bench",
-            "--tokens",
-            tokens,
-            "--model",
-        ];
-        let words = words.map(Into::into).into_iter();
-        let words = words.chain([model.path().as_os_str().to_owned()]);
+    let bench = |arguments: &str| {
+        let words = ["train-language-model"].into_iter();
+        let words = words.chain(arguments.split(' ')).map(Into::into);
+        let words = words.chain(["--model".into(), model.path().as_os_str().to_owned()]);
         run(Arguments::try_parse_from(words).expect("arguments")).map_err(|it| it.to_string())
     };
-    bench("63").expect("it is measured");
-    let error = bench("64").expect_err("refused");
+    bench("bench --tokens 63").expect("it is measured");
+    let error = bench("bench --tokens 64").expect_err("refused");
     assert!(error.contains("context of the model"), "{error}");
+
+    let learning = "bench-learning --sequences 3 --microbatch 2 --rounds 1 --tokens";
+    bench(&format!("{learning} 64")).expect("it is measured");
+    for tokens in [1, 65] {
+        let error = bench(&format!("{learning} {tokens}")).expect_err("refused");
+        assert!(
+            error.starts_with(&format!("--tokens {tokens}: accepted: 2")),
+            "{error}"
+        );
+    }
 }
