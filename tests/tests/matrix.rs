@@ -27,7 +27,7 @@ macro_rules! values {
             rollout_weights: weights, rejected_weights, only_moving_away, ignored_rollout;
             masks: every_form, other_values_are_refused, only_valid_tokens_count, nothing_valid,
                 no_mask;
-            entropy_mask: quantiles, what_is_dropped, thresholds;
+            entropy_mask: quantiles, all_of_many, what_is_dropped, thresholds;
             missing_rollout: tokens_are_dropped_or_stood_in_for, tokens_stay_missing;
             non_finite: values_are_seen, large_values_are_finite, dropped_values;
             tensors: views, expanded, strided_leaf, mixed_types, half_against_single;

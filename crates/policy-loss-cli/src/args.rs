@@ -243,9 +243,14 @@ pub struct TotalsArguments {
     #[arg(long, value_name = "N")]
     pub global_sequences: Option<usize>,
 
-    /// Prompts of the global batch; the same for a mean over prompts, which needs `prompt_tokens` then
+    /// Prompts of the global batch; replaces the local count of a mean over prompts, which then needs
+    /// `prompt_tokens`
     #[arg(long, value_name = "N")]
     pub global_prompts: Option<usize>,
+
+    /// Least entropy of a token that an entropy mask keeps, of all tokens of the global batch
+    #[arg(long, value_name = "NATS")]
+    pub entropy_threshold: Option<f64>,
 
     /// Ranks whose gradients are averaged; needs the total of the objective's reduction
     #[arg(long, value_name = "N")]

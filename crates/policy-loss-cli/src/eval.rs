@@ -40,6 +40,12 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
         note_ignored(&totals, &objective);
         batch = batch.with_totals(totals);
     }
+    if let Some(threshold) = arguments.totals.entropy_threshold {
+        if objective.loss.config().objective.entropy_mask.is_none() {
+            output::note("--entropy-threshold has no effect: the objective has no entropy mask");
+        }
+        batch = batch.with_entropy_threshold(threshold);
+    }
     let output = objective
         .loss
         .forward(batch.clone())
@@ -107,6 +113,7 @@ fn flag(field: &'static str) -> &'static str {
         "totals.sequences" => "--global-sequences",
         "totals.prompts" => "--global-prompts",
         "totals.world_size" => "--world-size",
+        "entropy_threshold" => "--entropy-threshold",
         other => other,
     }
 }
@@ -123,6 +130,14 @@ pub fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Fa
             "{} is {value}, with the reduction `{reduction}`; accepted: {accepted}",
             flag(field)
         )),
+        BatchError::Missing {
+            tensor: tensor @ "entropy_threshold",
+            needed_by,
+            ..
+        } => {
+            let missing = format!("{} is missing, but {needed_by} needs it", flag(tensor));
+            objective.requested.bad(missing)
+        }
         BatchError::Missing {
             tensor, needed_by, ..
         } => {

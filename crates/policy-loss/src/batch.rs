@@ -14,7 +14,7 @@ use crate::GlobalTotals;
 /// | `action_mask` | `[B, T]` bool | true where the policy generated the token; absent: all |
 /// | `rollout_log_probs` | `[B, T]` | as the inference engine reported them when it sampled |
 /// | `ref_log_probs` | `[B, T]` | of a frozen reference policy; a KL penalty reads it |
-/// | `entropies` | `[B, T]` | of the policy's token distributions; an entropy mask and an entropy bonus read it, and of the bonus it receives a gradient |
+/// | `entropies` | `[B, T]` | of the policy's token distributions; an entropy mask and an entropy bonus read it; only the bonus gives it a gradient |
 ///
 /// Inputs may be f64, f32, f16 or bf16, also mixed. Everything but `log_probs` and `entropies` is a
 /// constant: gradients stop there. A value at a masked position, whatever it is, changes nothing.
@@ -131,9 +131,9 @@ impl PolicyBatch {
         self
     }
 
-    /// Adds the entropies of the policy's token distributions, which an
-    /// [`EntropyMask`](crate::EntropyMask) needs, and tracked an
-    /// [`EntropyBonus`](crate::EntropyBonus).
+    /// Adds the entropies of the policy's token distributions. An
+    /// [`EntropyMask`](crate::EntropyMask) reads them; an [`EntropyBonus`](crate::EntropyBonus) needs
+    /// them tracked, since it gives them a gradient.
     pub fn with_entropies(mut self, entropies: Tensor<2>) -> Self {
         self.entropies = Some(entropies);
         self
@@ -162,8 +162,10 @@ impl PolicyBatch {
     }
 
     /// Sets, for each sequence, how many valid tokens of the global batch answer its prompt: those
-    /// of all sequences that do, on whatever device or in whatever micro-batch they are. A mean over
-    /// prompts needs it where the [totals](Self::with_totals) of the global batch are given.
+    /// of all sequences that do, on whatever device or in whatever micro-batch they are; 0 only where
+    /// the sequence has no valid token either. A mean over prompts needs it where the
+    /// [totals](Self::with_totals) of the global batch are given, and takes it before
+    /// [`with_prompt_ids`](Self::with_prompt_ids).
     pub fn with_prompt_tokens(mut self, prompt_tokens: impl Into<Vec<usize>>) -> Self {
         self.prompt_tokens = Some(prompt_tokens.into());
         self
@@ -171,7 +173,8 @@ impl PolicyBatch {
 
     /// Sets the least entropy of a token that an entropy mask keeps, of all tokens of the global
     /// batch: [`EntropyMask::threshold`](crate::EntropyMask::threshold) of their entropies. An entropy
-    /// mask needs it where the [totals](Self::with_totals) of the global batch are given.
+    /// mask needs it where the [totals](Self::with_totals) of the global batch are given; where it is
+    /// set it takes the place of the quantile, and the mask's share is not read.
     pub fn with_entropy_threshold(mut self, entropy_threshold: f64) -> Self {
         self.entropy_threshold = Some(entropy_threshold);
         self

@@ -16,7 +16,7 @@ use crate::{BatchError, Implementation, PolicyBatch, PolicyLossConfig, composed,
 ///
 /// ```text
 /// r          = the ratio                       (Ratio)
-/// surrogate  = min(r A, clamp(r, ..) A)        (Surrogate), 0 where an OffPolicyMask drops it
+/// surrogate  = min(r A, clamp(r, ..) A)        (Surrogate), 0 where an OffPolicyMask or EntropyMask drops it
 /// w          = the rollout weight, or 1        (RolloutCorrection)
 /// token_loss = -surrogate * w + kl - entropy   (KlPenalty, EntropyBonus)
 /// loss       = the mean of token_loss          (Reduction)

@@ -33,6 +33,10 @@ const CONFIG: &str = "adapter_config.json";
 struct Config {
     r: usize,
     lora_alpha: f64,
+    #[serde(default)]
+    use_rslora: bool,
+    #[serde(default)]
+    use_dora: bool,
 }
 
 /// Freezes a model and adds adapters of this rank to it, which change nothing yet.
@@ -82,13 +86,23 @@ pub fn write_config(directory: &Path, rank: usize, base: &Path) -> Result<(), Mo
 /// The file cannot be read, or has another scale than [`write_config`] gives.
 pub fn rank(directory: &Path) -> Result<usize, String> {
     let path = directory.join(CONFIG);
-    let Config { r, lora_alpha } = json(&path)?;
-    match r > 0 && lora_alpha == (SCALE * r) as f64 {
+    let Config {
+        r,
+        lora_alpha,
+        use_rslora,
+        use_dora,
+    } = json(&path)?;
+    let refused = |problem: String| Err(format!("{}: {problem}", path.display()));
+    if use_rslora || use_dora {
+        return refused(format!(
+            "`use_rslora` is {use_rslora} and `use_dora` is {use_dora}; accepted: false"
+        ));
+    }
+    match r > 0 && r as f64 * SCALE as f64 == lora_alpha {
         true => Ok(r),
-        false => Err(format!(
-            "{}: `r` is {r} and `lora_alpha` is {lora_alpha}; accepted are a positive `r` and \
-             {SCALE} times as much",
-            path.display()
+        false => refused(format!(
+            "`r` is {r} and `lora_alpha` is {lora_alpha}; accepted are a positive `r` and {SCALE} \
+             times as much"
         )),
     }
 }

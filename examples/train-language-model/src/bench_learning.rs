@@ -65,7 +65,8 @@ pub fn bench(directory: &Path, workload: &Workload, device: &Device) -> Result<(
         drop(gradients);
     }
     seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
+    let half = seconds.len() / 2;
+    let median = (seconds[half] + seconds[(seconds.len() - 1) / 2]) / 2.0;
     let tokens = (workload.sequences * workload.tokens) as f64;
     // Where the device has memory of its own, it says so.
     let memory = device.memory_pool_usage().map(|usage| usage.bytes_reserved);

@@ -1,7 +1,8 @@
 //! Tokens of low entropy: which are dropped, and what of a token that is.
 
+use burn::tensor::DType;
 use policy_loss::{
-    BatchError, EntropyBonus, EntropyMask, GlobalTotals, KlPenalty, PolicyLossConfig,
+    BatchError, EntropyBonus, EntropyMask, GlobalTotals, KlPenalty, PolicyBatch, PolicyLossConfig,
 };
 
 use crate::case::Case;
@@ -50,6 +51,22 @@ pub fn quantiles(runner: &Runner) {
         .mask(&[true, true, false, false])
         .loss(-0.5)
         .check(runner);
+}
+
+/// A share of 1 keeps all, however many: the rounding is not to lead beyond the last.
+pub fn all_of_many(runner: &Runner) {
+    if runner.is_slow() || runner.is_tracked() {
+        return;
+    }
+    let shape = [1, 1_100_000];
+    let entropies: Vec<f64> = (0..shape[1]).map(|i| (i % 8) as f64).collect();
+    let entropies = runner.tensor::<2>(&entropies, shape, DType::F32);
+    let zeros = entropies.zeros_like();
+    let batch = PolicyBatch::on_policy(zeros.clone(), zeros + 1.0).with_entropies(entropies);
+    let output = runner.init(&masked(1.0)).forward(batch);
+    let values = output.expect("it fits").read().expect("numbers");
+    assert_eq!(values.loss, -1.0, "{runner}");
+    assert_eq!(values.metrics.low_entropy_dropped, Some(0.0), "{runner}");
 }
 
 /// A dropped token keeps its KL penalty, and gets no bonus.

@@ -233,6 +233,40 @@ fn means_over_prompts() {
     floats.refuses(&[], 3, &["`prompt_ids` is F32", "integers"]);
 }
 
+/// A part of a batch is told the quantile of the whole.
+#[test]
+fn an_entropy_threshold() {
+    let batch = Batch::row(&[0.0; 4], &[1.0; 4]).f32("entropies", &[1, 4], &[0.1, 0.2, 0.3, 0.4]);
+    let written = batch.write();
+    let config = written.beside("mask.json");
+    std::fs::write(&config, r#"{"entropy_mask": {"share": 0.5}}"#).unwrap();
+    let [config, path] = ["--config", config.to_str().unwrap()];
+    let [total, eight] = ["--global-tokens", "8"];
+    let dropped = |arguments: &[&str]| {
+        let all: Vec<&str> = [config, path].iter().chain(arguments).copied().collect();
+        let report = written.evaluate(&all).report;
+        report["metrics"]["low_entropy_dropped"].as_f64().unwrap()
+    };
+    assert_eq!(dropped(&[]), 0.5);
+    assert_eq!(
+        dropped(&[total, eight, "--entropy-threshold", "0.15"]),
+        0.25
+    );
+    let needs = ["--entropy-threshold is missing", "`entropy_mask`"];
+    written.refuses(&[config, path, total, eight], 3, &needs);
+    let infinite = [config, path, "--entropy-threshold", "inf"];
+    written.refuses(
+        &infinite,
+        3,
+        &["entropy_threshold", "inf", "a finite number"],
+    );
+    let notes = written.evaluate(&["--entropy-threshold", "1"]).notes;
+    assert!(
+        notes.contains("--entropy-threshold has no effect"),
+        "{notes}"
+    );
+}
+
 /// Two rows, of which the second one is masked, and holds what must not be looked at.
 fn masked_row() -> Batch {
     let junk = [0.0, 0.0, 0.0, f32::NAN, f32::INFINITY, -1e30];

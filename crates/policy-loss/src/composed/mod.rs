@@ -216,7 +216,8 @@ pub(crate) fn entropy_threshold(
     let order = entropies.neg().mask_fill(behind, f32::MAX);
     // As `EntropyMask::threshold` counts: whole tokens are not lost to a rounding.
     let share = mask.share * (1.0 + 1e-6);
-    let index = ((valid.total.clone() - 1.0).clamp_min(0) * share).floor();
+    let last = (valid.total.clone() - 1.0).clamp_min(0);
+    let index = (last.clone() * share).floor().min_pair(last);
     in_order(order, index).neg()
 }
 

@@ -15,7 +15,7 @@ use crate::{BatchError, ConfigError};
 
 /// How a student's distribution `s` differs from a teacher's `t`. Its gradient is the student's alone.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum TeacherDivergence {
     /// `KL(t || s) = sum_v t_v (log t_v - log s_v)`: the student covers what the teacher does.
     ForwardKl,
@@ -162,10 +162,11 @@ pub enum Tail {
 pub struct DistillationConfig {
     /// How the distributions are compared.
     pub divergence: TeacherDivergence,
-    /// What becomes of the words that a top-k leaves out.
+    /// What becomes of the words that a top-k leaves out; a whole vocabulary leaves out none.
     #[serde(default)]
     pub tail: Tail,
-    /// The least log-prob that counts, of a top-k: lower ones are set to it, and have no gradient.
+    /// The least log-prob that counts, of a top-k: lower ones are set to it, and have no gradient. Over
+    /// a whole vocabulary it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_log_prob: Option<f64>,
 }
@@ -201,7 +202,7 @@ impl DistillationConfig {
     ///
     /// # Errors
     ///
-    /// A share that is none; a least log-prob that is not finite, or not below 0.
+    /// A share outside of its range; a least log-prob that is not finite, or not below 0.
     pub fn init(&self) -> Result<Distillation, ConfigError> {
         self.divergence.validate()?;
         if let Some(least) = self.min_log_prob {
@@ -307,6 +308,7 @@ impl<const D: usize> TopK<D> {
 /// ```text
 /// forward KL      s - t
 /// reverse KL      s (log s - log t - KL(s || t))
+/// mixed           forward * the first + (1 - forward) * the second
 /// Jensen-Shannon  (1 - teacher) s (log s - log m - KL(s || m))
 /// ```
 ///
@@ -368,7 +370,8 @@ impl Distillation {
     ///
     /// # Errors
     ///
-    /// As [`TokenLogProbs::forward_linear`], and two that differ in their tokens or vocabulary.
+    /// As [`TokenLogProbs::forward_linear`], two that differ in their tokens or vocabulary, and a
+    /// `min_log_prob`, which is of a top-k.
     pub fn forward<const D: usize, const E: usize>(
         &self,
         student: Distributions<D>,
@@ -376,6 +379,13 @@ impl Distillation {
         action_mask: impl Into<Option<Tensor<E, Bool>>>,
     ) -> Result<Tensor<E>, BatchError> {
         const { assert!(D == E + 1, "the mask has the rank of the logits, less one") };
+        if let Some(least) = self.config.min_log_prob {
+            return Err(BatchError::OutOfRange {
+                field: "min_log_prob",
+                value: least.to_string(),
+                accepted: "none over a whole vocabulary; it is of a top-k".into(),
+            });
+        }
         let outer = outer::<D, E>(&student.rows);
         let device = student.rows.device();
         let mut expected = student.rows.dims();
@@ -433,7 +443,9 @@ impl Distillation {
     /// # Errors
     ///
     /// As [`TokenLogProbs::forward_linear`], and ids that fit neither tokens nor log-probs. A word
-    /// beyond the vocabulary makes its token NaN.
+    /// beyond the vocabulary makes its token NaN, whatever `check_targets` is, and so does
+    /// [`Tail::Renormalized`] where there is no word at all. A word that stands twice at a token counts
+    /// twice.
     pub fn forward_top_k<const D: usize, const E: usize>(
         &self,
         student: Distributions<D>,
@@ -568,6 +580,8 @@ impl Chosen {
         let words = ids.dims()[D - 1];
         let ids: Tensor<2, Int> = ids.reshape([self.count, words]);
         match &self.places {
+            // The one that stands in may hold a word beyond the vocabulary, whose NaN would go on.
+            Some(_) if self.is_empty => Tensor::zeros([1, words], &ids.device()),
             Some(places) => ids.select(0, places.clone()),
             None => ids,
         }

@@ -599,6 +599,39 @@ pub fn refused(runner: &Runner) {
     let json = serde_json::to_string(&config).expect("it has a form");
     assert_eq!(read(&json).expect("its own"), config);
     assert!(read(r#"{ "divergence": "forward_kl", "tial": "bucket" }"#).is_err());
+    assert!(read(r#"{ "divergence": { "mixed": { "forward": 0.3, "beta": 0.5 } } }"#).is_err());
+    let of_top_k = config.init().expect("valid");
+    seen(
+        of_top_k.forward(logits([4, 5]), logits([4, 5]), None),
+        "`min_log_prob` is -10; accepted: none over a whole vocabulary; it is of a top-k",
+    );
+}
+
+/// Where no token is valid nothing has a gradient, whatever word a masked one names.
+pub fn impossible_words_of_masked_tokens(runner: &Runner) {
+    let log_probs = LogProbsConfig::new().init().expect("valid");
+    for tail in [Tail::Bucket, Tail::Ignored, Tail::Renormalized] {
+        let weight: Tensor<2> = leaf(runner, &[0.5; 10], [2, 5], DType::F32);
+        let hidden: Tensor<2> = leaf(runner, &[1.0; 6], [3, 2], DType::F32);
+        let student =
+            Distributions::of_hidden(&log_probs, hidden.clone(), &LinearHead::new(weight.clone()));
+        let ids = indices(runner, &[0, 10, -1, 7, 5, 5], [3, 2]);
+        let teacher = TopK::new(ids, runner.tensor(&[f64::NAN; 6], [3, 2], DType::F32));
+        let config = DistillationConfig::new(TeacherDivergence::ForwardKl).with_tail(tail);
+        let output: Tensor<1> = config
+            .init()
+            .expect("valid")
+            .forward_top_k(student, teacher, mask(runner, &[false; 3], [3]))
+            .unwrap_or_else(|error| panic!("{runner}, {tail:?}: {error}"));
+        assert_eq!(values(output.clone()), [0.0; 3], "{runner}, {tail:?}");
+        if runner.is_tracked() {
+            let gradients = output.sum().backward();
+            for gradient in [weight.grad(&gradients), hidden.grad(&gradients)] {
+                let gradient = values(gradient.expect("tracked"));
+                assert!(gradient.iter().all(|x| *x == 0.0), "{runner}, {tail:?}");
+            }
+        }
+    }
 }
 
 /// What trainers compute themselves, in float64. Not among them, because a head has no words for it:
