@@ -37,8 +37,8 @@ struct Policy {
 
 impl Policy {
     fn forward(&self, Batch(zeros): Batch) -> PolicyLossOutput {
-        let advantages = Tensor::ones([zeros.dims()[0]], &zeros.device());
-        let log_probs = self.log_probs.val().unsqueeze() + zeros.clone();
+        let advantages = Tensor::<1>::ones([zeros.dims()[0]], &zeros.device());
+        let log_probs = self.log_probs.val().unsqueeze::<2>() + zeros.clone();
         let batch = PolicyBatch::new(log_probs, zeros - 1.0, advantages);
         self.loss.forward(batch).expect("a batch that fits")
     }

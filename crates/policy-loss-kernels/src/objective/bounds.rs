@@ -16,7 +16,7 @@ use super::check::{ConfigError, finite, positive};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bounds {
-    /// Smallest accepted value. Finite and above 0, or left out.
+    /// Smallest accepted value. Finite and above 0 (of a difference: of either sign), or left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub low: Option<f64>,
     /// Largest accepted value. Finite and not below `low`, or left out.
@@ -52,7 +52,7 @@ impl Bounds {
         }
     }
 
-    /// The lower bound; without one 0, since what is bounded is never negative.
+    /// The lower bound of a weight or a ratio; without one 0, since neither is ever negative.
     #[must_use]
     pub const fn low_or_zero(&self) -> f64 {
         match self.low {

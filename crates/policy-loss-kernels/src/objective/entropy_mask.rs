@@ -42,8 +42,8 @@ impl EntropyMask {
         Self { share }
     }
 
-    /// The least entropy that is kept, of the entropies of all valid tokens; NaN takes no part.
-    /// `None` of no number at all.
+    /// The least entropy that is kept, of the entropies of all valid tokens. A NaN counts among the
+    /// tokens and is always kept: leave it in. `None` of no number at all.
     #[must_use]
     pub fn threshold(&self, entropies: impl IntoIterator<Item = f64>) -> Option<f64> {
         let mut entropies: Vec<f64> = entropies.into_iter().collect();

@@ -55,10 +55,9 @@ pub struct RolloutCorrection {
     /// Drops every sequence that holds a token with `rho` below it. Finite and above 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub veto: Option<f64>,
-    /// Whether filters and veto spare the tokens that an update moves towards the sampler: those with
-    /// `g A <= 0`, of which one has become more likely than it was sampled and has a negative
-    /// advantage, or the other way round
-    /// ([arXiv 2603.01365](https://arxiv.org/abs/2603.01365)).
+    /// Whether filters and veto spare the tokens that an update brings back towards the sampler, those
+    /// with `g A <= 0`: more likely than when they were sampled with a negative advantage, or less
+    /// likely with a positive one ([arXiv 2603.01365](https://arxiv.org/abs/2603.01365)).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub only_moving_away: bool,
 }
