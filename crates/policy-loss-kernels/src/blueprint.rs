@@ -211,6 +211,20 @@ impl Blueprint {
         self.off_policy || self.masks_entropy || self.drops_missing()
     }
 
+    /// Whether the surrogate is weighted, or dropped at some tokens.
+    #[must_use]
+    #[inline(always)]
+    pub fn corrects(&self) -> bool {
+        self.corrected || self.drops_tokens()
+    }
+
+    /// Whether the loss is more than the surrogate.
+    #[must_use]
+    #[inline(always)]
+    pub fn has_extras(&self) -> bool {
+        self.corrects() || self.penalized || self.entropy
+    }
+
     /// Whether the entropies are read.
     #[must_use]
     #[inline(always)]
@@ -320,10 +334,22 @@ impl Blueprint {
     #[must_use]
     #[inline(always)]
     pub fn gathers(&self) -> bool {
-        self.sequence_ratio()
-            || self.off_policy
-            || self.weight_is_of_row()
-            || self.surrogate_is_of_row()
+        self.gathers_ratios() || self.weight_is_of_row()
+    }
+
+    /// Whether the ratios of a sequence are read before its tokens are visited.
+    #[must_use]
+    #[inline(always)]
+    pub fn gathers_ratios(&self) -> bool {
+        self.sequence_ratio() || self.off_policy || self.surrogate_is_of_row()
+    }
+
+    /// Whether of the gaps of a sequence only their sum is needed.
+    #[must_use]
+    #[inline(always)]
+    pub fn gathers_only_gaps(&self) -> bool {
+        let adds = |estimator| estimator != FilterEstimator::K1 && self.adds_gaps(estimator);
+        !self.needs_extremes() && !FilterEstimator::ALL.map(adds).contains(&true)
     }
 
     /// The sums of a sequence that the visit of its tokens needs.
@@ -410,7 +436,7 @@ impl Blueprint {
 }
 
 /// The bits of the filters that judge tokens. All others judge sequences.
-const FILTERS_OF_TOKENS: u32 = {
+pub const FILTERS_OF_TOKENS: u32 = {
     let (mut bits, mut nth) = (0, 0);
     while nth < FilterEstimator::ALL.len() {
         bits |= filter_bit(FilterLevel::Token, FilterEstimator::ALL[nth]);

@@ -9,8 +9,9 @@ use pulp::{Arch, Simd, WithSimd};
 use super::batch::{Batch, BatchError, Mask};
 use super::element::Floats;
 use super::partition::{self, Chunk};
+use super::specialization::Arithmetic;
 use super::stage::{BLOCK, Inputs, Scratch, value_at};
-use super::visit::{Arithmetic, Block, Gradients, Kernels, Plan, RowRatio, RowState};
+use super::visit::{Block, Gradients, Kernels, Plan, RowRatio, RowState, Terms};
 use crate::blueprint::Blueprint;
 use crate::numbers::Numbers;
 use crate::objective::Objective;
@@ -74,7 +75,7 @@ pub fn run<T: Arithmetic>(
             weight_mean: batch.weight_mean,
             entropy_threshold: batch.entropy_threshold,
         },
-        kernels: T::kernels(&blueprint),
+        kernels: T::kernels(arch, &blueprint),
         inputs: Inputs {
             columns,
             mask: batch.mask,
@@ -102,6 +103,13 @@ struct Evaluation<'a, T: Arithmetic> {
     counts: &'a Counts,
 }
 
+/// What a thread needs for a block.
+#[derive(Debug, Default)]
+struct Memory<T> {
+    scratch: Scratch<T>,
+    terms: Terms<T>,
+}
+
 /// A chunk, with its part of the gradients.
 type Task<'a, T> = (Chunk, Gradients<'a, T>);
 
@@ -126,13 +134,13 @@ impl<T: Arithmetic> Evaluation<'_, T> {
         let parts = partition::each(
             self.inputs.total,
             &mut tasks,
-            Scratch::default,
-            |scratch, (chunk, gradients)| {
+            Memory::default,
+            |memory, (chunk, gradients)| {
                 let mut rows = self.rows(chunk.rows.clone());
                 let mut sums = Sums::default();
-                self.gather(scratch, &mut rows, chunk);
-                self.add_kept_weights(scratch, &mut rows, chunk);
-                self.visit(scratch, &mut rows, chunk, gradients.reborrow(), &mut sums);
+                self.gather(&mut memory.scratch, &mut rows, chunk);
+                self.add_kept_weights(&mut memory.scratch, &mut rows, chunk);
+                self.visit(memory, &mut rows, chunk, gradients.reborrow(), &mut sums);
                 self.finish(&rows, chunk, gradients.reborrow());
                 self.add_ratios(&rows, &mut sums);
                 sums
@@ -172,11 +180,11 @@ impl<T: Arithmetic> Evaluation<'_, T> {
         let parts = partition::each(
             total,
             tasks,
-            Scratch::default,
-            |scratch, (chunk, gradients)| {
+            Memory::default,
+            |memory, (chunk, gradients)| {
                 let mut row = [rows[chunk.rows.start]];
                 let mut sums = Sums::default();
-                self.visit(scratch, &mut row, chunk, gradients.reborrow(), &mut sums);
+                self.visit(memory, &mut row, chunk, gradients.reborrow(), &mut sums);
                 (sums, row[0].log_ratio_slope)
             },
         );
@@ -219,7 +227,6 @@ impl<T: Arithmetic> Evaluation<'_, T> {
         scratch: &mut Scratch<T>,
         rows: &mut [RowState],
         chunk: &Chunk,
-        mut gradients: Gradients<'_, T>,
         mut visit: impl FnMut(Block<'_, T>),
     ) {
         // Where rows make no difference, the chunk is one.
@@ -232,7 +239,6 @@ impl<T: Arithmetic> Evaluation<'_, T> {
             let first_row = start / row_length - chunk.rows.start;
             let last_row = (tokens.end - 1) / row_length - chunk.rows.start;
             visit(Block {
-                gradients: gradients.take(tokens.len()),
                 staged: scratch.stage(self.arch, &self.inputs, tokens),
                 rows: &mut rows[first_row..=last_row],
                 row_length,
@@ -243,30 +249,32 @@ impl<T: Arithmetic> Evaluation<'_, T> {
 
     fn gather(&self, scratch: &mut Scratch<T>, rows: &mut [RowState], chunk: &Chunk) {
         if self.plan.blueprint.gathers() {
-            self.blocks(scratch, rows, chunk, Gradients::default(), |block| {
-                (self.kernels.gather)(self.arch, &self.plan, block);
+            self.blocks(scratch, rows, chunk, |mut block| {
+                (self.kernels.gather)(self.arch, &self.plan, &mut block);
             });
         }
     }
 
     fn add_kept_weights(&self, scratch: &mut Scratch<T>, rows: &mut [RowState], chunk: &Chunk) {
         if self.plan.blueprint.adds_weights() {
-            self.blocks(scratch, rows, chunk, Gradients::default(), |block| {
-                (self.kernels.add_kept_weights)(self.arch, &self.plan, block);
+            self.blocks(scratch, rows, chunk, |mut block| {
+                (self.kernels.add_kept_weights)(self.arch, &self.plan, &mut block);
             });
         }
     }
 
     fn visit(
         &self,
-        scratch: &mut Scratch<T>,
+        memory: &mut Memory<T>,
         rows: &mut [RowState],
         chunk: &Chunk,
-        gradients: Gradients<'_, T>,
+        mut gradients: Gradients<'_, T>,
         sums: &mut Sums,
     ) {
-        self.blocks(scratch, rows, chunk, gradients, |block| {
-            (self.kernels.visit)(self.arch, &self.plan, block, sums);
+        let Memory { scratch, terms } = memory;
+        self.blocks(scratch, rows, chunk, |mut block| {
+            let gradients = gradients.take(block.staged.mask.len());
+            (self.kernels.visit)(self.arch, &self.plan, &mut block, gradients, terms, sums);
         });
     }
 

@@ -22,6 +22,7 @@ mod lanes;
 pub mod log_probs;
 mod partition;
 mod scale;
+mod specialization;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -39,9 +40,9 @@ pub use element::{Element, Floats};
 #[doc(hidden)]
 pub use pulp::Arch;
 pub use scale::scale_in_place;
+pub use specialization::Arithmetic;
 #[doc(hidden)]
 pub use vector_unit::units;
-pub use visit::Arithmetic;
 
 use drive::Wanted;
 use vector_unit::vector_unit;

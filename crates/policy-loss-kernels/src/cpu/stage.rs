@@ -1,5 +1,6 @@
 //! Inputs in the type of the arithmetic, a block at a time.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
@@ -12,11 +13,21 @@ use crate::columns::Columns;
 /// Tokens in a block: what is staged of it stays in the first-level cache.
 pub const BLOCK: usize = 1024;
 
-/// What a block reads: the columns, and 1 or 0 for a token that is valid or masked.
+/// What a block reads.
 #[derive(Clone, Copy)]
 pub struct Staged<C> {
     pub columns: Columns<C>,
+    /// 1 or 0 for a token that is valid or masked.
     pub mask: C,
+    /// What earlier passes made of the losses of tokens; anything in the first one.
+    pub term: Term<C>,
+}
+
+/// The loss of a token while it is being made: one thing for each of its parts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Term<C> {
+    pub value: C,
+    pub slope: C,
 }
 
 impl<C> Staged<C> {
@@ -25,6 +36,10 @@ impl<C> Staged<C> {
         Staged {
             columns: self.columns.map(&mut change),
             mask: change(self.mask),
+            term: Term {
+                value: change(self.term.value),
+                slope: change(self.term.slope),
+            },
         }
     }
 
@@ -34,6 +49,10 @@ impl<C> Staged<C> {
         Staged {
             columns: self.columns.as_ref().map(std::slice::from_ref),
             mask: std::slice::from_ref(&self.mask),
+            term: Term {
+                value: std::slice::from_ref(&self.term.value),
+                slope: std::slice::from_ref(&self.term.slope),
+            },
         }
     }
 }
@@ -59,7 +78,7 @@ pub struct Inputs<'a> {
 }
 
 impl<T: Real> Scratch<T> {
-    /// What at most [`BLOCK`] tokens read. Columns that are absent show `log_probs`.
+    /// What at most [`BLOCK`] tokens read. What is absent shows `log_probs`.
     pub fn stage<'a>(
         &'a mut self,
         arch: Arch,
@@ -84,6 +103,10 @@ impl<T: Real> Scratch<T> {
         Staged {
             columns: staged.map(|column| column.unwrap_or(stand_in)),
             mask: stage_mask(arch, mask, range, &mut self.mask, &mut self.mask_is_full),
+            term: Term {
+                value: stand_in,
+                slope: stand_in,
+            },
         }
     }
 }
@@ -175,6 +198,34 @@ impl<T: Real> WithSimd for SpreadMask<'_, T> {
         for (mask, &byte) in self.mask.iter_mut().zip(self.bytes) {
             *mask = T::from_f32(f32::from(u8::from(byte != 0)));
         }
+    }
+}
+
+impl<T: Real> Term<Vec<T>> {
+    /// Memory for the terms of a number of tokens, to be written.
+    pub fn outputs(&mut self, length: usize) -> [&mut [MaybeUninit<T>]; 2] {
+        [
+            as_output(first(&mut self.slope, length)),
+            as_output(first(&mut self.value, length)),
+        ]
+    }
+
+    /// The terms of a number of tokens.
+    pub fn read(&self, length: usize) -> Term<&[T]> {
+        Term {
+            value: &self.value[..length],
+            slope: &self.slope[..length],
+        }
+    }
+}
+
+fn as_output<T: Real>(memory: &mut [T]) -> &mut [MaybeUninit<T>] {
+    let length = memory.len();
+    // SAFETY: the layout is the same, and nothing writes what is not initialised: what is written
+    // are vectors of numbers.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), length)
     }
 }
 

@@ -3,7 +3,9 @@
 use std::env::{VarError, var};
 use std::sync::OnceLock;
 
-use pulp::Arch;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use pulp::Simd;
+use pulp::{Arch, WithSimd};
 
 /// The variable that takes the choice from the machine, for tests and measurements.
 /// Matrix products are not asked: `gemm` chooses for itself.
@@ -25,6 +27,24 @@ pub fn vector_unit() -> Arch {
     match unit {
         Ok(unit) => *unit,
         Err(message) => panic!("{message}"),
+    }
+}
+
+/// Runs a loop that is compiled for vectors alone, not for one number at a time.
+///
+/// # Panics
+///
+/// For `Arch::Scalar`.
+#[inline(always)]
+pub fn dispatch_to_vectors<Loop: WithSimd>(arch: Arch, vectors: Loop) -> Loop::Output {
+    match arch {
+        #[cfg(target_arch = "x86_64")]
+        Arch::V4(unit) => Simd::vectorize(unit, vectors),
+        #[cfg(target_arch = "x86_64")]
+        Arch::V3(unit) => Simd::vectorize(unit, vectors),
+        #[cfg(target_arch = "aarch64")]
+        Arch::Neon(unit) => Simd::vectorize(unit, vectors),
+        _ => unreachable!("this loop is for vectors"),
     }
 }
 

@@ -1,22 +1,32 @@
 //! The loops over a block of tokens, composed at compile time of the parts that an objective asks
 //! for.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
 use super::lanes::{Lanes, Real};
-use super::stage::Staged;
-use super::words::{Flags, Values, count, is_non_finite, splat};
-use crate::blueprint::Blueprint;
+use super::specialization::specialized;
+use super::stage::{Staged, Term};
+use super::vector_unit::dispatch_to_vectors;
+use super::words::{Flags, Values, constant, count, count_non_finite, is_non_finite, splat};
+use crate::blueprint::{Blueprint, FILTERS_OF_TOKENS};
 use crate::columns::Columns;
 use crate::formula::rollout::cpu::kept_weight;
-use crate::formula::row::cpu::{Row, TokenInputs, gather, share, stand_in, unshared};
+use crate::formula::row::cpu::{
+    Row, TokenInputs, gather as gather_tokens, share, stand_in, unshared,
+};
 use crate::formula::row_sums::RowSums;
 use crate::formula::row_sums::cpu::{RowSums as LaneRowSums, RowTotals};
-use crate::formula::token::cpu::token;
+use crate::formula::token::cpu::{
+    TokenGradient, TokenTerm, corrected_term, policy_term, token, token_gradient,
+};
 use crate::numbers::Numbers;
-use crate::objective::{Behavior, Divergence, MissingRolloutLogProbs, RatioLevel, SurrogateKind};
+use crate::objective::{
+    KlEstimator, KlGradient, MissingRolloutLogProbs, RatioLevel, SurrogateKind, WeightLevel,
+};
 use crate::sums::Sums;
 use crate::sums::cpu::Sums as LaneSums;
 
@@ -59,12 +69,30 @@ pub struct Block<'a, T> {
     pub row_length: usize,
     /// The place, within the first of the rows, of the block's first token.
     pub start: usize,
-    /// The gradients of log-probs and of entropies: as long as the block, or empty where they are
-    /// not wanted.
-    pub gradients: Gradients<'a, T>,
 }
 
-/// Memory for gradients.
+impl<T> Block<'_, T> {
+    /// The rows, with their part of the block.
+    #[inline(always)]
+    fn rows(&mut self) -> impl Iterator<Item = (&mut RowState, Range<usize>)> {
+        let length = self.staged.mask.len();
+        let row_length = self.row_length;
+        let mut start = self.start;
+        let mut first = 0;
+        self.rows.iter_mut().map(move |state| {
+            let last = length.min(first + (row_length - start));
+            let tokens = first..last;
+            first = last;
+            start = 0;
+            (state, tokens)
+        })
+    }
+}
+
+/// What a pass writes for each token: as long as the block, or empty where it is not wanted.
+type Outputs<'a, T> = [&'a mut [MaybeUninit<T>]; 2];
+
+/// The gradients of log-probs and of entropies.
 #[derive(Default)]
 pub struct Gradients<'a, T> {
     pub log_probs: &'a mut [MaybeUninit<T>],
@@ -74,16 +102,9 @@ pub struct Gradients<'a, T> {
 impl<'a, T> Gradients<'a, T> {
     /// The first elements, as far as there are any, which are taken off.
     pub fn take(&mut self, count: usize) -> Gradients<'a, T> {
-        let take = |memory: &mut &'a mut [MaybeUninit<T>]| {
-            // Not in one expression: what has been taken is empty.
-            let count = count.min(memory.len());
-            let (taken, rest) = std::mem::take(memory).split_at_mut(count);
-            *memory = rest;
-            taken
-        };
         Gradients {
-            log_probs: take(&mut self.log_probs),
-            entropies: take(&mut self.entropies),
+            log_probs: take(&mut self.log_probs, count),
+            entropies: take(&mut self.entropies, count),
         }
     }
 
@@ -94,318 +115,443 @@ impl<'a, T> Gradients<'a, T> {
             entropies: &mut *self.entropies,
         }
     }
+
+    /// What the last pass writes. Where a row has one gradient, it is written when the row has been
+    /// visited.
+    fn outputs(self, blueprint: &Blueprint) -> Outputs<'a, T> {
+        let log_probs = match blueprint.gradient_is_of_row() {
+            true => &mut [],
+            false => self.log_probs,
+        };
+        [log_probs, self.entropies]
+    }
+}
+
+#[inline(always)]
+fn take<'a, T>(memory: &mut &'a mut [T], count: usize) -> &'a mut [T] {
+    // Not in one expression: what has been taken is empty.
+    let count = count.min(memory.len());
+    let (taken, rest) = std::mem::take(memory).split_at_mut(count);
+    *memory = rest;
+    taken
+}
+
+/// Memory for the losses of a block's tokens between passes.
+#[derive(Debug, Default)]
+pub struct Terms<T> {
+    policy: Term<Vec<T>>,
+    corrected: Term<Vec<T>>,
 }
 
 /// The loops of one objective.
 #[derive(Clone, Copy)]
 pub struct Kernels<T> {
     /// Adds a block to the sums of its rows.
-    pub gather: fn(Arch, &Plan, Block<'_, T>),
+    pub gather: fn(Arch, &Plan, &mut Block<'_, T>),
     /// Adds the kept weights of a block to its rows.
-    pub add_kept_weights: fn(Arch, &Plan, Block<'_, T>),
+    pub add_kept_weights: fn(Arch, &Plan, &mut Block<'_, T>),
     /// Adds a block to the sums of the batch, and writes every element of the gradients, but for those
     /// of log-probs where they are one number for a row.
-    pub visit: fn(Arch, &Plan, Block<'_, T>, &mut Sums),
+    pub visit: fn(Arch, &Plan, &mut Block<'_, T>, Gradients<'_, T>, &mut Terms<T>, &mut Sums),
 }
 
-/// What the loops of an objective are compiled for: their choices are constants.
-#[derive(Clone, Copy, PartialEq)]
-struct Specialization {
-    surrogate: SurrogateKind,
-    dual_clip: bool,
-    weighs_negative: bool,
-    weighs_others: bool,
-    drops_outside: bool,
-    divergence: Divergence,
-    multiplies_ratio: bool,
-    ratio_level: RatioLevel,
-    against: Behavior,
-    /// There is a correction, a mask of tokens, a penalty, a bonus, or something to do about missing
-    /// log-probs; which one is looked up for each vector.
-    has_extras: bool,
+/// The loops of an objective.
+///
+/// `Only` is the pass where the loss is nothing but the surrogate, `First` the one that others follow.
+pub fn kernels<T: Real, Only: Pass, First: Pass>() -> Kernels<T> {
+    Kernels {
+        gather,
+        add_kept_weights: |arch, plan, block| arch.dispatch(AddKeptWeights { plan, block }),
+        visit: visit::<T, Only, First>,
+    }
 }
 
-impl Specialization {
-    const fn new(surrogate: SurrogateKind) -> Self {
-        Self {
-            surrogate,
-            dual_clip: false,
-            weighs_negative: false,
-            weighs_others: false,
-            drops_outside: false,
-            divergence: Divergence::TotalVariation,
-            multiplies_ratio: false,
-            ratio_level: RatioLevel::Token,
-            against: Behavior::Old,
-            has_extras: false,
+/// Visits a block: at once where the loss is nothing but the surrogate, else in passes. A pass has a
+/// few choices, which can be constants in it; the surrogates times the corrections times the
+/// penalties would be too many loops to compile, and one loop for all is slow.
+fn visit<T: Real, Only: Pass, First: Pass>(
+    arch: Arch,
+    plan: &Plan,
+    block: &mut Block<'_, T>,
+    gradients: Gradients<'_, T>,
+    terms: &mut Terms<T>,
+    sums: &mut Sums,
+) {
+    let staged = block.staged;
+    let gradients = gradients.outputs(&plan.blueprint);
+    let is_finite = match plan.blueprint.has_extras() {
+        true => {
+            let outputs = terms.policy.outputs(staged.mask.len());
+            let is_finite = pass::<T, First>(arch, plan, block, outputs, sums);
+            let mut block = Block {
+                staged: Staged {
+                    term: terms.policy.read(staged.mask.len()),
+                    ..staged
+                },
+                rows: &mut *block.rows,
+                ..*block
+            };
+            let corrected = &mut terms.corrected;
+            is_finite & add_extras(arch, plan, &mut block, gradients, corrected, sums)
         }
+        false => pass::<T, Only>(arch, plan, block, gradients, sums),
+    };
+    if !is_finite {
+        sums.non_finite += arch.dispatch(CountNonFinite { plan, staged });
     }
+}
 
-    const fn with_extras(self) -> Self {
-        Self {
-            has_extras: true,
-            ..self
-        }
-    }
-
-    const fn at(self, ratio_level: RatioLevel) -> Self {
-        Self {
-            ratio_level,
-            ..self
-        }
-    }
-
-    fn of(blueprint: &Blueprint) -> Self {
-        Self {
-            surrogate: blueprint.surrogate,
-            dual_clip: blueprint.dual_clip,
-            weighs_negative: blueprint.weighs_negative,
-            weighs_others: blueprint.weighs_others,
-            drops_outside: blueprint.drops_outside,
-            divergence: blueprint.divergence,
-            multiplies_ratio: blueprint.multiplies_ratio,
-            ratio_level: blueprint.ratio_level,
-            against: blueprint.against,
-            has_extras: blueprint.corrected
-                || blueprint.off_policy
-                || blueprint.masks_entropy
-                || blueprint.penalized
-                || blueprint.entropy
-                || blueprint.missing != MissingRolloutLogProbs::Propagate,
-        }
-    }
-
-    /// The blueprint, with constants in the place of what is known when the loop is compiled.
-    #[inline(always)]
-    fn apply(self, blueprint: Blueprint) -> Blueprint {
-        let Self {
-            surrogate,
-            dual_clip,
-            weighs_negative,
-            weighs_others,
-            drops_outside,
-            divergence,
-            multiplies_ratio,
-            ratio_level,
-            against,
-            has_extras,
-        } = self;
-        let blueprint = Blueprint {
-            surrogate,
-            dual_clip,
-            weighs_negative,
-            weighs_others,
-            drops_outside,
-            divergence,
-            multiplies_ratio,
-            ratio_level,
-            against,
-            // They are counted before.
-            masked: false,
-            ..blueprint
+/// The passes for all that is not the surrogate.
+fn add_extras<T: Real>(
+    arch: Arch,
+    plan: &Plan,
+    block: &mut Block<'_, T>,
+    gradients: Outputs<'_, T>,
+    corrected: &mut Term<Vec<T>>,
+    sums: &mut Sums,
+) -> bool {
+    let blueprint = plan.blueprint;
+    let has_weights_alone = has_weights_alone(blueprint) == blueprint;
+    if blueprint.corrects() && !blueprint.penalized && !blueprint.entropy {
+        return match has_weights_alone {
+            true => pass::<T, Correction<true, true>>(arch, plan, block, gradients, sums),
+            false => pass::<T, Correction<false, true>>(arch, plan, block, gradients, sums),
         };
-        match has_extras {
-            true => blueprint,
-            false => Blueprint {
-                missing: MissingRolloutLogProbs::Propagate,
-                corrected: false,
-                weighted: false,
-                normalizes: false,
-                truncates: false,
-                masks: false,
-                filter_bits: 0,
-                vetoes: false,
-                only_moving_away: false,
-                off_policy: false,
-                masks_entropy: false,
+    }
+    let length = block.staged.mask.len();
+    let mut block = Block {
+        rows: &mut *block.rows,
+        ..*block
+    };
+    let mut is_finite = true;
+    if blueprint.corrects() {
+        let block = &mut block;
+        let outputs = corrected.outputs(length);
+        is_finite = match has_weights_alone {
+            true => pass::<T, Correction<true, false>>(arch, plan, block, outputs, sums),
+            false => pass::<T, Correction<false, false>>(arch, plan, block, outputs, sums),
+        };
+        block.staged.term = corrected.read(length);
+    }
+    let block = &mut block;
+    is_finite
+        & match (penalty_of(&blueprint), blueprint.entropy) {
+            (NONE, _) => pass::<T, Penalties<NONE, true>>(arch, plan, block, gradients, sums),
+            (K3, false) => pass::<T, Penalties<K3, false>>(arch, plan, block, gradients, sums),
+            (K3, true) => pass::<T, Penalties<K3, true>>(arch, plan, block, gradients, sums),
+            (_, false) => pass::<T, Penalties<OTHER, false>>(arch, plan, block, gradients, sums),
+            (_, true) => pass::<T, Penalties<OTHER, true>>(arch, plan, block, gradients, sums),
+        }
+}
+
+/// A pass over the tokens of a block.
+pub trait Pass {
+    /// Whether it writes its second output, if that is wanted.
+    const WRITES_BOTH: bool = true;
+
+    /// Runs a loop on a vector unit.
+    #[inline(always)]
+    fn dispatch<Loop: WithSimd>(arch: Arch, tokens: Loop) -> Loop::Output {
+        arch.dispatch(tokens)
+    }
+
+    /// The blueprint, with constants in the place of what is known when the pass is compiled.
+    fn choices(blueprint: Blueprint) -> Blueprint;
+
+    /// Adds a vector of tokens to the sums, and returns what is written for them. The term is what
+    /// the pass before has written.
+    fn visit<L: Lanes>(
+        numbers: &Numbers,
+        blueprint: Blueprint,
+        row: &Row<L>,
+        inputs: &TokenInputs<L>,
+        term: TokenTerm<L>,
+        sums: &mut LaneSums<L>,
+    ) -> TokenGradient<L>;
+}
+
+/// The surrogates of [`specialized`] objectives, on vectors. Writes gradients if it is the last pass,
+/// else slopes and values.
+pub struct Surrogates<const INDEX: usize, const IS_LAST: bool>;
+
+impl<const INDEX: usize, const IS_LAST: bool> Pass for Surrogates<INDEX, IS_LAST> {
+    const WRITES_BOTH: bool = !IS_LAST;
+
+    #[inline(always)]
+    fn dispatch<Loop: WithSimd>(arch: Arch, tokens: Loop) -> Loop::Output {
+        dispatch_to_vectors(arch, tokens)
+    }
+
+    #[inline(always)]
+    fn choices(blueprint: Blueprint) -> Blueprint {
+        without_extras(specialized::<INDEX>(blueprint))
+    }
+
+    #[inline(always)]
+    fn visit<L: Lanes>(
+        numbers: &Numbers,
+        blueprint: Blueprint,
+        row: &Row<L>,
+        inputs: &TokenInputs<L>,
+        term: TokenTerm<L>,
+        sums: &mut LaneSums<L>,
+    ) -> TokenGradient<L> {
+        AnySurrogates::<IS_LAST>::visit(numbers, blueprint, row, inputs, term, sums)
+    }
+}
+
+/// All other surrogates: looks everything up.
+pub struct AnySurrogates<const IS_LAST: bool>;
+
+impl<const IS_LAST: bool> Pass for AnySurrogates<IS_LAST> {
+    const WRITES_BOTH: bool = !IS_LAST;
+
+    #[inline(always)]
+    fn choices(blueprint: Blueprint) -> Blueprint {
+        without_extras(blueprint)
+    }
+
+    #[inline(always)]
+    fn visit<L: Lanes>(
+        numbers: &Numbers,
+        blueprint: Blueprint,
+        row: &Row<L>,
+        inputs: &TokenInputs<L>,
+        _: TokenTerm<L>,
+        sums: &mut LaneSums<L>,
+    ) -> TokenGradient<L> {
+        let term = policy_term(numbers, row, inputs, sums, blueprint);
+        match IS_LAST {
+            true => token_gradient(numbers, row, inputs, term, sums, blueprint),
+            false => for_the_next_pass(term, sums),
+        }
+    }
+}
+
+/// The surrogate, and nothing else.
+#[inline(always)]
+fn without_extras(blueprint: Blueprint) -> Blueprint {
+    Blueprint {
+        corrected: false,
+        weighted: false,
+        normalizes: false,
+        truncates: false,
+        masks: false,
+        filter_bits: 0,
+        vetoes: false,
+        only_moving_away: false,
+        off_policy: false,
+        masks_entropy: false,
+        penalized: false,
+        entropy: false,
+        ..blueprint
+    }
+}
+
+/// The rollout correction and the masks of tokens. Writes gradients if it is the last pass, else
+/// slopes and values.
+struct Correction<const HAS_WEIGHTS_ALONE: bool, const IS_LAST: bool>;
+
+impl<const HAS_WEIGHTS_ALONE: bool, const IS_LAST: bool> Pass
+    for Correction<HAS_WEIGHTS_ALONE, IS_LAST>
+{
+    const WRITES_BOTH: bool = !IS_LAST;
+
+    #[inline(always)]
+    fn choices(blueprint: Blueprint) -> Blueprint {
+        let blueprint = match HAS_WEIGHTS_ALONE {
+            true => has_weights_alone(blueprint),
+            false => blueprint,
+        };
+        match IS_LAST {
+            true => Blueprint {
                 penalized: false,
                 entropy: false,
                 ..blueprint
             },
+            // The ratio is for the next pass.
+            false => Blueprint {
+                ratio_level: RatioLevel::Token,
+                ..blueprint
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn visit<L: Lanes>(
+        numbers: &Numbers,
+        blueprint: Blueprint,
+        row: &Row<L>,
+        inputs: &TokenInputs<L>,
+        term: TokenTerm<L>,
+        sums: &mut LaneSums<L>,
+    ) -> TokenGradient<L> {
+        let term = corrected_term(numbers, row, inputs, term, sums, blueprint);
+        match IS_LAST {
+            true => token_gradient(numbers, row, inputs, term, sums, blueprint),
+            false => for_the_next_pass(term, sums),
         }
     }
 }
 
-const CLIP: Specialization = Specialization::new(SurrogateKind::Clip);
-const DUAL_CLIP: Specialization = Specialization {
-    dual_clip: true,
-    ..CLIP
-};
-const POLICY_GRADIENT: Specialization = Specialization::new(SurrogateKind::PolicyGradient);
-const WEIGHTED: Specialization = Specialization {
-    weighs_negative: true,
-    weighs_others: true,
-    ..POLICY_GRADIENT
-};
-const WEIGHTED_WHERE_NEGATIVE: Specialization = Specialization {
-    weighs_negative: true,
-    ..POLICY_GRADIENT
-};
-const KL_REGION: Specialization = Specialization {
-    divergence: Divergence::Kl,
-    ..Specialization::new(SurrogateKind::TrustRegion)
-};
-
-/// The objectives that have loops of their own. All others share one that looks everything up. Those
-/// without extras stand first.
-const SPECIALIZED: [Specialization; 28] = [
-    CLIP,
-    DUAL_CLIP,
-    Specialization {
-        against: Behavior::Rollout,
-        ..CLIP
-    },
-    CLIP.at(RatioLevel::Sequence),
-    CLIP.at(RatioLevel::SequenceToken),
-    CLIP.at(RatioLevel::SequenceSum),
-    POLICY_GRADIENT,
-    WEIGHTED,
-    WEIGHTED_WHERE_NEGATIVE,
-    Specialization::new(SurrogateKind::SigmoidGate),
-    Specialization::new(SurrogateKind::GeometricMean),
-    Specialization::new(SurrogateKind::GammaWeight),
-    Specialization::new(SurrogateKind::TrustRegion),
-    KL_REGION,
-    Specialization::new(SurrogateKind::SquaredLogRatio),
-    Specialization::new(SurrogateKind::DynamicClip),
-    Specialization::new(SurrogateKind::GradientPreservingClip),
-    Specialization {
-        drops_outside: true,
-        against: Behavior::Rollout,
-        ..WEIGHTED
-    },
-    CLIP.with_extras(),
-    DUAL_CLIP.with_extras(),
-    CLIP.at(RatioLevel::Sequence).with_extras(),
-    POLICY_GRADIENT.with_extras(),
-    WEIGHTED.with_extras(),
-    WEIGHTED_WHERE_NEGATIVE.with_extras(),
-    Specialization::new(SurrogateKind::SigmoidGate).with_extras(),
-    Specialization::new(SurrogateKind::GeometricMean).with_extras(),
-    Specialization::new(SurrogateKind::TrustRegion).with_extras(),
-    Specialization::new(SurrogateKind::SquaredLogRatio).with_extras(),
-];
-
-/// Stands for an objective without loops of its own.
-const ANY: usize = usize::MAX;
-
+/// A correction that asks nothing of a token but its weight. What it asks of a sequence is known before.
 #[inline(always)]
-fn specialized<const INDEX: usize>(blueprint: Blueprint) -> Blueprint {
-    match INDEX {
-        ANY => Blueprint {
-            masked: false,
+fn has_weights_alone(blueprint: Blueprint) -> Blueprint {
+    Blueprint {
+        corrected: true,
+        weighted: true,
+        normalizes: false,
+        filter_bits: blueprint.filter_bits & !FILTERS_OF_TOKENS,
+        only_moving_away: false,
+        off_policy: false,
+        masks_entropy: false,
+        missing: MissingRolloutLogProbs::Propagate,
+        ..blueprint
+    }
+}
+
+/// No penalty.
+const NONE: usize = 0;
+/// The penalty that nearly everyone has: k3, with its own gradient, within no bounds.
+const K3: usize = 1;
+/// Any other.
+const OTHER: usize = 2;
+
+fn penalty_of(blueprint: &Blueprint) -> usize {
+    let estimator = (blueprint.kl_estimator, blueprint.kl_gradient);
+    match estimator == (KlEstimator::K3, KlGradient::Estimator) && !blueprint.bounds_kl {
+        _ if !blueprint.penalized => NONE,
+        true => K3,
+        false => OTHER,
+    }
+}
+
+/// The penalty, the bonus and the loss. Writes gradients.
+struct Penalties<const PENALTY: usize, const HAS_BONUS: bool>;
+
+impl<const PENALTY: usize, const HAS_BONUS: bool> Pass for Penalties<PENALTY, HAS_BONUS> {
+    const WRITES_BOTH: bool = HAS_BONUS;
+
+    #[inline(always)]
+    fn choices(blueprint: Blueprint) -> Blueprint {
+        let blueprint = Blueprint {
+            // Earlier passes have dealt with these.
+            surrogate: SurrogateKind::Clip,
+            weighted: false,
+            filter_bits: 0,
+            vetoes: false,
+            off_policy: false,
+            penalized: PENALTY != NONE,
+            entropy: HAS_BONUS,
             ..blueprint
-        },
-        _ => SPECIALIZED[INDEX % SPECIALIZED.len()].apply(blueprint),
-    }
-}
-
-/// A type that a batch is computed in, f32 or f64.
-pub trait Arithmetic: Real {
-    /// The loops of an objective: not generic, so that they are compiled in this crate and not once
-    /// more in every crate that calls them.
-    #[doc(hidden)]
-    fn kernels(blueprint: &Blueprint) -> Kernels<Self>;
-}
-
-macro_rules! implement_arithmetic {
-    ($real:ident: $($index:literal)*) => {
-        impl Arithmetic for $real {
-            fn kernels(blueprint: &Blueprint) -> Kernels<$real> {
-                let wanted = Specialization::of(blueprint);
-                match SPECIALIZED.iter().position(|it| *it == wanted) {
-                    $(Some($index) => kernels::<$real, $index>(),)*
-                    _ => kernels::<$real, ANY>(),
-                }
-            }
+        };
+        match PENALTY {
+            K3 => Blueprint {
+                kl_estimator: KlEstimator::K3,
+                kl_gradient: KlGradient::Estimator,
+                bounds_kl: false,
+                ..blueprint
+            },
+            _ => blueprint,
         }
-    };
-}
-#[cfg(not(test))]
-implement_arithmetic!(f32: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27);
-// Few batches are computed in f64: what has extras looks everything up.
-#[cfg(not(test))]
-implement_arithmetic!(f64: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17);
-// They take minutes to compile, and the tests within this library call none of them.
-#[cfg(test)]
-implement_arithmetic!(f32:);
-#[cfg(test)]
-implement_arithmetic!(f64:);
+    }
 
-fn kernels<T: Real, const INDEX: usize>() -> Kernels<T> {
-    Kernels {
-        gather: |arch, plan, block| arch.dispatch(Gather::<T, INDEX> { plan, block }),
-        add_kept_weights: |arch, plan, block| arch.dispatch(AddKeptWeights { plan, block }),
-        visit: |arch, plan, block, sums| {
-            let staged = block.staged;
-            if !arch.dispatch(Visit::<T, INDEX> { plan, block, sums }) {
-                sums.non_finite += arch.dispatch(CountNonFinite { plan, staged });
-            }
-        },
+    #[inline(always)]
+    fn visit<L: Lanes>(
+        numbers: &Numbers,
+        blueprint: Blueprint,
+        row: &Row<L>,
+        inputs: &TokenInputs<L>,
+        term: TokenTerm<L>,
+        sums: &mut LaneSums<L>,
+    ) -> TokenGradient<L> {
+        token_gradient(numbers, row, inputs, term, sums, blueprint)
     }
 }
 
-struct Visit<'a, T, const INDEX: usize> {
-    plan: &'a Plan,
-    block: Block<'a, T>,
-    sums: &'a mut Sums,
+/// A term in the place of a gradient, written as one: its slope, and its value.
+#[inline(always)]
+fn for_the_next_pass<L: Lanes>(term: TokenTerm<L>, sums: &mut LaneSums<L>) -> TokenGradient<L> {
+    sums.non_finite += count_non_finite(term.probe);
+    TokenGradient {
+        log_probs: term.slope,
+        log_ratio_slope: constant(term.value, 0.0),
+        entropy: term.value,
+    }
 }
 
-impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
-    /// Whether all inputs are finite.
+/// Runs a pass. Returns whether what stands for numbers that are not finite is finite itself.
+fn pass<T: Real, P: Pass>(
+    arch: Arch,
+    plan: &Plan,
+    block: &mut Block<'_, T>,
+    outputs: Outputs<'_, T>,
+    sums: &mut Sums,
+) -> bool {
+    let tokens = Visit {
+        plan,
+        block,
+        outputs,
+        sums,
+        pass: PhantomData::<P>,
+    };
+    P::dispatch(arch, tokens)
+}
+
+struct Visit<'a, 'b, T, P> {
+    plan: &'a Plan,
+    block: &'a mut Block<'b, T>,
+    outputs: Outputs<'a, T>,
+    sums: &'a mut Sums,
+    pass: PhantomData<P>,
+}
+
+impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
     type Output = bool;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> bool {
         let lanes = T::lanes(simd);
-        let blueprint = specialized::<INDEX>(self.plan.blueprint);
-        let numbers = self.plan.numbers;
+        let Self {
+            plan,
+            block,
+            outputs: [mut first_output, mut second_output],
+            sums: total,
+            ..
+        } = self;
+        let blueprint = Blueprint {
+            // They are counted before.
+            masked: false,
+            ..P::choices(plan.blueprint)
+        };
         let mut sums = LaneSums::new(lanes);
         let mut pending = 0;
-        let Block {
-            staged,
-            rows,
-            row_length,
-            mut start,
-            mut gradients,
-        } = self.block;
-        let mut first = 0;
-        // Where a gradient is not wanted it is written here: cheaper than to ask for each vector.
-        let mut unwanted = [MaybeUninit::uninit(); STRETCH];
-        for state in rows {
-            let last = staged.mask.len().min(first + (row_length - start));
-            let row = row(lanes, &blueprint, self.plan, self.plan.scale, state);
-            let own = gradients.take(last - first);
-            // Where a row has one gradient, it is written when the row has been visited.
-            let own_log_probs = match blueprint.gradient_is_of_row() {
-                true => &mut [],
-                false => own.log_probs,
-            };
-            let (output, output_rest) = T::Lanes::<S>::split_output(own_log_probs);
-            let (entropy_output, entropy_rest) = T::Lanes::<S>::split_output(own.entropies);
-            let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[first..last]));
-            let mut log_ratio_slope = Values(lanes, lanes.zero());
-
+        // What is not wanted is written here: cheaper than to ask for each vector.
+        let mut unwanted = [[MaybeUninit::uninit(); STRETCH]; 2];
+        let staged = block.staged;
+        for (state, tokens) in block.rows() {
+            let row = row(lanes, &blueprint, plan, plan.scale, state);
+            let first = T::Lanes::<S>::split_output(take(&mut first_output, tokens.len()));
+            let second = T::Lanes::<S>::split_output(take(&mut second_output, tokens.len()));
+            let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[tokens.clone()]));
             // The rest is a vector of its own, whose lanes beyond it are 0: masked. Both take the
             // same loop, so that the formulas are compiled once.
             let rest_vectors = [rest.map(|column| lanes.load_rest(column))];
             let rest_vectors = rest_vectors[0].as_slices();
-            let has_rest = usize::from(!rest.mask.is_empty());
-            let mut rest_output = [MaybeUninit::uninit()];
-            let mut rest_entropy_output = [MaybeUninit::uninit()];
-            let writes = !output.is_empty() || !output_rest.is_empty();
-            let writes_entropies =
-                blueprint.entropy && !(entropy_output.is_empty() && entropy_rest.is_empty());
+            let has_rest = !rest.mask.is_empty();
+            let mut first_rest = [MaybeUninit::uninit()];
+            let mut second_rest = [MaybeUninit::uninit()];
             let parts = [
-                (vectors, vectors.mask.len(), output, entropy_output),
+                (vectors, vectors.mask.len(), first.0, second.0),
                 (
                     rest_vectors,
-                    has_rest,
-                    &mut rest_output[..],
-                    &mut rest_entropy_output[..],
+                    usize::from(has_rest),
+                    &mut first_rest[..],
+                    &mut second_rest[..],
                 ),
             ];
-            for (vectors, count, output, entropy_output) in parts {
+            let mut log_ratio_slope = Values(lanes, lanes.zero());
+            for (vectors, count, first, second) in parts {
                 let mut index = 0;
                 while index < count {
                     let stop = count.min(index + (STRETCH - pending));
@@ -414,32 +560,30 @@ impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
                     let stretch = vectors.map(|column| &column[index..stop]);
                     let length = stretch.mask.len();
                     let stretch = stretch.map(|column| &column[..length]);
-                    let output = match writes {
-                        true => &mut output[index..stop],
-                        false => &mut unwanted[..stop - index],
-                    };
-                    let output = &mut output[..length];
-                    let entropy_output = match writes_entropies {
-                        true => &mut entropy_output[index..stop],
-                        false => &mut [],
-                    };
+                    let [no_first, no_second] = &mut unwanted;
+                    let first = &mut wanted(first, index..stop, no_first)[..length];
+                    let second = &mut wanted(second, index..stop, no_second)[..length];
                     for place in 0..length {
                         let inputs = inputs(lanes, &stretch, place, blueprint);
-                        let gradient = token(&numbers, &row, &inputs, &mut sums, blueprint);
-                        if !blueprint.gradient_is_of_row() {
-                            output[place].write(gradient.log_probs.1);
-                        }
-                        if let Some(output) = entropy_output.get_mut(place) {
-                            output.write(gradient.entropy.1);
+                        let term = TokenTerm {
+                            value: Values(lanes, stretch.term.value[place]),
+                            slope: Values(lanes, stretch.term.slope[place]),
+                            probe: Values(lanes, lanes.zero()),
+                        };
+                        let written =
+                            P::visit(&plan.numbers, blueprint, &row, &inputs, term, &mut sums);
+                        first[place].write(written.log_probs.1);
+                        if P::WRITES_BOTH {
+                            second[place].write(written.entropy.1);
                         }
                         if blueprint.shares_gradient() {
-                            log_ratio_slope += gradient.log_ratio_slope;
+                            log_ratio_slope += written.log_ratio_slope;
                         }
                     }
                     index = stop;
                     if pending == STRETCH {
                         pending = 0;
-                        sums.flush(lanes, self.sums);
+                        sums.flush(lanes, total);
                     }
                     if blueprint.shares_gradient() {
                         state.log_ratio_slope += lanes.sum(log_ratio_slope.1);
@@ -447,17 +591,26 @@ impl<T: Real, const INDEX: usize> WithSimd for Visit<'_, T, INDEX> {
                     }
                 }
             }
-            if has_rest == 1 {
-                store_rest(lanes, rest_output[0], output_rest);
-                store_rest(lanes, rest_entropy_output[0], entropy_rest);
+            if has_rest {
+                store_rest(lanes, first_rest[0], first.1);
+                if P::WRITES_BOTH {
+                    store_rest(lanes, second_rest[0], second.1);
+                }
             }
-            first = last;
-            start = 0;
         }
         let stands_for_non_finite = lanes.sum(sums.non_finite.1);
         sums.non_finite = Values(lanes, lanes.zero());
-        sums.finish(self.sums);
+        sums.finish(total);
         stands_for_non_finite.is_finite()
+    }
+}
+
+/// A part of an output, or of what takes its place where there is none.
+#[inline(always)]
+fn wanted<'a, V>(output: &'a mut [V], range: Range<usize>, unwanted: &'a mut [V]) -> &'a mut [V] {
+    match output.is_empty() {
+        false => &mut output[range],
+        true => &mut unwanted[..range.len()],
     }
 }
 
@@ -510,34 +663,70 @@ fn store_rest<L: Lanes>(
     lanes.store_rest(vector, output);
 }
 
-struct Gather<'a, T, const INDEX: usize> {
-    plan: &'a Plan,
-    block: Block<'a, T>,
+/// Adds a block to the sums of its rows, for the ratio and for the rollout weight apart: each needs few
+/// sums, and a loop that asks for each of all sums is slow.
+fn gather<T: Real>(arch: Arch, plan: &Plan, block: &mut Block<'_, T>) {
+    let blueprint = &plan.blueprint;
+    if blueprint.gathers_ratios() {
+        arch.dispatch(Gather::<T, RATIOS> { plan, block });
+    }
+    if blueprint.weight_is_of_row() {
+        match blueprint.gathers_only_gaps() {
+            true => arch.dispatch(Gather::<T, ONLY_GAPS> { plan, block }),
+            false => arch.dispatch(Gather::<T, ESTIMATES> { plan, block }),
+        }
+    }
 }
 
-impl<T: Real, const INDEX: usize> WithSimd for Gather<'_, T, INDEX> {
+/// What is gathered for the ratio.
+const RATIOS: usize = 0;
+/// What is gathered for the rollout weight, where it is the sum of the gaps.
+const ONLY_GAPS: usize = 1;
+/// What is gathered for the rollout weight, where filters ask for more.
+const ESTIMATES: usize = 2;
+
+struct Gather<'a, 'b, T, const WHAT: usize> {
+    plan: &'a Plan,
+    block: &'a mut Block<'b, T>,
+}
+
+impl<T: Real, const WHAT: usize> WithSimd for Gather<'_, '_, T, WHAT> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let lanes = T::lanes(simd);
-        let blueprint = specialized::<INDEX>(self.plan.blueprint);
-        if !blueprint.gathers() {
-            // Known when it is compiled, for most: there is nothing to compile.
-            return;
-        }
-        let numbers = self.plan.numbers;
-        let Block {
-            staged,
-            rows,
-            row_length,
-            mut start,
-            ..
-        } = self.block;
-        let mut first = 0;
-        for state in rows {
-            let last = staged.mask.len().min(first + (row_length - start));
-            let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[first..last]));
+        let Plan {
+            blueprint, numbers, ..
+        } = *self.plan;
+        let of_weight = Blueprint {
+            ratio_level: RatioLevel::Token,
+            surrogate: SurrogateKind::Clip,
+            off_policy: false,
+            ..blueprint
+        };
+        let blueprint = match WHAT {
+            RATIOS => Blueprint {
+                off_policy: blueprint.off_policy,
+                ..without_extras(blueprint)
+            },
+            ONLY_GAPS => Blueprint {
+                weighted: true,
+                weight_level: WeightLevel::Sequence,
+                filter_bits: 0,
+                vetoes: false,
+                ..of_weight
+            },
+            _ => of_weight,
+        };
+        let blueprint = Blueprint {
+            // They are counted before.
+            masked: false,
+            ..blueprint
+        };
+        let staged = self.block.staged;
+        for (state, tokens) in self.block.rows() {
+            let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[tokens.clone()]));
             let mut sums = LaneRowSums::new(lanes);
             let mut index = 0;
             while index < vectors.mask.len() {
@@ -547,7 +736,7 @@ impl<T: Real, const INDEX: usize> WithSimd for Gather<'_, T, INDEX> {
                 let stretch = stretch.map(|column| &column[..length]);
                 for place in 0..length {
                     let inputs = inputs(lanes, &stretch, place, blueprint);
-                    gather(&numbers, &inputs, &mut sums, blueprint);
+                    gather_tokens(&numbers, &inputs, &mut sums, blueprint);
                 }
                 sums.flush(lanes, &mut state.sums);
                 index = stop;
@@ -555,21 +744,19 @@ impl<T: Real, const INDEX: usize> WithSimd for Gather<'_, T, INDEX> {
             if !rest.mask.is_empty() {
                 let rest = rest.map(|column| lanes.load_rest(column));
                 let inputs = inputs(lanes, &rest.as_slices(), 0, blueprint);
-                gather(&numbers, &inputs, &mut sums, blueprint);
+                gather_tokens(&numbers, &inputs, &mut sums, blueprint);
             }
             sums.finish(&mut state.sums);
-            first = last;
-            start = 0;
         }
     }
 }
 
-struct AddKeptWeights<'a, T> {
+struct AddKeptWeights<'a, 'b, T> {
     plan: &'a Plan,
-    block: Block<'a, T>,
+    block: &'a mut Block<'b, T>,
 }
 
-impl<T: Real> WithSimd for AddKeptWeights<'_, T> {
+impl<T: Real> WithSimd for AddKeptWeights<'_, '_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -578,29 +765,23 @@ impl<T: Real> WithSimd for AddKeptWeights<'_, T> {
         let Plan {
             blueprint, numbers, ..
         } = *self.plan;
-        let Block {
-            staged,
-            rows,
-            row_length,
-            mut start,
-            ..
-        } = self.block;
-        let mut first = 0;
-        for state in rows {
-            let last = staged.mask.len().min(first + (row_length - start));
+        let staged = self.block.staged;
+        for (state, tokens) in self.block.rows() {
             let row = row(lanes, &blueprint, self.plan, self.plan.scale, state);
-            let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[first..last]));
-            for place in 0..vectors.mask.len() {
-                let inputs = inputs(lanes, &vectors, place, blueprint);
-                state.kept_weight += lanes.sum(kept_weight(&numbers, &row, &inputs, blueprint).1);
+            let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[tokens.clone()]));
+            let rest_vectors = [rest.map(|column| lanes.load_rest(column))];
+            let has_rest = usize::from(!rest.mask.is_empty());
+            let parts = [
+                (vectors, vectors.mask.len()),
+                (rest_vectors[0].as_slices(), has_rest),
+            ];
+            for (vectors, count) in parts {
+                for place in 0..count {
+                    let inputs = inputs(lanes, &vectors, place, blueprint);
+                    let kept = kept_weight(&numbers, &row, &inputs, blueprint);
+                    state.kept_weight += lanes.sum(kept.1);
+                }
             }
-            if !rest.mask.is_empty() {
-                let rest = rest.map(|column| lanes.load_rest(column));
-                let inputs = inputs(lanes, &rest.as_slices(), 0, blueprint);
-                state.kept_weight += lanes.sum(kept_weight(&numbers, &row, &inputs, blueprint).1);
-            }
-            first = last;
-            start = 0;
         }
     }
 }
@@ -624,7 +805,7 @@ fn row<L: Lanes>(
         ),
         false => unshared(like),
     };
-    if blueprint.adds_weights() {
+    if blueprint.slope_is_of_row() && plan.blueprint.adds_weights() {
         let mean_weight = state.kept_weight / state.sums.tokens.max(1.0);
         row.mean_slope = row.mean_surrogate * splat(lanes, mean_weight);
     }
@@ -641,7 +822,7 @@ fn row<L: Lanes>(
 pub struct RowRatio<'a, T> {
     pub plan: &'a Plan,
     pub state: &'a RowState,
-    pub arithmetic: std::marker::PhantomData<T>,
+    pub arithmetic: PhantomData<T>,
 }
 
 impl<T: Real> WithSimd for RowRatio<'_, T> {
@@ -685,6 +866,7 @@ fn inputs<L: Lanes>(
                 advantages,
             },
         mask,
+        ..
     } = *vectors;
     let read = TokenInputs {
         log_probs: Values(lanes, log_probs[place]),

@@ -19,13 +19,12 @@ formulas! {
         pub log_ratio_slope: Values<E>,
     }
 
-    /// The penalty of tokens with this ratio; `saturated` where no gradient passes through it.
+    /// The penalty of tokens.
     #[cube]
     pub fn penalty<E: Elements>(
         numbers: &Numbers,
+        row: &Row<E>,
         inputs: &TokenInputs<E>,
-        ratio: Values<E>,
-        saturated: Flags<E>,
         #[comptime] blueprint: Blueprint,
     ) -> PenaltyOutput<E> {
         let mut valid = inputs.valid;
@@ -63,11 +62,12 @@ formulas! {
         }
         let mut log_ratio_slope = constant::<E>(log_ratio, 0.0);
         if comptime!(blueprint.kl_gradient == KlGradient::ImportanceCorrected) {
-            slope = slope * ratio;
-            value = value * ratio;
+            let own = token_ratio::<E>(row, inputs, blueprint);
+            slope = slope * own.ratio;
+            value = value * own.ratio;
             log_ratio_slope = value;
             if comptime!(!blueprint.shares_gradient()) {
-                slope = slope + drop_where::<E>(saturated, value);
+                slope = slope + drop_where::<E>(own.saturated, value);
             }
         }
         PenaltyOutput::<E> {

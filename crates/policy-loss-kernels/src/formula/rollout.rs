@@ -60,16 +60,22 @@ formulas! {
             let mut estimates = Estimates::<E> {
                 k1: gap,
                 k2: half_square::<E>(gap),
-                k3: bounded_ratio::<E>(gap, double).k3,
+                k3: gap,
                 bernoulli_kl: gap,
                 difference: gap,
-                ratio_distance: ratio_distance::<E>(gap, double),
+                ratio_distance: gap,
             };
+            if comptime!(blueprint.filters(level, FilterEstimator::K3)) {
+                estimates.k3 = bounded_ratio::<E>(gap, double).k3;
+            }
             if comptime!(blueprint.filters(level, FilterEstimator::BernoulliKl)) {
                 estimates.bernoulli_kl = bernoulli_kl::<E>(inputs, double);
             }
             if comptime!(blueprint.filters(level, FilterEstimator::Difference)) {
                 estimates.difference = difference::<E>(inputs);
+            }
+            if comptime!(blueprint.filters(level, FilterEstimator::RatioDistance)) {
+                estimates.ratio_distance = ratio_distance::<E>(gap, double);
             }
             let mut out = rejects::<E>(numbers, &estimates, level, blueprint);
             if comptime!(blueprint.only_moving_away) {

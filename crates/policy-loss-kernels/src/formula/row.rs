@@ -109,6 +109,46 @@ formulas! {
         }
     }
 
+    /// The ratio of tokens.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct TokenRatio<E: Elements> {
+        /// The logarithm of the token's own ratio, not clamped; 0 at masked tokens.
+        pub log_ratio: Values<E>,
+        pub ratio: Values<E>,
+        /// The logarithm of the ratio reached a bound: no gradient passes.
+        pub saturated: Flags<E>,
+    }
+
+    /// The ratio against the base of the objective.
+    #[cube]
+    pub fn token_ratio<E: Elements>(
+        row: &Row<E>,
+        inputs: &TokenInputs<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> TokenRatio<E> {
+        let valid = inputs.valid;
+        let base = base_log_probs::<E>(inputs, blueprint);
+        let log_ratio = keep::<E>(valid, inputs.log_probs - base);
+        let bounded = bounded_ratio::<E>(log_ratio, comptime!(blueprint.double));
+        let mut ratio = bounded.ratio;
+        let mut saturated = bounded.beyond;
+        if comptime!(blueprint.sequence_ratio()) {
+            ratio = row.ratio;
+            // Where the gradient is shared, the row stops it beyond the bounds.
+            saturated = nowhere::<E>(log_ratio);
+            if comptime!(!blueprint.shares_gradient()) {
+                // Its own gradient: a NaN of the sequence must not reach a masked token.
+                ratio = choose::<E>(valid, ratio, constant::<E>(log_ratio, 1.0));
+                saturated = row.saturated;
+            }
+        }
+        TokenRatio::<E> {
+            log_ratio,
+            ratio,
+            saturated,
+        }
+    }
+
     /// Adds tokens to the sums of their sequence.
     #[cube]
     pub fn gather<E: Elements>(

@@ -25,81 +25,85 @@ formulas! {
         pub entropy: Values<E>,
     }
 
-    /// Adds tokens to the sums, and returns the derivatives of their losses.
+    /// The loss of tokens while it is being made.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct TokenTerm<E: Elements> {
+        /// What is good about the tokens: it counts against the loss.
+        pub value: Values<E>,
+        /// Its derivative with respect to their log-probs, or, where tokens share the gradient of
+        /// their ratio, with respect to the logarithm of that ratio.
+        pub slope: Values<E>,
+        /// NaN or infinite where an input is that was read.
+        pub probe: Values<E>,
+    }
+
+    /// The surrogate of tokens.
     #[cube]
-    pub fn token<E: Elements>(
+    pub fn policy_term<E: Elements>(
         numbers: &Numbers,
         row: &Row<E>,
         inputs: &TokenInputs<E>,
         sums: &mut Sums<E>,
         #[comptime] blueprint: Blueprint,
-    ) -> TokenGradient<E> {
+    ) -> TokenTerm<E> {
         let valid = inputs.valid;
         let advantage = keep::<E>(valid, inputs.advantage);
-        let zero = constant::<E>(advantage, 0.0);
-
         let log_ratio = keep::<E>(valid, inputs.log_probs - inputs.old_log_probs);
         let against_old = bounded_ratio::<E>(log_ratio, comptime!(blueprint.double));
         sums.log_ratio += total::<E>(log_ratio);
         sums.squared_log_ratio = plus_product::<E>(sums.squared_log_ratio, log_ratio, log_ratio);
         sums.k3 += total::<E>(against_old.k3);
 
-        if comptime!(blueprint.reads_rollout()) {
-            sums.missing_rollout_log_probs += count::<E>(inputs.missing);
-        }
-        // NaN or infinite where an input is.
+        let own = token_ratio::<E>(row, inputs, blueprint);
         let mut probe = log_ratio + advantage;
-        let mut ratio = against_old.ratio;
-        let mut saturated = against_old.beyond;
-        let mut base_log_ratio = log_ratio;
         if comptime!(blueprint.against == Behavior::Rollout) {
-            base_log_ratio = keep::<E>(valid, inputs.log_probs - inputs.rollout_log_probs);
-            probe = probe + base_log_ratio;
+            probe = probe + own.log_ratio;
         }
-        if comptime!(blueprint.sequence_ratio()) {
-            ratio = row.ratio;
-            // Where the gradient is shared, the row stops it beyond the bounds.
-            saturated = nowhere::<E>(advantage);
-            if comptime!(!blueprint.shares_gradient()) {
-                // Its own gradient: a NaN of the sequence must not reach a masked token.
-                ratio = choose::<E>(valid, ratio, constant::<E>(advantage, 1.0));
-                saturated = row.saturated;
-            }
-        } else {
-            if comptime!(blueprint.against == Behavior::Rollout) {
-                let bounded = bounded_ratio::<E>(base_log_ratio, comptime!(blueprint.double));
-                ratio = bounded.ratio;
-                saturated = bounded.beyond;
-            }
-            // Ratios of sequences are added up where they are made: n_b equal addends would only
-            // add rounding errors.
-            let kept = keep::<E>(valid, ratio);
+        // Ratios of sequences are added up where they are made: n_b equal addends would only add
+        // rounding errors.
+        if comptime!(!blueprint.sequence_ratio()) {
+            let kept = keep::<E>(valid, own.ratio);
             sums.ratio += total::<E>(kept);
             sums.squared_ratio = plus_product::<E>(sums.squared_ratio, kept, kept);
-            sums.least_ratio = least::<E>(sums.least_ratio, valid, ratio);
-            sums.largest_ratio = largest::<E>(sums.largest_ratio, valid, ratio);
+            sums.least_ratio = least::<E>(sums.least_ratio, valid, own.ratio);
+            sums.largest_ratio = largest::<E>(sums.largest_ratio, valid, own.ratio);
         }
-
         let surrogate = surrogate::<E>(
             numbers,
             row,
             &SurrogateInputs::<E> {
                 log_probs: keep::<E>(valid, inputs.log_probs),
                 base_log_probs: keep::<E>(valid, base_log_probs::<E>(inputs, blueprint)),
-                log_ratio: base_log_ratio,
-                ratio,
-                saturated,
+                log_ratio: own.log_ratio,
+                ratio: own.ratio,
+                saturated: own.saturated,
                 advantage,
             },
             sums,
             blueprint,
         );
-        let mut value = keep::<E>(valid, surrogate.value);
-        let mut slope = surrogate.slope;
+        TokenTerm::<E> {
+            value: keep::<E>(valid, surrogate.value),
+            slope: surrogate.slope,
+            probe,
+        }
+    }
 
+    /// The surrogate times the weight of the rollout correction, 0 at tokens that are dropped.
+    #[cube]
+    pub fn corrected_term<E: Elements>(
+        numbers: &Numbers,
+        row: &Row<E>,
+        inputs: &TokenInputs<E>,
+        term: TokenTerm<E>,
+        sums: &mut Sums<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> TokenTerm<E> {
+        let valid = inputs.valid;
+        let mut corrected = term;
         if comptime!(blueprint.corrected) {
             let weight = token_weight::<E>(numbers, row, inputs, blueprint);
-            probe = probe + weight.gap;
+            corrected.probe = corrected.probe + weight.gap;
             let kept = keep::<E>(valid, weight.value);
             sums.rollout_gap += total::<E>(weight.gap);
             sums.least_rollout_gap = least::<E>(sums.least_rollout_gap, valid, weight.gap);
@@ -108,34 +112,53 @@ formulas! {
             sums.squared_weight = plus_product::<E>(sums.squared_weight, kept, kept);
             sums.truncated_weights += count::<E>(both::<E>(valid, weight.truncated));
             sums.rejected_weights += count::<E>(both::<E>(valid, weight.rejected));
-            value = value * kept;
+            corrected.value = corrected.value * kept;
             if comptime!(!blueprint.slope_is_of_row()) {
-                slope = slope * kept;
+                corrected.slope = corrected.slope * kept;
             }
         }
         // After the weight, which may be infinite.
         if comptime!(blueprint.off_policy) {
+            let advantage = keep::<E>(valid, inputs.advantage);
             sums.off_policy_dropped += count::<E>(off_policy_tokens::<E>(row, advantage));
         }
         if comptime!(blueprint.masks_entropy) {
+            corrected.probe = corrected.probe + keep::<E>(valid, inputs.entropy);
             sums.low_entropy_dropped += count::<E>(low_entropy_tokens::<E>(row, inputs));
         }
         if comptime!(blueprint.drops_tokens()) {
             let dropped = dropped_tokens::<E>(row, inputs, blueprint);
-            value = drop_where::<E>(dropped, value);
+            corrected.value = drop_where::<E>(dropped, corrected.value);
             if comptime!(!blueprint.slope_is_of_row()) {
-                slope = drop_where::<E>(dropped, slope);
+                corrected.slope = drop_where::<E>(dropped, corrected.slope);
             }
         }
+        corrected
+    }
 
+    /// Adds the penalty and the bonus, adds the loss to the sums, and returns its derivatives.
+    #[cube]
+    pub fn token_gradient<E: Elements>(
+        numbers: &Numbers,
+        row: &Row<E>,
+        inputs: &TokenInputs<E>,
+        term: TokenTerm<E>,
+        sums: &mut Sums<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> TokenGradient<E> {
+        let valid = inputs.valid;
+        let zero = constant::<E>(term.value, 0.0);
+        let mut value = term.value;
+        let mut slope = term.slope;
+        let mut probe = term.probe;
         let mut log_ratio_slope = zero;
         if comptime!(blueprint.shares_gradient()) {
             log_ratio_slope = slope;
             slope = zero;
         }
         if comptime!(blueprint.penalized) {
-            let coefficient = number::<E>(advantage, &numbers.kl_coefficient);
-            let penalty = penalty::<E>(numbers, inputs, ratio, saturated, blueprint);
+            let coefficient = number::<E>(value, &numbers.kl_coefficient);
+            let penalty = penalty::<E>(numbers, row, inputs, blueprint);
             probe = probe + penalty.log_ratio;
             sums.kl += total::<E>(penalty.value);
             value = minus_product::<E>(value, penalty.value, coefficient);
@@ -147,12 +170,10 @@ formulas! {
             }
         }
         let mut entropy_slope = zero;
-        if comptime!(blueprint.reads_entropies()) {
-            probe = probe + keep::<E>(valid, inputs.entropy);
-        }
         if comptime!(blueprint.entropy) {
-            let coefficient = number::<E>(advantage, &numbers.entropy_coefficient);
+            let coefficient = number::<E>(value, &numbers.entropy_coefficient);
             let entropy = keep::<E>(valid, inputs.entropy);
+            probe = probe + entropy;
             sums.entropy += total::<E>(entropy);
             let mut rewarded = valid;
             if comptime!(blueprint.masks_entropy) {
@@ -160,6 +181,9 @@ formulas! {
             }
             value = value + keep::<E>(rewarded, entropy) * coefficient;
             entropy_slope = keep::<E>(rewarded, zero - coefficient * row.gradient_factor);
+        }
+        if comptime!(blueprint.reads_rollout()) {
+            sums.missing_rollout_log_probs += count::<E>(inputs.missing);
         }
         if comptime!(blueprint.masked) {
             sums.valid_tokens += count::<E>(valid);
@@ -173,5 +197,19 @@ formulas! {
             log_ratio_slope: minus_product::<E>(zero, log_ratio_slope, row.gradient_factor),
             entropy: entropy_slope,
         }
+    }
+
+    /// Adds tokens to the sums, and returns the derivatives of their losses.
+    #[cube]
+    pub fn token<E: Elements>(
+        numbers: &Numbers,
+        row: &Row<E>,
+        inputs: &TokenInputs<E>,
+        sums: &mut Sums<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> TokenGradient<E> {
+        let surrogate = policy_term::<E>(numbers, row, inputs, sums, blueprint);
+        let corrected = corrected_term::<E>(numbers, row, inputs, surrogate, sums, blueprint);
+        token_gradient::<E>(numbers, row, inputs, corrected, sums, blueprint)
     }
 }
