@@ -31,9 +31,12 @@ macro_rules! values {
             missing_rollout: tokens_are_dropped_or_stood_in_for, tokens_stay_missing;
             non_finite: values_are_seen, large_values_are_finite, dropped_values;
             tensors: views, expanded, strided_leaf, mixed_types, half_against_single;
-            shards: shards_add_up, metrics_add_up, other_metrics_are_not_merged, totals;
+            shards: shards_add_up, metrics_add_up, other_metrics_are_not_merged, totals,
+                inspections_add_up;
             shapes: of_every_size, the_same_bits_again;
             errors: shapes, missing, prompts, totals, devices, dtypes, implementations;
+            inspection: counts_and_masses, every_size, many_tokens, nothing_is_counted,
+                others_are_not_merged;
             outputs: read_in_parts, small_divergences, details_add_up, in_a_model;
             properties: agrees_with_the_oracle, masked_content_changes_nothing,
                 sequences_have_no_order;

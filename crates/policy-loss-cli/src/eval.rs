@@ -73,7 +73,15 @@ pub fn evaluate<'run>(
         let backend = arguments.device.name();
         Failure::Other(format!("{backend} failed while it computed: {error}"))
     };
-    let values = output.read().map_err(failed)?;
+    let (values, inspection) = match arguments.inspect {
+        true => {
+            let inspection = objective.loss.inspect(batch.clone());
+            let inspection = inspection.map_err(|error| explain(error, &file, objective))?;
+            let (values, inspection) = output.read_with(&inspection).map_err(failed)?;
+            (values, Some(inspection))
+        }
+        false => (output.read().map_err(failed)?, None),
+    };
     let gradient = match &arguments.grad_out {
         Some(path) => Some(
             gradient::file(&output, &log_probs, dtype, objective)
@@ -88,6 +96,7 @@ pub fn evaluate<'run>(
     let report = Report {
         values,
         rollout: known.rollout,
+        inspection,
         tokens,
         sequences,
         shape,

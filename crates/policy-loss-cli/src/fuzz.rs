@@ -20,7 +20,7 @@ use crate::output::Failure;
 use crate::requested::Requested;
 use crate::{eval, pictures};
 
-/// Does with the bytes of a batch what `eval --grad-out` and `report` do, under an objective that reads
+/// Does with the bytes of a batch what `eval --inspect --grad-out` and `report` do, under an objective that reads
 /// little and one that reads everything. Whether the first one took it.
 ///
 /// # Panics
@@ -30,7 +30,7 @@ pub fn batch_file(bytes: &[u8]) -> bool {
     static SETUP: OnceLock<(EvalArguments, ReportArguments, [Objective; 2])> = OnceLock::new();
     let (eval, report, objectives) = SETUP.get_or_init(|| {
         let arguments = |all: &str| Arguments::parse_from(all.split(' ')).command;
-        let eval = "policy-loss eval batch.safetensors --grad-out gradient.safetensors";
+        let eval = "policy-loss eval batch.safetensors --inspect --grad-out gradient.safetensors";
         let report = "policy-loss report batch.safetensors --out page.html";
         match (arguments(eval), arguments(report)) {
             (Command::Eval(eval), Command::Report(report)) => (eval, report, objectives()),

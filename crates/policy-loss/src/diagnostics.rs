@@ -3,6 +3,7 @@
 use burn::tensor::{Tensor, TensorReadError};
 use serde::Serialize;
 
+use crate::checked::CheckedBatch;
 use crate::composed::kl::k3;
 use crate::composed::ratio::limited;
 use crate::composed::{arithmetic, valid_tokens};
@@ -105,25 +106,19 @@ impl PolicyBatch {
     /// There are no `rollout_log_probs`, or the batch is refused as by
     /// [`PolicyLoss::forward`](crate::PolicyLoss::forward).
     pub fn rollout_diagnostics(&self) -> Result<RolloutDiagnostics, BatchError> {
-        let reads_rollout = PolicyLossConfig::new()
-            .with_rollout_correction(RolloutCorrection::weigh(RolloutWeight::raw()));
-        let mut batch = self.clone();
-        batch.totals = None;
-        // They are not read.
-        batch.log_probs = batch.log_probs.or_else(|| batch.old_log_probs.clone());
-        let batch = batch.check(&reads_rollout.objective)?;
+        let batch = self.check_mismatch()?;
         let dtype = arithmetic(batch.log_probs.dtype());
         let constant = |x: Tensor<2>| x.without_autodiff().cast(dtype);
-        let rollout = batch.rollout_log_probs.expect("it was checked to be there");
+        let rollout = constant(batch.rollout_log_probs.expect("it was checked to be there"));
         if batch.log_probs.dims().contains(&0) {
             let device = batch.log_probs.device().without_autodiff();
-            let count = Position::effective_sample_size as usize + 1;
+            let count = RolloutDiagnosticValues::SENTENCES.len();
             let packed = Tensor::zeros([count], (&device, dtype));
             return Ok(RolloutDiagnostics { packed });
         }
         let valid = valid_tokens(&batch.log_probs, batch.action_mask, dtype);
         let old = valid.select(constant(batch.old_log_probs));
-        let rollout = valid.select(constant(rollout));
+        let rollout = valid.select(rollout);
         let gap = old.clone() - rollout.clone();
         let rho = valid.select(limited(gap.clone()).exp());
         let square = valid.mean(rho.clone().square());
@@ -148,5 +143,16 @@ impl PolicyBatch {
             effective_sample_size: mean.square() / square.mask_fill(nothing, 1),
         }
         .pack())
+    }
+
+    /// The batch with its sampler's log-probs, whatever the objective.
+    pub(crate) fn check_mismatch(&self) -> Result<CheckedBatch, BatchError> {
+        let reads_rollout = PolicyLossConfig::new()
+            .with_rollout_correction(RolloutCorrection::weigh(RolloutWeight::raw()));
+        let mut batch = self.clone();
+        batch.totals = None;
+        // They are not read.
+        batch.log_probs = batch.log_probs.or_else(|| batch.old_log_probs.clone());
+        batch.check(&reads_rollout.objective)
     }
 }
