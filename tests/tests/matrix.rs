@@ -9,7 +9,7 @@ macro_rules! formulas {
             golden: openrlhf_cases, framework_cases, rollout_corrections, roll_weights, real_rollout,
                 rollout_diagnostics;
             objectives: every_objective, fused_coverage, on_policy, packed_sequences, missing_inputs,
-                rollout_diagnostics_of_nothing;
+                rollout_diagnostics_of_nothing, jensen_shannon;
             garbage: in_every_input, of_each_kind, in_token_losses, in_advantages_of_masked_rows,
                 everywhere, in_half_types, in_reference_log_probs;
         }
