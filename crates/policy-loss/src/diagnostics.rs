@@ -7,6 +7,7 @@ use crate::checked::CheckedBatch;
 use crate::composed::kl::k3;
 use crate::composed::ratio::limited;
 use crate::composed::{arithmetic, valid_tokens};
+use crate::valid::Valid;
 use crate::{BatchError, PolicyBatch, PolicyLossConfig, RolloutCorrection, RolloutWeight};
 
 /// Declares the diagnostics once, as tensors and as numbers.
@@ -89,6 +90,8 @@ diagnostics! {
     sequence_chi_square,
     /// Effective sample size of `rho` as a fraction of `n`: `sum(rho)^2 / (n sum(rho^2))`.
     effective_sample_size,
+    /// Number of valid tokens whose `rollout_log_probs` is NaN.
+    missing,
 }
 
 /// How far the policy that sampled is from the policy that the update started from, over the valid
@@ -96,7 +99,11 @@ diagnostics! {
 /// on the device, each `[1]`.
 ///
 /// With `g = old_log_probs - rollout_log_probs` and `rho = exp(g)`, where a single token's `g` is
-/// clamped to ±20 before it is exponentiated; perplexities are those of the means, not clamped. A batch without a valid token has diagnostics 0.
+/// clamped to ±20 before it is exponentiated; perplexities are those of the means, not clamped.
+///
+/// A token whose `rollout_log_probs` is NaN, for which the sampler gave none, is counted in
+/// [`missing`](Self::missing) and left out of everything else, the means of its sequence and the
+/// perplexity under `old_log_probs` included. A batch without a token that is left has diagnostics 0.
 #[derive(Debug, Clone)]
 pub struct RolloutDiagnostics {
     packed: Tensor<1>,
@@ -121,7 +128,10 @@ impl PolicyBatch {
             let packed = Tensor::zeros([count], (&device, dtype));
             return Ok(RolloutDiagnostics { packed });
         }
-        let valid = valid_tokens(&batch.log_probs, batch.action_mask, dtype);
+        let all = valid_tokens(&batch.log_probs, batch.action_mask, dtype);
+        let missing = rollout.clone().is_nan();
+        let there = all.tokens.clone().bool_and(missing.clone().bool_not());
+        let valid = Valid::new(there, dtype);
         let old = valid.select(constant(batch.old_log_probs));
         let rollout = valid.select(rollout);
         let gap = old.clone() - rollout.clone();
@@ -148,6 +158,7 @@ impl PolicyBatch {
             chi_square: square.clone() - any.clone(),
             sequence_chi_square: mean_of_sequences(sequence_rho.square()) - any,
             effective_sample_size: mean.square() / square.mask_fill(nothing, 1),
+            missing: all.count(missing),
         }
         .pack())
     }

@@ -415,6 +415,7 @@ mod tests {
             chi_square: 0.0,
             sequence_chi_square: 0.0,
             effective_sample_size: 1.0,
+            missing: 0.0,
         }
     }
 
