@@ -159,7 +159,7 @@ pub fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Fa
             flag(field)
         )),
         BatchError::Missing {
-            tensor: tensor @ "entropy_threshold",
+            tensor: tensor @ ("entropy_threshold" | "totals.prompts"),
             needed_by,
             ..
         } => {
