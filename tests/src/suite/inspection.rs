@@ -37,7 +37,7 @@ pub fn masses(mass: GradientMass) -> [(&'static str, f64); 5] {
 /// Counts are those of what is told of each token, and masses are the oracle's gradient of `r A`, by
 /// what is told of each token; they are read with the metrics as they are read alone.
 pub fn counts_and_masses(runner: &Runner) {
-    for config in runner.some_configs() {
+    for config in runner.share(runner.some_configs()) {
         let case = busy(3).with_config(config);
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", describe(&config));

@@ -200,9 +200,9 @@ fn assert_metrics_add_up(runner: &Runner, dtype: DType, whole: &Case, parts: &[V
 /// whole, merged on the device and on the host.
 pub fn inspections_add_up(runner: &Runner) {
     let dtype = runner.exact_dtypes()[0];
-    let configs = runner.some_configs().into_iter();
-    let exact = configs.filter(|config| config.objective.is_exact_over_shards());
-    for (nth, config) in exact.enumerate() {
+    let mut exact = runner.some_configs();
+    exact.retain(|config| config.objective.is_exact_over_shards());
+    for (nth, config) in runner.share(exact).into_iter().enumerate() {
         let whole = whole(config);
         let parts = random_split(whole.sequences, &mut Random(nth as u64));
         let what = format!("{runner}, {parts:?}, {}", describe(&config));
