@@ -41,9 +41,9 @@ for target in "${targets[@]}"; do
     words=()
     [ ! -f "fuzz/dictionaries/$target" ] || words=(-dict="fuzz/dictionaries/$target")
     # Notes of the program go to the standard error, which libFuzzer closes for them and not for itself.
-    # An input that takes a minute is a finding, and so is one that takes 4 GB.
+    # An input that takes two minutes is a finding, and so is one that takes 4 GB.
     cargo fuzz run "${options[@]}" "$target" "$directory/corpus/$target" "fuzz/seeds/$target" -- \
-        -max_total_time="$seconds" -close_fd_mask=2 -timeout=60 -rss_limit_mb=4096 -len_control=20 \
+        -max_total_time="$seconds" -close_fd_mask=2 -timeout=120 -report_slow_units=60 -rss_limit_mb=4096 -len_control=20 \
         -max_len=4096 "${words[@]}" -print_final_stats=1 \
         >"$directory/logs/$target" 2>&1 &
     running[$target]=$!
