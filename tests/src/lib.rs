@@ -8,6 +8,7 @@ pub mod busy;
 pub mod case;
 pub mod compare;
 pub mod configs;
+pub mod fuzz;
 pub mod golden;
 pub mod log_probs;
 mod matrix;

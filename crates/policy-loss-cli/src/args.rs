@@ -46,8 +46,10 @@ Examples:
   policy-loss eval batch.safetensors --config objective.json --grad-out gradient.safetensors
 
 With --json the output is one object: loss, clip_ratio, ppo_kl, rollout_kl, metrics, rollout (how
-far sampler and trainer are apart), tokens, sequences, device and implementation. What the
-objective or the batch does not have is null. JSON has no non-finite numbers: they are the strings \"NaN\", \"Infinity\" and \"-Infinity\".";
+far sampler and trainer are apart), inspection (with --inspect: counts of tokens by natural
+logarithms, below the first edge, from each edge to the next, and from the last edge on; and the
+gradient as shares), warnings, tokens, sequences, device and implementation. What the objective or
+the batch does not have is null. JSON has no non-finite numbers: they are the strings \"NaN\", \"Infinity\" and \"-Infinity\".";
 
 const REPORT_HELP: &str = "\
 Draws a batch under one or more objectives (the default is ppo) into one HTML page, which opens in
@@ -149,6 +151,11 @@ pub struct EvalArguments {
     /// Write the gradient here, as the tensor `grad_log_probs` in the type of `log_probs`
     #[arg(long, value_name = "FILE.safetensors")]
     pub grad_out: Option<PathBuf>,
+
+    /// Look closer: histograms of the ratios, the weights and the gap between sampler and trainer, and
+    /// what becomes of the gradient; takes several times as long
+    #[arg(long)]
+    pub inspect: bool,
 
     /// Print one JSON object, and nothing else, to standard output
     #[arg(long)]

@@ -1,5 +1,7 @@
 //! `policy-loss eval`: the visible steps from a file to a report.
 
+use std::fs;
+
 use burn::tensor::TensorReadError;
 use policy_loss::{BatchError, Denominator, GlobalTotals};
 
@@ -24,7 +26,24 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
         }
     }
     let bytes = batch_file::read(&arguments.batch)?;
-    let file = BatchFile::parse(&arguments.batch, &bytes)?;
+    let (report, gradient) = evaluate(arguments, &objective, &bytes)?;
+    if let (Some(grad_out), Some(gradient)) = (&arguments.grad_out, gradient) {
+        fs::write(grad_out, gradient).map_err(|error| gradient::failed(grad_out, &error))?;
+    }
+    report.warnings.iter().for_each(output::warning);
+    output::result(arguments.json, &report, Report::table)?;
+    output::pictures(arguments.json);
+    Ok(())
+}
+
+/// What there is to report of the bytes of a batch, and the bytes of the gradient's file where it is
+/// asked for.
+pub fn evaluate<'run>(
+    arguments: &'run EvalArguments,
+    objective: &'run Objective,
+    bytes: &[u8],
+) -> Result<(Report<'run>, Option<Vec<u8>>), Failure> {
+    let file = BatchFile::parse(&arguments.batch, bytes)?;
     let host = HostBatch::read(&file)?;
     let (shape, dtype, arithmetic) = (host.shape(), host.dtype(), host.arithmetic());
     let (tokens, sequences) = (host.tokens(), host.sequences());
@@ -37,7 +56,7 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
     } = host.move_to(&file, &device)?;
     let totals = totals(&arguments.totals);
     if let Some(totals) = totals {
-        note_ignored(&totals, &objective);
+        note_ignored(&totals, objective);
         batch = batch.with_totals(totals);
     }
     if let Some(threshold) = arguments.totals.entropy_threshold {
@@ -49,24 +68,35 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
     let output = objective
         .loss
         .forward(batch.clone())
-        .map_err(|error| explain(error, &file, &objective))?;
+        .map_err(|error| explain(error, &file, objective))?;
     let failed = |error: TensorReadError| {
         let backend = arguments.device.name();
         Failure::Other(format!("{backend} failed while it computed: {error}"))
     };
-    let values = output.read().map_err(failed)?;
-    if let Some(grad_out) = &arguments.grad_out {
-        gradient::write(grad_out, &output, &log_probs, dtype, &objective)?;
-    }
+    let (values, inspection) = match arguments.inspect {
+        true => {
+            let inspection = objective.loss.inspect(batch.clone());
+            let inspection = inspection.map_err(|error| explain(error, &file, objective))?;
+            let (values, inspection) = output.read_with(&inspection).map_err(failed)?;
+            (values, Some(inspection))
+        }
+        false => (output.read().map_err(failed)?, None),
+    };
+    let gradient = match &arguments.grad_out {
+        Some(path) => Some(
+            gradient::file(&output, &log_probs, dtype, objective)
+                .map_err(|what| gradient::failed(path, &what))?,
+        ),
+        None => None,
+    };
     let known = Known {
         totals,
         ..Known::of_rollout(&batch, &beside, arguments.device)?
     };
-    let warnings = known.warnings(&objective, values.metrics)?;
-    warnings.iter().for_each(output::warning);
     let report = Report {
         values,
         rollout: known.rollout,
+        inspection,
         tokens,
         sequences,
         shape,
@@ -74,12 +104,10 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
         batch: &arguments.batch,
         device: arguments.device.name(),
         implementation: output.implementation,
-        warnings,
-        objective: &objective,
+        warnings: known.warnings(objective, values.metrics)?,
+        objective,
     };
-    output::result(arguments.json, &report, Report::table)?;
-    output::pictures(arguments.json);
-    Ok(())
+    Ok((report, gradient))
 }
 
 fn totals(arguments: &TotalsArguments) -> Option<GlobalTotals> {
@@ -131,7 +159,7 @@ pub fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Fa
             flag(field)
         )),
         BatchError::Missing {
-            tensor: tensor @ "entropy_threshold",
+            tensor: tensor @ ("entropy_threshold" | "totals.prompts"),
             needed_by,
             ..
         } => {

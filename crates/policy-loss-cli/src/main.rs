@@ -1,49 +1,7 @@
-//! The `policy-loss` program: evaluate a batch that was dumped from any trainer, with the library
-//! [`policy_loss`], and compare.
-//!
-//! The subcommands are in [`eval`], [`compare`], [`pictures`], [`mod@bench`] and [`listings`]. Everything that can
-//! be wrong with the input is a [`output::Failure`], one line that says what to do about it.
-
-mod args;
-mod backends;
-mod batch_file;
-mod bench;
-mod beside;
-mod compare;
-mod eval;
-mod gradient;
-mod json;
-mod listings;
-mod mask;
-mod objective;
-mod output;
-mod pictures;
-mod report;
-mod requested;
-mod steps;
-mod tensors;
-mod warned;
+//! The program; see `policy-loss --help`.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use args::{Arguments, Command};
-
 fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
-        Command::Eval(arguments) => eval::run(&arguments),
-        Command::Compare(arguments) => compare::run(&arguments),
-        Command::Report(arguments) => pictures::run(&arguments),
-        Command::Devices(arguments) => listings::devices(&arguments),
-        Command::Presets(arguments) => listings::presets(&arguments),
-        Command::Bench(arguments) => bench::run(&arguments),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            output::error(&failure);
-            failure.exit_code()
-        }
-    }
+    policy_loss_cli::main()
 }

@@ -52,7 +52,8 @@ pub fn as_json(config: &PolicyLossConfig) -> String {
     serde_json::to_string(config).unwrap_or_else(|_| format!("{config:?}"))
 }
 
-fn from_openrlhf(text: &str) -> Result<PolicyLossConfig, String> {
+/// The configuration that the text of `--openrlhf` asks for.
+pub fn from_openrlhf(text: &str) -> Result<PolicyLossConfig, String> {
     if !is_object(text) {
         return Err(format!(
             "expected JSON text, such as '{{\"clip_eps_high\": 0.28}}', and got {text:?}; \
@@ -64,8 +65,12 @@ fn from_openrlhf(text: &str) -> Result<PolicyLossConfig, String> {
 }
 
 fn from_file(path: &Path) -> Result<PolicyLossConfig, String> {
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
-    let text = utf8(&bytes)?;
+    from_bytes(&fs::read(path).map_err(|error| error.to_string())?)
+}
+
+/// The configuration that the bytes of a `--config` file hold.
+pub fn from_bytes(bytes: &[u8]) -> Result<PolicyLossConfig, String> {
+    let text = utf8(bytes)?;
     if !is_object(text) {
         return Err(
             "expected a JSON object, such as `policy-loss presets` shows for every preset".into(),

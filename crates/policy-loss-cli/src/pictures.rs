@@ -47,7 +47,13 @@ pub fn run(arguments: &ReportArguments) -> Result<(), Failure> {
     let name = name.unwrap_or_default().to_string_lossy();
     let mut report = Report::new(format!("{name}: policy-loss report"));
     if let Some(batch) = &arguments.batch {
-        report = with_batch(report, arguments, batch, &objectives)?;
+        report = with_batch(
+            report,
+            arguments,
+            batch,
+            &batch_file::read(batch)?,
+            &objectives,
+        )?;
     }
     if let Some(path) = &arguments.steps {
         report = report.with_fact("steps", path.display().to_string());
@@ -64,14 +70,15 @@ pub fn run(arguments: &ReportArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn with_batch(
+/// Adds what the bytes of the file at `path` hold.
+pub fn with_batch(
     report: Report,
     arguments: &ReportArguments,
     path: &Path,
+    bytes: &[u8],
     objectives: &[Objective],
 ) -> Result<Report, Failure> {
-    let bytes = batch_file::read(path)?;
-    let file = BatchFile::parse(path, &bytes)?;
+    let file = BatchFile::parse(path, bytes)?;
     let host = HostBatch::read(&file)?;
     let shape = host.shape();
     let beside = Beside::read(&file, shape);

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use burn::tensor::DType;
 use comfy_table::{Table, presets::NOTHING};
-use policy_loss::{Implementation, PolicyLossValues, RolloutDiagnosticValues, Warning};
+use policy_loss::{
+    GradientMass, Histogram, Implementation, InspectionValues, PolicyLossValues,
+    RolloutDiagnosticValues, Warning,
+};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::objective::Objective;
@@ -19,6 +22,8 @@ pub struct Report<'run> {
     pub values: PolicyLossValues,
     /// The mismatch between sampler and trainer, where the batch tells.
     pub rollout: Option<RolloutDiagnosticValues>,
+    /// A closer look, where it is asked for.
+    pub inspection: Option<InspectionValues>,
     /// Valid tokens, counted on the host: a float metric is exact only up to 2^24 of them.
     pub tokens: usize,
     /// Sequences that hold a valid token.
@@ -82,6 +87,39 @@ impl Report<'_> {
                 table.add_row([name, &self.number(value)]);
             }
         }
+        if let Some(inspection) = &self.inspection {
+            table.add_row(["", ""]);
+            table.add_row(["gradient", ""]);
+            let GradientMass {
+                kept,
+                truncated,
+                clipped,
+                dropped,
+                masked,
+            } = inspection.gradient.shares();
+            for (name, share) in [
+                ("kept", kept),
+                ("truncated", truncated),
+                ("clipped", clipped),
+                ("dropped", dropped),
+                ("masked", masked),
+            ] {
+                table.add_row([name, &self.number(share)]);
+            }
+            for (name, histogram) in [
+                ("log_ratio", Some(&inspection.log_ratio)),
+                ("log_weight", inspection.log_weight.as_ref()),
+                ("rollout_gap", inspection.rollout_gap.as_ref()),
+            ] {
+                if let Some(histogram) = histogram {
+                    table.add_row(["", ""]);
+                    table.add_row([name, "tokens"]);
+                    for (bucket, count) in buckets(histogram) {
+                        table.add_row([bucket, count.to_string()]);
+                    }
+                }
+            }
+        }
         flush_left(table)
     }
 
@@ -92,6 +130,20 @@ impl Report<'_> {
             _ => format!("{:?}", value as f32),
         }
     }
+}
+
+/// The buckets that hold a token, in words.
+fn buckets(histogram: &Histogram) -> Vec<(String, u64)> {
+    let edges = Histogram::edges();
+    let [first, .., last] = edges;
+    let between = edges
+        .windows(2)
+        .map(|pair| format!("{} to {}", pair[0], pair[1]));
+    let names = std::iter::once(format!("below {first}"))
+        .chain(between)
+        .chain([format!("from {last} on")]);
+    let counted = names.zip(histogram.counts().iter().copied());
+    counted.filter(|(_, count)| *count > 0).collect()
 }
 
 /// A table without lines, that looks the same in a terminal and in a file.
@@ -125,12 +177,36 @@ impl Serialize for Report<'_> {
             Named::new(named.map(|(name, value)| (name, Some(value))))
         });
         map.serialize_entry("rollout", &rollout)?;
+        let inspection = self.inspection.as_ref().map(Inspected::of);
+        map.serialize_entry("inspection", &inspection)?;
         map.serialize_entry("warnings", &self.warnings)?;
         map.serialize_entry("tokens", &self.tokens)?;
         map.serialize_entry("sequences", &self.sequences)?;
         map.serialize_entry("device", self.device)?;
         map.serialize_entry("implementation", &self.implementation)?;
         map.end()
+    }
+}
+
+/// A closer look, with what its counts are cut at.
+#[derive(serde::Serialize)]
+struct Inspected<'run> {
+    edges: Vec<f64>,
+    log_ratio: &'run Histogram,
+    log_weight: Option<&'run Histogram>,
+    rollout_gap: Option<&'run Histogram>,
+    gradient: GradientMass,
+}
+
+impl<'run> Inspected<'run> {
+    fn of(values: &'run InspectionValues) -> Self {
+        Self {
+            edges: Histogram::edges().to_vec(),
+            log_ratio: &values.log_ratio,
+            log_weight: values.log_weight.as_ref(),
+            rollout_gap: values.rollout_gap.as_ref(),
+            gradient: values.gradient.shares(),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, Tensor, TensorReadError};
 use policy_loss::{
-    BatchError, Behavior, Clip, GeometricMean, ImportanceWeight, MetricValues,
+    BatchError, Behavior, GeometricMean, GradientMass, ImportanceWeight, MetricValues,
     MissingRolloutLogProbs, Objective, PolicyBatch, PolicyLoss, PolicyLossConfig, RatioLevel,
     RolloutCorrection, Surrogate, WeightLevel, WeightMode,
 };
@@ -24,8 +24,8 @@ pub(crate) struct Computed {
     loss: f64,
     pub metrics: MetricValues,
     pub gradient: Vec<f64>,
-    /// Sizes of the gradient that there would be without any bound.
-    unbounded: Vec<f64>,
+    /// Shares of the gradient that there would be without bounds.
+    mass: GradientMass,
     pub ratio: Vec<f64>,
     weight: Option<Vec<f64>>,
     marks: Vec<u8>,
@@ -101,22 +101,13 @@ impl Computed {
                 }
             }
         }
-        let unbounded = without_bounds(objective);
-        let unbounded = match PolicyLossConfig::from(unbounded).init() {
-            Ok(unbounded) => {
-                let loss = unbounded.forward(batch.clone())?.loss;
-                let gradient = self::gradient(loss, log_probs)?;
-                gradient.into_iter().map(f64::abs).collect()
-            }
-            Err(error) => unreachable!("the clip goes with every ratio: {error}"),
-        };
         Ok(Self {
             name: name.to_owned(),
             config: *loss.config(),
             loss: values.loss,
             metrics: values.metrics,
             gradient,
-            unbounded,
+            mass: loss.inspect(batch.clone())?.read()?.gradient.shares(),
             ratio: numbers(details.ratio)?,
             weight: details.weight.map(numbers).transpose()?,
             marks,
@@ -131,19 +122,6 @@ fn gradient(loss: Tensor<1>, log_probs: &Tensor<2>) -> Result<Vec<f64>, Stopped>
         // The objective does not depend on them.
         None => numbers(log_probs.clone().without_autodiff().zeros_like()),
     }
-}
-
-/// The same ratio and the same reduction, and nothing that bounds or drops: `r * A`.
-fn without_bounds(objective: &Objective) -> Objective {
-    let mut unbounded = PolicyLossConfig::new().objective;
-    unbounded.ratio = objective.ratio;
-    unbounded.reduction = objective.reduction;
-    unbounded.surrogate = Clip::new(1e30, 1e30).into();
-    let stands_in = objective.missing_rollout_log_probs != MissingRolloutLogProbs::Propagate;
-    if stands_in && unbounded.reads_rollout() {
-        unbounded.missing_rollout_log_probs = MissingRolloutLogProbs::UseOld;
-    }
-    unbounded
 }
 
 /// One objective on the page.
@@ -161,7 +139,7 @@ pub(crate) struct Entry {
     ratios: Histogram,
     ratio_bounds: Vec<Bound>,
     /// Shares of the gradient that there would be without bounds.
-    mass: Mass,
+    mass: GradientMass,
     /// Least, mean and largest weight of sequences, in the order of the means.
     #[serde(skip_serializing_if = "Option::is_none")]
     weights: Option<Vec<[f64; 3]>>,
@@ -178,16 +156,6 @@ pub(crate) struct Entry {
 pub(crate) struct Bound {
     value: f64,
     label: String,
-}
-
-/// What becomes of the gradient that there would be without bounds: five shares of 1.
-#[derive(Debug, Clone, Default, Serialize)]
-struct Mass {
-    kept: f64,
-    truncated: f64,
-    clipped: f64,
-    dropped: f64,
-    masked: f64,
 }
 
 impl Entry {
@@ -228,7 +196,7 @@ impl Entry {
             },
             ratios: Histogram::new(&tokens.pairs(&log_ratio, of_sequences), &shown),
             ratio_bounds,
-            mass: mass(one, tokens),
+            mass: one.mass,
             weights: one.weight.as_ref().map(|weight| tokens.spreads(weight)),
             weight_bounds,
             weight_of_tokens,
@@ -260,40 +228,6 @@ fn norm(gradient: &[f64]) -> f64 {
 fn cosine(one: &[f64], other: &[f64]) -> Option<f64> {
     let product: f64 = one.iter().zip(other).map(|(a, b)| a * b).sum();
     finite(product / (norm(one) * norm(other))).map(|cosine| cosine.clamp(-1.0, 1.0))
-}
-
-fn mass(one: &Computed, tokens: &Tokens) -> Mass {
-    let mut mass = Mass::default();
-    let mut total = 0.0;
-    let valid = tokens
-        .valid
-        .iter()
-        .zip(one.unbounded.iter().zip(&one.marks));
-    for (_, (size, marks)) in valid.filter(|(valid, (size, _))| **valid && size.is_finite()) {
-        let has = |mark| marks & mark != 0;
-        let share = match () {
-            () if has(MASKED) => &mut mass.masked,
-            () if has(DROPPED) => &mut mass.dropped,
-            () if has(CLIPPED) => &mut mass.clipped,
-            () if has(TRUNCATED) => &mut mass.truncated,
-            () => &mut mass.kept,
-        };
-        *share += size;
-        total += size;
-    }
-    if total > 0.0 {
-        let Mass {
-            kept,
-            truncated,
-            clipped,
-            dropped,
-            masked,
-        } = &mut mass;
-        for share in [kept, truncated, clipped, dropped, masked] {
-            *share /= total;
-        }
-    }
-    mass
 }
 
 /// Where the surrogate bounds the ratio.

@@ -33,7 +33,9 @@ const TOKENS: usize = 4;
 const STEPS: usize = 3;
 /// Valid tokens of each sequence; the last one has none.
 const VALID: [usize; ROWS] = [1, 4, 2, 3, 4, 0];
-/// How many valid tokens of all answer the prompt of each sequence.
+/// The prompt that each sequence answers.
+const PROMPTS: [i64; ROWS] = [0, 1, 0, 1, 2, 2];
+/// How many valid tokens of all answer it.
 const PROMPT_TOKENS: [usize; ROWS] = [3, 7, 3, 7, 4, 4];
 /// Uneven, and a shard without a valid token.
 const SHARDS: [Range<usize>; 3] = [0..1, 1..5, 5..6];
@@ -91,9 +93,11 @@ impl TrainStep for Policy {
             of_all(advantages.collect()),
         )
         .with_action_mask(mask.slice([shard.rows.clone(), 0..TOKENS]))
-        .with_prompt_tokens(&PROMPT_TOKENS[shard.rows.clone()]);
+        .with_prompt_ids(&PROMPTS[shard.rows.clone()]);
         if let Some(totals) = shard.totals {
-            batch = batch.with_totals(totals);
+            batch = batch
+                .with_prompt_tokens(&PROMPT_TOKENS[shard.rows.clone()])
+                .with_totals(totals);
         }
         let output = self.loss.forward(batch).expect("a batch that fits");
         let item = PolicyLossItem::new(output.metrics).with_rewards([0.5]);

@@ -6,8 +6,8 @@ use burn_train::metric::{
     Adaptor, ItemLazy, Metric, MetricMetadata, Numeric, NumericEntry, SerializedEntry,
 };
 use policy_loss::{
-    EntropyBonus, EntropyMask, KlPenalty, Objective, OffPolicyMask, PolicyBatch, PolicyLoss,
-    PolicyLossConfig, Reduction, presets,
+    EntropyBonus, EntropyMask, GlobalTotals, KlPenalty, Objective, OffPolicyMask, PolicyBatch,
+    PolicyLoss, PolicyLossConfig, Reduction, presets,
 };
 use policy_loss_train::{PolicyLossInput, PolicyLossItem, PolicyLossMetric, RewardMetric};
 use proptest::prelude::*;
@@ -85,7 +85,14 @@ impl Columns {
             .with_ref_log_probs(plane(3))
             .with_entropies(-plane(4))
             .with_prompt_tokens(vec![7; sequences.len()])
-            .with_entropy_threshold(0.9);
+            .with_entropy_threshold(0.9)
+            // Metrics are made of sums, which no total scales.
+            .with_totals(
+                GlobalTotals::new()
+                    .with_tokens(99)
+                    .with_sequences(99)
+                    .with_prompts(99),
+            );
         let output = loss.forward(batch).expect("a batch that fits");
         PolicyLossItem::new(output.metrics)
     }

@@ -164,8 +164,10 @@ impl PolicyBatch {
     /// Sets, for each sequence, how many valid tokens of the global batch answer its prompt: those
     /// of all sequences that do, on whatever device or in whatever micro-batch they are; 0 only where
     /// the sequence has no valid token either. A mean over prompts needs it where the
-    /// [totals](Self::with_totals) of the global batch are given, and takes it before
-    /// [`with_prompt_ids`](Self::with_prompt_ids).
+    /// [totals](Self::with_totals) of the global batch are given, and refuses it without them. It takes it
+    /// before [`with_prompt_ids`](Self::with_prompt_ids); where both are given, sequences of the same
+    /// prompt have to have the same number. What the mask would have to be read back for is not checked:
+    /// a number below the valid tokens of the batch at hand.
     pub fn with_prompt_tokens(mut self, prompt_tokens: impl Into<Vec<usize>>) -> Self {
         self.prompt_tokens = Some(prompt_tokens.into());
         self

@@ -102,6 +102,7 @@ mod entropy_controller;
 mod error;
 mod fused;
 mod implementation;
+mod inspection;
 mod kl_controller;
 mod kl_reward;
 mod log_probs;
@@ -133,6 +134,7 @@ pub use diagnostics::{RolloutDiagnosticValues, RolloutDiagnostics};
 pub use entropy_controller::{EntropyController, EntropyControllerConfig};
 pub use error::{BatchError, ConfigError};
 pub use implementation::Implementation;
+pub use inspection::{GradientMass, Histogram, Inspection, InspectionValues};
 pub use kl_controller::{KlController, KlControllerConfig};
 pub use kl_reward::{KlReward, KlRewardBatch, KlRewardOutput};
 pub use log_probs::{

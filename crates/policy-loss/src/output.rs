@@ -62,15 +62,20 @@ impl PolicyLossOutput {
     ///
     /// The device failed to execute what was queued, or to deliver it.
     pub fn read(&self) -> Result<PolicyLossValues, TensorReadError> {
+        Ok(self.values(&self.flat().try_into_vec_as::<f64>()?))
+    }
+
+    /// The loss, and the rows behind it.
+    pub(crate) fn flat(&self) -> Tensor<1> {
         let loss = self.loss.clone().without_autodiff();
-        let rows = self.metrics.rows.clone();
-        let length: usize = rows.dims().iter().product();
-        let values: Vec<f64> =
-            Tensor::cat(vec![loss, rows.reshape([length])], 0).try_into_vec_as()?;
-        Ok(PolicyLossValues {
-            loss: values[0],
-            metrics: MetricValues::of(&merged(&values[1..]), &self.metrics.objective),
-        })
+        Tensor::cat(vec![loss, self.metrics.flat()], 0)
+    }
+
+    pub(crate) fn values(&self, flat: &[f64]) -> PolicyLossValues {
+        PolicyLossValues {
+            loss: flat[0],
+            metrics: self.metrics.values(&flat[1..]),
+        }
     }
 }
 
@@ -130,18 +135,8 @@ impl PolicyLossMetrics {
         if self.objective != other.objective {
             return Err(BatchError::Merge);
         }
-        let (expected, got) = (self.rows.device(), other.rows.device());
-        if expected != got {
-            return Err(BatchError::Device {
-                tensor: "metrics",
-                expected: describe(&expected),
-                got: describe(&got),
-            });
-        }
-        let dtype = self.rows.dtype();
-        let rows = vec![self.rows.clone(), other.rows.clone().cast(dtype)];
         Ok(Self {
-            rows: Tensor::cat(rows, 0),
+            rows: below("metrics", &self.rows, &other.rows)?,
             objective: self.objective,
         })
     }
@@ -158,7 +153,17 @@ impl PolicyLossMetrics {
     ///
     /// The device failed to execute what was queued, or to deliver it.
     pub fn read(&self) -> Result<MetricValues, TensorReadError> {
-        Ok(MetricValues::of(&self.sums()?, &self.objective))
+        Ok(self.values(&self.flat().try_into_vec_as::<f64>()?))
+    }
+
+    /// The rows one behind the other.
+    pub(crate) fn flat(&self) -> Tensor<1> {
+        let length: usize = self.rows.dims().iter().product();
+        self.rows.clone().reshape([length])
+    }
+
+    pub(crate) fn values(&self, flat: &[f64]) -> MetricValues {
+        MetricValues::of(&merged(flat), &self.objective)
     }
 
     /// Reads what the metrics are made of back, in one transfer.
@@ -167,8 +172,26 @@ impl PolicyLossMetrics {
     ///
     /// The device failed to execute what was queued, or to deliver it.
     pub fn sums(&self) -> Result<Sums, TensorReadError> {
-        Ok(merged(&self.rows.clone().try_into_vec_as::<f64>()?))
+        Ok(merged(&self.flat().try_into_vec_as::<f64>()?))
     }
+}
+
+/// The rows of batches below one another.
+pub(crate) fn below(
+    tensor: &'static str,
+    one: &Tensor<2>,
+    other: &Tensor<2>,
+) -> Result<Tensor<2>, BatchError> {
+    let (expected, got) = (one.device(), other.device());
+    if expected != got {
+        return Err(BatchError::Device {
+            tensor,
+            expected: describe(&expected),
+            got: describe(&got),
+        });
+    }
+    let other = other.clone().cast(one.dtype());
+    Ok(Tensor::cat(vec![one.clone(), other], 0))
 }
 
 /// The rows of batches, put together.

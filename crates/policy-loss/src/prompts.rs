@@ -1,5 +1,7 @@
 //! What the tokens of a sequence count for in a mean over prompts.
 
+use std::collections::HashMap;
+
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::advantages::members::Members;
@@ -46,8 +48,16 @@ impl Prompts {
             needed_by,
             add_with,
         };
+        if let (Some(tokens), Some(ids)) = (&tokens, &ids) {
+            same_for_a_prompt(ids, tokens)?;
+        }
         match (tokens, ids) {
-            (Some(tokens), _) => Ok(Some(Self::OfGlobalBatch(tokens))),
+            (Some(tokens), _) if totals.is_some() => Ok(Some(Self::OfGlobalBatch(tokens))),
+            (Some(_), _) => Err(missing(
+                "totals.prompts",
+                "`prompt_tokens`, which count those of a global batch,",
+                "PolicyBatch::with_totals",
+            )),
             (None, Some(ids)) if totals.is_none() => Ok(Some(Self::OfBatch(ids))),
             (None, _) if totals.is_some() => Err(missing(
                 "prompt_tokens",
@@ -84,4 +94,23 @@ impl Prompts {
         };
         tokens.clamp_min(1).recip()
     }
+}
+
+/// The tokens of the global batch that answer a prompt are as many for each sequence that does.
+fn same_for_a_prompt(ids: &[i64], tokens: &[usize]) -> Result<(), BatchError> {
+    let mut first = HashMap::new();
+    for (sequence, (id, here)) in ids.iter().zip(tokens).enumerate() {
+        let (before, there) = *first.entry(id).or_insert((sequence, here));
+        if there != here {
+            return Err(BatchError::OutOfRange {
+                field: "prompt_tokens",
+                value: format!(
+                    "{there} for sequence {before} and {here} for sequence {sequence}, which both \
+                     answer the prompt {id}"
+                ),
+                accepted: "one number for each prompt".into(),
+            });
+        }
+    }
+    Ok(())
 }

@@ -163,7 +163,7 @@ impl Valid {
 }
 
 /// 1 where a condition holds, and 0 elsewhere.
-fn as_numbers(condition: &Tensor<2, Bool>, dtype: DType) -> Tensor<2> {
+pub(crate) fn as_numbers(condition: &Tensor<2, Bool>, dtype: DType) -> Tensor<2> {
     condition.clone().float().cast(dtype)
 }
 
@@ -186,7 +186,7 @@ pub(crate) fn largest(x: Tensor<2>) -> Tensor<1> {
 }
 
 /// The sum of each row of `[B, T]`, `[B, 1]`.
-fn sum_per_row(x: Tensor<2>) -> Tensor<2> {
+pub(crate) fn sum_per_row(x: Tensor<2>) -> Tensor<2> {
     in_blocks(x, &|x| x.sum_dim(1), &|left, right| left + right)
 }
 

@@ -411,9 +411,11 @@ mod tests {
             perplexity_ratio: 1.0,
             kl_k1: 0.0,
             kl_k3,
+            jensen_shannon: 0.0,
             chi_square: 0.0,
             sequence_chi_square: 0.0,
             effective_sample_size: 1.0,
+            missing: 0.0,
         }
     }
 

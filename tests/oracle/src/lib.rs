@@ -54,6 +54,8 @@ pub struct Answer {
 /// cancelled, and an exponential times one more than the terms of its exponent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sizes {
+    /// Of the reduced loss.
+    pub loss: f64,
     /// Of the row of sums.
     pub sums: Sums,
     /// Of the gradient.
@@ -167,6 +169,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
         sums: Sums::default(),
         weight_mean,
         sizes: Sizes {
+            loss: 0.0,
             sums: Sums::default(),
             gradient: vec![0.0; tokens.len()],
         },
@@ -204,6 +207,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
             let loss = size.surrogate * kept + kl_coefficient * size.kl + bonus_size;
             let slope = size.slope * kept + kl_coefficient * size.kl_slope;
             let by_row = size.by_row * kept + kl_coefficient * token.kl_by_row.abs();
+            answer.sizes.loss += loss * token.share;
             answer.sizes.sums.loss += loss * token.of_mean;
             answer.sizes.gradient[i] += slope * token.share;
             size_of_the_row += by_row * token.share;

@@ -134,6 +134,33 @@ pub fn prompts(runner: &Runner) {
             ],
         ),
         (
+            batch(runner).with_prompt_tokens([7, 7]),
+            &[
+                "`totals.prompts` is missing",
+                "`prompt_tokens`",
+                "with_totals",
+            ],
+        ),
+        (
+            ids(&[1, 2]).with_prompt_tokens([7, 7]),
+            &[
+                "`totals.prompts` is missing",
+                "`prompt_tokens`",
+                "with_totals",
+            ],
+        ),
+        (
+            of_whole
+                .clone()
+                .with_prompt_ids([4, 4])
+                .with_prompt_tokens([7, 8]),
+            &[
+                "`prompt_tokens` is 7 for sequence 0 and 8 for sequence 1",
+                "the prompt 4",
+                "one number for each prompt",
+            ],
+        ),
+        (
             of_whole.clone().with_prompt_tokens([1, 2, 3]),
             &["`prompt_tokens`", "[3]", "[2], one for each sequence"],
         ),
@@ -154,7 +181,11 @@ pub fn prompts(runner: &Runner) {
     }
     let error = refused(runner, PolicyLossConfig::new(), ids(&[1, 2, 3]));
     assert_names(&error, &["`prompt_ids`"]);
-    for known in [ids(&[1, 1]), of_whole.with_prompt_tokens([7, 7])] {
+    for known in [
+        ids(&[1, 1]),
+        of_whole.clone().with_prompt_tokens([7, 8]),
+        of_whole.with_prompt_ids([4, 5]).with_prompt_tokens([7, 8]),
+    ] {
         assert!(runner.init(&config).forward(known).is_ok(), "{runner}");
     }
 }

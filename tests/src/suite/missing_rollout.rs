@@ -109,3 +109,34 @@ pub fn tokens_stay_missing(runner: &Runner) {
         }
     }
 }
+
+/// The diagnostics are those of the tokens that the sampler gave a log-prob of, and count the
+/// others.
+pub fn diagnostics_are_of_the_others(runner: &Runner) {
+    let mut without = case();
+    let mask = without.action_mask.as_mut().expect("it has one");
+    for i in MISSING {
+        mask[i] = false;
+    }
+    for dtype in runner.exact_dtypes() {
+        let read = |case: &Case| {
+            let batch = runner.batch(case, runner.leaf(case, dtype), dtype);
+            let diagnostics = batch.rollout_diagnostics().expect("it is a batch");
+            diagnostics.read().expect("they can be read")
+        };
+        let (actual, mut expected) = (read(&case()), read(&without));
+        assert_eq!(actual.missing, COUNTED, "{runner}, {dtype:?}");
+        assert_eq!(expected.missing, 0.0, "{runner}, {dtype:?}");
+        expected.missing = COUNTED;
+        assert_eq!(actual, expected, "{runner}, {dtype:?}");
+        assert!(actual.named().iter().all(|(_, value)| value.is_finite()));
+
+        let mut none = case();
+        none.rollout_log_probs = Some(vec![f64::NAN; 24]);
+        let valid = none.valid_tokens() as f64;
+        for (name, value) in read(&none).named() {
+            let expected = if name == "missing" { valid } else { 0.0 };
+            assert_eq!(value, expected, "{runner}, {dtype:?}: {name}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ pub mod exact_bounds;
 pub mod garbage;
 pub mod golden;
 pub mod gradients;
+pub mod inspection;
 pub mod masks;
 pub mod missing_rollout;
 pub mod non_finite;

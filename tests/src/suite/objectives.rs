@@ -1,6 +1,6 @@
 //! What the parts of an objective need, and the forms that a batch can have.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use policy_loss::{
     BatchError, Clip, EntropyBonus, Implementation, KlPenalty, PolicyBatch, PolicyLossConfig,
     Surrogate,
@@ -222,4 +222,77 @@ pub fn rollout_diagnostics_of_nothing(runner: &Runner) {
     nothing.rollout_log_probs = None;
     let error = batch(&nothing).rollout_diagnostics().expect_err("missing");
     assert!(error.to_string().contains("rollout_log_probs"), "{error}");
+}
+
+/// The divergence of one token, from one part in a million to one that never comes up elsewhere, with
+/// all of its digits.
+pub fn jensen_shannon(runner: &Runner) {
+    // In the forms in which nothing cancels: what is added is small against what it is added to.
+    let part = |p: f64, q: f64| {
+        let m = (p + q) / 2.0;
+        let of = |p: f64| {
+            if p > 0.0 {
+                p * ((p - m) / m).ln_1p()
+            } else {
+                0.0
+            }
+        };
+        (of(p) + of(q)) / 2.0
+    };
+    for dtype in runner.exact_dtypes() {
+        for [log_p, log_q] in [
+            [-0.7, -0.2],
+            [-0.2, -0.7],
+            [-1e-4, -3.0],
+            [-2.0, -2.4],
+            [-0.05, -9.0],
+            [-12.0, -0.5],
+            [0.0, -19.0],
+            [-1.0, -1.0],
+            [0.0, 0.0],
+        ] {
+            let mut case = Case::new("one token", [1, 1]);
+            case.old_log_probs = vec![log_p];
+            case.rollout_log_probs = Some(vec![log_q]);
+            let batch = runner.batch(&case, runner.leaf(&case, dtype), dtype);
+            let diagnostics = batch.rollout_diagnostics().expect("it is a batch");
+            let actual = diagnostics.read().expect("it can be read").jensen_shannon;
+            let case = case.rounded(dtype, dtype);
+            let logs = [
+                case.old_log_probs[0],
+                case.rollout_log_probs.expect("given")[0],
+            ];
+            let [p, q] = logs.map(f64::exp);
+            let [rest_of_p, rest_of_q] = logs.map(|log_prob| -log_prob.exp_m1());
+            let expected = part(p, q) + part(rest_of_p, rest_of_q);
+            let tolerance = match dtype {
+                DType::F64 => Tolerance::of(1e-12),
+                _ => Tolerance {
+                    relative: 2e-5,
+                    absolute: 1e-9,
+                },
+            };
+            let what = format!("{runner}, {dtype:?}, {log_p} and {log_q}");
+            assert_near(tolerance, &what, actual, expected);
+            assert!(
+                (0.0..=std::f64::consts::LN_2 + 1e-6).contains(&actual),
+                "{what}"
+            );
+        }
+        // What is left of the difference of two that are nearly the same: (p - q)^2 / (8 p (1 - p)).
+        let mut case = Case::new("near", [1, 1]);
+        case.old_log_probs = vec![-0.5];
+        case.rollout_log_probs = Some(vec![-0.5 - 2f64.powi(-12)]);
+        let batch = runner.batch(&case, runner.leaf(&case, dtype), dtype);
+        let diagnostics = batch.rollout_diagnostics().expect("it is a batch");
+        let actual = diagnostics.read().expect("it can be read").jensen_shannon;
+        let [p, q] = [-0.5f64, -0.5 - 2f64.powi(-12)].map(f64::exp);
+        let mean = (p + q) / 2.0;
+        let expected = (p - q).powi(2) / (8.0 * mean * (1.0 - mean));
+        let tolerance = Tolerance {
+            relative: 1e-4,
+            absolute: 0.0,
+        };
+        assert_near(tolerance, &format!("{runner}, {dtype:?}"), actual, expected);
+    }
 }

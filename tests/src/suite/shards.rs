@@ -15,6 +15,7 @@ use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_near};
 use crate::configs::describe;
 use crate::row::Row;
 use crate::runner::{Mode, Runner};
+use crate::suite::inspection::{inspection, masses};
 
 /// Ranks and micro-batches per rank.
 const SPLITS: [[usize; 2]; 5] = [[1, 1], [1, 3], [2, 1], [3, 2], [4, 4]];
@@ -193,6 +194,43 @@ fn assert_metrics_add_up(runner: &Runner, dtype: DType, whole: &Case, parts: &[V
     let loss = on_host.mean_loss(objective);
     let tolerance = of_size(sizes.loss / count);
     assert_near(tolerance, &format!("{what}: loss"), loss, undivided.loss);
+}
+
+/// For every split of a batch, what is seen on a closer look of the parts is what is seen of the
+/// whole, merged on the device and on the host.
+pub fn inspections_add_up(runner: &Runner) {
+    let dtype = runner.exact_dtypes()[0];
+    let mut exact = runner.some_configs();
+    exact.retain(|config| config.objective.is_exact_over_shards());
+    for (nth, config) in runner.share(exact).into_iter().enumerate() {
+        let whole = whole(config);
+        let parts = random_split(whole.sequences, &mut Random(nth as u64));
+        let what = format!("{runner}, {parts:?}, {}", describe(&config));
+        let undivided = inspection(runner, &whole, dtype).read().expect(&what);
+        let parts = parts.iter().map(|rows| {
+            let part = shard_of(&whole, rows, totals_of(&whole));
+            inspection(runner, &part, dtype)
+        });
+        let parts: Vec<_> = parts.collect();
+        let read = parts.iter().map(|part| part.read().expect(&what));
+        let on_host = read.reduce(|mut sum, part| {
+            sum.merge(&part);
+            sum
+        });
+        let on_device = parts
+            .into_iter()
+            .reduce(|one, other| one.merge(&other).expect(&what));
+        let merged = on_device.expect("there is a part").read().expect(&what);
+        assert_eq!(on_host, Some(merged.clone()), "{what}");
+        assert_eq!(merged.log_ratio, undivided.log_ratio, "{what}");
+        assert_eq!(merged.log_weight, undivided.log_weight, "{what}");
+        assert_eq!(merged.rollout_gap, undivided.rollout_gap, "{what}");
+        let expected = masses(undivided.gradient);
+        for ((name, mass), (_, expected)) in masses(merged.gradient).into_iter().zip(expected) {
+            let what = format!("{what}: {name}");
+            assert_near(Tolerance::value(dtype), &what, mass, expected);
+        }
+    }
 }
 
 /// Rows of different objectives mean different things, and rows on different devices are apart.

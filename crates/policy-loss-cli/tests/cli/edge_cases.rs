@@ -197,7 +197,7 @@ fn means_over_prompts() {
     let quarter = part.evaluate(&[config[0], config[1], global, of_two]);
     close(loss(&quarter.report), loss(&one.report) / 4.0, 1e-6, "loss");
 
-    let refused: [(Batch, &[&str], &[&str]); 5] = [
+    let refused: [(Batch, &[&str], &[&str]); 7] = [
         (
             batch.clone().without("prompt_ids"),
             &[],
@@ -212,6 +212,16 @@ fn means_over_prompts() {
             batch.clone(),
             &["--global-tokens", "6"],
             &["--global-prompts is missing"],
+        ),
+        (
+            batch.clone().i64("prompt_tokens", &[2], &[12, 12]),
+            &[],
+            &["--global-prompts is missing", "`prompt_tokens`"],
+        ),
+        (
+            batch.clone().i64("prompt_tokens", &[2], &[12, 6]),
+            &[global, of_two],
+            &["`prompt_tokens` is 12 for sequence 0 and 6 for sequence 1"],
         ),
         (
             batch.clone().i64("prompt_ids", &[3], &[1, 2, 3]),

@@ -198,6 +198,7 @@ fn json_is_one_object_with_these_fields() {
             "clip_ratio",
             "device",
             "implementation",
+            "inspection",
             "loss",
             "metrics",
             "ppo_kl",
@@ -209,6 +210,7 @@ fn json_is_one_object_with_these_fields() {
         ]
     );
     assert_eq!(report["rollout"], Value::Null);
+    assert_eq!(report["inspection"], Value::Null);
     let with_rollout = Batch::two_rows()
         .f32(
             "rollout_log_probs",
@@ -228,6 +230,41 @@ fn json_is_one_object_with_these_fields() {
     assert!(report["tokens"].is_u64());
     assert_eq!(report["tokens"], 6);
     assert_eq!(report["sequences"], 2);
+}
+
+#[test]
+fn a_closer_look_is_taken_when_it_is_asked_for() {
+    let batch = Batch::two_rows().f32("rollout_log_probs", &[2, 3], &[f32::NAN; 6]);
+    let batch = batch.write();
+    let seen = batch.evaluate(&["--inspect"]).report;
+    let plain = batch.evaluate(&[]).report;
+    assert_eq!(seen["metrics"], plain["metrics"]);
+    let seen = seen["inspection"].as_object().unwrap();
+    assert_eq!(seen["edges"].as_array().unwrap().len(), 34);
+    assert_eq!(seen["log_weight"], Value::Null);
+    let sum = |counts: &Value| -> u64 {
+        let counts = counts.as_array().unwrap();
+        counts.iter().map(|count| count.as_u64().unwrap()).sum()
+    };
+    assert_eq!(sum(&seen["log_ratio"]), 6);
+    assert_eq!(sum(&seen["rollout_gap"]), 0);
+    // One token is above 1.2 with A = 1, and one below 0.8 with A < 0.
+    let clipped = 0.3f64.exp() + 0.5 * (-0.7f64).exp();
+    let kept = 0.1f64.exp() + (-0.5f64).exp() + 0.5 * (0.5f64.exp() + 0.05f64.exp());
+    let share = |name: &str| seen["gradient"][name].as_f64().unwrap();
+    close(
+        share("clipped"),
+        clipped / (clipped + kept),
+        1e-6,
+        "clipped",
+    );
+    close(share("kept"), kept / (clipped + kept), 1e-6, "kept");
+
+    let output = batch.eval(&["--inspect"]).output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    for part in ["log_ratio", "0.2 to 0.5", "-1 to -0.5", "truncated"] {
+        assert!(table.contains(part), "{part:?} is not in\n{table}");
+    }
 }
 
 #[test]

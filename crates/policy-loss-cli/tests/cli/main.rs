@@ -6,6 +6,7 @@ mod compare;
 mod dtypes;
 mod edge_cases;
 mod evaluate;
+mod fuzz;
 mod listings;
 mod refused_batches;
 mod refused_objectives;

@@ -25,9 +25,32 @@ pub(crate) struct LossAndSums {
 }
 
 /// The loss with its sums.
-pub(crate) fn forward(objective: &Objective, mut batch: CheckedBatch) -> LossAndSums {
+pub(crate) fn forward(objective: &Objective, batch: CheckedBatch) -> LossAndSums {
     let scale = batch.scale;
-    let reduction = objective.reduction;
+    let Numerator {
+        value,
+        prompts,
+        valid,
+        observed,
+    } = numerator(objective, batch);
+    let constant = value.clone().without_autodiff();
+    LossAndSums {
+        sums: observed.row(constant, prompts.clone(), &valid),
+        loss: valid.divided(objective.reduction, value, prompts, scale),
+    }
+}
+
+/// What the reduction divides, `[1]` and tracked, with what it is made of.
+pub(crate) struct Numerator {
+    pub value: Tensor<1>,
+    /// The number of prompts, where the reduction is a mean over them.
+    prompts: Option<Tensor<1>>,
+    valid: Valid,
+    observed: Observed,
+}
+
+/// The numerator of the reduction.
+pub(crate) fn numerator(objective: &Objective, mut batch: CheckedBatch) -> Numerator {
     let prompts = batch.prompts.take();
     let (token_loss, valid, observed) = token_losses(objective, batch);
     let per_sequence = &valid.per_sequence;
@@ -35,15 +58,11 @@ pub(crate) fn forward(objective: &Objective, mut batch: CheckedBatch) -> LossAnd
         let (device, dtype) = (per_sequence.device(), per_sequence.dtype());
         prompts.weights(&device, dtype, || per_sequence.clone())
     });
-    let numerator = valid.numerator(reduction, token_loss, weights.as_ref());
-    let prompts = weights.map(|weights| valid.prompts(&weights));
-    LossAndSums {
-        sums: observed.row(
-            numerator.clone().without_autodiff(),
-            prompts.clone(),
-            &valid,
-        ),
-        loss: valid.divided(reduction, numerator, prompts, scale),
+    Numerator {
+        value: valid.numerator(objective.reduction, token_loss, weights.as_ref()),
+        prompts: weights.map(|weights| valid.prompts(&weights)),
+        valid,
+        observed,
     }
 }
 

@@ -1,0 +1,7 @@
+//! Random batches under random objectives, against the oracle.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    policy_loss_tests::fuzz::losses(bytes);
+});
