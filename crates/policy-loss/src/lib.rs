@@ -125,7 +125,7 @@ mod warnings;
 pub use advantages::{
     AdvantageBatch, AdvantageEstimator, AdvantageEstimatorConfig, AdvantageOutput, AdvantagePreset,
     Among, Deviation, GeneralizedAdvantage, GroupBaseline, GroupRelative, MeanScale, ReturnToGo,
-    Rewards, SingleScore, Whitening, WhiteningOver,
+    Rewards, SingleScore, TokenBaseline, Whitening, WhiteningOver,
 };
 pub use batch::{Advantages, PolicyBatch};
 pub use config::PolicyLossConfig;

@@ -5,7 +5,7 @@
 //! renderer ends every loop after 65,536 turns, silently: a row of 100,000 ones sums to 65,532
 //! there. So long rows are reduced block by block.
 
-use burn::tensor::{Bool, DType, IndexingUpdateOp, Tensor};
+use burn::tensor::{Bool, DType, IndexingUpdateOp, Int, Tensor};
 
 use crate::Reduction;
 use policy_loss_kernels::objective::Denominator;
@@ -73,6 +73,23 @@ impl Valid {
         };
         let count = of_segments(valid).clamp_min(1);
         self.select(of_segments(selected) / count)
+    }
+
+    /// How many valid tokens of its sequence stand before each one, `[B, T]`; any number at padding.
+    pub fn order(&self) -> Tensor<2, Int> {
+        (running_sum(self.as_numbers()) - 1).clamp_min(0).int()
+    }
+
+    /// Values of the valid tokens one behind the other, `[B, T]`, 0 behind the last. They are 0 at
+    /// padding, or become so.
+    pub fn without_gaps(&self, x: Tensor<2>, order: &Tensor<2, Int>) -> Tensor<2> {
+        let nothing = x.zeros_like();
+        nothing.scatter(1, order.clone(), self.select(x), IndexingUpdateOp::Add)
+    }
+
+    /// 1 at valid tokens, 0 at padding, `[B, T]`.
+    pub fn as_numbers(&self) -> Tensor<2> {
+        as_numbers(&self.tokens, self.total.dtype())
     }
 
     /// The sum over the valid tokens of each sequence, `[B, 1]`.
@@ -197,7 +214,7 @@ fn largest_per_row(x: Tensor<2>) -> Tensor<2> {
 
 /// The sums of each row of `[B, T]` up to each of its values. In blocks, because a GPU adds up anew for
 /// every value, which takes turns in the square of the length.
-fn running_sum(x: Tensor<2>) -> Tensor<2> {
+pub(crate) fn running_sum(x: Tensor<2>) -> Tensor<2> {
     let [rows, columns] = x.dims();
     if columns <= BLOCK {
         return x.cumsum(1);
