@@ -61,6 +61,8 @@ pub struct Case {
     pub ref_log_probs: Option<Vec<f64>>,
     /// `[B, T]`.
     pub entropies: Option<Vec<f64>>,
+    /// `[B, T]`: the turn of each token.
+    pub segment_ids: Option<Vec<i64>>,
     /// The prompt that each sequence answers.
     pub prompt_ids: Option<Vec<i64>>,
     /// How many tokens of the global batch answer the prompt of each sequence.
@@ -89,6 +91,7 @@ impl Case {
             rollout_log_probs: None,
             ref_log_probs: None,
             entropies: None,
+            segment_ids: None,
             prompt_ids: Some((0..sequences as i64).collect()),
             prompt_tokens: None,
             entropy_threshold: None,
@@ -229,6 +232,7 @@ impl Case {
             rollout: self.rollout_log_probs.clone(),
             reference: self.ref_log_probs.clone(),
             entropies: self.entropies.clone(),
+            segment_ids: self.segment_ids.clone(),
             prompts: self.prompts(),
             entropy_threshold: self.entropy_threshold,
         }

@@ -228,7 +228,7 @@ fn filters_are_one_for_each_statistic() {
             all = all.with_filter(Filter::new(level, estimator, Bounds::at_most(2.0)));
         }
     }
-    assert_eq!(all.filters.iter().count(), 24);
+    assert_eq!(all.filters.iter().count(), 30);
     let config = corrected(all);
     let json = serde_json::to_string(&config).unwrap();
     assert_eq!(
@@ -295,7 +295,10 @@ fn json_of_the_parts() {
         "rollout_correction": {
             "weight": {"level": "geometric", "mode": {"mask": {"low": 0.5}}},
             "normalize": true,
-            "filters": [{"level": "sequence_max", "estimator": "k2", "bounds": {"high": 0.2}}],
+            "filters": [
+                {"level": "sequence_max", "estimator": "k2", "bounds": {"high": 0.2}},
+                {"level": "segment_mean", "estimator": "k3", "bounds": {"high": 0.1}}
+            ],
             "veto": 1e-4
         },
         "kl_penalty": {"coefficient": 0.001, "estimator": "k1", "gradient": "straight_through"},
@@ -309,6 +312,11 @@ fn json_of_the_parts() {
         FilterEstimator::K2,
         Bounds::at_most(0.2),
     );
+    let of_segments = Filter::new(
+        FilterLevel::SegmentMean,
+        FilterEstimator::K3,
+        Bounds::at_most(0.1),
+    );
     let expected = PolicyLossConfig::new()
         .with_ratio(Ratio::SEQUENCE_TOKEN)
         .with_surrogate(Clip::new(0.2, 0.28).with_delta(4.0))
@@ -318,6 +326,7 @@ fn json_of_the_parts() {
             RolloutCorrection::weigh(weight)
                 .with_normalization()
                 .with_filter(filter)
+                .with_filter(of_segments)
                 .with_veto(1e-4),
         )
         .with_kl_penalty(

@@ -23,8 +23,9 @@ macro_rules! values {
             clipping: clipping, advantages_per_sequence, small_and_empty_batches, dual_clipping,
                 extreme_ratios;
             exact_bounds: ties, thresholds, whole_shares, off_policy_masks, largest_of_either_sign;
-            sequence_ratio: shared_by_its_tokens, against_rollout, with_padding, of_segments;
-            rollout_weights: weights, rejected_weights, only_moving_away, ignored_rollout;
+            sequence_ratio: shared_by_its_tokens, against_rollout, with_padding, of_segments,
+                of_segments_with_ids;
+            rollout_weights: weights, rejected_weights, only_moving_away, of_segments, ignored_rollout;
             masks: every_form, other_values_are_refused, only_valid_tokens_count, nothing_valid,
                 no_mask;
             entropy_mask: quantiles, all_of_many, what_is_dropped, thresholds;

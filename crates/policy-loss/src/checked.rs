@@ -1,6 +1,6 @@
 //! Every check of a batch.
 
-use burn::tensor::{Bool, DType, Device, Tensor};
+use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
 use crate::device::{computes, describe, dtypes, names};
 use crate::packed::Packing;
@@ -37,6 +37,10 @@ impl PolicyBatch {
         if let Some(mask) = &self.action_mask {
             check_shape("action_mask", mask.dims(), shape)?;
             check_device("action_mask", &mask.device(), &device)?;
+        }
+        if let Some(ids) = &self.segment_ids {
+            check_shape("segment_ids", ids.dims(), shape)?;
+            check_device("segment_ids", &ids.device(), &device)?;
         }
         let packing = match &self.sequence_ids {
             Some(ids) => Some(Packing::new(ids, shape)?),
@@ -87,6 +91,7 @@ impl PolicyBatch {
             rollout_log_probs,
             ref_log_probs,
             entropies,
+            segment_ids: self.segment_ids.filter(|_| objective.reads_segments()),
             packing: None,
             scale,
             prompts,
@@ -109,6 +114,7 @@ pub(crate) struct CheckedBatch {
     pub rollout_log_probs: Option<Tensor<2>>,
     pub ref_log_probs: Option<Tensor<2>>,
     pub entropies: Option<Tensor<2>>,
+    pub segment_ids: Option<Tensor<2, Int>>,
     /// How the tokens lay in a packed row that they came from.
     pub packing: Option<Packing>,
     /// Replaces the division by a local count where global totals are given.

@@ -22,6 +22,8 @@ pub(crate) struct Valid {
     pub total: Tensor<1>,
     /// `[1]`, the number of sequences that hold a valid token.
     pub sequences: Tensor<1>,
+    /// `[B, T]`, equal at the tokens of a segment, where the batch says so.
+    pub segment_ids: Option<Tensor<2, Int>>,
 }
 
 impl Valid {
@@ -35,7 +37,14 @@ impl Valid {
             sequences: total(as_numbers(&present, dtype)),
             per_sequence,
             tokens,
+            segment_ids: None,
         }
+    }
+
+    /// With ids of the segments that tokens are in.
+    pub fn with_segment_ids(mut self, segment_ids: Option<Tensor<2, Int>>) -> Self {
+        self.segment_ids = segment_ids.map(Tensor::without_autodiff);
+        self
     }
 
     /// 0 at padding, whatever stood there; `x` may be `[B, T]` or `[B, 1]`.
@@ -57,13 +66,18 @@ impl Valid {
     }
 
     /// The mean over the valid tokens of the segment that each token is in, `[B, T]`; 0 at padding. A
-    /// segment is a run of valid tokens between others.
+    /// segment is a run of valid tokens with the same id, or, without ids, between others.
     pub fn mean_per_segment(&self, selected: Tensor<2>) -> Tensor<2> {
-        let [rows, tokens] = self.tokens.dims();
-        let valid = as_numbers(&self.tokens, self.total.dtype());
-        let before = Tensor::zeros([rows, 1], (&valid.device(), valid.dtype()));
-        let before = Tensor::cat(vec![before, valid.clone()], 1).slice([0..rows, 0..tokens]);
-        let starts = valid.clone() * (before.neg() + 1);
+        let valid = self.as_numbers();
+        let starts = match &self.segment_ids {
+            Some(ids) => as_numbers(&self.changes(ids), valid.dtype()),
+            None => {
+                let [rows, tokens] = self.tokens.dims();
+                let before = Tensor::zeros([rows, 1], (&valid.device(), valid.dtype()));
+                let before = Tensor::cat(vec![before, valid.clone()], 1);
+                valid.clone() * (before.slice([0..rows, 0..tokens]).neg() + 1)
+            }
+        };
         // Numbered from 0; padding in front is in the first one, and adds nothing to it.
         let segments = (running_sum(starts) - 1).clamp_min(0).int();
         let of_segments = |x: Tensor<2>| {
@@ -73,6 +87,21 @@ impl Valid {
         };
         let count = of_segments(valid).clamp_min(1);
         self.select(of_segments(selected) / count)
+    }
+
+    /// Where a valid token has another id than the one before it, or is the first of its sequence,
+    /// `[B, T]`.
+    fn changes(&self, ids: &Tensor<2, Int>) -> Tensor<2, Bool> {
+        let [rows, tokens] = self.tokens.dims();
+        let order = self.order();
+        let positions = Tensor::<1, Int>::arange(0..tokens as i64, &self.tokens.device());
+        let positions = positions.reshape([1, tokens]).expand([rows, tokens]);
+        let positions = positions.float().cast(self.total.dtype());
+        let positions = self.without_gaps(positions, &order);
+        let before = positions.gather(1, (order.clone() - 1).clamp_min(0));
+        let before = ids.clone().gather(1, before.int());
+        let changes = ids.clone().not_equal(before).bool_or(order.equal_elem(0));
+        changes.bool_and(self.tokens.clone())
     }
 
     /// How many valid tokens of its sequence stand before each one, `[B, T]`; any number at padding.

@@ -229,10 +229,7 @@ fn roll(it: &Feature) -> PolicyLossConfig {
 pub fn roll_weights(directory: &Directory) -> Vec<(Case, Vec<f64>)> {
     let all = features::cases(directory).into_iter();
     let of_roll = all.filter(|it| it.feature == "segment ratio, difference filter (ROLL)");
-    let filtered = of_roll.filter(|it| {
-        let level = &it.param("filter")["agg_type"];
-        level.is_string() && level != "segment"
-    });
+    let filtered = of_roll.filter(|it| it.param("filter")["agg_type"].is_string());
     let cases: Vec<_> = filtered
         .map(|it| {
             let mut case = case(&it);
@@ -240,27 +237,34 @@ pub fn roll_weights(directory: &Directory) -> Vec<(Case, Vec<f64>)> {
             case.advantages = HostAdvantages::Token(vec![-1.0; case.log_probs.len()]);
             let correction = roll_correction(&it);
             case.config = PolicyLossConfig::new().with_rollout_correction(correction);
+            // No weight is one of a segment here: only which are kept is compared.
+            let of_segments = it.param("weight") == "segment";
             let kept = it.expected("kept").into_iter().zip(it.expected("weight"));
-            let weights = kept.map(|(kept, weight)| kept * weight).collect();
+            let weights = kept.map(|(kept, weight)| if of_segments { kept } else { kept * weight });
+            let weights = weights.collect();
             (case, weights)
         })
         .collect();
-    directory.assert_count(features::FILE, cases.len(), 3);
+    directory.assert_count(features::FILE, cases.len(), 5);
     cases
 }
 
 fn roll_correction(it: &Feature) -> RolloutCorrection {
     let (level, weight_level) = match it.param("filter")["agg_type"].as_str() {
-        Some("token") => (FilterLevel::Token, WeightLevel::Token),
-        Some("geometric") => (FilterLevel::SequenceMean, WeightLevel::Geometric),
-        Some("sequence") => (FilterLevel::SequenceSum, WeightLevel::Sequence),
+        Some("token") => (FilterLevel::Token, Some(WeightLevel::Token)),
+        Some("geometric") => (FilterLevel::SequenceMean, Some(WeightLevel::Geometric)),
+        Some("sequence") => (FilterLevel::SequenceSum, Some(WeightLevel::Sequence)),
+        Some("segment") => (FilterLevel::SegmentMean, None),
         other => panic!("a level that is not known: {other:?}"),
     };
     let weight = match it.param("weight_upper").as_f64() {
         Some(high) => RolloutWeight::truncate(Bounds::at_most(high)),
         None => RolloutWeight::raw(),
     };
-    let mut correction = RolloutCorrection::weigh(weight.of_level(weight_level));
+    let mut correction = RolloutCorrection {
+        weight: weight_level.map(|level| weight.of_level(level)),
+        ..RolloutCorrection::default()
+    };
     for (name, estimator) in [
         ("ratio", FilterEstimator::K1),
         ("diff", FilterEstimator::Difference),

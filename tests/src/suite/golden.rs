@@ -99,6 +99,9 @@ pub fn rollout_corrections(runner: &Runner) {
 /// The weights of ROLL's tokens under its filters.
 pub fn roll_weights(runner: &Runner) {
     for (case, expected) in runner.share(peers::roll_weights(&Directory::of_environment())) {
+        if !runner.covers(&case.config) {
+            continue;
+        }
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", case.name);
             let weights = runner.token_losses(&case, dtype);

@@ -104,6 +104,8 @@ fn viewed(runner: &Runner, layout: Layout, case: &Case, dtype: DType) -> Outcome
     let mask = case.action_mask.as_ref().expect("busy has one");
     let mask = TensorData::new(layout.host(mask, shape, true), layout.shape(shape));
     let mask = Tensor::<2, Bool>::from_data(mask, &runner.device);
+    let turns = case.segment_ids.as_ref().expect("busy has some");
+    let turns = runner.integers(&layout.host(turns, shape, 77), layout.shape(shape));
     let rollout = case.rollout_log_probs.as_ref().expect("busy has some");
     let batch = PolicyBatch::new(
         view!(layout, leaf.clone(), shape),
@@ -114,6 +116,7 @@ fn viewed(runner: &Runner, layout: Layout, case: &Case, dtype: DType) -> Outcome
     .with_ref_log_probs(cut(case.ref_log_probs.as_ref().expect("busy has some")))
     .with_entropies(cut(case.entropies.as_ref().expect("busy has some")))
     .with_action_mask(view!(layout, mask, shape))
+    .with_segment_ids(view!(layout, turns, shape))
     .with_prompt_ids(case.prompt_ids.clone().expect("busy has some"));
     let output = runner.forward(&case.name, &runner.init(&case.config), batch);
     runner.read(&output, &leaf)

@@ -233,6 +233,47 @@ fn means_over_prompts() {
     floats.refuses(&[], 3, &["`prompt_ids` is F32", "integers"]);
 }
 
+/// Segments are told by their ids, any numbers; without ids there is one.
+#[test]
+fn segments() {
+    let batch = Batch::row(&[0.1, 0.3, -0.1, -0.1], &[1.0; 4]);
+    let mean = |batch: &Batch| {
+        let written = batch.write();
+        let config = written.beside("segments.json");
+        std::fs::write(&config, r#"{"ratio": {"level": "segment"}}"#).unwrap();
+        let report = written.evaluate(&["--config", config.to_str().unwrap()]);
+        report.report["metrics"]["ratio_mean"].as_f64().unwrap()
+    };
+    let [one, first, second] = [0.05_f64, 0.2, -0.1].map(f64::exp);
+    close(mean(&batch), one, 1e-6, "one segment");
+    let ids = [i64::MAX, i64::MAX, i64::MIN, i64::MIN];
+    let two = batch.clone().i64("segment_ids", &[1, 4], &ids);
+    close(mean(&two), (first + second) / 2.0, 1e-6, "two segments");
+    // An objective without segments does not read them.
+    close(
+        batch.write().evaluate(&[]).report["loss"].as_f64().unwrap(),
+        two.write().evaluate(&[]).report["loss"].as_f64().unwrap(),
+        0.0,
+        "loss",
+    );
+    for (batch, telling) in [
+        (
+            batch.clone().i64("segment_ids", &[4], &ids),
+            ["`segment_ids`", "[4]", "[B, T]"],
+        ),
+        (
+            batch.clone().i64("segment_ids", &[2, 2], &ids),
+            ["`segment_ids`", "[2, 2]", "[1, 4]"],
+        ),
+        (
+            batch.clone().f32("segment_ids", &[1, 4], &[0.0; 4]),
+            ["`segment_ids` is F32", "[B, T]", "integers"],
+        ),
+    ] {
+        batch.write().refuses(&[], 3, &telling);
+    }
+}
+
 /// A part of a batch is told the quantile of the whole.
 #[test]
 fn an_entropy_threshold() {

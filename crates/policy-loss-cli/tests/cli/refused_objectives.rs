@@ -117,6 +117,8 @@ const CONFIGS: &str = r#"
     `rollout_correction.filters`: two filters have the level "token" and the estimator "k1"; accepted: one range for each pair, such as the intersection of the two
 {"rollout_correction": {"filters": [{"level": "token", "estimator": "k4", "bounds": {"high": 2}}]}}
     `rollout_correction.filters[0].estimator` is "k4"; accepted: "k1", "k2", "k3", "bernoulli_kl", "difference", "ratio_distance"
+{"rollout_correction": {"filters": [{"level": "segment", "estimator": "k1", "bounds": {"high": 2}}]}}
+    `rollout_correction.filters[0].level` is "segment"; accepted: "token", "sequence_sum", "sequence_mean", "sequence_max", "segment_mean"
 {"rollout_correction": {"filters": [{"level": "token", "estimator": "difference", "bounds": {"low": 0.2, "high": -0.2}}]}}
     `rollout_correction.filters[].bounds.low` is 0.2, above `rollout_correction.filters[].bounds.high` = -0.2; accepted: low <= high
 {"rollout_correction": {"weight": {"mode": "raw"}, "only_moving_away": true}}

@@ -185,6 +185,28 @@ impl Objective {
         self.entropy_mask.is_some() || self.entropy_bonus.is_some()
     }
 
+    /// Whether the segments of a sequence take part.
+    #[must_use]
+    pub fn reads_segments(&self) -> bool {
+        let judges = |correction: RolloutCorrection| correction.filters.of_segments();
+        self.ratio.level == RatioLevel::Segment || self.rollout_correction.is_some_and(judges)
+    }
+
+    /// The part that the fused kernels do not have, if there is one.
+    #[must_use]
+    pub fn part_without_kernel(&self) -> Option<&'static str> {
+        let filters = self.rollout_correction.map(|it| it.filters);
+        let mut filters = filters.iter().flat_map(Filters::iter);
+        match () {
+            () if self.surrogate.kind().is_none() => Some("surrogate"),
+            () if !self.ratio.level.has_kernel() => Some("ratio.level"),
+            () if filters.any(|filter| !filter.level.has_kernel()) => {
+                Some("rollout_correction.filters")
+            }
+            () => None,
+        }
+    }
+
     /// Whether the mismatch between sampler and trainer is corrected, by the ratio or by a weight.
     #[must_use]
     pub fn corrects_mismatch(&self) -> bool {

@@ -4,7 +4,8 @@ use policy_loss_kernels::cpu::{
     Arithmetic, Batch, BatchError, Evaluated, Mask, evaluate, evaluate_on, scale_in_place,
 };
 use policy_loss_kernels::objective::{
-    Behavior, CovarianceClip, CovariancePenalty, KlBase, Ratio, Reduction, Surrogate,
+    Behavior, Bounds, CovarianceClip, CovariancePenalty, Filter, FilterEstimator, FilterLevel,
+    KlBase, Ratio, Reduction, RolloutCorrection, Surrogate,
 };
 use policy_loss_kernels::{Columns, Objective};
 use policy_loss_oracle::Random;
@@ -273,6 +274,13 @@ fn wrong_batches_are_refused() {
     let mut segments = token();
     segments.ratio = Ratio::SEGMENT;
     assert_eq!(refusal(&segments, &batch), BatchError::NoKernel);
+    let mut filtered = token();
+    filtered.rollout_correction = Some(RolloutCorrection::filter(Filter::new(
+        FilterLevel::SegmentMean,
+        FilterEstimator::K3,
+        Bounds::at_most(0.1),
+    )));
+    assert_eq!(refusal(&filtered, &batch), BatchError::NoKernel);
 }
 
 #[test]

@@ -58,6 +58,7 @@ pub(crate) fn token_losses(
 
     let log_probs = batch.log_probs.cast(dtype);
     let valid = valid_tokens(&log_probs, batch.action_mask, dtype);
+    let valid = valid.with_segment_ids(batch.segment_ids);
     let old_log_probs = constant(batch.old_log_probs);
     let given = batch.rollout_log_probs.map(constant);
     let missing = given.as_ref().map(|given| given.clone().is_nan());
