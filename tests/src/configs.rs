@@ -5,7 +5,8 @@ use policy_loss::{
     EntropyBonus, EntropyMask, Filter, FilterEstimator, FilterLevel, GammaWeight, GeometricMean,
     GradientPreservingClip, KlBase, KlEstimator, KlGradient, KlPenalty, MissingRolloutLogProbs,
     OffPolicyMask, PolicyGradient, PolicyLossConfig, Preset, Ratio, Reduction, RolloutCorrection,
-    RolloutWeight, SigmoidGate, Surrogate, TrustRegion, WeightLevel, presets,
+    RolloutWeight, SecondMomentClip, SecondMomentMask, SigmoidGate, Surrogate, TrustRegion,
+    WeightLevel, presets,
 };
 
 use policy_loss_oracle::dividing_filter;
@@ -85,7 +86,7 @@ const UP_TO_ONE: Bounds = Bounds::at_most(1.0);
 
 /// Every surrogate with its defaults, and the forms that it can take; the reductions in turn.
 fn surrogates() -> Vec<PolicyLossConfig> {
-    let forms: [Surrogate; 19] = [
+    let forms: [Surrogate; 22] = [
         DynamicClip::new(0.02, 0.03).into(),
         DynamicClip::new(0.05, 0.1).with_max_ratio(1.3).into(),
         GradientPreservingClip::new(0.1, 0.1, 0.75, 0.5).into(),
@@ -113,6 +114,9 @@ fn surrogates() -> Vec<PolicyLossConfig> {
         .into(),
         SigmoidGate::new(3.0, 8.0).into(),
         covariance_clip().into(),
+        SecondMomentMask::new(0.2).into(),
+        SecondMomentClip::new(0.1, 0.0, 0.0).into(),
+        SecondMomentClip::new(0.1, 0.25, 0.05).into(),
     ];
     let reductions = Reduction::all(9).into_iter().cycle();
     let surrogates = Surrogate::defaults().into_iter().chain(forms);

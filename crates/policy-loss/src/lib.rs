@@ -141,7 +141,7 @@ pub use log_probs::{
     TokenLogProbs, TopK, VocabularyShard,
 };
 pub use loss::PolicyLoss;
-pub use mask::{action_mask, action_mask_from_tensor};
+pub use mask::{action_mask, action_mask_from_tensor, within_second_moment};
 pub use openrlhf::OpenRlhfPolicyLoss;
 pub use output::{MetricValues, PolicyLossMetrics, PolicyLossOutput, PolicyLossValues, Sum, Sums};
 // The vocabulary of objectives stands below kernels and library alike.

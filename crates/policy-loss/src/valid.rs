@@ -225,6 +225,80 @@ pub(crate) fn in_order(x: Tensor<2>, index: Tensor<1>) -> Tensor<1> {
     x.reshape([rows * columns]).sort(0).gather(0, index.int())
 }
 
+/// Numbers of some of the tokens, the least first, and the means of those up to each one.
+pub(crate) struct Moments {
+    /// `[1, N]`, [`BEYOND`](Self::BEYOND) behind the last.
+    sorted: Tensor<2>,
+    /// `[1, N]`, where there is one.
+    there: Tensor<2, Bool>,
+    /// `[1, N]`, how many there are up to each one.
+    rank: Tensor<2>,
+    /// `[1, N]`, the sums up to each one.
+    sums: Tensor<2>,
+    /// `[1]`, how many there are.
+    count: Tensor<1>,
+}
+
+impl Moments {
+    /// What stands for a number that is not there, and for one that is as large.
+    const BEYOND: f32 = f32::MAX;
+
+    /// Of numbers that are not negative, `[B, T]`, where a condition holds.
+    pub fn new(x: Tensor<2>, condition: Tensor<2, Bool>) -> Self {
+        let dtype = x.dtype();
+        let length = x.dims().iter().product();
+        let count = total(as_numbers(&condition, dtype));
+        let x = x.clamp_max(Self::BEYOND);
+        let x = x.mask_fill(condition.bool_not(), Self::BEYOND);
+        let sorted = x.reshape([length]).sort(0).reshape([1, length]);
+        let rank = Tensor::<1, Int>::arange(1..length as i64 + 1, &sorted.device());
+        let rank = rank.float().cast(dtype).reshape([1, length]);
+        let all = count.clone().reshape([1, 1]).expand([1, length]);
+        let there = rank.clone().lower_equal(all);
+        let sums = running_sum(sorted.clone().mask_fill(there.clone().bool_not(), 0));
+        Self {
+            sorted,
+            there,
+            rank,
+            sums,
+            count,
+        }
+    }
+
+    /// The mean of all, `[1]`.
+    pub fn mean(&self) -> Tensor<1> {
+        let last = self.sums.dims()[1] - 1;
+        let sum = self.sums.clone().narrow(1, last, 1).reshape([1]);
+        sum / self.count.clone().clamp_min(1)
+    }
+
+    /// The means of the numbers up to each one, `[1, N]`, of which none is below the one before.
+    pub fn means(&self) -> Tensor<2> {
+        self.sums.clone() / self.rank.clone()
+    }
+
+    /// The means of the lesser one of each number and all numbers, `[1, N]`.
+    pub fn means_of_lesser(&self) -> Tensor<2> {
+        let count = self.count.clone().clamp_min(1).reshape([1, 1]);
+        let count = count.expand(self.sums.dims());
+        let rest = (count.clone() - self.rank.clone()).clamp_min(0);
+        (self.sorted.clone() * rest + self.sums.clone()) / count
+    }
+
+    /// The least number at which a condition holds, `[1]`; above all of them where it holds nowhere.
+    pub fn first_beyond(&self, condition: Tensor<2, Bool>) -> Tensor<1> {
+        let without = condition.bool_and(self.there.clone()).bool_not();
+        let candidates = self.sorted.clone().mask_fill(without, Self::BEYOND);
+        largest(candidates.neg()).neg()
+    }
+
+    /// The largest number at which a condition holds, `[1]`; 0 where it holds nowhere.
+    pub fn last_within(&self, condition: Tensor<2, Bool>) -> Tensor<1> {
+        let without = condition.bool_and(self.there.clone()).bool_not();
+        largest(self.sorted.clone().mask_fill(without, 0))
+    }
+}
+
 /// The largest of all of `[B, T]`, `[1]`: of rows first, then of them.
 pub(crate) fn largest(x: Tensor<2>) -> Tensor<1> {
     let [rows, _] = x.dims();

@@ -14,6 +14,7 @@ pub mod objectives;
 pub mod outputs;
 pub mod properties;
 pub mod rollout_weights;
+pub mod second_moments;
 pub mod sequence_ratio;
 pub mod shapes;
 pub mod shards;

@@ -128,7 +128,9 @@ pub fn expanded(runner: &Runner) {
     one.log_probs = vec![-0.2, -1.5, -0.9, -0.1, -2.0, -0.4];
     let mut many = Case::new("expanded", [4, 6]);
     many.log_probs = one.log_probs.repeat(4);
-    many.old_log_probs = (0..24).map(|i| -1.5 + 0.05 * f64::from(i)).collect();
+    // No two log-ratios are alike but for their rounding.
+    let curve = |i: i32| -1.5 + 0.05 * f64::from(i) + 0.0007 * f64::from(i * i);
+    many.old_log_probs = (0..24).map(curve).collect();
     many.advantages = HostAdvantages::Token([1.0, -1.0, 0.5, 2.0, -0.5, 0.3].repeat(4));
     many.action_mask = Some([true, true, false, true, true, true].repeat(4));
     many.rollout_log_probs = Some([-1.0, -1.1, -0.8, -0.7, -1.2, -0.9].repeat(4));

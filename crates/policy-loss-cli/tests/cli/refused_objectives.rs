@@ -41,6 +41,10 @@ const CONFIGS: &str = r#"
     `surrogate.clip.dual_clip` is 1; accepted: a finite number above 1, or none
 {"surrogate": {"clip": {"high": 0.3, "low": 1e400 }}}
     `surrogate.clip.low`: 1e400 is a number out of range at line 1 column 49; accepted: up to 1.8e308
+{"surrogate": {"second_moment_mask": {"threshold": 0}}}
+    `surrogate.second_moment_mask.threshold` is 0; accepted: a finite number above 0
+{"surrogate": {"second_moment_clip": {"low": 0.3}}}
+    unknown field `surrogate.second_moment_clip.low`; accepted: `threshold`, `min_low`, `min_high`
 {"surrogate": {"trust_region": {"divergence": {"kl": null}}}}
     `surrogate.trust_region.divergence` is {"kl":null}; accepted: "total_variation", "symmetric_total_variation", "kl"
 {"surrogate": {"covariance_clip": {"seed": 1.5}}}

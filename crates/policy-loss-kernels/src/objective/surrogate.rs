@@ -107,6 +107,10 @@ surrogates! {
         covariance_clip: CovarianceClip,
         /// The ratio, with a penalty on the tokens of the highest covariance.
         covariance_penalty: CovariancePenalty,
+        /// The ratio, without the tokens that have moved away furthest.
+        second_moment_mask: SecondMomentMask,
+        /// The clip, with one range for the batch that bounds how far tokens have moved away.
+        second_moment_clip: SecondMomentClip,
     }
 }
 
@@ -211,6 +215,10 @@ const WEIGHS_LOG_PROBS: &str = "this surrogate weighs the gradient of each token
 /// The reason of the surrogates of high covariance.
 const OF_COVARIANCES: &str =
     "covariances are those of tokens, and so are the ratios; use `ratio.level = token`";
+
+/// The reason of the surrogates of second moments.
+const OF_SECOND_MOMENTS: &str =
+    "second moments are those of the tokens' log-ratios; use `ratio.level = token`";
 
 /// The clipped surrogate:
 ///
@@ -1157,6 +1165,121 @@ impl Properties for CovariancePenalty {
 
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(OF_COVARIANCES)
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Batch
+    }
+}
+
+/// The ratio, without the tokens that have moved away furthest: of those that move away from the base of
+/// the ratio (`A > 0` and `r > 1`, or `A < 0` and `r < 1`), the ones with the largest `d^2` are dropped
+/// until the mean of `d^2` over the rest of them is `threshold` at most.
+///
+/// ```text
+/// surrogate = r * A;  0 where dropped
+/// ```
+///
+/// Gradient: `r * A`, nothing where dropped. All other tokens stay whatever their ratio, and nothing is
+/// clipped; a dropped token counts as clipped, and the denominators of the reduction keep counting it.
+/// Where several tokens are as far as the first that is dropped, all of them are. Default: 0.04.
+///
+/// Which tokens are dropped is a statistic of the batch at hand, so that shards do not add up to the
+/// undivided batch.
+///
+/// Paper: M2PO, [arXiv 2510.01161](https://arxiv.org/abs/2510.01161), its Algorithm 1. What goes by the
+/// same name in its authors' code is a [`SecondMomentClip`]; what does in AReaL is an action mask,
+/// `policy_loss::within_second_moment`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecondMomentMask {
+    /// The largest mean of `d^2`. Finite and above 0.
+    pub threshold: f64,
+}
+
+impl Default for SecondMomentMask {
+    fn default() -> Self {
+        Self::new(0.04)
+    }
+}
+
+impl SecondMomentMask {
+    /// Drops tokens until the mean of `d^2` is this at most.
+    #[must_use]
+    pub const fn new(threshold: f64) -> Self {
+        Self { threshold }
+    }
+}
+
+impl Properties for SecondMomentMask {
+    fn validate(&self) -> Result<(), ConfigError> {
+        positive("surrogate.second_moment_mask.threshold", self.threshold)
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        Some(OF_SECOND_MOMENTS)
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Batch
+    }
+}
+
+/// The clip with one range for the batch, no wider than that the mean of `d^2` over the tokens that move
+/// away (`A > 0` and `r > 1`, or `A < 0` and `r < 1`) is `threshold` at most, were each of them moved
+/// back into it:
+///
+/// ```text
+/// cap^2     = the largest d^2 of theirs, v, with mean(min(d^2, v)) < threshold; 0 where there is none
+/// low, high = max(1 - exp(-cap), min_low), max(exp(cap) - 1, min_high)
+/// surrogate = min(r * A, clamp(r, 1 - low, 1 + high) * A)
+/// ```
+///
+/// Nothing is clipped where their mean of `d^2` is `threshold` at most. Gradient: `r * A`, nothing where
+/// clipped; the token that `cap` is made of lies on the bound and is clipped. Defaults: 0.04, 0.3, 0.5.
+///
+/// The range is a statistic of the batch at hand, so that shards do not add up to the undivided batch.
+///
+/// Source: the code of the authors of M2PO, [arXiv 2510.01161](https://arxiv.org/abs/2510.01161), whose
+/// paper drops tokens instead: [`SecondMomentMask`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecondMomentClip {
+    /// The largest mean of `d^2`. Finite and above 0.
+    pub threshold: f64,
+    /// The least `low` of the range. Finite, 0 or above.
+    pub min_low: f64,
+    /// The least `high` of the range. Finite, 0 or above.
+    pub min_high: f64,
+}
+
+impl Default for SecondMomentClip {
+    fn default() -> Self {
+        Self::new(0.04, 0.3, 0.5)
+    }
+}
+
+impl SecondMomentClip {
+    /// A range for this mean of `d^2`, and how narrow it may be at most.
+    #[must_use]
+    pub const fn new(threshold: f64, min_low: f64, min_high: f64) -> Self {
+        Self {
+            threshold,
+            min_low,
+            min_high,
+        }
+    }
+}
+
+impl Properties for SecondMomentClip {
+    fn validate(&self) -> Result<(), ConfigError> {
+        positive("surrogate.second_moment_clip.threshold", self.threshold)?;
+        not_negative("surrogate.second_moment_clip.min_low", self.min_low)?;
+        not_negative("surrogate.second_moment_clip.min_high", self.min_high)
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        Some(OF_SECOND_MOMENTS)
     }
 
     fn scope(&self) -> SurrogateScope {

@@ -5,7 +5,7 @@ use policy_loss_kernels::cpu::{
 };
 use policy_loss_kernels::objective::{
     Behavior, Bounds, CovarianceClip, CovariancePenalty, Filter, FilterEstimator, FilterLevel,
-    KlBase, Ratio, Reduction, RolloutCorrection, Surrogate,
+    KlBase, Ratio, Reduction, RolloutCorrection, SecondMomentClip, SecondMomentMask, Surrogate,
 };
 use policy_loss_kernels::{Columns, Objective};
 use policy_loss_oracle::Random;
@@ -268,6 +268,8 @@ fn wrong_batches_are_refused() {
     for surrogate in [
         Surrogate::from(CovarianceClip::default()),
         CovariancePenalty::default().into(),
+        SecondMomentMask::default().into(),
+        SecondMomentClip::default().into(),
     ] {
         assert_eq!(refusal(&of(surrogate), &batch), BatchError::NoKernel);
     }

@@ -6,11 +6,11 @@ use policy_loss_kernels::objective::{
 };
 
 use super::ratio::{is_moved_into, limited, moved_into};
-use crate::valid::{Valid, in_order, largest};
+use crate::valid::{Moments, Valid, in_order, largest};
 use crate::{
     Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip, GammaWeight, GeometricMean,
-    GradientPreservingClip, ImportanceWeight, PolicyGradient, SigmoidGate, SquaredLogRatio,
-    Surrogate, TrustRegion, TrustRegionForm,
+    GradientPreservingClip, ImportanceWeight, PolicyGradient, SecondMomentClip, SecondMomentMask,
+    SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion, TrustRegionForm,
 };
 
 /// What a surrogate is computed from. All of it is 0 at padding.
@@ -47,6 +47,14 @@ impl Tokens<'_> {
     /// Where `A < 0`, `[B, T]`.
     fn negative(&self) -> Tensor<2, Bool> {
         self.advantages.clone().lower_elem(0).expand(self.shape())
+    }
+
+    /// Where the policy moves a token further away from the base of the ratio, `[B, T]`.
+    fn moves_away(&self) -> Tensor<2, Bool> {
+        let log_ratio = self.log_ratio.clone().without_autodiff();
+        let up = log_ratio.clone().greater_elem(0).bool_and(self.positive());
+        let down = log_ratio.lower_elem(0).bool_and(self.negative());
+        up.bool_or(down)
     }
 
     /// No token at all, `[B, T]`.
@@ -93,6 +101,8 @@ impl Formula for Surrogate {
             Self::SquaredLogRatio(surrogate) => surrogate.of(tokens),
             Self::CovarianceClip(surrogate) => surrogate.of(tokens),
             Self::CovariancePenalty(surrogate) => surrogate.of(tokens),
+            Self::SecondMomentMask(surrogate) => surrogate.of(tokens),
+            Self::SecondMomentClip(surrogate) => surrogate.of(tokens),
         }
     }
 }
@@ -376,6 +386,56 @@ impl Formula for SquaredLogRatio {
         SurrogateOutput {
             surrogate: tokens.log_probs.clone() * tokens.advantages.clone() - penalty,
             clipped: tokens.nowhere(),
+            dual_clipped: None,
+        }
+    }
+}
+
+impl Formula for SecondMomentMask {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let away = tokens.moves_away();
+        let squares = tokens.log_ratio.clone().without_autodiff().square();
+        let moments = Moments::new(squares.clone(), away.clone());
+        let limit = moments.first_beyond(moments.means().greater_elem(self.threshold));
+        let limit = limit.reshape([1, 1]).expand(tokens.shape());
+        let dropped = squares.greater_equal(limit).bool_and(away);
+        let surrogate = tokens.ratio.clone() * tokens.advantages.clone();
+        SurrogateOutput {
+            surrogate: surrogate.mask_fill(dropped.clone(), 0),
+            clipped: dropped,
+            dual_clipped: None,
+        }
+    }
+}
+
+impl Formula for SecondMomentClip {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let shape = tokens.shape();
+        let everywhere = |x: Tensor<1>| x.reshape([1, 1]).expand(shape);
+        let away = tokens.moves_away();
+        let squares = tokens.log_ratio.clone().without_autodiff().square();
+        let moments = Moments::new(squares.clone(), away.clone());
+        let mean = moments.mean();
+        let cap = moments.last_within(moments.means_of_lesser().lower_elem(self.threshold));
+        let beyond = squares.greater_equal(everywhere(cap.clone()));
+        let beyond = beyond.bool_and(everywhere(mean).greater_elem(self.threshold));
+        let beyond = beyond.bool_and(away);
+
+        let cap = cap.sqrt();
+        let high = everywhere(cap.clone().exp()).clamp_min(1.0 + self.min_high);
+        let low = everywhere(cap.neg().exp()).clamp_max(1.0 - self.min_low);
+        let ratio = tokens.constant_ratio();
+        let up = ratio.clone().greater_elem(1.0 + self.min_high);
+        let down = ratio.lower_elem(1.0 - self.min_low);
+        let above = up.bool_and(tokens.positive()).bool_and(beyond.clone());
+        let below = down.bool_and(tokens.negative()).bool_and(beyond);
+        let advantages = tokens.advantages.clone().expand(shape);
+        let free = tokens.ratio.clone() * advantages.clone();
+        SurrogateOutput {
+            surrogate: free
+                .mask_where(above.clone(), high * advantages.clone())
+                .mask_where(below.clone(), low * advantages),
+            clipped: above.bool_or(below),
             dual_clipped: None,
         }
     }
