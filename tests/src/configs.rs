@@ -2,11 +2,11 @@
 
 use policy_loss::{
     Behavior, Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip,
-    EntropyBonus, EntropyMask, Filter, FilterEstimator, FilterLevel, GammaWeight, GeometricMean,
-    GradientPreservingClip, KlBase, KlEstimator, KlGradient, KlPenalty, MissingRolloutLogProbs,
-    OffPolicyMask, PolicyGradient, PolicyLossConfig, Preset, Ratio, Reduction, RolloutCorrection,
-    RolloutWeight, SecondMomentClip, SecondMomentMask, SigmoidGate, Surrogate, TrustRegion,
-    WeightLevel, presets,
+    EntropyBonus, EntropyMask, Filter, FilterEstimator, FilterLevel, FutureGuard, FutureWeight,
+    GammaWeight, GeometricMean, GradientPreservingClip, KlBase, KlEstimator, KlGradient, KlPenalty,
+    MissingRolloutLogProbs, OffPolicyMask, PolicyGradient, PolicyLossConfig, Preset, Ratio,
+    Reduction, RolloutCorrection, RolloutWeight, SecondMomentClip, SecondMomentMask, SigmoidGate,
+    Surrogate, TrustRegion, WeightLevel, presets,
 };
 
 use policy_loss_oracle::dividing_filter;
@@ -21,6 +21,7 @@ pub fn all() -> Vec<PolicyLossConfig> {
     configs.extend(ratios());
     configs.extend(corrections());
     configs.extend(penalties());
+    configs.extend(future_weights());
     configs.extend(combinations());
     configs
 }
@@ -281,6 +282,32 @@ fn mixed_corrections() -> Vec<PolicyLossConfig> {
     ]
 }
 
+/// Weights by what is behind a token: each setting, and then other parts beside them.
+fn future_weights() -> Vec<PolicyLossConfig> {
+    let new = PolicyLossConfig::new;
+    let guard = FutureGuard {
+        ratio: 1.1,
+        bounds: Bounds::new(0.7, 0.9),
+    };
+    let bounded = FutureWeight::new(0.8).with_bounds(Bounds::new(0.8, 1.1));
+    vec![
+        new().with_future_weight(FutureWeight::default()),
+        new().with_future_weight(FutureWeight::new(0.0).with_bounds(Bounds::at_most(1.3))),
+        new().with_future_weight(FutureWeight::new(1.0).with_guard(guard)),
+        new()
+            .with_surrogate(Clip::new(0.2, 0.28).with_delta(1.5))
+            .with_future_weight(bounded.with_guard(guard).with_max_ratio(1.5)),
+        new()
+            .with_ratio(Ratio::SEQUENCE.against(Behavior::Rollout))
+            .with_future_weight(bounded.with_guard(guard))
+            .with_reduction(Reduction::SequenceMean),
+        new()
+            .with_surrogate(GeometricMean::default())
+            .with_future_weight(bounded)
+            .with_off_policy_mask(OffPolicyMask::new(0.1)),
+    ]
+}
+
 /// Penalties, the bonus and the mask, one by one.
 fn penalties() -> Vec<PolicyLossConfig> {
     let new = PolicyLossConfig::new;
@@ -408,6 +435,12 @@ fn combinations() -> Vec<PolicyLossConfig> {
             .with_rollout_correction(presets::tis(0.5, 2.0))
             .with_off_policy_mask(OffPolicyMask::new(0.1)),
         new()
+            .with_future_weight(FutureWeight::new(0.9).with_bounds(Bounds::new(0.8, 1.2)))
+            .with_entropy_mask(EntropyMask::new(0.4))
+            .with_kl_penalty(penalty)
+            .with_entropy_bonus(EntropyBonus::new(0.05))
+            .with_rollout_correction(presets::tis(0.5, 2.0)),
+        new()
             .with_entropy_mask(EntropyMask::new(0.4))
             .with_kl_penalty(penalty)
             .with_rollout_correction(presets::tis(0.5, 2.0)),
@@ -475,6 +508,7 @@ mod tests {
                 |c: &Objective| c.entropy_bonus.is_some(),
                 |c: &Objective| c.off_policy_mask.is_some(),
                 |c: &Objective| c.entropy_mask.is_some(),
+                |c: &Objective| c.future_weight.is_some(),
                 |c: &Objective| c.rollout_correction.is_some(),
             ] {
                 assert!(holds(&|c| part(c) == part(&config)));

@@ -4,6 +4,7 @@ pub mod clipping;
 pub mod entropy_mask;
 pub mod errors;
 pub mod exact_bounds;
+pub mod future_weight;
 pub mod garbage;
 pub mod golden;
 pub mod gradients;

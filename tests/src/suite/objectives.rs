@@ -29,7 +29,9 @@ pub fn fused_coverage(runner: &Runner) {
         let what = format!("{runner}, {}", describe(&config));
         let covered = runner.covers(&config);
         let objective = config.objective;
-        let has_kernel = objective.surrogate.kind().is_some() && !objective.reads_segments();
+        let has_kernel = objective.surrogate.kind().is_some()
+            && !objective.reads_segments()
+            && objective.future_weight.is_none();
         assert_eq!(covered, has_kernel, "{what}");
         let case = busy(0).with_config(config);
         let dtype = runner.exact_dtypes()[0];

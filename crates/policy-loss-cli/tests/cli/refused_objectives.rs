@@ -6,9 +6,9 @@ use crate::support::{Batch, Written};
 /// What `--config` refuses, and the error; one that ends in `...` is only the beginning.
 const CONFIGS: &str = r#"
 {"surrogat": {}}
-    unknown field `surrogat`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `entropy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`; is it `surrogate`?
+    unknown field `surrogat`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `entropy_mask`, `future_weight`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`; is it `surrogate`?
 {"implementation": "fused"}
-    unknown field `implementation`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `entropy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`
+    unknown field `implementation`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `entropy_mask`, `future_weight`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`
 {"surrogate": {"clip": {"lo": 1}}}
     unknown field `surrogate.clip.lo`; accepted: `low`, `high`, `dual_clip`, `delta`; is it `low`?
 {"surrogate": {"clip": {"low": 0.1, "A": 1}}}
@@ -73,6 +73,12 @@ const CONFIGS: &str = r#"
     `entropy_mask` is 0.2; accepted: an object of `share`
 {"entropy_mask": {"share": 0}}
     `entropy_mask.share` is 0; accepted: a number above 0, 1 at most
+{"future_weight": 0.9}
+    `future_weight` is 0.9; accepted: an object of `discount`, `bounds`, `guard`, `max_ratio`
+{"future_weight": {"discount": 1.5}}
+    `future_weight.discount` is 1.5; accepted: a number from 0 to 1
+{"future_weight": {"guard": {"ratio": 0}}}
+    `future_weight.guard.ratio` is 0; accepted: a finite number above 0
 {"kl_penalty": [0.1]}
     `kl_penalty` is [0.1]; accepted: an object of `coefficient`, `estimator`, `gradient`, `against`, `max_log_ratio`, `max_divergence`
 {"kl_penalty": {}}

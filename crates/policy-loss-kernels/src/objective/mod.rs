@@ -7,6 +7,7 @@ pub(crate) mod bounds;
 #[doc(hidden)]
 pub mod check;
 mod entropy_mask;
+mod future_weight;
 mod off_policy_mask;
 mod penalty;
 mod ratio;
@@ -17,6 +18,7 @@ mod surrogate;
 pub use bounds::*;
 pub use check::ConfigError;
 pub use entropy_mask::*;
+pub use future_weight::*;
 pub use off_policy_mask::*;
 pub use penalty::*;
 pub use ratio::*;
@@ -30,7 +32,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// ```text
 /// token_loss = -surrogate(ratio, A) * mask * weight     Ratio, Surrogate, OffPolicyMask, EntropyMask,
-///              + coefficient * kl                       RolloutCorrection, KlPenalty,
+///              + coefficient * kl                       FutureWeight, RolloutCorrection, KlPenalty,
 ///              - coefficient * entropy                  EntropyBonus,
 /// loss       = reduce(token_loss)                       Reduction
 /// ```
@@ -69,6 +71,9 @@ pub struct Objective {
     /// Drops tokens at which the policy hardly has a choice, if set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entropy_mask: Option<EntropyMask>,
+    /// The weight of a token by what becomes of those behind it, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub future_weight: Option<FutureWeight>,
     /// The weight that corrects for the mismatch between sampler and trainer, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout_correction: Option<RolloutCorrection>,
@@ -101,6 +106,9 @@ impl Objective {
         }
         if let Some(mask) = self.entropy_mask {
             mask.validate()?;
+        }
+        if let Some(weight) = self.future_weight {
+            weight.validate()?;
         }
         if let Some(penalty) = self.kl_penalty {
             penalty.validate()?;
@@ -155,6 +163,8 @@ impl Objective {
             off_policy_mask,
             // The entropies of all tokens have to be known first.
             entropy_mask,
+            // A weight takes the log-ratios behind the token.
+            future_weight,
             // Weights are made of constants; so are the counts of a reduction.
             rollout_correction: _,
             // Decided for each token by itself.
@@ -169,6 +179,7 @@ impl Objective {
             && surrogate.scope() == SurrogateScope::Token
             && off_policy_mask.is_none()
             && entropy_mask.is_none()
+            && future_weight.is_none()
             && entropy_bonus.is_none()
     }
 
@@ -203,6 +214,7 @@ impl Objective {
             () if filters.any(|filter| !filter.level.has_kernel()) => {
                 Some("rollout_correction.filters")
             }
+            () if self.future_weight.is_some() => Some("future_weight"),
             () => None,
         }
     }

@@ -5,7 +5,8 @@ use policy_loss_kernels::cpu::{
 };
 use policy_loss_kernels::objective::{
     Behavior, Bounds, CovarianceClip, CovariancePenalty, Filter, FilterEstimator, FilterLevel,
-    KlBase, Ratio, Reduction, RolloutCorrection, SecondMomentClip, SecondMomentMask, Surrogate,
+    FutureWeight, KlBase, Ratio, Reduction, RolloutCorrection, SecondMomentClip, SecondMomentMask,
+    Surrogate,
 };
 use policy_loss_kernels::{Columns, Objective};
 use policy_loss_oracle::Random;
@@ -283,6 +284,9 @@ fn wrong_batches_are_refused() {
         Bounds::at_most(0.1),
     )));
     assert_eq!(refusal(&filtered, &batch), BatchError::NoKernel);
+    let mut weighted = token();
+    weighted.future_weight = Some(FutureWeight::default());
+    assert_eq!(refusal(&weighted, &batch), BatchError::NoKernel);
 }
 
 #[test]
