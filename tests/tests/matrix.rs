@@ -7,7 +7,7 @@ macro_rules! formulas {
     ($mode:ident) => {
         policy_loss_tests::tests! { policy_loss_tests::run, policy_loss_tests::suite, $mode;
             golden: openrlhf_cases, framework_cases, rollout_corrections, roll_weights, real_rollout,
-                rollout_diagnostics;
+                rollout_diagnostics, sums_of_losses, second_moment_masks;
             objectives: every_objective, fused_coverage, on_policy, packed_sequences, missing_inputs,
                 rollout_diagnostics_of_nothing;
             garbage: in_every_input, of_each_kind, in_token_losses, in_advantages_of_masked_rows,
