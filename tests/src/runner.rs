@@ -324,6 +324,9 @@ impl Runner {
         if let Some(threshold) = case.entropy_threshold {
             batch = batch.with_entropy_threshold(threshold);
         }
+        if let Some(limit) = case.second_moment_limit {
+            batch = batch.with_second_moment_limit(limit);
+        }
         match case.totals {
             Some(totals) => batch.with_totals(totals),
             None => batch,

@@ -25,7 +25,7 @@ macro_rules! values {
             exact_bounds: ties, thresholds, whole_shares, off_policy_masks, largest_of_either_sign;
             sequence_ratio: shared_by_its_tokens, against_rollout, with_padding, of_segments,
                 of_segments_with_ids;
-            second_moments: masks, clips, action_masks;
+            second_moments: masks, clips, limits, action_masks;
             future_weight: positions, bounds, what_is_weighed;
             rollout_weights: weights, rejected_weights, only_moving_away, of_segments, ignored_rollout;
             masks: every_form, other_values_are_refused, only_valid_tokens_count, nothing_valid,

@@ -253,6 +253,11 @@ pub struct TotalsArguments {
     #[arg(long, value_name = "NATS")]
     pub entropy_threshold: Option<f64>,
 
+    /// Squared log-ratio from which on a surrogate of second moments drops or clips tokens, of all tokens
+    /// of the global batch
+    #[arg(long, value_name = "SQUARE")]
+    pub second_moment_limit: Option<f64>,
+
     /// Ranks whose gradients are averaged; needs the total of the objective's reduction
     #[arg(long, value_name = "N")]
     pub world_size: Option<usize>,

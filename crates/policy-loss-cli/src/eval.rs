@@ -46,6 +46,15 @@ pub fn run(arguments: &EvalArguments) -> Result<(), Failure> {
         }
         batch = batch.with_entropy_threshold(threshold);
     }
+    if let Some(limit) = arguments.totals.second_moment_limit {
+        let surrogate = objective.loss.config().objective.surrogate;
+        if !surrogate.reads_second_moment() {
+            output::note(
+                "--second-moment-limit has no effect: the surrogate is of no second moment",
+            );
+        }
+        batch = batch.with_second_moment_limit(limit);
+    }
     let output = objective
         .loss
         .forward(batch.clone())
@@ -114,6 +123,7 @@ fn flag(field: &'static str) -> &'static str {
         "totals.prompts" => "--global-prompts",
         "totals.world_size" => "--world-size",
         "entropy_threshold" => "--entropy-threshold",
+        "second_moment_limit" => "--second-moment-limit",
         other => other,
     }
 }
@@ -131,7 +141,7 @@ pub fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Fa
             flag(field)
         )),
         BatchError::Missing {
-            tensor: tensor @ "entropy_threshold",
+            tensor: tensor @ ("entropy_threshold" | "second_moment_limit"),
             needed_by,
             ..
         } => {

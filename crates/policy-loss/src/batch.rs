@@ -36,6 +36,7 @@ pub struct PolicyBatch {
     pub(crate) prompt_ids: Option<Vec<i64>>,
     pub(crate) prompt_tokens: Option<Vec<usize>>,
     pub(crate) entropy_threshold: Option<f64>,
+    pub(crate) second_moment_limit: Option<f64>,
     pub(crate) totals: Option<GlobalTotals>,
 }
 
@@ -90,6 +91,7 @@ impl PolicyBatch {
             prompt_ids: None,
             prompt_tokens: None,
             entropy_threshold: None,
+            second_moment_limit: None,
             totals: None,
         }
     }
@@ -110,6 +112,7 @@ impl PolicyBatch {
             prompt_ids: None,
             prompt_tokens: None,
             entropy_threshold: None,
+            second_moment_limit: None,
             totals: None,
         }
     }
@@ -191,6 +194,17 @@ impl PolicyBatch {
     /// set it takes the place of the quantile, and the mask's share is not read.
     pub fn with_entropy_threshold(mut self, entropy_threshold: f64) -> Self {
         self.entropy_threshold = Some(entropy_threshold);
+        self
+    }
+
+    /// Sets the squared log-ratio from which on a surrogate of second moments drops or clips tokens that
+    /// move away, of all tokens of the global batch:
+    /// [`SecondMomentMask::limit`](crate::SecondMomentMask::limit) or
+    /// [`SecondMomentClip::limit`](crate::SecondMomentClip::limit) of their squares; infinity for none.
+    /// Such a surrogate needs it where the [totals](Self::with_totals) of the global batch are given;
+    /// where it is set, the threshold of the surrogate is not read.
+    pub fn with_second_moment_limit(mut self, second_moment_limit: f64) -> Self {
+        self.second_moment_limit = Some(second_moment_limit);
         self
     }
 

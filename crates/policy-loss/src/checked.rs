@@ -72,6 +72,8 @@ impl PolicyBatch {
         };
         let entropy_threshold =
             check_entropy_threshold(objective, self.entropy_threshold, self.totals)?;
+        let second_moment_limit =
+            check_second_moment_limit(objective, self.second_moment_limit, self.totals)?;
         let prompts = Prompts::check(
             objective.reduction,
             sequences,
@@ -96,6 +98,7 @@ impl PolicyBatch {
             scale,
             prompts,
             entropy_threshold,
+            second_moment_limit,
         };
         Ok(match packing {
             Some(packing) if !batch.is_empty() => packing.pad(batch),
@@ -123,6 +126,8 @@ pub(crate) struct CheckedBatch {
     pub prompts: Option<Prompts>,
     /// Where an entropy mask takes it of a global batch.
     pub entropy_threshold: Option<f64>,
+    /// Where a surrogate of second moments takes it of a global batch.
+    pub second_moment_limit: Option<f64>,
 }
 
 impl CheckedBatch {
@@ -184,6 +189,28 @@ fn check_entropy_threshold(
             add_with: "PolicyBatch::with_entropy_threshold",
         }),
         threshold => Ok(threshold.filter(|_| objective.entropy_mask.is_some())),
+    }
+}
+
+fn check_second_moment_limit(
+    objective: &Objective,
+    limit: Option<f64>,
+    totals: Option<GlobalTotals>,
+) -> Result<Option<f64>, BatchError> {
+    match limit {
+        Some(limit) if limit.is_nan() || limit < 0.0 => Err(BatchError::OutOfRange {
+            field: "second_moment_limit",
+            value: limit.to_string(),
+            accepted: "a number, 0 or above, or infinity".into(),
+        }),
+        None if objective.surrogate.reads_second_moment() && totals.is_some() => {
+            Err(BatchError::Missing {
+                tensor: "second_moment_limit",
+                needed_by: "`surrogate` of second moments in a part of a batch, whose `totals` are given,",
+                add_with: "PolicyBatch::with_second_moment_limit",
+            })
+        }
+        limit => Ok(limit.filter(|_| objective.surrogate.reads_second_moment())),
     }
 }
 

@@ -107,6 +107,7 @@ impl Packing {
             scale: batch.scale,
             prompts: batch.prompts,
             entropy_threshold: batch.entropy_threshold,
+            second_moment_limit: batch.second_moment_limit,
         }
     }
 

@@ -44,6 +44,9 @@ pub struct Batch {
     pub prompts: Option<Prompts>,
     /// The least entropy of a token that is kept, of the global batch; absent: of this one.
     pub entropy_threshold: Option<f64>,
+    /// The least squared log-ratio that a surrogate of second moments drops or clips, of the global
+    /// batch; absent: of this one.
+    pub second_moment_limit: Option<f64>,
 }
 
 impl Batch {

@@ -405,6 +405,12 @@ fn second_moment_mask(
     margin: &Margin,
 ) {
     let mut rest = moving_away(batch, tokens, margin);
+    if let Some(limit) = batch.second_moment_limit {
+        for (i, square) in &rest {
+            tokens[*i].clipped = reaches(*square, limit, margin);
+        }
+        rest.clear();
+    }
     while let Some((_, furthest)) = rest.last().copied() {
         let mean = rest.iter().map(|(_, square)| square).sum::<f64>() / rest.len() as f64;
         if !margin.exceeds(mean, mask.threshold) {
@@ -444,18 +450,22 @@ fn second_moment_clip(
     let mean_of = |f: &dyn Fn(f64) -> f64| {
         away.iter().map(|(_, square)| f(*square)).sum::<f64>() / away.len() as f64
     };
-    if away.is_empty() || !margin.exceeds(mean_of(&|square| square), clip.threshold) {
-        return;
-    }
     let mut cap = 0.0;
-    for (_, square) in &away {
-        let mean = mean_of(&|other| other.min(*square));
-        if margin.exceeds(clip.threshold, mean) {
-            cap = *square;
+    if let Some(limit) = batch.second_moment_limit {
+        cap = limit;
+    } else if away.is_empty() || !margin.exceeds(mean_of(&|square| square), clip.threshold) {
+        return;
+    } else {
+        for (_, square) in &away {
+            let mean = mean_of(&|other| other.min(*square));
+            if margin.exceeds(clip.threshold, mean) {
+                cap = *square;
+            }
         }
     }
-    let low = (1.0 - clip.min_low).min((-cap.sqrt()).exp());
-    let high = (1.0 + clip.min_high).max(cap.sqrt().exp());
+    let distance = cap.sqrt().min(LIMIT);
+    let low = (1.0 - clip.min_low).min((-distance).exp());
+    let high = (1.0 + clip.min_high).max(distance.exp());
     for (i, square) in away {
         let advantage = batch.advantages[i];
         let token = &mut tokens[i];
@@ -465,19 +475,26 @@ fn second_moment_clip(
             false => (low, 1.0 - clip.min_low),
         };
         margin.meet(ratio, floor);
-        if square != cap {
-            margin.meet(square, cap);
-        }
         let is_beyond_floor = match advantage > 0.0 {
             true => ratio > floor,
             false => ratio < floor,
         };
-        if square >= cap && is_beyond_floor {
+        if reaches(square, cap, margin) && is_beyond_floor {
             token.clipped = true;
             token.surrogate = bound * advantage;
             token.follow(0.0);
         }
     }
+}
+
+/// Whether a square is as large as a limit, but for a rounding.
+fn reaches(square: f64, limit: f64, margin: &Margin) -> bool {
+    let is_near = (square - limit).abs() <= 1e-6 * limit;
+    let is_on_it = square != limit && limit.is_finite() && is_near;
+    if square != limit && !is_on_it {
+        margin.meet(square, limit);
+    }
+    is_on_it || square >= limit
 }
 
 /// Valid tokens that move away from the base of the ratio, with their squared log-ratios, the nearest

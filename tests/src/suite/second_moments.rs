@@ -1,7 +1,9 @@
 //! How far tokens may have moved away, as a mean of squares: which are dropped, and which clipped.
 
 use burn::tensor::{Bool, Tensor, TensorData};
-use policy_loss::{PolicyLossConfig, SecondMomentClip, SecondMomentMask, within_second_moment};
+use policy_loss::{
+    GlobalTotals, PolicyLossConfig, SecondMomentClip, SecondMomentMask, within_second_moment,
+};
 
 use crate::case::HostAdvantages;
 use crate::row::Row;
@@ -92,6 +94,61 @@ pub fn clips(runner: &Runner) {
         .check(runner);
 }
 
+/// A part of a batch is told the limit of the whole; without it, it is refused.
+pub fn limits(runner: &Runner) {
+    let totals = GlobalTotals::new().with_tokens(12);
+    let part = |config: PolicyLossConfig, limit: Option<f64>| {
+        let mut row = row("a part", config);
+        row.case.totals = Some(totals);
+        row.case.second_moment_limit = limit;
+        row
+    };
+    let mask = PolicyLossConfig::new().with_surrogate(SecondMomentMask::default());
+    let clip = PolicyLossConfig::new().with_surrogate(SecondMomentClip::new(1.0, 0.0, 0.0));
+    for (limit, dropped) in [
+        (f64::INFINITY, &[][..]),
+        (0.25, &[3]),
+        // As good as on it.
+        (0.25 * (1.0 + 1e-7), &[3]),
+        (0.0, &[0, 1, 2, 3]),
+    ] {
+        let (loss, gradient) = free(dropped);
+        let gradient = gradient.map(|of_token| of_token / 2.0);
+        part(mask, Some(limit))
+            .loss(loss / 2.0)
+            .gradient(&gradient)
+            .check(runner);
+        part(clip, Some(limit)).gradient(&gradient).check(runner);
+    }
+    let refused = |config: PolicyLossConfig, limit: Option<f64>| {
+        let case = part(config, limit).case;
+        let dtype = runner.exact_dtypes()[0];
+        let batch = runner.batch(&case, runner.leaf(&case, dtype), dtype);
+        let error = runner.init(&case.config).forward(batch);
+        error.expect_err("it is refused").to_string()
+    };
+    if !runner.covers(&mask) {
+        return;
+    }
+    for config in [mask, clip] {
+        let message = refused(config, None);
+        for part in [
+            "`second_moment_limit` is missing",
+            "`totals`",
+            "with_second_moment_limit",
+        ] {
+            assert!(message.contains(part), "{runner}: {message}");
+        }
+        for limit in [-1.0, f64::NAN] {
+            let message = refused(config, Some(limit));
+            let value = limit.to_string();
+            for part in ["`second_moment_limit`", &value, "0 or above"] {
+                assert!(message.contains(part), "{runner}: {message}");
+            }
+        }
+    }
+}
+
 /// The action mask: a mean below the threshold, one token at least, and what is not known.
 pub fn action_masks(runner: &Runner) {
     let dtype = runner.exact_dtypes()[0];
@@ -137,4 +194,24 @@ pub fn action_masks(runner: &Runner) {
     let error = within_second_moment(wide, Some(mask), 0.1);
     let error = error.expect_err("refused").to_string();
     assert!(error.contains("[3, 2]"), "{runner}: {error}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_one_of_the_squares() {
+        let squares = [0.25, 0.01, f64::NAN, 0.09, 0.04];
+        let mask = |threshold: f64| SecondMomentMask::new(threshold).limit(squares);
+        assert_eq!(mask(0.1), f64::INFINITY);
+        assert_eq!(mask(0.03), 0.09);
+        assert_eq!(mask(0.001), 0.01);
+        let clip = |threshold: f64| SecondMomentClip::new(threshold, 0.0, 0.0).limit(squares);
+        assert_eq!(clip(0.1), f64::INFINITY);
+        assert_eq!(clip(0.06), 0.09);
+        assert_eq!(clip(0.005), 0.0);
+        assert_eq!(SecondMomentMask::default().limit([]), f64::INFINITY);
+        assert_eq!(SecondMomentClip::default().limit([]), f64::INFINITY);
+    }
 }

@@ -341,6 +341,7 @@ fn shard_of(whole: &Case, rows: &[usize], totals: GlobalTotals) -> Case {
     shard.totals = Some(totals);
     let mask = whole.config.objective.entropy_mask;
     shard.entropy_threshold = mask.and_then(|mask| whole.threshold_of(mask));
+    shard.second_moment_limit = whole.limit_of(&whole.config.objective.surrogate);
     shard.prompt_tokens = Some(pick(&whole.count_prompts().1, rows, 1));
     shard
 }

@@ -308,6 +308,39 @@ fn an_entropy_threshold() {
     );
 }
 
+/// A part of a batch is told from where on tokens have moved too far.
+#[test]
+fn a_second_moment_limit() {
+    let written = Batch::row(&[0.1, 0.2, 0.5, -0.5], &[1.0; 4]).write();
+    let config = written.beside("moment.json");
+    std::fs::write(&config, r#"{"surrogate": {"second_moment_mask": {}}}"#).unwrap();
+    let [config, path] = ["--config", config.to_str().unwrap()];
+    let [total, eight] = ["--global-tokens", "8"];
+    let dropped = |arguments: &[&str]| {
+        let all: Vec<&str> = [config, path].iter().chain(arguments).copied().collect();
+        let report = written.evaluate(&all).report;
+        report["clip_ratio"].as_f64().unwrap()
+    };
+    assert_eq!(dropped(&[]), 0.25);
+    assert_eq!(
+        dropped(&[total, eight, "--second-moment-limit", "0.03"]),
+        0.5
+    );
+    assert_eq!(
+        dropped(&[total, eight, "--second-moment-limit", "inf"]),
+        0.0
+    );
+    let needs = ["--second-moment-limit is missing", "`surrogate`"];
+    written.refuses(&[config, path, total, eight], 3, &needs);
+    let unknown = [config, path, "--second-moment-limit", "NaN"];
+    written.refuses(&unknown, 3, &["second_moment_limit", "NaN", "0 or above"]);
+    let notes = written.evaluate(&["--second-moment-limit", "1"]).notes;
+    assert!(
+        notes.contains("--second-moment-limit has no effect"),
+        "{notes}"
+    );
+}
+
 /// Two rows, of which the second one is masked, and holds what must not be looked at.
 fn masked_row() -> Batch {
     let junk = [0.0, 0.0, 0.0, f32::NAN, f32::INFINITY, -1e30];

@@ -142,13 +142,14 @@ impl Objective {
         }
     }
 
-    /// Whether the shards of a batch add up to the undivided batch, given its global totals, and its
-    /// entropy threshold where there is an entropy mask. Every objective has this property but those with a statistic of the batch at hand: normalized
-    /// rollout weights, and the surrogates of high covariance.
+    /// Whether the shards of a batch add up to the undivided batch, given its global totals, its entropy
+    /// threshold where there is an entropy mask, and its second moment's limit where the surrogate has
+    /// one. Every objective has this property but those with a statistic of the batch at hand:
+    /// normalized rollout weights, and the surrogates of high covariance.
     #[must_use]
     pub fn is_exact_over_shards(&self) -> bool {
         let normalizes = |correction: RolloutCorrection| correction.normalize;
-        self.surrogate.scope() != SurrogateScope::Batch
+        (self.surrogate.scope() != SurrogateScope::Batch || self.surrogate.reads_second_moment())
             && !self.rollout_correction.is_some_and(normalizes)
     }
 

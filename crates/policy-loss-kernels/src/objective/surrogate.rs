@@ -138,6 +138,12 @@ impl Surrogate {
         self.properties().scope()
     }
 
+    /// Whether it is made of the second moment of a batch, of which a part is told the limit.
+    #[must_use]
+    pub const fn reads_second_moment(&self) -> bool {
+        matches!(self, Self::SecondMomentMask(_) | Self::SecondMomentClip(_))
+    }
+
     /// What a kernel is compiled for, beside its [`SurrogateKind`].
     pub(crate) fn choices(&self) -> SurrogateChoices {
         self.properties().choices()
@@ -215,6 +221,18 @@ const WEIGHS_LOG_PROBS: &str = "this surrogate weighs the gradient of each token
 /// The reason of the surrogates of high covariance.
 const OF_COVARIANCES: &str =
     "covariances are those of tokens, and so are the ratios; use `ratio.level = token`";
+
+/// How near to the limit of second moments a square counts as on it: a rounding of f32 does not move
+/// a token to the other side.
+pub const SECOND_MOMENT_MARGIN: f64 = 1e-6;
+
+/// Numbers in order, without what is none.
+fn sorted(squares: impl IntoIterator<Item = f64>) -> Vec<f64> {
+    let squares = squares.into_iter();
+    let mut squares: Vec<f64> = squares.filter(|square| !square.is_nan()).collect();
+    squares.sort_unstable_by(f64::total_cmp);
+    squares
+}
 
 /// The reason of the surrogates of second moments.
 const OF_SECOND_MOMENTS: &str =
@@ -1184,8 +1202,9 @@ impl Properties for CovariancePenalty {
 /// clipped; a dropped token counts as clipped, and the denominators of the reduction keep counting it.
 /// Where several tokens are as far as the first that is dropped, all of them are. Default: 0.04.
 ///
-/// Which tokens are dropped is a statistic of the batch at hand, so that shards do not add up to the
-/// undivided batch.
+/// Which tokens are dropped is a statistic of all tokens of an update. A part of a batch is told the least
+/// `d^2` that is dropped by `PolicyBatch::with_second_moment_limit`, for which [`limit`](Self::limit)
+/// makes it.
 ///
 /// Paper: M2PO, [arXiv 2510.01161](https://arxiv.org/abs/2510.01161), its Algorithm 1. What goes by the
 /// same name in its authors' code is a [`SecondMomentClip`]; what does in AReaL is an action mask,
@@ -1208,6 +1227,20 @@ impl SecondMomentMask {
     #[must_use]
     pub const fn new(threshold: f64) -> Self {
         Self { threshold }
+    }
+
+    /// The least `d^2` that is dropped, of those of all tokens that move away; infinity where nothing
+    /// is dropped. A NaN moves nowhere.
+    #[must_use]
+    pub fn limit(&self, squares: impl IntoIterator<Item = f64>) -> f64 {
+        let (mut sum, mut count) = (0.0, 0.0);
+        let mut squares = sorted(squares).into_iter();
+        let dropped = squares.find(|square| {
+            sum += square;
+            count += 1.0;
+            sum / count > self.threshold
+        });
+        dropped.unwrap_or(f64::INFINITY)
     }
 }
 
@@ -1238,7 +1271,8 @@ impl Properties for SecondMomentMask {
 /// Nothing is clipped where their mean of `d^2` is `threshold` at most. Gradient: `r * A`, nothing where
 /// clipped; the token that `cap` is made of lies on the bound and is clipped. Defaults: 0.04, 0.3, 0.5.
 ///
-/// The range is a statistic of the batch at hand, so that shards do not add up to the undivided batch.
+/// The range is a statistic of all tokens of an update. A part of a batch is told `cap^2` by
+/// `PolicyBatch::with_second_moment_limit`, for which [`limit`](Self::limit) makes it.
 ///
 /// Source: the code of the authors of M2PO, [arXiv 2510.01161](https://arxiv.org/abs/2510.01161), whose
 /// paper drops tokens instead: [`SecondMomentMask`].
@@ -1268,6 +1302,27 @@ impl SecondMomentClip {
             min_low,
             min_high,
         }
+    }
+
+    /// `cap^2` of the `d^2` of all tokens that move away; infinity where nothing is clipped. A NaN moves
+    /// nowhere.
+    #[must_use]
+    pub fn limit(&self, squares: impl IntoIterator<Item = f64>) -> f64 {
+        let squares = sorted(squares);
+        let count = squares.len() as f64;
+        if squares.iter().sum::<f64>() / count.max(1.0) <= self.threshold {
+            return f64::INFINITY;
+        }
+        let (mut sum, mut cap) = (0.0, 0.0);
+        for (nth, square) in squares.iter().enumerate() {
+            sum += square;
+            let rest = count - 1.0 - nth as f64;
+            if (sum + square * rest) / count >= self.threshold {
+                break;
+            }
+            cap = *square;
+        }
+        cap
     }
 }
 

@@ -301,6 +301,7 @@ impl Data {
             segment_ids: None,
             prompts: Some(Prompts::OfBatch(self.prompts.clone())),
             entropy_threshold: None,
+            second_moment_limit: None,
         }
     }
 }

@@ -98,6 +98,7 @@ pub(crate) fn token_losses(
         ratio: ratio.clone(),
         advantages: advantages.clone(),
         valid: &valid,
+        second_moment_limit: batch.second_moment_limit,
     });
 
     let off_policy = objective

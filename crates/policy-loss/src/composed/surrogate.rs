@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, Tensor, TensorData};
 use policy_loss_kernels::objective::{
-    LEAST_BASE_LOG_PROB, LEAST_LOG_RATIO, LEAST_PROBABILITY, LOG_RATIO_LIMIT,
+    LEAST_BASE_LOG_PROB, LEAST_LOG_RATIO, LEAST_PROBABILITY, LOG_RATIO_LIMIT, SECOND_MOMENT_MARGIN,
 };
 
 use super::ratio::{is_moved_into, limited, moved_into};
@@ -12,6 +12,9 @@ use crate::{
     GradientPreservingClip, ImportanceWeight, PolicyGradient, SecondMomentClip, SecondMomentMask,
     SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion, TrustRegionForm,
 };
+
+/// A square that no token reaches, and that every type and device has.
+const NEVER: f64 = f32::MAX as f64;
 
 /// What a surrogate is computed from. All of it is 0 at padding.
 pub(super) struct Tokens<'a> {
@@ -26,6 +29,8 @@ pub(super) struct Tokens<'a> {
     /// `[B, T]` or `[B, 1]`.
     pub advantages: Tensor<2>,
     pub valid: &'a Valid,
+    /// From which squared log-ratio on tokens are dropped or clipped, where the batch says so.
+    pub second_moment_limit: Option<f64>,
 }
 
 impl Tokens<'_> {
@@ -55,6 +60,19 @@ impl Tokens<'_> {
         let up = log_ratio.clone().greater_elem(0).bool_and(self.positive());
         let down = log_ratio.lower_elem(0).bool_and(self.negative());
         up.bool_or(down)
+    }
+
+    /// Where a square is as large as a limit, `[B, T]`: the given one, or that of the batch.
+    fn reaches(&self, squares: Tensor<2>, of_batch: impl FnOnce() -> Tensor<1>) -> Tensor<2, Bool> {
+        match self.second_moment_limit {
+            Some(limit) => {
+                squares.greater_equal_elem(limit.min(NEVER) * (1.0 - SECOND_MOMENT_MARGIN))
+            }
+            None => {
+                let limit = of_batch().reshape([1, 1]).expand(self.shape());
+                squares.greater_equal(limit)
+            }
+        }
     }
 
     /// No token at all, `[B, T]`.
@@ -395,10 +413,11 @@ impl Formula for SecondMomentMask {
     fn of(&self, tokens: &Tokens) -> SurrogateOutput {
         let away = tokens.moves_away();
         let squares = tokens.log_ratio.clone().without_autodiff().square();
-        let moments = Moments::new(squares.clone(), away.clone());
-        let limit = moments.first_beyond(moments.means().greater_elem(self.threshold));
-        let limit = limit.reshape([1, 1]).expand(tokens.shape());
-        let dropped = squares.greater_equal(limit).bool_and(away);
+        let reached = tokens.reaches(squares.clone(), || {
+            let moments = Moments::new(squares, away.clone());
+            moments.first_beyond(moments.means().greater_elem(self.threshold))
+        });
+        let dropped = reached.bool_and(away);
         let surrogate = tokens.ratio.clone() * tokens.advantages.clone();
         SurrogateOutput {
             surrogate: surrogate.mask_fill(dropped.clone(), 0),
@@ -414,14 +433,18 @@ impl Formula for SecondMomentClip {
         let everywhere = |x: Tensor<1>| x.reshape([1, 1]).expand(shape);
         let away = tokens.moves_away();
         let squares = tokens.log_ratio.clone().without_autodiff().square();
-        let moments = Moments::new(squares.clone(), away.clone());
-        let mean = moments.mean();
-        let cap = moments.last_within(moments.means_of_lesser().lower_elem(self.threshold));
-        let beyond = squares.greater_equal(everywhere(cap.clone()));
-        let beyond = beyond.bool_and(everywhere(mean).greater_elem(self.threshold));
-        let beyond = beyond.bool_and(away);
+        let limit = match tokens.second_moment_limit {
+            Some(limit) => tokens.valid.total.zeros_like() + limit.min(NEVER),
+            None => {
+                let moments = Moments::new(squares.clone(), away.clone());
+                let within = moments.means_of_lesser().lower_elem(self.threshold);
+                let all = moments.mean().lower_equal_elem(self.threshold);
+                moments.last_within(within).mask_fill(all, NEVER)
+            }
+        };
+        let beyond = tokens.reaches(squares, || limit.clone()).bool_and(away);
 
-        let cap = cap.sqrt();
+        let cap = limit.sqrt().clamp_max(LOG_RATIO_LIMIT);
         let high = everywhere(cap.clone().exp()).clamp_min(1.0 + self.min_high);
         let low = everywhere(cap.neg().exp()).clamp_max(1.0 - self.min_low);
         let ratio = tokens.constant_ratio();
