@@ -50,6 +50,14 @@ pub fn busy(seed: u64) -> Case {
     case.entropies = Some(entropies);
     // One prompt has two answers, one none with a token.
     case.prompt_ids = Some(vec![7, -2, 3, 7]);
+    // Turns of one token and of several, one with a hole in it, and one that ends beside the next.
+    let turns = [
+        [4, 4, 9, 9, 0, 0],
+        [0, 1, 0, 1, 5, 5],
+        [0; 6],
+        [2, 3, 3, 2, 2, 2],
+    ];
+    case.segment_ids = Some(turns.concat());
     case.action_mask = Some(mask);
     case
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::DType;
 use half::{bf16, f16};
-use policy_loss::{Denominator, EntropyMask, GlobalTotals, PolicyLossConfig};
+use policy_loss::{Behavior, Denominator, EntropyMask, GlobalTotals, PolicyLossConfig, Surrogate};
 use policy_loss_oracle::{Answer, Batch, Prompts, Scale, solve};
 
 /// Advantages in one of the forms that a batch accepts.
@@ -61,12 +61,16 @@ pub struct Case {
     pub ref_log_probs: Option<Vec<f64>>,
     /// `[B, T]`.
     pub entropies: Option<Vec<f64>>,
+    /// `[B, T]`: the turn of each token.
+    pub segment_ids: Option<Vec<i64>>,
     /// The prompt that each sequence answers.
     pub prompt_ids: Option<Vec<i64>>,
     /// How many tokens of the global batch answer the prompt of each sequence.
     pub prompt_tokens: Option<Vec<usize>>,
     /// The least entropy of the global batch that an entropy mask keeps.
     pub entropy_threshold: Option<f64>,
+    /// From which squared log-ratio of the global batch on tokens are dropped or clipped.
+    pub second_moment_limit: Option<f64>,
     /// Of the global batch, where this is a part of one.
     pub totals: Option<GlobalTotals>,
 }
@@ -89,9 +93,11 @@ impl Case {
             rollout_log_probs: None,
             ref_log_probs: None,
             entropies: None,
+            segment_ids: None,
             prompt_ids: Some((0..sequences as i64).collect()),
             prompt_tokens: None,
             entropy_threshold: None,
+            second_moment_limit: None,
             totals: None,
         }
     }
@@ -142,6 +148,25 @@ impl Case {
         let entropies = self.entropies.iter().flatten().enumerate();
         let valid = entropies.filter(|(i, _)| self.is_valid(*i));
         mask.threshold(valid.map(|(_, entropy)| *entropy))
+    }
+
+    /// From which squared log-ratio on the surrogate of second moments drops or clips tokens.
+    pub fn limit_of(&self, surrogate: &Surrogate) -> Option<f64> {
+        let batch = self.oracle_batch();
+        let base = match self.config.objective.ratio.against {
+            Behavior::Old => &self.old_log_probs,
+            Behavior::Rollout => self.rollout_log_probs.as_ref()?,
+        };
+        let valid = (0..self.log_probs.len()).filter(|i| self.is_valid(*i));
+        let squares = valid.filter_map(|i| {
+            let d = self.log_probs[i] - base[i];
+            (d * batch.advantages[i] > 0.0).then_some(d * d)
+        });
+        match surrogate {
+            Surrogate::SecondMomentMask(mask) => Some(mask.limit(squares)),
+            Surrogate::SecondMomentClip(clip) => Some(clip.limit(squares)),
+            _ => None,
+        }
     }
 
     /// Every input as it arrives on a device: rounded to `log_probs` for itself and to `others`
@@ -229,8 +254,10 @@ impl Case {
             rollout: self.rollout_log_probs.clone(),
             reference: self.ref_log_probs.clone(),
             entropies: self.entropies.clone(),
+            segment_ids: self.segment_ids.clone(),
             prompts: self.prompts(),
             entropy_threshold: self.entropy_threshold,
+            second_moment_limit: self.second_moment_limit,
         }
     }
 

@@ -2,10 +2,11 @@
 
 use policy_loss::{
     Behavior, Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip,
-    EntropyBonus, EntropyMask, Filter, FilterEstimator, FilterLevel, GammaWeight, GeometricMean,
-    GradientPreservingClip, KlBase, KlEstimator, KlGradient, KlPenalty, MissingRolloutLogProbs,
-    OffPolicyMask, PolicyGradient, PolicyLossConfig, Preset, Ratio, Reduction, RolloutCorrection,
-    RolloutWeight, SigmoidGate, Surrogate, TrustRegion, WeightLevel, presets,
+    EntropyBonus, EntropyMask, Filter, FilterEstimator, FilterLevel, FutureGuard, FutureWeight,
+    GammaWeight, GeometricMean, GradientPreservingClip, KlBase, KlEstimator, KlGradient, KlPenalty,
+    MissingRolloutLogProbs, OffPolicyMask, PolicyGradient, PolicyLossConfig, Preset, Ratio,
+    Reduction, RolloutCorrection, RolloutWeight, SecondMomentClip, SecondMomentMask, SigmoidGate,
+    Surrogate, TrustRegion, WeightLevel, presets,
 };
 
 use policy_loss_oracle::dividing_filter;
@@ -20,6 +21,7 @@ pub fn all() -> Vec<PolicyLossConfig> {
     configs.extend(ratios());
     configs.extend(corrections());
     configs.extend(penalties());
+    configs.extend(future_weights());
     configs.extend(combinations());
     configs
 }
@@ -85,7 +87,7 @@ const UP_TO_ONE: Bounds = Bounds::at_most(1.0);
 
 /// Every surrogate with its defaults, and the forms that it can take; the reductions in turn.
 fn surrogates() -> Vec<PolicyLossConfig> {
-    let forms: [Surrogate; 19] = [
+    let forms: [Surrogate; 22] = [
         DynamicClip::new(0.02, 0.03).into(),
         DynamicClip::new(0.05, 0.1).with_max_ratio(1.3).into(),
         GradientPreservingClip::new(0.1, 0.1, 0.75, 0.5).into(),
@@ -113,6 +115,9 @@ fn surrogates() -> Vec<PolicyLossConfig> {
         .into(),
         SigmoidGate::new(3.0, 8.0).into(),
         covariance_clip().into(),
+        SecondMomentMask::new(0.2).into(),
+        SecondMomentClip::new(0.1, 0.0, 0.0).into(),
+        SecondMomentClip::new(0.1, 0.25, 0.05).into(),
     ];
     let reductions = Reduction::all(9).into_iter().cycle();
     let surrogates = Surrogate::defaults().into_iter().chain(forms);
@@ -277,6 +282,32 @@ fn mixed_corrections() -> Vec<PolicyLossConfig> {
     ]
 }
 
+/// Weights by what is behind a token: each setting, and then other parts beside them.
+fn future_weights() -> Vec<PolicyLossConfig> {
+    let new = PolicyLossConfig::new;
+    let guard = FutureGuard {
+        ratio: 1.1,
+        bounds: Bounds::new(0.7, 0.9),
+    };
+    let bounded = FutureWeight::new(0.8).with_bounds(Bounds::new(0.8, 1.1));
+    vec![
+        new().with_future_weight(FutureWeight::default()),
+        new().with_future_weight(FutureWeight::new(0.0).with_bounds(Bounds::at_most(1.3))),
+        new().with_future_weight(FutureWeight::new(1.0).with_guard(guard)),
+        new()
+            .with_surrogate(Clip::new(0.2, 0.28).with_delta(1.5))
+            .with_future_weight(bounded.with_guard(guard).with_max_ratio(1.5)),
+        new()
+            .with_ratio(Ratio::SEQUENCE.against(Behavior::Rollout))
+            .with_future_weight(bounded.with_guard(guard))
+            .with_reduction(Reduction::SequenceMean),
+        new()
+            .with_surrogate(GeometricMean::default())
+            .with_future_weight(bounded)
+            .with_off_policy_mask(OffPolicyMask::new(0.1)),
+    ]
+}
+
 /// Penalties, the bonus and the mask, one by one.
 fn penalties() -> Vec<PolicyLossConfig> {
     let new = PolicyLossConfig::new;
@@ -404,6 +435,12 @@ fn combinations() -> Vec<PolicyLossConfig> {
             .with_rollout_correction(presets::tis(0.5, 2.0))
             .with_off_policy_mask(OffPolicyMask::new(0.1)),
         new()
+            .with_future_weight(FutureWeight::new(0.9).with_bounds(Bounds::new(0.8, 1.2)))
+            .with_entropy_mask(EntropyMask::new(0.4))
+            .with_kl_penalty(penalty)
+            .with_entropy_bonus(EntropyBonus::new(0.05))
+            .with_rollout_correction(presets::tis(0.5, 2.0)),
+        new()
             .with_entropy_mask(EntropyMask::new(0.4))
             .with_kl_penalty(penalty)
             .with_rollout_correction(presets::tis(0.5, 2.0)),
@@ -471,6 +508,7 @@ mod tests {
                 |c: &Objective| c.entropy_bonus.is_some(),
                 |c: &Objective| c.off_policy_mask.is_some(),
                 |c: &Objective| c.entropy_mask.is_some(),
+                |c: &Objective| c.future_weight.is_some(),
                 |c: &Objective| c.rollout_correction.is_some(),
             ] {
                 assert!(holds(&|c| part(c) == part(&config)));

@@ -28,3 +28,13 @@ pub use runner::{
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub struct Readme;
+
+/// That of the page on objectives, too.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/OBJECTIVES.md")]
+pub struct Objectives;
+
+/// And that of the page on advantages.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/ADVANTAGES.md")]
+pub struct AdvantagesPage;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use policy_loss::device::Hardware;
 use policy_loss::{
     Advantages, BatchError, Implementation, MetricValues, PolicyBatch, PolicyLoss,
@@ -312,6 +312,9 @@ impl Runner {
         if let Some(rollout) = &case.rollout_log_probs {
             batch = batch.with_rollout_log_probs(self.tensor(rollout, shape, dtype));
         }
+        if let Some(ids) = &case.segment_ids {
+            batch = batch.with_segment_ids(self.integers(ids, shape));
+        }
         if let Some(ids) = &case.prompt_ids {
             batch = batch.with_prompt_ids(ids.clone());
         }
@@ -321,10 +324,18 @@ impl Runner {
         if let Some(threshold) = case.entropy_threshold {
             batch = batch.with_entropy_threshold(threshold);
         }
+        if let Some(limit) = case.second_moment_limit {
+            batch = batch.with_second_moment_limit(limit);
+        }
         match case.totals {
             Some(totals) => batch.with_totals(totals),
             None => batch,
         }
+    }
+
+    /// Whole numbers on this runner's device.
+    pub fn integers(&self, values: &[i64], shape: [usize; 2]) -> Tensor<2, Int> {
+        Tensor::from_data(TensorData::new(values.to_vec(), shape), &self.device)
     }
 
     /// Numbers on this runner's device.

@@ -11,7 +11,7 @@ macro_rules! parts {
             golden: verl_estimators;
             features: golden_cases_of_trainers;
             by_hand: groups, divisors, lengths, groups_of_one, equal_scores, ties, sequences_have_no_order,
-                gaps, sequence_rewards, whitening;
+                gaps, token_baselines, sequence_rewards, whitening;
             errors: shapes, missing, dtypes, devices, kl_reward;
             kl_reward: estimates, sequence_rewards, nothing;
             teacher: agrees_with_the_oracle, masked_content_changes_nothing, sequence_advantages,
@@ -34,7 +34,7 @@ mod configurations {
     use policy_loss::{
         AdvantageEstimatorConfig as Config, AdvantagePreset, ConfigError, Deviation,
         GeneralizedAdvantage, GroupBaseline, GroupRelative, KlEstimator, KlReward, MeanScale,
-        ReturnToGo,
+        ReturnToGo, TokenBaseline,
     };
 
     #[test]
@@ -69,6 +69,12 @@ mod configurations {
                 "generalized.return_lambda",
             ),
             (ReturnToGo::new(-1e-9).into(), "return_to_go.gamma"),
+            (
+                ReturnToGo::new(1.0)
+                    .with_token_baseline(TokenBaseline::new().with_epsilon(0.0))
+                    .into(),
+                "return_to_go.token_baseline.epsilon",
+            ),
             (epsilon(0.0), "group_relative.deviation.epsilon"),
             (epsilon(f64::NAN), "group_relative.deviation.epsilon"),
             (epsilon(-1e-6), "group_relative.deviation.epsilon"),
@@ -123,6 +129,23 @@ mod configurations {
     }
 
     #[test]
+    fn one_baseline_is_enough() {
+        let two = ReturnToGo::new(1.0)
+            .with_subtract_baseline(true)
+            .with_token_baseline(TokenBaseline::new());
+        let error = Config::from(two).init().unwrap_err();
+        assert!(
+            matches!(error, ConfigError::Combination { .. }),
+            "{error:?}"
+        );
+        let error = error.to_string();
+        assert!(
+            error.contains("subtract_baseline") && error.contains("token_baseline"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn presets_survive_json_and_names() {
         for preset in AdvantagePreset::ALL {
             let config = preset.config();
@@ -147,6 +170,7 @@ mod configurations {
         for (text, unknown) in [
             (r#"{"generalized":{"lam":0.9}}"#, "lam"),
             (r#"{"return_to_go":{"lambda":0.9}}"#, "lambda"),
+            (r#"{"return_to_go":{"token_baseline":{"mean":1}}}"#, "mean"),
             (r#"{"group_relative":{"gamma":0.9}}"#, "gamma"),
             (r#"{"group_relative":{"deviation":{"eps":1e-6}}}"#, "eps"),
             (

@@ -4,10 +4,11 @@
 use burn::config::Config;
 use policy_loss::{
     Behavior, Bounds, Clip, ConfigError, CovarianceClip, CovariancePenalty, EntropyBonus,
-    EntropyMask, Filter, FilterEstimator, FilterLevel, GammaWeight, GeometricMean, KlEstimator,
-    KlGradient, KlPenalty, OffPolicyMask, OpenRlhfPolicyLoss, PolicyGradient, PolicyLossConfig,
-    Preset, Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio,
-    Surrogate, TrustRegion, WeightLevel, WeightMode, presets,
+    EntropyMask, Filter, FilterEstimator, FilterLevel, FutureGuard, FutureWeight, GammaWeight,
+    GeometricMean, KlEstimator, KlGradient, KlPenalty, OffPolicyMask, OpenRlhfPolicyLoss,
+    PolicyGradient, PolicyLossConfig, Preset, Ratio, Reduction, RolloutCorrection, RolloutWeight,
+    SecondMomentClip, SecondMomentMask, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
+    WeightLevel, WeightMode, presets,
 };
 use policy_loss_tests::configs;
 use proptest::prelude::*;
@@ -39,7 +40,7 @@ fn corrected(correction: RolloutCorrection) -> PolicyLossConfig {
 fn ratios_of_sequences_in_surrogates_of_tokens() {
     let ratios = [Ratio::SEQUENCE, Ratio::SEQUENCE_TOKEN, Ratio::SEQUENCE_SUM];
     let at_most = Bounds::at_most(1.28);
-    let surrogates: [Surrogate; 9] = [
+    let surrogates: [Surrogate; 11] = [
         PolicyGradient::new().into(),
         PolicyGradient::weighted(at_most).into(),
         PolicyGradient::weighted_where_negative(at_most).into(),
@@ -49,6 +50,8 @@ fn ratios_of_sequences_in_surrogates_of_tokens() {
         CovarianceClip::default().into(),
         CovariancePenalty::default().into(),
         SquaredLogRatio::default().into(),
+        SecondMomentMask::default().into(),
+        SecondMomentClip::default().into(),
     ];
     for part in surrogates {
         for ratio in ratios {
@@ -147,6 +150,25 @@ fn numbers_out_of_range() {
                 "surrogate.trust_region.max_ratio",
             ),
             (
+                surrogate(SecondMomentMask::new(value)),
+                "surrogate.second_moment_mask.threshold",
+            ),
+            (
+                surrogate(SecondMomentClip::new(value, 0.0, 0.0)),
+                "surrogate.second_moment_clip.threshold",
+            ),
+            (
+                new().with_future_weight(FutureWeight::default().with_bounds(at_most)),
+                "future_weight.bounds.high",
+            ),
+            (
+                new().with_future_weight(FutureWeight::default().with_guard(FutureGuard {
+                    ratio: value,
+                    ..FutureGuard::default()
+                })),
+                "future_weight.guard.ratio",
+            ),
+            (
                 new().with_off_policy_mask(OffPolicyMask::new(value)),
                 "off_policy_mask.delta",
             ),
@@ -177,6 +199,33 @@ fn numbers_out_of_range() {
             &["entropy_bonus.coefficient", "0 or above"],
         );
     }
+    for value in [-0.1, f64::NAN, f64::INFINITY] {
+        for (clip, field) in [
+            (SecondMomentClip::new(0.1, value, 0.0), "min_low"),
+            (SecondMomentClip::new(0.1, 0.0, value), "min_high"),
+        ] {
+            refused(
+                surrogate(clip),
+                &["surrogate.second_moment_clip", field, "0 or above"],
+            );
+        }
+    }
+    for value in [-0.1, 1.1, f64::NAN] {
+        refused(
+            new().with_future_weight(FutureWeight::new(value)),
+            &["future_weight.discount", &value.to_string(), "from 0 to 1"],
+        );
+    }
+    let most = FutureWeight::default().with_max_ratio(1.0);
+    refused(
+        new().with_future_weight(most),
+        &["future_weight.max_ratio", "above 1"],
+    );
+    let low = FutureWeight::default().with_bounds(Bounds::new(2.0, 1.0));
+    refused(
+        new().with_future_weight(low),
+        &["future_weight.bounds.low", "low <= high"],
+    );
     for share in [0.0, 1.5, f64::NAN] {
         let penalty = CovariancePenalty {
             share,
@@ -228,7 +277,7 @@ fn filters_are_one_for_each_statistic() {
             all = all.with_filter(Filter::new(level, estimator, Bounds::at_most(2.0)));
         }
     }
-    assert_eq!(all.filters.iter().count(), 24);
+    assert_eq!(all.filters.iter().count(), 30);
     let config = corrected(all);
     let json = serde_json::to_string(&config).unwrap();
     assert_eq!(
@@ -292,10 +341,14 @@ fn json_of_the_parts() {
         "surrogate": {"clip": {"high": 0.28, "delta": 4}},
         "off_policy_mask": {"delta": 0.01},
         "entropy_mask": {"share": 0.3},
+        "future_weight": {"discount": 0.9, "bounds": {"low": 1}, "guard": {}},
         "rollout_correction": {
             "weight": {"level": "geometric", "mode": {"mask": {"low": 0.5}}},
             "normalize": true,
-            "filters": [{"level": "sequence_max", "estimator": "k2", "bounds": {"high": 0.2}}],
+            "filters": [
+                {"level": "sequence_max", "estimator": "k2", "bounds": {"high": 0.2}},
+                {"level": "segment_mean", "estimator": "k3", "bounds": {"high": 0.1}}
+            ],
             "veto": 1e-4
         },
         "kl_penalty": {"coefficient": 0.001, "estimator": "k1", "gradient": "straight_through"},
@@ -309,15 +362,26 @@ fn json_of_the_parts() {
         FilterEstimator::K2,
         Bounds::at_most(0.2),
     );
+    let of_segments = Filter::new(
+        FilterLevel::SegmentMean,
+        FilterEstimator::K3,
+        Bounds::at_most(0.1),
+    );
     let expected = PolicyLossConfig::new()
         .with_ratio(Ratio::SEQUENCE_TOKEN)
         .with_surrogate(Clip::new(0.2, 0.28).with_delta(4.0))
         .with_off_policy_mask(OffPolicyMask::new(0.01))
         .with_entropy_mask(EntropyMask::new(0.3))
+        .with_future_weight(
+            FutureWeight::new(0.9)
+                .with_bounds(Bounds::at_least(1.0))
+                .with_guard(FutureGuard::default()),
+        )
         .with_rollout_correction(
             RolloutCorrection::weigh(weight)
                 .with_normalization()
                 .with_filter(filter)
+                .with_filter(of_segments)
                 .with_veto(1e-4),
         )
         .with_kl_penalty(

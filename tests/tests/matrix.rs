@@ -7,7 +7,7 @@ macro_rules! formulas {
     ($mode:ident) => {
         policy_loss_tests::tests! { policy_loss_tests::run, policy_loss_tests::suite, $mode;
             golden: openrlhf_cases, framework_cases, rollout_corrections, roll_weights, real_rollout,
-                rollout_diagnostics;
+                rollout_diagnostics, sums_of_losses, second_moment_masks;
             objectives: every_objective, fused_coverage, on_policy, packed_sequences, missing_inputs,
                 rollout_diagnostics_of_nothing, jensen_shannon;
             garbage: in_every_input, of_each_kind, in_token_losses, in_advantages_of_masked_rows,
@@ -23,8 +23,11 @@ macro_rules! values {
             clipping: clipping, advantages_per_sequence, small_and_empty_batches, dual_clipping,
                 extreme_ratios;
             exact_bounds: ties, thresholds, whole_shares, off_policy_masks, largest_of_either_sign;
-            sequence_ratio: shared_by_its_tokens, against_rollout, with_padding, of_segments;
-            rollout_weights: weights, rejected_weights, only_moving_away, ignored_rollout;
+            sequence_ratio: shared_by_its_tokens, against_rollout, with_padding, of_segments,
+                of_segments_with_ids;
+            second_moments: masks, clips, limits, action_masks;
+            future_weight: positions, bounds, what_is_weighed;
+            rollout_weights: weights, rejected_weights, only_moving_away, of_segments, ignored_rollout;
             masks: every_form, other_values_are_refused, only_valid_tokens_count, nothing_valid,
                 no_mask;
             entropy_mask: quantiles, all_of_many, what_is_dropped, thresholds;

@@ -31,6 +31,7 @@ The batch is a safetensors file, such as safetensors.torch.save_file writes, wit
   rollout_log_probs  [B, T] float, optional  as the inference engine reported them
   ref_log_probs      [B, T] float, optional  of a frozen reference policy
   entropies          [B, T] float, optional  of the policy's token distributions
+  segment_ids        [B, T] integers         optional: equal at tokens of the same turn or tool call
   prompt_ids         [B] integers, optional  equal for sequences that answer the same prompt
   prompt_tokens      [B] integers, optional  how many tokens of a global batch answer that prompt
 
@@ -258,6 +259,11 @@ pub struct TotalsArguments {
     /// Least entropy of a token that an entropy mask keeps, of all tokens of the global batch
     #[arg(long, value_name = "NATS")]
     pub entropy_threshold: Option<f64>,
+
+    /// Squared log-ratio from which on a surrogate of second moments drops or clips tokens, of all tokens
+    /// of the global batch
+    #[arg(long, value_name = "SQUARE")]
+    pub second_moment_limit: Option<f64>,
 
     /// Ranks whose gradients are averaged; needs the total of the objective's reduction
     #[arg(long, value_name = "N")]

@@ -65,6 +65,15 @@ pub fn evaluate<'run>(
         }
         batch = batch.with_entropy_threshold(threshold);
     }
+    if let Some(limit) = arguments.totals.second_moment_limit {
+        let surrogate = objective.loss.config().objective.surrogate;
+        if !surrogate.reads_second_moment() {
+            output::note(
+                "--second-moment-limit has no effect: the surrogate is of no second moment",
+            );
+        }
+        batch = batch.with_second_moment_limit(limit);
+    }
     let output = objective
         .loss
         .forward(batch.clone())
@@ -142,6 +151,7 @@ fn flag(field: &'static str) -> &'static str {
         "totals.prompts" => "--global-prompts",
         "totals.world_size" => "--world-size",
         "entropy_threshold" => "--entropy-threshold",
+        "second_moment_limit" => "--second-moment-limit",
         other => other,
     }
 }
@@ -159,7 +169,7 @@ pub fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Fa
             flag(field)
         )),
         BatchError::Missing {
-            tensor: tensor @ ("entropy_threshold" | "totals.prompts"),
+            tensor: tensor @ ("entropy_threshold" | "second_moment_limit" | "totals.prompts"),
             needed_by,
             ..
         } => {

@@ -1,6 +1,8 @@
 //! The tensors of a batch, from the file's types to those that a device computes.
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use std::collections::HashMap;
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use policy_loss::device::{computes, dtypes};
 use policy_loss::{Advantages, PolicyBatch};
 use safetensors::Dtype;
@@ -17,9 +19,10 @@ const ADVANTAGES: &str = "advantages";
 const ROLLOUT_LOG_PROBS: &str = "rollout_log_probs";
 const REF_LOG_PROBS: &str = "ref_log_probs";
 const ENTROPIES: &str = "entropies";
+const SEGMENT_IDS: &str = "segment_ids";
 const PROMPT_IDS: &str = "prompt_ids";
 const PROMPT_TOKENS: &str = "prompt_tokens";
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     LOG_PROBS,
     OLD_LOG_PROBS,
     ADVANTAGES,
@@ -27,6 +30,7 @@ const NAMES: [&str; 9] = [
     ROLLOUT_LOG_PROBS,
     REF_LOG_PROBS,
     ENTROPIES,
+    SEGMENT_IDS,
     PROMPT_IDS,
     PROMPT_TOKENS,
 ];
@@ -40,6 +44,7 @@ pub struct HostBatch {
     ref_log_probs: Option<Floats>,
     entropies: Option<Floats>,
     action_mask: Option<Mask>,
+    segment_ids: Option<TensorData>,
     prompt_ids: Option<Vec<i64>>,
     prompt_tokens: Option<Vec<usize>>,
 }
@@ -74,6 +79,7 @@ impl HostBatch {
             ref_log_probs: optional(REF_LOG_PROBS)?,
             entropies: optional(ENTROPIES)?,
             action_mask: Mask::read(file)?,
+            segment_ids: segments(file)?,
             prompt_ids: integers(file, PROMPT_IDS)?,
             prompt_tokens: counts(file, PROMPT_TOKENS)?,
         };
@@ -145,6 +151,9 @@ impl HostBatch {
         }
         if let Some(entropies) = self.entropies {
             batch = batch.with_entropies(put(entropies)?.matrix_on(&backend));
+        }
+        if let Some(ids) = self.segment_ids {
+            batch = batch.with_segment_ids(Tensor::<2, Int>::from_data(ids, &backend));
         }
         if let Some(ids) = self.prompt_ids {
             batch = batch.with_prompt_ids(ids);
@@ -248,6 +257,26 @@ impl Floats {
             _ => self.matrix_on(device).into(),
         }
     }
+}
+
+/// Integers, one for each token. A device compares numbers of 32 bits, so that they are renumbered.
+fn segments(file: &BatchFile) -> Result<Option<TensorData>, Failure> {
+    let Some(view) = file.find(SEGMENT_IDS) else {
+        return Ok(None);
+    };
+    let shape = shape_of_rank_2(file, SEGMENT_IDS, &view)?;
+    let Some(values) = beside::integers(&view) else {
+        return Err(file.bad(format!(
+            "`{SEGMENT_IDS}` is {}; expected [B, T] integers",
+            view.dtype()
+        )));
+    };
+    let mut numbers = HashMap::new();
+    let renumbered = values.into_iter().map(|id| {
+        let next = numbers.len() as i64;
+        *numbers.entry(id).or_insert(next)
+    });
+    Ok(Some(TensorData::new(renumbered.collect::<Vec<_>>(), shape)))
 }
 
 /// Integers, one for each sequence.

@@ -91,7 +91,7 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    /// The choices of an objective; `None` where its surrogate or the level of its ratio has no kernel.
+    /// The choices of an objective; `None` where a part of it has no kernel.
     #[must_use]
     pub fn new(
         objective: &Objective,
@@ -99,7 +99,7 @@ impl Blueprint {
         with_gradient: bool,
         double: bool,
     ) -> Option<Self> {
-        if !objective.ratio.level.has_kernel() {
+        if objective.part_without_kernel().is_some() {
             return None;
         }
         let correction = objective.rollout_correction;

@@ -272,13 +272,15 @@ fn ratio_bounds(objective: &Objective) -> Vec<Bound> {
             bound(1.0 - clip.low, "1 - low"),
             bound(1.0 + clip.high, "1 + high"),
         ],
-        // Their bounds are none of the ratio, or another one for each token.
+        // Their bounds are none of the ratio, or another one for each token or batch.
         Surrogate::SigmoidGate(_)
         | Surrogate::GammaWeight(_)
         | Surrogate::TrustRegion(_)
         | Surrogate::SquaredLogRatio(_)
         | Surrogate::DynamicClip(_)
-        | Surrogate::CovariancePenalty(_) => Vec::new(),
+        | Surrogate::CovariancePenalty(_)
+        | Surrogate::SecondMomentMask(_)
+        | Surrogate::SecondMomentClip(_) => Vec::new(),
     }
 }
 

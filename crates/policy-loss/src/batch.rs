@@ -1,6 +1,6 @@
 //! What goes in.
 
-use burn::tensor::{Bool, Tensor};
+use burn::tensor::{Bool, Int, Tensor};
 
 use crate::GlobalTotals;
 
@@ -14,6 +14,7 @@ use crate::GlobalTotals;
 /// | `action_mask` | `[B, T]` bool | true where the policy generated the token; absent: all |
 /// | `rollout_log_probs` | `[B, T]` | as the inference engine reported them when it sampled |
 /// | `ref_log_probs` | `[B, T]` | of a frozen reference policy; a KL penalty reads it |
+/// | `segment_ids` | `[B, T]` integers | equal at tokens of the same turn, sentence or tool call; what is made of segments reads them; absent: a segment is a run of valid tokens |
 /// | `entropies` | `[B, T]` | of the policy's token distributions; an entropy mask and an entropy bonus read it; only the bonus gives it a gradient |
 ///
 /// Inputs may be f64, f32, f16 or bf16, also mixed. Everything but `log_probs` and `entropies` is a
@@ -30,10 +31,12 @@ pub struct PolicyBatch {
     pub(crate) rollout_log_probs: Option<Tensor<2>>,
     pub(crate) ref_log_probs: Option<Tensor<2>>,
     pub(crate) entropies: Option<Tensor<2>>,
+    pub(crate) segment_ids: Option<Tensor<2, Int>>,
     pub(crate) sequence_ids: Option<Vec<usize>>,
     pub(crate) prompt_ids: Option<Vec<i64>>,
     pub(crate) prompt_tokens: Option<Vec<usize>>,
     pub(crate) entropy_threshold: Option<f64>,
+    pub(crate) second_moment_limit: Option<f64>,
     pub(crate) totals: Option<GlobalTotals>,
 }
 
@@ -83,10 +86,12 @@ impl PolicyBatch {
             rollout_log_probs: None,
             ref_log_probs: None,
             entropies: None,
+            segment_ids: None,
             sequence_ids: None,
             prompt_ids: None,
             prompt_tokens: None,
             entropy_threshold: None,
+            second_moment_limit: None,
             totals: None,
         }
     }
@@ -102,10 +107,12 @@ impl PolicyBatch {
             rollout_log_probs: None,
             ref_log_probs: None,
             entropies: None,
+            segment_ids: None,
             sequence_ids: None,
             prompt_ids: None,
             prompt_tokens: None,
             entropy_threshold: None,
+            second_moment_limit: None,
             totals: None,
         }
     }
@@ -136,6 +143,16 @@ impl PolicyBatch {
     /// them tracked, since it gives them a gradient.
     pub fn with_entropies(mut self, entropies: Tensor<2>) -> Self {
         self.entropies = Some(entropies);
+        self
+    }
+
+    /// Says which turn, sentence or tool call each token belongs to, for ratios and filters of segments
+    /// ([`Ratio::SEGMENT`](crate::Ratio::SEGMENT),
+    /// [`FilterLevel::SegmentMean`](crate::FilterLevel::SegmentMean)): a segment is a run of valid
+    /// tokens of a sequence with the same number. Any numbers will do; what is masked between two
+    /// tokens does not part them.
+    pub fn with_segment_ids(mut self, segment_ids: Tensor<2, Int>) -> Self {
+        self.segment_ids = Some(segment_ids);
         self
     }
 
@@ -179,6 +196,17 @@ impl PolicyBatch {
     /// set it takes the place of the quantile, and the mask's share is not read.
     pub fn with_entropy_threshold(mut self, entropy_threshold: f64) -> Self {
         self.entropy_threshold = Some(entropy_threshold);
+        self
+    }
+
+    /// Sets the squared log-ratio from which on a surrogate of second moments drops or clips tokens that
+    /// move away, of all tokens of the global batch:
+    /// [`SecondMomentMask::limit`](crate::SecondMomentMask::limit) or
+    /// [`SecondMomentClip::limit`](crate::SecondMomentClip::limit) of their squares; infinity for none.
+    /// Such a surrogate needs it where the [totals](Self::with_totals) of the global batch are given;
+    /// where it is set, the threshold of the surrogate is not read.
+    pub fn with_second_moment_limit(mut self, second_moment_limit: f64) -> Self {
+        self.second_moment_limit = Some(second_moment_limit);
         self
     }
 

@@ -1,6 +1,6 @@
 //! Every check of a batch.
 
-use burn::tensor::{Bool, DType, Device, Tensor};
+use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
 use crate::device::{computes, describe, dtypes, names};
 use crate::packed::Packing;
@@ -38,6 +38,10 @@ impl PolicyBatch {
             check_shape("action_mask", mask.dims(), shape)?;
             check_device("action_mask", &mask.device(), &device)?;
         }
+        if let Some(ids) = &self.segment_ids {
+            check_shape("segment_ids", ids.dims(), shape)?;
+            check_device("segment_ids", &ids.device(), &device)?;
+        }
         let packing = match &self.sequence_ids {
             Some(ids) => Some(Packing::new(ids, shape)?),
             None => None,
@@ -68,6 +72,8 @@ impl PolicyBatch {
         };
         let entropy_threshold =
             check_entropy_threshold(objective, self.entropy_threshold, self.totals)?;
+        let second_moment_limit =
+            check_second_moment_limit(objective, self.second_moment_limit, self.totals)?;
         let prompts = Prompts::check(
             objective.reduction,
             sequences,
@@ -87,10 +93,12 @@ impl PolicyBatch {
             rollout_log_probs,
             ref_log_probs,
             entropies,
+            segment_ids: self.segment_ids.filter(|_| objective.reads_segments()),
             packing: None,
             scale,
             prompts,
             entropy_threshold,
+            second_moment_limit,
         };
         Ok(match packing {
             Some(packing) if !batch.is_empty() => packing.pad(batch),
@@ -109,6 +117,7 @@ pub(crate) struct CheckedBatch {
     pub rollout_log_probs: Option<Tensor<2>>,
     pub ref_log_probs: Option<Tensor<2>>,
     pub entropies: Option<Tensor<2>>,
+    pub segment_ids: Option<Tensor<2, Int>>,
     /// How the tokens lay in a packed row that they came from.
     pub packing: Option<Packing>,
     /// Replaces the division by a local count where global totals are given.
@@ -117,6 +126,8 @@ pub(crate) struct CheckedBatch {
     pub prompts: Option<Prompts>,
     /// Where an entropy mask takes it of a global batch.
     pub entropy_threshold: Option<f64>,
+    /// Where a surrogate of second moments takes it of a global batch.
+    pub second_moment_limit: Option<f64>,
 }
 
 impl CheckedBatch {
@@ -178,6 +189,28 @@ fn check_entropy_threshold(
             add_with: "PolicyBatch::with_entropy_threshold",
         }),
         threshold => Ok(threshold.filter(|_| objective.entropy_mask.is_some())),
+    }
+}
+
+fn check_second_moment_limit(
+    objective: &Objective,
+    limit: Option<f64>,
+    totals: Option<GlobalTotals>,
+) -> Result<Option<f64>, BatchError> {
+    match limit {
+        Some(limit) if limit.is_nan() || limit < 0.0 => Err(BatchError::OutOfRange {
+            field: "second_moment_limit",
+            value: limit.to_string(),
+            accepted: "a number, 0 or above, or infinity".into(),
+        }),
+        None if objective.surrogate.reads_second_moment() && totals.is_some() => {
+            Err(BatchError::Missing {
+                tensor: "second_moment_limit",
+                needed_by: "`surrogate` of second moments in a part of a batch, whose `totals` are given,",
+                add_with: "PolicyBatch::with_second_moment_limit",
+            })
+        }
+        limit => Ok(limit.filter(|_| objective.surrogate.reads_second_moment())),
     }
 }
 

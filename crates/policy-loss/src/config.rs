@@ -4,8 +4,9 @@ use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ConfigError, EntropyBonus, EntropyMask, Implementation, KlPenalty, MissingRolloutLogProbs,
-    Objective, OffPolicyMask, PolicyLoss, Ratio, Reduction, RolloutCorrection, Surrogate,
+    ConfigError, EntropyBonus, EntropyMask, FutureWeight, Implementation, KlPenalty,
+    MissingRolloutLogProbs, Objective, OffPolicyMask, PolicyLoss, Ratio, Reduction,
+    RolloutCorrection, Surrogate,
 };
 
 /// Configuration of a [`PolicyLoss`]: an [`Objective`], and how it is computed.
@@ -97,6 +98,13 @@ impl PolicyLossConfig {
     #[must_use]
     pub fn with_entropy_mask(mut self, mask: impl Into<Option<EntropyMask>>) -> Self {
         self.objective.entropy_mask = mask.into();
+        self
+    }
+
+    /// Sets the weight of tokens by what becomes of those behind them.
+    #[must_use]
+    pub fn with_future_weight(mut self, weight: impl Into<Option<FutureWeight>>) -> Self {
+        self.objective.future_weight = weight.into();
         self
     }
 

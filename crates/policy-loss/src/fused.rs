@@ -25,10 +25,9 @@ pub(crate) fn support(objective: &Objective, device: &Device) -> Support {
     if !is_on(feature) {
         return Support::FeatureMissing(feature);
     }
-    match objective.surrogate.kind() {
-        None => Support::AllBut("surrogate"),
-        Some(_) if !objective.ratio.level.has_kernel() => Support::AllBut("ratio.level"),
-        Some(_) => Support::Full,
+    match objective.part_without_kernel() {
+        Some(part) => Support::AllBut(part),
+        None => Support::Full,
     }
 }
 

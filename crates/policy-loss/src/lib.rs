@@ -126,7 +126,7 @@ mod warnings;
 pub use advantages::{
     AdvantageBatch, AdvantageEstimator, AdvantageEstimatorConfig, AdvantageOutput, AdvantagePreset,
     Among, Deviation, GeneralizedAdvantage, GroupBaseline, GroupRelative, MeanScale, ReturnToGo,
-    Rewards, SingleScore, Whitening, WhiteningOver,
+    Rewards, SingleScore, TokenBaseline, Whitening, WhiteningOver,
 };
 pub use batch::{Advantages, PolicyBatch};
 pub use config::PolicyLossConfig;
@@ -143,7 +143,7 @@ pub use log_probs::{
     TokenLogProbs, TopK, VocabularyShard,
 };
 pub use loss::PolicyLoss;
-pub use mask::{action_mask, action_mask_from_tensor};
+pub use mask::{action_mask, action_mask_from_tensor, within_second_moment};
 pub use openrlhf::OpenRlhfPolicyLoss;
 pub use output::{MetricValues, PolicyLossMetrics, PolicyLossOutput, PolicyLossValues, Sum, Sums};
 // The vocabulary of objectives stands below kernels and library alike.

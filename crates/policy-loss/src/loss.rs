@@ -17,8 +17,9 @@ use crate::{BatchError, Implementation, PolicyBatch, PolicyLossConfig, composed,
 /// ```text
 /// r          = the ratio                       (Ratio)
 /// surrogate  = min(r A, clamp(r, ..) A)        (Surrogate), 0 where an OffPolicyMask or EntropyMask drops it
+/// f          = the weight by what is behind, or 1 (FutureWeight)
 /// w          = the rollout weight, or 1        (RolloutCorrection)
-/// token_loss = -surrogate * w + kl - entropy   (KlPenalty, EntropyBonus)
+/// token_loss = -surrogate * f * w + kl - entropy (KlPenalty, EntropyBonus)
 /// loss       = the mean of token_loss          (Reduction)
 /// ```
 ///

@@ -99,10 +99,15 @@ impl Packing {
             rollout_log_probs: batch.rollout_log_probs.map(constant),
             ref_log_probs: batch.ref_log_probs.map(constant),
             entropies: batch.entropies.map(place),
+            segment_ids: batch.segment_ids.map(|ids| {
+                let ids = ids.without_autodiff().reshape([tokens]);
+                ids.select(0, sources.clone()).reshape(self.shape)
+            }),
             packing: Some(self),
             scale: batch.scale,
             prompts: batch.prompts,
             entropy_threshold: batch.entropy_threshold,
+            second_moment_limit: batch.second_moment_limit,
         }
     }
 

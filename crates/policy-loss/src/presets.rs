@@ -9,10 +9,10 @@ use std::str::FromStr;
 
 use crate::{
     Behavior, Bounds, Clip, ConfigError, CovarianceClip, CovariancePenalty, Divergence,
-    DynamicClip, Filter, FilterEstimator, FilterLevel, GammaWeight, GeometricMean,
-    GradientPreservingClip, KlBase, KlEstimator, KlPenalty, OffPolicyMask, PolicyGradient,
-    PolicyLossConfig, Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate,
-    SquaredLogRatio, Surrogate, TrustRegion,
+    DynamicClip, Filter, FilterEstimator, FilterLevel, FutureGuard, FutureWeight, GammaWeight,
+    GeometricMean, GradientPreservingClip, KlBase, KlEstimator, KlPenalty, OffPolicyMask,
+    PolicyGradient, PolicyLossConfig, Ratio, Reduction, RolloutCorrection, RolloutWeight,
+    SecondMomentMask, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
 };
 
 /// Declares the presets: variant, name, formula, source and value, in the order of the
@@ -182,6 +182,18 @@ presets! {
         => PolicyLossConfig::new().with_surrogate(SquaredLogRatio::default());
     Dro dro, "-(A log_probs - 0.05 d^2), token mean", "arXiv 2405.19107"
         => PolicyLossConfig::new().with_surrogate(SquaredLogRatio::default());
+    M2po m2po,
+        "-r A without the tokens furthest away, while the mean of d^2 of those that move away is above 0.04, token mean",
+        "arXiv 2510.01161"
+        => PolicyLossConfig::new().with_surrogate(SecondMomentMask::default());
+    Fipo fipo,
+        "-min(r A, clamp(r, 0.8, 1.28) A) f, f = exp(sum of 2^(-k/32) d_k behind) within 1 and 1.2, token mean",
+        "arXiv 2603.19835, as in ms-swift"
+        => clip(0.2, 0.28).with_future_weight(
+            FutureWeight::default()
+                .with_bounds(Bounds::new(1.0, 1.2))
+                .with_guard(FutureGuard::default()),
+        );
     Opsm opsm, "GRPO without sequences where A < 0 and mean(old - log_probs) > 1e-4",
         "arXiv 2512.02556"
         => Preset::Grpo.config().with_off_policy_mask(OffPolicyMask::default());

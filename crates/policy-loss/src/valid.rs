@@ -5,7 +5,7 @@
 //! renderer ends every loop after 65,536 turns, silently: a row of 100,000 ones sums to 65,532
 //! there. So long rows are reduced block by block.
 
-use burn::tensor::{Bool, DType, IndexingUpdateOp, Tensor};
+use burn::tensor::{Bool, DType, IndexingUpdateOp, Int, Tensor};
 
 use crate::Reduction;
 use policy_loss_kernels::objective::Denominator;
@@ -22,6 +22,8 @@ pub(crate) struct Valid {
     pub total: Tensor<1>,
     /// `[1]`, the number of sequences that hold a valid token.
     pub sequences: Tensor<1>,
+    /// `[B, T]`, equal at the tokens of a segment, where the batch says so.
+    pub segment_ids: Option<Tensor<2, Int>>,
 }
 
 impl Valid {
@@ -35,7 +37,14 @@ impl Valid {
             sequences: total(as_numbers(&present, dtype)),
             per_sequence,
             tokens,
+            segment_ids: None,
         }
+    }
+
+    /// With ids of the segments that tokens are in.
+    pub fn with_segment_ids(mut self, segment_ids: Option<Tensor<2, Int>>) -> Self {
+        self.segment_ids = segment_ids.map(Tensor::without_autodiff);
+        self
     }
 
     /// 0 at padding, whatever stood there; `x` may be `[B, T]` or `[B, 1]`.
@@ -57,13 +66,18 @@ impl Valid {
     }
 
     /// The mean over the valid tokens of the segment that each token is in, `[B, T]`; 0 at padding. A
-    /// segment is a run of valid tokens between others.
+    /// segment is a run of valid tokens with the same id, or, without ids, between others.
     pub fn mean_per_segment(&self, selected: Tensor<2>) -> Tensor<2> {
-        let [rows, tokens] = self.tokens.dims();
-        let valid = as_numbers(&self.tokens, self.total.dtype());
-        let before = Tensor::zeros([rows, 1], (&valid.device(), valid.dtype()));
-        let before = Tensor::cat(vec![before, valid.clone()], 1).slice([0..rows, 0..tokens]);
-        let starts = valid.clone() * (before.neg() + 1);
+        let valid = self.as_numbers();
+        let starts = match &self.segment_ids {
+            Some(ids) => as_numbers(&self.changes(ids), valid.dtype()),
+            None => {
+                let [rows, tokens] = self.tokens.dims();
+                let before = Tensor::zeros([rows, 1], (&valid.device(), valid.dtype()));
+                let before = Tensor::cat(vec![before, valid.clone()], 1);
+                valid.clone() * (before.slice([0..rows, 0..tokens]).neg() + 1)
+            }
+        };
         // Numbered from 0; padding in front is in the first one, and adds nothing to it.
         let segments = (running_sum(starts) - 1).clamp_min(0).int();
         let of_segments = |x: Tensor<2>| {
@@ -73,6 +87,38 @@ impl Valid {
         };
         let count = of_segments(valid).clamp_min(1);
         self.select(of_segments(selected) / count)
+    }
+
+    /// Where a valid token has another id than the one before it, or is the first of its sequence,
+    /// `[B, T]`.
+    fn changes(&self, ids: &Tensor<2, Int>) -> Tensor<2, Bool> {
+        let [rows, tokens] = self.tokens.dims();
+        let order = self.order();
+        let positions = Tensor::<1, Int>::arange(0..tokens as i64, &self.tokens.device());
+        let positions = positions.reshape([1, tokens]).expand([rows, tokens]);
+        let positions = positions.float().cast(self.total.dtype());
+        let positions = self.without_gaps(positions, &order);
+        let before = positions.gather(1, (order.clone() - 1).clamp_min(0));
+        let before = ids.clone().gather(1, before.int());
+        let changes = ids.clone().not_equal(before).bool_or(order.equal_elem(0));
+        changes.bool_and(self.tokens.clone())
+    }
+
+    /// How many valid tokens of its sequence stand before each one, `[B, T]`; any number at padding.
+    pub fn order(&self) -> Tensor<2, Int> {
+        (running_sum(self.as_numbers()) - 1).clamp_min(0).int()
+    }
+
+    /// Values of the valid tokens one behind the other, `[B, T]`, 0 behind the last. They are 0 at
+    /// padding, or become so.
+    pub fn without_gaps(&self, x: Tensor<2>, order: &Tensor<2, Int>) -> Tensor<2> {
+        let nothing = x.zeros_like();
+        nothing.scatter(1, order.clone(), self.select(x), IndexingUpdateOp::Add)
+    }
+
+    /// 1 at valid tokens, 0 at padding, `[B, T]`.
+    pub fn as_numbers(&self) -> Tensor<2> {
+        as_numbers(&self.tokens, self.total.dtype())
     }
 
     /// The sum over the valid tokens of each sequence, `[B, 1]`.
@@ -179,6 +225,80 @@ pub(crate) fn in_order(x: Tensor<2>, index: Tensor<1>) -> Tensor<1> {
     x.reshape([rows * columns]).sort(0).gather(0, index.int())
 }
 
+/// Numbers of some of the tokens, the least first, and the means of those up to each one.
+pub(crate) struct Moments {
+    /// `[1, N]`, [`BEYOND`](Self::BEYOND) behind the last.
+    sorted: Tensor<2>,
+    /// `[1, N]`, where there is one.
+    there: Tensor<2, Bool>,
+    /// `[1, N]`, how many there are up to each one.
+    rank: Tensor<2>,
+    /// `[1, N]`, the sums up to each one.
+    sums: Tensor<2>,
+    /// `[1]`, how many there are.
+    count: Tensor<1>,
+}
+
+impl Moments {
+    /// What stands for a number that is not there, and for one that is as large.
+    const BEYOND: f32 = f32::MAX;
+
+    /// Of numbers that are not negative, `[B, T]`, where a condition holds.
+    pub fn new(x: Tensor<2>, condition: Tensor<2, Bool>) -> Self {
+        let dtype = x.dtype();
+        let length = x.dims().iter().product();
+        let count = total(as_numbers(&condition, dtype));
+        let x = x.clamp_max(Self::BEYOND);
+        let x = x.mask_fill(condition.bool_not(), Self::BEYOND);
+        let sorted = x.reshape([length]).sort(0).reshape([1, length]);
+        let rank = Tensor::<1, Int>::arange(1..length as i64 + 1, &sorted.device());
+        let rank = rank.float().cast(dtype).reshape([1, length]);
+        let all = count.clone().reshape([1, 1]).expand([1, length]);
+        let there = rank.clone().lower_equal(all);
+        let sums = running_sum(sorted.clone().mask_fill(there.clone().bool_not(), 0));
+        Self {
+            sorted,
+            there,
+            rank,
+            sums,
+            count,
+        }
+    }
+
+    /// The mean of all, `[1]`.
+    pub fn mean(&self) -> Tensor<1> {
+        let last = self.sums.dims()[1] - 1;
+        let sum = self.sums.clone().narrow(1, last, 1).reshape([1]);
+        sum / self.count.clone().clamp_min(1)
+    }
+
+    /// The means of the numbers up to each one, `[1, N]`, of which none is below the one before.
+    pub fn means(&self) -> Tensor<2> {
+        self.sums.clone() / self.rank.clone()
+    }
+
+    /// The means of the lesser one of each number and all numbers, `[1, N]`.
+    pub fn means_of_lesser(&self) -> Tensor<2> {
+        let count = self.count.clone().clamp_min(1).reshape([1, 1]);
+        let count = count.expand(self.sums.dims());
+        let rest = (count.clone() - self.rank.clone()).clamp_min(0);
+        (self.sorted.clone() * rest + self.sums.clone()) / count
+    }
+
+    /// The least number at which a condition holds, `[1]`; above all of them where it holds nowhere.
+    pub fn first_beyond(&self, condition: Tensor<2, Bool>) -> Tensor<1> {
+        let without = condition.bool_and(self.there.clone()).bool_not();
+        let candidates = self.sorted.clone().mask_fill(without, Self::BEYOND);
+        largest(candidates.neg()).neg()
+    }
+
+    /// The largest number at which a condition holds, `[1]`; 0 where it holds nowhere.
+    pub fn last_within(&self, condition: Tensor<2, Bool>) -> Tensor<1> {
+        let without = condition.bool_and(self.there.clone()).bool_not();
+        largest(self.sorted.clone().mask_fill(without, 0))
+    }
+}
+
 /// The largest of all of `[B, T]`, `[1]`: of rows first, then of them.
 pub(crate) fn largest(x: Tensor<2>) -> Tensor<1> {
     let [rows, _] = x.dims();
@@ -197,7 +317,7 @@ fn largest_per_row(x: Tensor<2>) -> Tensor<2> {
 
 /// The sums of each row of `[B, T]` up to each of its values. In blocks, because a GPU adds up anew for
 /// every value, which takes turns in the square of the length.
-fn running_sum(x: Tensor<2>) -> Tensor<2> {
+pub(crate) fn running_sum(x: Tensor<2>) -> Tensor<2> {
     let [rows, columns] = x.dims();
     if columns <= BLOCK {
         return x.cumsum(1);

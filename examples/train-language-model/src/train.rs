@@ -158,7 +158,10 @@ impl Trainer {
         template::check(directory)?;
         let loss = objective(&settings).init()?;
         let objective = &loss.config().objective;
-        if !objective.is_exact_over_shards() && settings.microbatch < settings.minibatch() {
+        // The limit of a second moment is known when all log-probs are.
+        let is_of_parts =
+            objective.is_exact_over_shards() && !objective.surrogate.reads_second_moment();
+        if !is_of_parts && settings.microbatch < settings.minibatch() {
             return Err(format!(
                 "--microbatch {}: the objective of --preset {} has a statistic of all answers of an \
                  update, whose parts would be another objective; accepted: --microbatch {} or more",
@@ -557,8 +560,12 @@ impl Trainer {
         };
         let mut batch = batch
             .with_action_mask(tokens.action_mask.clone())
-            .with_rollout_log_probs(rollout)
-            .with_totals(totals);
+            .with_rollout_log_probs(rollout);
+        let objective = &self.loss.config().objective;
+        if !objective.surrogate.reads_second_moment() {
+            // Else this is all of the update.
+            batch = batch.with_totals(totals);
+        }
         if let Some(reference) = padded(|one| one.ref_log_probs.as_ref()) {
             batch = batch.with_ref_log_probs(reference);
         }

@@ -39,9 +39,14 @@ pub struct Batch {
     pub rollout: Option<Vec<f64>>,
     pub reference: Option<Vec<f64>>,
     pub entropies: Option<Vec<f64>>,
+    /// Equal at the tokens of a segment; absent: a segment is a run of valid tokens.
+    pub segment_ids: Option<Vec<i64>>,
     pub prompts: Option<Prompts>,
     /// The least entropy of a token that is kept, of the global batch; absent: of this one.
     pub entropy_threshold: Option<f64>,
+    /// The least squared log-ratio that a surrogate of second moments drops or clips, of the global
+    /// batch; absent: of this one.
+    pub second_moment_limit: Option<f64>,
 }
 
 impl Batch {
@@ -60,6 +65,26 @@ impl Batch {
             }
         }
         rows
+    }
+
+    /// The valid tokens of each segment.
+    pub(crate) fn segments(&self) -> Vec<Vec<usize>> {
+        let mut segments: Vec<Vec<usize>> = Vec::new();
+        for row in self.rows() {
+            let mut last: Option<usize> = None;
+            for i in row {
+                let goes_on = last.is_some_and(|before| match &self.segment_ids {
+                    Some(ids) => ids[before] == ids[i],
+                    None => before + 1 == i,
+                });
+                match goes_on {
+                    true => segments.last_mut().expect("there is one").push(i),
+                    false => segments.push(vec![i]),
+                }
+                last = Some(i);
+            }
+        }
+        segments
     }
 
     /// What a token of each sequence counts for in a mean over prompts; anything for a sequence

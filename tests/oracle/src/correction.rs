@@ -23,6 +23,7 @@ pub fn fill(
     };
     let gap = |i: usize| batch.gap(i);
     let rows = batch.rows();
+    let segments = batch.segments();
     for row in &rows {
         let sum: f64 = row.iter().map(|&j| gap(j)).sum();
         let size: f64 = row.iter().map(|&j| gap(j).abs()).sum();
@@ -43,8 +44,8 @@ pub fn fill(
         weight_mean = normalize(weight.level, &rows, tokens);
     }
     for row in &rows {
-        let rejects = |filter: &Filter, i: usize| {
-            let statistic = statistic(filter.level, filter.estimator, row, i, batch);
+        let rejects = |filter: &Filter, among: &[usize], i: usize| {
+            let statistic = statistic(filter.level, filter.estimator, among, i, batch);
             let bounds = match filter.estimator {
                 FilterEstimator::K1 => logs(filter.bounds),
                 FilterEstimator::K2
@@ -55,9 +56,11 @@ pub fn fill(
             };
             !inside(bounds, statistic, margin)
         };
-        let of_token = |filter: &Filter| filter.level == FilterLevel::Token;
-        let mut filters_of_rows = correction.filters.iter().filter(|f| !of_token(f));
-        let row_rejected = filters_of_rows.any(|filter| rejects(&filter, row[0]));
+        // Whether tokens of a row may fare differently.
+        let within_row =
+            |filter: &Filter| matches!(filter.level, FilterLevel::Token | FilterLevel::SegmentMean);
+        let mut filters_of_rows = correction.filters.iter().filter(|f| !within_row(f));
+        let row_rejected = filters_of_rows.any(|filter| rejects(&filter, row, row[0]));
         let vetoed = correction.veto.is_some_and(|floor| {
             row.iter().any(|&j| {
                 margin.meet(gap(j), floor.ln());
@@ -66,8 +69,11 @@ pub fn fill(
             })
         });
         for &i in row {
-            let mut filters_of_tokens = correction.filters.iter().filter(of_token);
-            let rejected = row_rejected || filters_of_tokens.any(|filter| rejects(&filter, i));
+            let segment = segments.iter().find(|segment| segment.contains(&i));
+            let segment = segment.expect("every valid token is in one");
+            let mut filters_within = correction.filters.iter().filter(within_row);
+            let rejected =
+                row_rejected || filters_within.any(|filter| rejects(&filter, segment, i));
             let advantage = batch.advantages[i];
             let comes_back = correction.only_moving_away
                 && ((gap(i) >= 0.0 && advantage <= 0.0) || (gap(i) <= 0.0 && advantage >= 0.0));
@@ -152,7 +158,7 @@ fn normalize(level: WeightLevel, rows: &[Vec<usize>], tokens: &mut [Token]) -> f
 fn statistic(
     level: FilterLevel,
     estimator: FilterEstimator,
-    row: &[usize],
+    among: &[usize],
     i: usize,
     batch: &Batch,
 ) -> f64 {
@@ -171,11 +177,13 @@ fn statistic(
             FilterEstimator::RatioDistance => limited.exp_m1().abs(),
         }
     };
-    let estimates = row.iter().map(|&j| estimate(j));
+    let estimates = among.iter().map(|&j| estimate(j));
     match level {
         FilterLevel::Token => estimate(i),
         FilterLevel::SequenceSum => estimates.sum(),
-        FilterLevel::SequenceMean => estimates.sum::<f64>() / row.len() as f64,
+        FilterLevel::SequenceMean | FilterLevel::SegmentMean => {
+            estimates.sum::<f64>() / among.len() as f64
+        }
         FilterLevel::SequenceMax => largest(estimates),
     }
 }

@@ -7,6 +7,7 @@
 
 mod batch;
 mod correction;
+mod future_weight;
 mod margin;
 mod metrics;
 mod penalty;
@@ -94,6 +95,8 @@ struct Token {
     missing: bool,
     /// It is dropped for that.
     dropped_missing: bool,
+    /// The weight by what is behind.
+    future: f64,
     weight: f64,
     truncated: bool,
     zeroed: bool,
@@ -120,6 +123,7 @@ struct TokenSize {
     /// Of what the surrogate moves by with the token's own log-prob.
     slope: f64,
     by_row: f64,
+    future: f64,
     weight: f64,
     kl: f64,
     kl_slope: f64,
@@ -155,6 +159,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
     surrogates::fill(&objective.surrogate, batch, &mut tokens, &margin);
     mask_off_policy(objective, batch, &mut tokens, &margin);
     mask_low_entropy(objective, batch, &mut tokens, &margin);
+    future_weight::fill(objective, batch, &mut tokens, &margin);
     let correction = objective.rollout_correction;
     let weight_mean = correction::fill(correction.as_ref(), batch, &mut tokens, &margin);
     penalty::fill(objective, batch, &mut tokens, &margin);
@@ -183,7 +188,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
             // Whatever it is: 0 times NaN would be NaN.
             let kept = |x: f64| match token.is_dropped() {
                 true => 0.0,
-                false => x * token.weight,
+                false => x * token.future * token.weight,
             };
             let own = token.by_log_prob + token.by_ratio * token.ratio_slope;
             let mut loss = -kept(token.surrogate) + kl_coefficient * token.kl;
@@ -203,7 +208,10 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
             answer.gradient[i] += slope * token.share;
             of_the_row += by_row * token.share;
             let size = &token.size;
-            let kept = if token.is_dropped() { 0.0 } else { size.weight };
+            let kept = match token.is_dropped() {
+                true => 0.0,
+                false => size.future * size.weight,
+            };
             let loss = size.surrogate * kept + kl_coefficient * size.kl + bonus_size;
             let slope = size.slope * kept + kl_coefficient * size.kl_slope;
             let by_row = size.by_row * kept + kl_coefficient * token.kl_by_row.abs();

@@ -19,22 +19,7 @@ pub fn groups(ratio: Ratio, batch: &Batch) -> Vec<Vec<usize>> {
         | RatioLevel::Sequence
         | RatioLevel::SequenceToken
         | RatioLevel::SequenceSum => batch.rows(),
-        RatioLevel::Segment => {
-            let mut segments: Vec<Vec<usize>> = Vec::new();
-            for row in batch.rows() {
-                let mut last = None;
-                for i in row {
-                    match last {
-                        Some(before) if before + 1 == i => {
-                            segments.last_mut().expect("there is one").push(i);
-                        }
-                        Some(_) | None => segments.push(vec![i]),
-                    }
-                    last = Some(i);
-                }
-            }
-            segments
-        }
+        RatioLevel::Segment => batch.segments(),
     }
 }
 

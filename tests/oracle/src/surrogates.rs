@@ -2,8 +2,8 @@
 
 use policy_loss_kernels::objective::{
     Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip, GammaWeight,
-    GeometricMean, GradientPreservingClip, ImportanceWeight, PolicyGradient, SigmoidGate,
-    SquaredLogRatio, Surrogate, TrustRegion, TrustRegionForm,
+    GeometricMean, GradientPreservingClip, ImportanceWeight, PolicyGradient, SecondMomentClip,
+    SecondMomentMask, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion, TrustRegionForm,
 };
 
 use crate::{Batch, LIMIT, Margin, Random, Token};
@@ -28,6 +28,8 @@ pub fn fill(surrogate: &Surrogate, batch: &Batch, tokens: &mut [Token], margin: 
         Surrogate::SquaredLogRatio(it) => squared_log_ratio(it, batch, tokens),
         Surrogate::CovarianceClip(it) => covariance_clip(it, batch, tokens, margin),
         Surrogate::CovariancePenalty(it) => covariance_penalty(it, batch, tokens, margin),
+        Surrogate::SecondMomentMask(it) => second_moment_mask(it, batch, tokens, margin),
+        Surrogate::SecondMomentClip(it) => second_moment_clip(it, batch, tokens, margin),
     }
     for i in batch.valid_tokens() {
         let token = &mut tokens[i];
@@ -393,6 +395,124 @@ fn covariance_penalty(
             }
         }
     }
+}
+
+/// The ratio; of the tokens that move away, the furthest are dropped one by one.
+fn second_moment_mask(
+    mask: &SecondMomentMask,
+    batch: &Batch,
+    tokens: &mut [Token],
+    margin: &Margin,
+) {
+    let mut rest = moving_away(batch, tokens, margin);
+    if let Some(limit) = batch.second_moment_limit {
+        for (i, square) in &rest {
+            tokens[*i].clipped = reaches(*square, limit, margin);
+        }
+        rest.clear();
+    }
+    while let Some((_, furthest)) = rest.last().copied() {
+        let mean = rest.iter().map(|(_, square)| square).sum::<f64>() / rest.len() as f64;
+        if !margin.exceeds(mean, mask.threshold) {
+            break;
+        }
+        while let Some((i, square)) = rest.last().copied() {
+            if square != furthest {
+                margin.meet(square, furthest);
+                break;
+            }
+            tokens[i].clipped = true;
+            rest.pop();
+        }
+    }
+    for i in batch.valid_tokens() {
+        let token = &mut tokens[i];
+        if !token.clipped {
+            token.surrogate = token.ratio * batch.advantages[i];
+            token.follow(batch.advantages[i]);
+        }
+    }
+}
+
+/// The clip, at the distance of the furthest token that the mean of squares lets the others be moved
+/// back to.
+fn second_moment_clip(
+    clip: &SecondMomentClip,
+    batch: &Batch,
+    tokens: &mut [Token],
+    margin: &Margin,
+) {
+    for i in batch.valid_tokens() {
+        tokens[i].surrogate = tokens[i].ratio * batch.advantages[i];
+        tokens[i].follow(batch.advantages[i]);
+    }
+    let away = moving_away(batch, tokens, margin);
+    let mean_of = |f: &dyn Fn(f64) -> f64| {
+        away.iter().map(|(_, square)| f(*square)).sum::<f64>() / away.len() as f64
+    };
+    let mut cap = 0.0;
+    if let Some(limit) = batch.second_moment_limit {
+        cap = limit;
+    } else if away.is_empty() || !margin.exceeds(mean_of(&|square| square), clip.threshold) {
+        return;
+    } else {
+        for (_, square) in &away {
+            let mean = mean_of(&|other| other.min(*square));
+            if margin.exceeds(clip.threshold, mean) {
+                cap = *square;
+            }
+        }
+    }
+    let distance = cap.sqrt().min(LIMIT);
+    let low = (1.0 - clip.min_low).min((-distance).exp());
+    let high = (1.0 + clip.min_high).max(distance.exp());
+    for (i, square) in away {
+        let advantage = batch.advantages[i];
+        let token = &mut tokens[i];
+        let ratio = token.constant_ratio;
+        let (bound, floor) = match advantage > 0.0 {
+            true => (high, 1.0 + clip.min_high),
+            false => (low, 1.0 - clip.min_low),
+        };
+        margin.meet(ratio, floor);
+        let is_beyond_floor = match advantage > 0.0 {
+            true => ratio > floor,
+            false => ratio < floor,
+        };
+        if reaches(square, cap, margin) && is_beyond_floor {
+            token.clipped = true;
+            token.surrogate = bound * advantage;
+            token.follow(0.0);
+        }
+    }
+}
+
+/// Whether a square is as large as a limit, but for a rounding.
+fn reaches(square: f64, limit: f64, margin: &Margin) -> bool {
+    let is_near = (square - limit).abs() <= 1e-6 * limit;
+    let is_on_it = square != limit && limit.is_finite() && is_near;
+    if square != limit && !is_on_it {
+        margin.meet(square, limit);
+    }
+    is_on_it || square >= limit
+}
+
+/// Valid tokens that move away from the base of the ratio, with their squared log-ratios, the nearest
+/// first.
+fn moving_away(batch: &Batch, tokens: &[Token], margin: &Margin) -> Vec<(usize, f64)> {
+    let mut away = Vec::new();
+    for i in batch.valid_tokens() {
+        let d = tokens[i].constant_log_ratio;
+        let advantage = batch.advantages[i];
+        if d != 0.0 && advantage != 0.0 {
+            margin.meet(d, 0.0);
+        }
+        if (advantage > 0.0 && d > 0.0) || (advantage < 0.0 && d < 0.0) {
+            away.push((i, d * d));
+        }
+    }
+    away.sort_by(|one, other| one.1.total_cmp(&other.1));
+    away
 }
 
 /// The number of tokens that a share of the batch holds.

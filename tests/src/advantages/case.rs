@@ -4,11 +4,11 @@ use burn::tensor::{DType, Tensor, TensorData};
 use policy_loss::{
     AdvantageBatch, AdvantageEstimatorConfig, AdvantageOutput, Among, Deviation,
     GeneralizedAdvantage, GroupBaseline, GroupRelative, MeanScale, ReturnToGo, Rewards,
-    SingleScore, Whitening, WhiteningOver,
+    SingleScore, TokenBaseline, Whitening, WhiteningOver,
 };
 
 use super::oracle::{
-    Answer, Batch, Compared, Divided, Estimator, estimate, whiten, whiten_by_sequences,
+    Answer, Batch, Compared, Divided, Estimator, OfTokens, estimate, whiten, whiten_by_sequences,
 };
 use crate::case::round;
 use crate::runner::{Runner, values};
@@ -34,6 +34,10 @@ pub struct Case {
     pub values: Vec<f64>,
     pub group_ids: Vec<i64>,
     pub baselines: Vec<f64>,
+    pub log_probs: Vec<f64>,
+    pub sums_of_squares: Vec<f64>,
+    /// Absent: 1.
+    pub importance_weights: Option<Vec<f64>>,
 }
 
 /// Every preset, and every setting that no preset has.
@@ -42,7 +46,14 @@ pub fn configs() -> Vec<AdvantageEstimatorConfig> {
     let rescaling = Whitening::new().with_shift_mean(false);
     let mut configs = presets.to_vec();
     let by_sequences = Whitening::new().with_over(WhiteningOver::Sequences);
-    let more: [AdvantageEstimatorConfig; 18] = [
+    let more: [AdvantageEstimatorConfig; 20] = [
+        ReturnToGo::new(0.9)
+            .with_token_baseline(TokenBaseline::new().with_tail(SingleScore::Zero))
+            .into(),
+        ReturnToGo::new(1.0)
+            .with_token_baseline(TokenBaseline::new().with_epsilon(0.5))
+            .with_whitening(Whitening::new())
+            .into(),
         ReturnToGo::new(0.5).with_whitening(by_sequences).into(),
         GroupRelative::new(GroupBaseline::LeaveOneOut)
             .with_whitening(by_sequences)
@@ -112,8 +123,16 @@ fn estimator(config: &AdvantageEstimatorConfig) -> (Estimator, Option<Whitening>
             (estimator, c.whitening)
         }
         AdvantageEstimatorConfig::ReturnToGo(c) => {
-            let (gamma, baseline) = (c.gamma, c.subtract_baseline);
-            (Estimator::Return { gamma, baseline }, c.whitening)
+            let of_tokens = c.token_baseline.map(|it| OfTokens {
+                tail_is_zero: it.tail == SingleScore::Zero,
+                epsilon: it.epsilon,
+            });
+            let estimator = Estimator::Return {
+                gamma: c.gamma,
+                baseline: c.subtract_baseline,
+                of_tokens,
+            };
+            (estimator, c.whitening)
         }
         AdvantageEstimatorConfig::GroupRelative(c) => {
             let estimator = Estimator::Group {
@@ -143,6 +162,23 @@ fn estimator(config: &AdvantageEstimatorConfig) -> (Estimator, Option<Whitening>
 }
 
 impl Case {
+    /// One reward, value and baseline of 0, with probabilities of a half in a vocabulary of two.
+    pub fn new([sequences, tokens]: [usize; 2]) -> Self {
+        let length = sequences * tokens;
+        Self {
+            sequences,
+            tokens,
+            rewards: HostRewards::Token(vec![0.0; length]),
+            mask: None,
+            values: vec![0.0; length],
+            group_ids: vec![0; sequences],
+            baselines: vec![0.0; sequences],
+            log_probs: vec![0.5_f64.ln(); length],
+            sums_of_squares: vec![0.5; length],
+            importance_weights: None,
+        }
+    }
+
     /// Random numbers; holes and padding in the mask, perhaps empty rows, groups of several sizes
     /// in any order, and equal scores among them.
     pub fn random([sequences, tokens]: [usize; 2], seed: u64) -> Self {
@@ -158,6 +194,15 @@ impl Case {
         let dense = numbers(length, &[-0.5, 0.0, 0.0, 0.2, 1.0]);
         let scores = (0..sequences).map(|_| random.pick(&[0.0, 0.0, 0.25, 1.0, -2.0]));
         let scores = scores.collect();
+        // The squared probabilities of the other words are what the token's own leaves, or less.
+        let log_probs: Vec<f64> = (0..length).map(|_| random.between(-3.0, -0.3)).collect();
+        let sums_of_squares = log_probs.iter().map(|log_prob| {
+            let p = log_prob.exp();
+            p * p + random.between(0.0, 1.0) * (1.0 - p) * (1.0 - p)
+        });
+        let sums_of_squares = sums_of_squares.collect();
+        let importance_weights =
+            (seed % 4 == 1).then(|| (0..length).map(|_| random.between(0.5, 2.0)).collect());
         Self {
             sequences,
             tokens,
@@ -181,6 +226,9 @@ impl Case {
                 .map(|_| [7, -3, i64::MAX, 0, i64::MIN][random.below(5)])
                 .collect(),
             baselines,
+            log_probs,
+            sums_of_squares,
+            importance_weights,
         }
     }
 
@@ -204,6 +252,9 @@ impl Case {
             .iter_mut()
             .chain(&mut case.values)
             .chain(&mut case.baselines)
+            .chain(&mut case.log_probs)
+            .chain(&mut case.sums_of_squares)
+            .chain(case.importance_weights.iter_mut().flatten())
         {
             *x = round(dtype, *x);
         }
@@ -245,6 +296,9 @@ impl Case {
             values: self.values.clone(),
             group_ids: self.group_ids.clone(),
             baselines: self.baselines.clone(),
+            log_probs: self.log_probs.clone(),
+            sums_of_squares: self.sums_of_squares.clone(),
+            importance_weights: self.importance_weights.clone(),
         }
     }
 
@@ -345,7 +399,13 @@ impl Case {
         let batch = AdvantageBatch::new(self.rewards(runner, dtype))
             .with_values(runner.tensor(&self.values, shape, dtype))
             .with_group_ids(self.group_ids.clone())
-            .with_baselines(runner.tensor(&self.baselines, [self.sequences], dtype));
+            .with_baselines(runner.tensor(&self.baselines, [self.sequences], dtype))
+            .with_log_probs(runner.tensor(&self.log_probs, shape, dtype))
+            .with_sums_of_squares(runner.tensor(&self.sums_of_squares, shape, dtype));
+        let batch = match &self.importance_weights {
+            Some(weights) => batch.with_importance_weights(runner.tensor(weights, shape, dtype)),
+            None => batch,
+        };
         match &self.mask {
             Some(mask) => {
                 let data = TensorData::new(mask.clone(), shape);

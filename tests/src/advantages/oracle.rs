@@ -17,6 +17,12 @@ pub struct Batch {
     pub group_ids: Vec<i64>,
     /// `[B]`.
     pub baselines: Vec<f64>,
+    /// `[B, T]`.
+    pub log_probs: Vec<f64>,
+    /// `[B, T]`.
+    pub sums_of_squares: Vec<f64>,
+    /// `[B, T]`; absent: 1.
+    pub importance_weights: Option<Vec<f64>>,
 }
 
 /// What a score is compared with.
@@ -40,6 +46,14 @@ pub enum Divided {
     ByMean(f64),
 }
 
+/// What returns are compared with, token by token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs)]
+pub struct OfTokens {
+    pub tail_is_zero: bool,
+    pub epsilon: f64,
+}
+
 /// How advantages come about.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[allow(missing_docs)]
@@ -53,6 +67,7 @@ pub enum Estimator {
     Return {
         gamma: f64,
         baseline: bool,
+        of_tokens: Option<OfTokens>,
     },
     Group {
         compared: Compared,
@@ -114,7 +129,11 @@ pub fn estimate(estimator: &Estimator, batch: &Batch) -> Answer {
                 }
             }
         }
-        Estimator::Return { gamma, baseline } => {
+        Estimator::Return {
+            gamma,
+            baseline,
+            of_tokens,
+        } => {
             for sequence in 0..batch.sequences {
                 let mut behind = 0.0;
                 for i in batch.row(sequence).into_iter().rev() {
@@ -124,6 +143,13 @@ pub fn estimate(estimator: &Estimator, batch: &Batch) -> Answer {
                         true => behind - batch.baselines[sequence],
                         false => behind,
                     };
+                }
+            }
+            if let Some(of_tokens) = of_tokens {
+                for sequence in 0..batch.sequences {
+                    for (t, i) in batch.row(sequence).into_iter().enumerate() {
+                        advantages[i] -= token_baseline(batch, sequence, t, of_tokens, &returns);
+                    }
                 }
             }
         }
@@ -155,6 +181,41 @@ pub fn estimate(estimator: &Estimator, batch: &Batch) -> Answer {
         advantages,
         returns: Some(returns),
     }
+}
+
+/// The mean of the returns of a group's `t`-th valid tokens, each weighted by how large the gradient of
+/// its sequence is up to there.
+fn token_baseline(
+    batch: &Batch,
+    sequence: usize,
+    t: usize,
+    of_tokens: OfTokens,
+    returns: &[f64],
+) -> f64 {
+    let group: Vec<Vec<usize>> = (0..batch.sequences)
+        .filter(|other| batch.group_ids[*other] == batch.group_ids[sequence])
+        .map(|other| batch.row(other))
+        .filter(|row| !row.is_empty())
+        .collect();
+    let long_enough: Vec<&Vec<usize>> = group.iter().filter(|row| row.len() > t).collect();
+    let is_tail = long_enough.len() == 1 && !of_tokens.tail_is_zero;
+    if group.len() == 1 || is_tail {
+        return 0.0;
+    }
+    let size = |row: &[usize]| -> f64 {
+        let squared = |i: usize| {
+            let weight = batch.importance_weights.as_ref().map_or(1.0, |w| w[i]);
+            let p = batch.log_probs[i].exp();
+            weight * weight * (1.0 - 2.0 * p + batch.sums_of_squares[i]).max(0.0)
+        };
+        row[..=t].iter().map(|i| squared(*i)).sum()
+    };
+    let sizes: f64 = long_enough.iter().map(|row| size(row)).sum();
+    let weighted: f64 = long_enough
+        .iter()
+        .map(|row| size(row) * returns[row[t]])
+        .sum();
+    weighted / (sizes + of_tokens.epsilon)
 }
 
 fn against_group(

@@ -15,6 +15,7 @@ pub mod frameworks;
 pub mod openrlhf;
 pub mod peers;
 pub mod real_rollout;
+pub mod sums;
 pub mod verl_rollout;
 
 use std::path::PathBuf;

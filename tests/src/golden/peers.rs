@@ -1,33 +1,29 @@
 //! What the frameworks of autumn 2026 compute themselves, in float64, with gradients.
 
 use policy_loss::{
-    Behavior, Bounds, Clip, CovarianceClip, Divergence, DynamicClip, EntropyBonus, EntropyMask,
-    Filter, FilterEstimator, FilterLevel, GlobalTotals, GradientPreservingClip, KlBase,
-    KlEstimator, KlGradient, KlPenalty, MissingRolloutLogProbs, PolicyGradient, PolicyLossConfig,
-    Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate, SquaredLogRatio, TrustRegion,
-    WeightLevel,
+    Behavior, Bounds, Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip,
+    EntropyBonus, EntropyMask, Filter, FilterEstimator, FilterLevel, FutureGuard, FutureWeight,
+    GlobalTotals, GradientPreservingClip, KlBase, KlEstimator, KlGradient, KlPenalty,
+    MissingRolloutLogProbs, PolicyGradient, PolicyLossConfig, Ratio, Reduction, RolloutCorrection,
+    RolloutWeight, SecondMomentClip, SecondMomentMask, SigmoidGate, SquaredLogRatio, Surrogate,
+    TrustRegion, WeightLevel,
 };
 use serde_json::Value;
 
 use super::Directory;
 use super::features::{self, Feature};
 use super::frameworks::Golden;
+use super::sums::adds_cross_entropy;
 use crate::case::{Case, HostAdvantages};
 
-/// Objectives of the file that cannot be written as a configuration yet.
-const NOT_YET: [&str; 11] = [
-    "areal sequence ratio",
-    "chord (ms-swift)",
-    "clip_cov (SkyRL)",
-    "component sum (prime-rl)",
-    "fipo (ms-swift)",
-    "kl_cov (SkyRL)",
-    "m2po all tokens (AReaL)",
-    "m2po clip range (authors)",
-    "m2po sign-conditioned (paper)",
+/// Objectives of the file that no configuration means, with the reason.
+const ABSENT: [(&str, &str); 1] = [(
     "real (ms-swift)",
-    "sdar",
-];
+    "a classification of the answers of each group, and no loss of tokens",
+)];
+
+/// Objectives of the file that are sums of losses, each of which has a configuration.
+pub(super) const SUMS: [&str; 3] = ["chord (ms-swift)", "component sum (prime-rl)", "sdar"];
 
 /// Of the others, the cases that are not matched, with the reason.
 fn departure(it: &Feature) -> Option<&'static str> {
@@ -38,11 +34,12 @@ fn departure(it: &Feature) -> Option<&'static str> {
         "sampler correction (TRL)" if it.param("loss_type") == "vespo" => {
             Some("TRL adds the logarithm of the weight to the sequence's log-ratio")
         }
-        "clip_cov (verl)" if it.number("lb") == 0.0 => Some("a covariance of 0 is no bound here"),
+        "clip_cov (verl)" | "clip_cov (SkyRL)" if it.param("lb") == 0.0 => {
+            Some("a covariance of 0 is no bound here")
+        }
         "clipped pg (NeMo-RL)" if it.param("use_on_policy_kl_approximation") == true => {
             Some("a KL times a ratio that the policy term does not have")
         }
-        "clipped pg (NeMo-RL)" if it.has("rewards") => Some("cross entropy beside the policy term"),
         "entropy bonus (TRL)" if it.param("loss_type") == "grpo" => {
             Some("TRL takes another mean of the entropies than of the policy term")
         }
@@ -62,9 +59,12 @@ fn departure(it: &Feature) -> Option<&'static str> {
 pub fn cases(directory: &Directory) -> Vec<Golden> {
     let all = features::cases(directory).into_iter();
     let objectives = all.filter(|it| it.kind == "objective");
-    let known = objectives.filter(|it| !NOT_YET.contains(&it.feature.as_str()));
+    let known = objectives.filter(|it| {
+        let is_absent = ABSENT.iter().any(|(name, _)| *name == it.feature);
+        !is_absent && !SUMS.contains(&it.feature.as_str()) && !adds_cross_entropy(it)
+    });
     let cases: Vec<_> = known.map(golden).collect();
-    directory.assert_count(features::FILE, cases.len(), 137);
+    directory.assert_count(features::FILE, cases.len(), 158);
     cases
 }
 
@@ -82,7 +82,7 @@ fn golden(feature: Feature) -> Golden {
     }
 }
 
-fn case(feature: &Feature) -> Case {
+pub(super) fn case(feature: &Feature) -> Case {
     let matrix = |name: &str| feature.has(name).then(|| feature.input(name));
     let [rows, tokens] = feature.shape("log_probs");
     let mut case = Case::new(&feature.name, [rows, tokens]);
@@ -103,6 +103,23 @@ fn case(feature: &Feature) -> Case {
 fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
     match it.feature.as_str() {
         "areal rejection" | "kpop" => areal(it, clip(it)),
+        "areal sequence ratio" => areal_sequence(it, case),
+        "m2po all tokens (AReaL)" => {
+            case.action_mask = Some(kept(it));
+            clip(it)
+        }
+        "m2po sign-conditioned (paper)" => {
+            PolicyLossConfig::new().with_surrogate(SecondMomentMask::new(it.number("m2_threshold")))
+        }
+        "m2po clip range (authors)" => {
+            let floor = |name: &str| it.param(name).as_f64().unwrap_or(0.0);
+            PolicyLossConfig::new().with_surrogate(SecondMomentClip::new(
+                it.number("m2_budget"),
+                floor("min_clip_low"),
+                floor("min_clip_high"),
+            ))
+        }
+        "fipo (ms-swift)" => fipo(it),
         "areal cispo" => {
             let bounds = bounds(it.param("min"), it.param("max"));
             areal(
@@ -159,6 +176,7 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         }
         "cispo (SkyRL)" | "dual_clip (SkyRL)" | "sapo (SkyRL)" | "gspo (SkyRL)"
         | "dppo (SkyRL)" | "rollout_is (SkyRL)" => skyrl(it, case),
+        "clip_cov (SkyRL)" | "kl_cov (SkyRL)" => skyrl_covariance(it, case),
         other => panic!("an objective that is not known: {other}"),
     }
 }
@@ -220,6 +238,22 @@ fn roll(it: &Feature) -> PolicyLossConfig {
         .with_reduction(reduction)
 }
 
+/// AReaL's M2PO: the distances of sampler and trainer under a mask, their largest second moment, and which
+/// tokens are left.
+///
+/// # Panics
+///
+/// As [`cases`].
+pub fn second_moments(directory: &Directory) -> Vec<(Case, f64, Vec<bool>)> {
+    let all = features::cases(directory).into_iter();
+    let of_areal = all.filter(|it| it.feature == "m2po all tokens (AReaL)");
+    let cases: Vec<_> = of_areal
+        .map(|it| (case(&it), it.number("m2_threshold"), kept(&it)))
+        .collect();
+    directory.assert_count(features::FILE, cases.len(), 5);
+    cases
+}
+
 /// The weights of ROLL's tokens under its filters of tokens and of sequences, 0 where a filter drops
 /// one: a case whose token losses are the weights, and the weights.
 ///
@@ -229,10 +263,7 @@ fn roll(it: &Feature) -> PolicyLossConfig {
 pub fn roll_weights(directory: &Directory) -> Vec<(Case, Vec<f64>)> {
     let all = features::cases(directory).into_iter();
     let of_roll = all.filter(|it| it.feature == "segment ratio, difference filter (ROLL)");
-    let filtered = of_roll.filter(|it| {
-        let level = &it.param("filter")["agg_type"];
-        level.is_string() && level != "segment"
-    });
+    let filtered = of_roll.filter(|it| it.param("filter")["agg_type"].is_string());
     let cases: Vec<_> = filtered
         .map(|it| {
             let mut case = case(&it);
@@ -240,27 +271,34 @@ pub fn roll_weights(directory: &Directory) -> Vec<(Case, Vec<f64>)> {
             case.advantages = HostAdvantages::Token(vec![-1.0; case.log_probs.len()]);
             let correction = roll_correction(&it);
             case.config = PolicyLossConfig::new().with_rollout_correction(correction);
+            // No weight is one of a segment here: only which are kept is compared.
+            let of_segments = it.param("weight") == "segment";
             let kept = it.expected("kept").into_iter().zip(it.expected("weight"));
-            let weights = kept.map(|(kept, weight)| kept * weight).collect();
+            let weights = kept.map(|(kept, weight)| if of_segments { kept } else { kept * weight });
+            let weights = weights.collect();
             (case, weights)
         })
         .collect();
-    directory.assert_count(features::FILE, cases.len(), 3);
+    directory.assert_count(features::FILE, cases.len(), 5);
     cases
 }
 
 fn roll_correction(it: &Feature) -> RolloutCorrection {
     let (level, weight_level) = match it.param("filter")["agg_type"].as_str() {
-        Some("token") => (FilterLevel::Token, WeightLevel::Token),
-        Some("geometric") => (FilterLevel::SequenceMean, WeightLevel::Geometric),
-        Some("sequence") => (FilterLevel::SequenceSum, WeightLevel::Sequence),
+        Some("token") => (FilterLevel::Token, Some(WeightLevel::Token)),
+        Some("geometric") => (FilterLevel::SequenceMean, Some(WeightLevel::Geometric)),
+        Some("sequence") => (FilterLevel::SequenceSum, Some(WeightLevel::Sequence)),
+        Some("segment") => (FilterLevel::SegmentMean, None),
         other => panic!("a level that is not known: {other:?}"),
     };
     let weight = match it.param("weight_upper").as_f64() {
         Some(high) => RolloutWeight::truncate(Bounds::at_most(high)),
         None => RolloutWeight::raw(),
     };
-    let mut correction = RolloutCorrection::weigh(weight.of_level(weight_level));
+    let mut correction = RolloutCorrection {
+        weight: weight_level.map(|level| weight.of_level(level)),
+        ..RolloutCorrection::default()
+    };
     for (name, estimator) in [
         ("ratio", FilterEstimator::K1),
         ("diff", FilterEstimator::Difference),
@@ -362,6 +400,93 @@ fn areal(it: &Feature, config: PolicyLossConfig) -> PolicyLossConfig {
         .with_missing_rollout_log_probs(missing)
 }
 
+/// Which tokens are left in the end.
+fn kept(it: &Feature) -> Vec<bool> {
+    it.expected("kept")
+        .iter()
+        .map(|kept| *kept == 1.0)
+        .collect()
+}
+
+/// What AReaL rejects is out of the mask, before ratios and advantages become those of a sequence; the
+/// denominator keeps counting it.
+fn areal_sequence(it: &Feature, case: &mut Case) -> PolicyLossConfig {
+    case.totals = Some(GlobalTotals::new().with_tokens(case.valid_tokens()));
+    case.action_mask = Some(kept(it));
+    let rows = case.advantages.values().chunks(case.tokens);
+    let means = rows.enumerate().map(|(row, advantages)| {
+        let of_row = advantages.iter().enumerate();
+        let kept = of_row.filter(|(t, _)| case.is_valid(row * case.tokens + t));
+        let (sum, count) = kept.fold((0.0, 0.0), |(sum, count), (_, a)| (sum + a, count + 1.0));
+        sum / f64::max(count, 1.0)
+    });
+    case.advantages = HostAdvantages::Sequence(means.collect());
+    clip(it)
+        .with_ratio(Ratio::SEQUENCE)
+        .with_rollout_correction(RolloutCorrection::weigh(RolloutWeight::raw()))
+}
+
+fn fipo(it: &Feature) -> PolicyLossConfig {
+    let delta = it.param("delta").as_f64();
+    let bounds = it.param("clip_range").as_f64().map(|range| {
+        let low = match it.flag("clip_high_only") {
+            true => 1.0,
+            false => 1.0 - range,
+        };
+        Bounds::new(low, 1.0 + range)
+    });
+    let guard = it.param("safety_threshold").as_f64();
+    let weight = FutureWeight::new(it.number("gamma"))
+        .with_bounds(bounds)
+        .with_guard(guard.map(|ratio| FutureGuard {
+            ratio,
+            ..FutureGuard::default()
+        }))
+        .with_max_ratio(delta);
+    let mut clip = Clip::new(it.number("clip_low"), it.number("clip_high"));
+    clip.delta = delta;
+    PolicyLossConfig::new()
+        .with_surrogate(clip)
+        .with_future_weight(weight)
+}
+
+/// SkyRL's covariances are those of advantages that the reduction has scaled before, and nothing else is
+/// reduced.
+fn skyrl_covariance(it: &Feature, case: &mut Case) -> PolicyLossConfig {
+    let valid: Vec<bool> = (0..case.log_probs.len())
+        .map(|i| case.is_valid(i))
+        .collect();
+    let count = |tokens: &[bool]| tokens.iter().filter(|valid| **valid).count() as f64;
+    let divisor = |row: &[bool]| match it.param("loss_reduction") == "sequence_mean" {
+        true => count(row) * case.sequences as f64,
+        false => count(&valid),
+    };
+    let rows: Vec<f64> = valid.chunks(case.tokens).map(divisor).collect();
+    for (i, advantage) in case.advantages.values_mut().iter_mut().enumerate() {
+        *advantage /= f64::max(rows[i / case.tokens], 1.0);
+    }
+    let or = |name: &str, default: f64| it.param(name).as_f64().unwrap_or(default);
+    let surrogate: Surrogate = match it.param("loss") == "clip_cov" {
+        true => CovarianceClip {
+            low: it.number("clip_low"),
+            high: it.number("clip_high"),
+            share: it.number("clip_cov_ratio"),
+            min_covariance: or("lb", 1.0),
+            max_covariance: or("ub", 5.0),
+            seed: 0,
+        }
+        .into(),
+        false => CovariancePenalty {
+            share: or("frac", 0.2),
+            coefficient: or("coef", 1.0),
+        }
+        .into(),
+    };
+    PolicyLossConfig::new()
+        .with_surrogate(surrogate)
+        .with_reduction(Reduction::TokenSum)
+}
+
 fn dcpo(it: &Feature, case: &mut Case) -> PolicyLossConfig {
     let mut clip = DynamicClip::new(it.number("epsilon_low"), it.number("epsilon_high"));
     clip.max_ratio = it.param("max_ratio").as_f64();
@@ -376,7 +501,7 @@ fn dcpo(it: &Feature, case: &mut Case) -> PolicyLossConfig {
     }
 }
 
-fn prime(it: &Feature, case: &mut Case) -> PolicyLossConfig {
+pub(super) fn prime(it: &Feature, case: &mut Case) -> PolicyLossConfig {
     let region = match it.param("loss") == "ipo" {
         true => {
             let bound = it.number("ipo_threshold");
@@ -490,7 +615,7 @@ fn nemo_penalty(it: &Feature) -> KlPenalty {
     penalty
 }
 
-fn nemo(it: &Feature, case: &mut Case) -> PolicyLossConfig {
+pub(super) fn nemo(it: &Feature, case: &mut Case) -> PolicyLossConfig {
     let is = |name: &str| it.param(name) == true;
     if is("force_on_policy_ratio") {
         case.old_log_probs = case.log_probs.clone();
@@ -588,7 +713,7 @@ fn off_policy(it: &Feature) -> RolloutCorrection {
 }
 
 /// The mean over sequences divides by all of them, with a token or without.
-fn count_empty_rows(case: &mut Case) {
+pub(super) fn count_empty_rows(case: &mut Case) {
     case.totals = Some(GlobalTotals::new().with_sequences(case.sequences));
 }
 

@@ -52,6 +52,7 @@ pub fn shapes(runner: &Runner) {
             sound().with_rollout_log_probs(wrong.clone()),
         ),
         ("ref_log_probs", sound().with_ref_log_probs(wrong.clone())),
+        ("segment_ids", sound().with_segment_ids(wrong.clone().int())),
         ("action_mask", sound().with_action_mask(wrong.equal_elem(0))),
     ];
     for (name, batch) in cases {
@@ -265,6 +266,7 @@ pub fn devices(runner: &Runner) {
             sound().with_rollout_log_probs(there.clone()),
         ),
         ("ref_log_probs", sound().with_ref_log_probs(there.clone())),
+        ("segment_ids", sound().with_segment_ids(there.clone().int())),
         (
             "action_mask",
             sound().with_action_mask(there.clone().equal_elem(0)),

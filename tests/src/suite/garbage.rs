@@ -20,15 +20,17 @@ enum Input {
     Rollout,
     Reference,
     Entropies,
+    SegmentIds,
 }
 
-const INPUTS: [Input; 6] = [
+const INPUTS: [Input; 7] = [
     Input::LogProbs,
     Input::OldLogProbs,
     Input::Advantages,
     Input::Rollout,
     Input::Reference,
     Input::Entropies,
+    Input::SegmentIds,
 ];
 
 /// Every kind of garbage, every input, every configuration: each input alone with all kinds, and
@@ -75,6 +77,13 @@ fn polluted(clean: &Case, inputs: &[Input], kinds: &[f64]) -> Case {
             .filter(|i| !case.is_valid(*i))
             .collect();
         let values = match input {
+            Input::SegmentIds => {
+                let ids = case.segment_ids.as_mut().expect("busy has some");
+                for i in masked {
+                    ids[i] = 1000 + i as i64;
+                }
+                continue;
+            }
             Input::LogProbs => &mut case.log_probs,
             Input::OldLogProbs => &mut case.old_log_probs,
             Input::Advantages => case.advantages.values_mut(),

@@ -1,12 +1,12 @@
 //! What others compute: the reference, and the frameworks.
 
-use burn::tensor::DType;
-use policy_loss::Reduction;
+use burn::tensor::{Bool, DType, Tensor, TensorData};
+use policy_loss::{Reduction, within_second_moment};
 
 use crate::case::Case;
 use crate::compare::{Tolerance, assert_all_near, assert_near, assert_outcome};
-use crate::golden::{Directory, frameworks, openrlhf, peers, real_rollout, verl_rollout};
-use crate::runner::Runner;
+use crate::golden::{Directory, frameworks, openrlhf, peers, real_rollout, sums, verl_rollout};
+use crate::runner::{Runner, values};
 
 /// The reference divides a sequence by `n_b + 1e-8`, we by `n_b`.
 const REFERENCE_EPSILON: f64 = 2e-8;
@@ -84,6 +84,63 @@ pub fn framework_cases(runner: &Runner) {
     }
 }
 
+/// What the frameworks compute that is a sum of losses over the same log-probs.
+pub fn sums_of_losses(runner: &Runner) {
+    for sum in runner.share(sums::cases(&Directory::of_environment())) {
+        for dtype in runner.exact_dtypes() {
+            let what = format!("{runner}, {dtype:?}, {}", sum.name);
+            let leaf = runner.leaf(&sum.terms[0].case, dtype);
+            let terms = sum.terms.iter().map(|term| {
+                let case = &term.case;
+                let batch = runner.batch(case, leaf.clone(), dtype);
+                let loss = runner.init(&case.config);
+                let loss = match &term.weights {
+                    None => runner.forward(&what, &loss, batch).loss,
+                    Some((weights, count)) => {
+                        let shape = [case.sequences, case.tokens];
+                        let weights: Tensor<2> = runner.tensor(weights, shape, dtype);
+                        let token_losses = loss.forward_no_reduction(batch).expect(&what);
+                        (token_losses * weights).sum() / *count
+                    }
+                };
+                loss * term.factor
+            });
+            let loss = terms.reduce(|one, other| one + other).expect(&what);
+            let tolerance = Tolerance::value(dtype).at_least(REFERENCE_EPSILON);
+            let value = values(loss.clone())[0] + sum.constant;
+            assert_near(tolerance, &what, value, sum.loss);
+            if runner.is_tracked() {
+                let gradient = leaf.grad(&loss.backward()).expect(&what);
+                let tolerance = Tolerance::gradient(dtype).at_least(REFERENCE_EPSILON);
+                assert_all_near(tolerance, &what, &values(gradient), &sum.gradient);
+            }
+        }
+    }
+}
+
+/// The tokens that are left of AReaL's M2PO.
+pub fn second_moment_masks(runner: &Runner) {
+    for (case, threshold, kept) in peers::second_moments(&Directory::of_environment()) {
+        let rollout = case
+            .rollout_log_probs
+            .as_ref()
+            .expect("every case has some");
+        let gaps = rollout.iter().zip(&case.old_log_probs);
+        let gaps: Vec<f64> = gaps.map(|(rollout, old)| rollout - old).collect();
+        let shape = [case.sequences, case.tokens];
+        let mask = case.action_mask.clone().expect("every case has one");
+        for dtype in runner.exact_dtypes() {
+            let gaps: Tensor<2> = runner.tensor(&gaps, shape, dtype);
+            let mask = TensorData::new(mask.clone(), shape);
+            let mask = Tensor::<2, Bool>::from_data(mask, &runner.device);
+            let actual = within_second_moment(gaps, Some(mask), threshold);
+            let actual = values(actual.expect("accepted").float());
+            let actual: Vec<bool> = actual.iter().map(|kept| *kept == 1.0).collect();
+            assert_eq!(actual, kept, "{runner}, {dtype:?}, {}", case.name);
+        }
+    }
+}
+
 /// The weights and masks of verl's rollout correction.
 pub fn rollout_corrections(runner: &Runner) {
     for golden in runner.share(verl_rollout::rollout_cases(&Directory::of_environment())) {
@@ -99,6 +156,9 @@ pub fn rollout_corrections(runner: &Runner) {
 /// The weights of ROLL's tokens under its filters.
 pub fn roll_weights(runner: &Runner) {
     for (case, expected) in runner.share(peers::roll_weights(&Directory::of_environment())) {
+        if !runner.covers(&case.config) {
+            continue;
+        }
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", case.name);
             let weights = runner.token_losses(&case, dtype);

@@ -37,6 +37,10 @@ pub fn constants_receive_none(runner: &Runner) {
             .with_rollout_log_probs(rollout)
             .with_ref_log_probs(reference)
             .with_entropies(entropies.clone())
+            .with_segment_ids(runner.integers(
+                case.segment_ids.as_ref().expect("busy has some"),
+                [case.sequences, case.tokens],
+            ))
             .with_prompt_ids(case.prompt_ids.clone().expect("busy has some"));
         let output = runner.forward(&case.name, &runner.init(&config), batch);
         let gradients = output.loss.backward();

@@ -144,6 +144,7 @@ pub fn nothing_valid(runner: &Runner) {
             // What a part of a batch is told besides.
             case.prompt_tokens = totals.map(|_| vec![5, 2, 0, 5]);
             case.entropy_threshold = totals.map(|_| 0.4);
+            case.second_moment_limit = totals.map(|_| 0.1);
             for dtype in runner.exact_dtypes() {
                 let outcome = runner.outcome(&case, dtype);
                 let what = format!("{runner}, {dtype:?}, {}", case.name);

@@ -29,7 +29,9 @@ pub fn fused_coverage(runner: &Runner) {
         let what = format!("{runner}, {}", describe(&config));
         let covered = runner.covers(&config);
         let objective = config.objective;
-        let has_kernel = objective.surrogate.kind().is_some() && objective.ratio.level.has_kernel();
+        let has_kernel = objective.surrogate.kind().is_some()
+            && !objective.reads_segments()
+            && objective.future_weight.is_none();
         assert_eq!(covered, has_kernel, "{what}");
         let case = busy(0).with_config(config);
         let dtype = runner.exact_dtypes()[0];
@@ -152,6 +154,8 @@ fn pack(case: &Case) -> (Case, Vec<usize>, Vec<usize>) {
     packed.rollout_log_probs = case.rollout_log_probs.as_deref().map(pick);
     packed.ref_log_probs = case.ref_log_probs.as_deref().map(pick);
     packed.entropies = case.entropies.as_deref().map(pick);
+    let turns = case.segment_ids.as_ref().expect("busy has some");
+    packed.segment_ids = Some(sources.iter().map(|i| turns[*i]).collect());
     packed.action_mask = Some(sources.iter().map(|i| case.is_valid(*i)).collect());
     (packed, ids, sources)
 }

@@ -138,3 +138,30 @@ pub fn ignored_rollout(runner: &Runner) {
         );
     }
 }
+
+/// A filter of segments drops a turn and keeps the others of its sequence.
+pub fn of_segments(runner: &Runner) {
+    let within = |bounds| {
+        let level = FilterLevel::SegmentMean;
+        RolloutCorrection::filter(Filter::new(level, FilterEstimator::K1, bounds))
+    };
+    let check = |name: &str, segment_ids: Option<Vec<i64>>, kept: [f64; 5]| {
+        // Means of the turns: 0.1 and 0.55, or 0.2 and 0.7 by ids; of all 0.325.
+        let mut row = Row::new(name, &[0.0; 5])
+            .gaps(
+                &[0.0, 0.2, f64::NAN, 0.4, 0.7],
+                within(Bounds::at_most(0.3_f64.exp())),
+            )
+            .mask(&[true, true, false, true, true]);
+        row.case.segment_ids = segment_ids;
+        row.loss(-kept.iter().sum::<f64>() / 4.0)
+            .gradient(&kept.map(|kept| 0.0 - kept / 4.0))
+            .metric("weight_zeroed", 1.0 - kept.iter().sum::<f64>() / 4.0)
+            .check(runner);
+    };
+    check("between masked tokens", None, [1.0, 1.0, 0.0, 0.0, 0.0]);
+    let ids = vec![3, 3, 5, 3, 4];
+    check("by ids", Some(ids), [1.0, 1.0, 0.0, 1.0, 0.0]);
+    let one = vec![3; 5];
+    check("one segment", Some(one), [0.0; 5]);
+}

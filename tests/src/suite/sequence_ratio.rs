@@ -129,3 +129,28 @@ pub fn of_segments(runner: &Runner) {
         .gradient(&[-ratio / 3.0; 3])
         .check(runner);
 }
+
+/// Ids part tokens that lie beside one another, and hold those together that something masked lies
+/// between; sequences have segments of their own.
+pub fn of_segments_with_ids(runner: &Runner) {
+    let config = PolicyLossConfig::new().with_ratio(Ratio::SEGMENT);
+    let mut case = Row::new("turns", &[0.0; 10]).config(config).case;
+    (case.sequences, case.tokens) = (2, 5);
+    case.prompt_ids = Some(vec![0, 1]);
+    case.log_probs = vec![0.1, 9.0, -0.1, -0.15, 0.06, 0.03, -0.05, 0.1, 0.12, 0.0];
+    let (yes, no) = (true, false);
+    case.action_mask = Some(vec![yes, no, yes, yes, yes, yes, yes, yes, yes, no]);
+    // The first number comes back, which makes another segment.
+    case.segment_ids = Some(vec![7, 8, 7, 8, 7, 7, 7, -3, -3, -3]);
+    let ratios = [
+        0.0, 0.0, 0.0, -0.15, 0.06, -0.01, -0.01, 0.11, 0.11, 0.0_f64,
+    ]
+    .map(f64::exp);
+    let mut gradient = ratios.map(|ratio| -ratio / 8.0);
+    gradient[1] = 0.0;
+    gradient[9] = 0.0;
+    Row::of(case)
+        .loss(gradient.iter().sum())
+        .gradient(&gradient)
+        .check(runner);
+}

@@ -351,6 +351,8 @@ fn joined(cases: &[Case]) -> Case {
     joined.entropies = Some(concat(|case| {
         case.entropies.as_deref().expect("busy has some")
     }));
+    let turns = cases.iter().flat_map(|case| case.segment_ids.clone());
+    joined.segment_ids = Some(turns.flatten().collect());
     let masks = cases.iter().flat_map(|case| case.action_mask.clone());
     joined.action_mask = Some(masks.flatten().collect());
     // Some prompts have answers in each of the cases, and some in one.
@@ -377,6 +379,7 @@ fn shard_of(whole: &Case, rows: &[usize], totals: GlobalTotals) -> Case {
     shard.totals = Some(totals);
     let mask = whole.config.objective.entropy_mask;
     shard.entropy_threshold = mask.and_then(|mask| whole.threshold_of(mask));
+    shard.second_moment_limit = whole.limit_of(&whole.config.objective.surrogate);
     shard.prompt_tokens = Some(pick(&whole.count_prompts().1, rows, 1));
     shard
 }
@@ -396,6 +399,10 @@ pub fn rows_of(case: &Case, rows: &[usize]) -> Case {
     part.rollout_log_probs = case.rollout_log_probs.as_deref().map(tokens);
     part.ref_log_probs = case.ref_log_probs.as_deref().map(tokens);
     part.entropies = case.entropies.as_deref().map(tokens);
+    part.segment_ids = case
+        .segment_ids
+        .as_deref()
+        .map(|ids| pick(ids, rows, case.tokens));
     part.prompt_ids = case.prompt_ids.as_deref().map(|ids| pick(ids, rows, 1));
     part.action_mask = case
         .action_mask

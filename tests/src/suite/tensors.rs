@@ -104,6 +104,8 @@ fn viewed(runner: &Runner, layout: Layout, case: &Case, dtype: DType) -> Outcome
     let mask = case.action_mask.as_ref().expect("busy has one");
     let mask = TensorData::new(layout.host(mask, shape, true), layout.shape(shape));
     let mask = Tensor::<2, Bool>::from_data(mask, &runner.device);
+    let turns = case.segment_ids.as_ref().expect("busy has some");
+    let turns = runner.integers(&layout.host(turns, shape, 77), layout.shape(shape));
     let rollout = case.rollout_log_probs.as_ref().expect("busy has some");
     let batch = PolicyBatch::new(
         view!(layout, leaf.clone(), shape),
@@ -114,6 +116,7 @@ fn viewed(runner: &Runner, layout: Layout, case: &Case, dtype: DType) -> Outcome
     .with_ref_log_probs(cut(case.ref_log_probs.as_ref().expect("busy has some")))
     .with_entropies(cut(case.entropies.as_ref().expect("busy has some")))
     .with_action_mask(view!(layout, mask, shape))
+    .with_segment_ids(view!(layout, turns, shape))
     .with_prompt_ids(case.prompt_ids.clone().expect("busy has some"));
     let output = runner.forward(&case.name, &runner.init(&case.config), batch);
     runner.read(&output, &leaf)
@@ -125,7 +128,9 @@ pub fn expanded(runner: &Runner) {
     one.log_probs = vec![-0.2, -1.5, -0.9, -0.1, -2.0, -0.4];
     let mut many = Case::new("expanded", [4, 6]);
     many.log_probs = one.log_probs.repeat(4);
-    many.old_log_probs = (0..24).map(|i| -1.5 + 0.05 * f64::from(i)).collect();
+    // No two log-ratios are alike but for their rounding.
+    let curve = |i: i32| -1.5 + 0.05 * f64::from(i) + 0.0007 * f64::from(i * i);
+    many.old_log_probs = (0..24).map(curve).collect();
     many.advantages = HostAdvantages::Token([1.0, -1.0, 0.5, 2.0, -0.5, 0.3].repeat(4));
     many.action_mask = Some([true, true, false, true, true, true].repeat(4));
     many.rollout_log_probs = Some([-1.0, -1.1, -0.8, -0.7, -1.2, -0.9].repeat(4));

@@ -243,6 +243,47 @@ fn means_over_prompts() {
     floats.refuses(&[], 3, &["`prompt_ids` is F32", "integers"]);
 }
 
+/// Segments are told by their ids, any numbers; without ids there is one.
+#[test]
+fn segments() {
+    let batch = Batch::row(&[0.1, 0.3, -0.1, -0.1], &[1.0; 4]);
+    let mean = |batch: &Batch| {
+        let written = batch.write();
+        let config = written.beside("segments.json");
+        std::fs::write(&config, r#"{"ratio": {"level": "segment"}}"#).unwrap();
+        let report = written.evaluate(&["--config", config.to_str().unwrap()]);
+        report.report["metrics"]["ratio_mean"].as_f64().unwrap()
+    };
+    let [one, first, second] = [0.05_f64, 0.2, -0.1].map(f64::exp);
+    close(mean(&batch), one, 1e-6, "one segment");
+    let ids = [i64::MAX, i64::MAX, i64::MIN, i64::MIN];
+    let two = batch.clone().i64("segment_ids", &[1, 4], &ids);
+    close(mean(&two), (first + second) / 2.0, 1e-6, "two segments");
+    // An objective without segments does not read them.
+    close(
+        batch.write().evaluate(&[]).report["loss"].as_f64().unwrap(),
+        two.write().evaluate(&[]).report["loss"].as_f64().unwrap(),
+        0.0,
+        "loss",
+    );
+    for (batch, telling) in [
+        (
+            batch.clone().i64("segment_ids", &[4], &ids),
+            ["`segment_ids`", "[4]", "[B, T]"],
+        ),
+        (
+            batch.clone().i64("segment_ids", &[2, 2], &ids),
+            ["`segment_ids`", "[2, 2]", "[1, 4]"],
+        ),
+        (
+            batch.clone().f32("segment_ids", &[1, 4], &[0.0; 4]),
+            ["`segment_ids` is F32", "[B, T]", "integers"],
+        ),
+    ] {
+        batch.write().refuses(&[], 3, &telling);
+    }
+}
+
 /// A part of a batch is told the quantile of the whole.
 #[test]
 fn an_entropy_threshold() {
@@ -273,6 +314,39 @@ fn an_entropy_threshold() {
     let notes = written.evaluate(&["--entropy-threshold", "1"]).notes;
     assert!(
         notes.contains("--entropy-threshold has no effect"),
+        "{notes}"
+    );
+}
+
+/// A part of a batch is told from where on tokens have moved too far.
+#[test]
+fn a_second_moment_limit() {
+    let written = Batch::row(&[0.1, 0.2, 0.5, -0.5], &[1.0; 4]).write();
+    let config = written.beside("moment.json");
+    std::fs::write(&config, r#"{"surrogate": {"second_moment_mask": {}}}"#).unwrap();
+    let [config, path] = ["--config", config.to_str().unwrap()];
+    let [total, eight] = ["--global-tokens", "8"];
+    let dropped = |arguments: &[&str]| {
+        let all: Vec<&str> = [config, path].iter().chain(arguments).copied().collect();
+        let report = written.evaluate(&all).report;
+        report["clip_ratio"].as_f64().unwrap()
+    };
+    assert_eq!(dropped(&[]), 0.25);
+    assert_eq!(
+        dropped(&[total, eight, "--second-moment-limit", "0.03"]),
+        0.5
+    );
+    assert_eq!(
+        dropped(&[total, eight, "--second-moment-limit", "inf"]),
+        0.0
+    );
+    let needs = ["--second-moment-limit is missing", "`surrogate`"];
+    written.refuses(&[config, path, total, eight], 3, &needs);
+    let unknown = [config, path, "--second-moment-limit", "NaN"];
+    written.refuses(&unknown, 3, &["second_moment_limit", "NaN", "0 or above"]);
+    let notes = written.evaluate(&["--second-moment-limit", "1"]).notes;
+    assert!(
+        notes.contains("--second-moment-limit has no effect"),
         "{notes}"
     );
 }

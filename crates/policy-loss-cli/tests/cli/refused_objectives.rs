@@ -6,9 +6,9 @@ use crate::support::{Batch, Written};
 /// What `--config` refuses, and the error; one that ends in `...` is only the beginning.
 const CONFIGS: &str = r#"
 {"surrogat": {}}
-    unknown field `surrogat`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `entropy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`; is it `surrogate`?
+    unknown field `surrogat`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `entropy_mask`, `future_weight`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`; is it `surrogate`?
 {"implementation": "fused"}
-    unknown field `implementation`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `entropy_mask`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`
+    unknown field `implementation`; accepted: `ratio`, `surrogate`, `off_policy_mask`, `entropy_mask`, `future_weight`, `rollout_correction`, `missing_rollout_log_probs`, `kl_penalty`, `entropy_bonus`, `reduction`
 {"surrogate": {"clip": {"lo": 1}}}
     unknown field `surrogate.clip.lo`; accepted: `low`, `high`, `dual_clip`, `delta`; is it `low`?
 {"surrogate": {"clip": {"low": 0.1, "A": 1}}}
@@ -41,6 +41,10 @@ const CONFIGS: &str = r#"
     `surrogate.clip.dual_clip` is 1; accepted: a finite number above 1, or none
 {"surrogate": {"clip": {"high": 0.3, "low": 1e400 }}}
     `surrogate.clip.low`: 1e400 is a number out of range at line 1 column 49; accepted: up to 1.8e308
+{"surrogate": {"second_moment_mask": {"threshold": 0}}}
+    `surrogate.second_moment_mask.threshold` is 0; accepted: a finite number above 0
+{"surrogate": {"second_moment_clip": {"low": 0.3}}}
+    unknown field `surrogate.second_moment_clip.low`; accepted: `threshold`, `min_low`, `min_high`
 {"surrogate": {"trust_region": {"divergence": {"kl": null}}}}
     `surrogate.trust_region.divergence` is {"kl":null}; accepted: "total_variation", "symmetric_total_variation", "kl"
 {"surrogate": {"covariance_clip": {"seed": 1.5}}}
@@ -69,6 +73,12 @@ const CONFIGS: &str = r#"
     `entropy_mask` is 0.2; accepted: an object of `share`
 {"entropy_mask": {"share": 0}}
     `entropy_mask.share` is 0; accepted: a number above 0, 1 at most
+{"future_weight": 0.9}
+    `future_weight` is 0.9; accepted: an object of `discount`, `bounds`, `guard`, `max_ratio`
+{"future_weight": {"discount": 1.5}}
+    `future_weight.discount` is 1.5; accepted: a number from 0 to 1
+{"future_weight": {"guard": {"ratio": 0}}}
+    `future_weight.guard.ratio` is 0; accepted: a finite number above 0
 {"kl_penalty": [0.1]}
     `kl_penalty` is [0.1]; accepted: an object of `coefficient`, `estimator`, `gradient`, `against`, `max_log_ratio`, `max_divergence`
 {"kl_penalty": {}}
@@ -117,6 +127,8 @@ const CONFIGS: &str = r#"
     `rollout_correction.filters`: two filters have the level "token" and the estimator "k1"; accepted: one range for each pair, such as the intersection of the two
 {"rollout_correction": {"filters": [{"level": "token", "estimator": "k4", "bounds": {"high": 2}}]}}
     `rollout_correction.filters[0].estimator` is "k4"; accepted: "k1", "k2", "k3", "bernoulli_kl", "difference", "ratio_distance"
+{"rollout_correction": {"filters": [{"level": "segment", "estimator": "k1", "bounds": {"high": 2}}]}}
+    `rollout_correction.filters[0].level` is "segment"; accepted: "token", "sequence_sum", "sequence_mean", "sequence_max", "segment_mean"
 {"rollout_correction": {"filters": [{"level": "token", "estimator": "difference", "bounds": {"low": 0.2, "high": -0.2}}]}}
     `rollout_correction.filters[].bounds.low` is 0.2, above `rollout_correction.filters[].bounds.high` = -0.2; accepted: low <= high
 {"rollout_correction": {"weight": {"mode": "raw"}, "only_moving_away": true}}

@@ -7,6 +7,7 @@ pub(crate) mod bounds;
 #[doc(hidden)]
 pub mod check;
 mod entropy_mask;
+mod future_weight;
 mod off_policy_mask;
 mod penalty;
 mod ratio;
@@ -17,6 +18,7 @@ mod surrogate;
 pub use bounds::*;
 pub use check::ConfigError;
 pub use entropy_mask::*;
+pub use future_weight::*;
 pub use off_policy_mask::*;
 pub use penalty::*;
 pub use ratio::*;
@@ -30,7 +32,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// ```text
 /// token_loss = -surrogate(ratio, A) * mask * weight     Ratio, Surrogate, OffPolicyMask, EntropyMask,
-///              + coefficient * kl                       RolloutCorrection, KlPenalty,
+///              + coefficient * kl                       FutureWeight, RolloutCorrection, KlPenalty,
 ///              - coefficient * entropy                  EntropyBonus,
 /// loss       = reduce(token_loss)                       Reduction
 /// ```
@@ -69,6 +71,9 @@ pub struct Objective {
     /// Drops tokens at which the policy hardly has a choice, if set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entropy_mask: Option<EntropyMask>,
+    /// The weight of a token by what becomes of those behind it, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub future_weight: Option<FutureWeight>,
     /// The weight that corrects for the mismatch between sampler and trainer, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout_correction: Option<RolloutCorrection>,
@@ -102,6 +107,9 @@ impl Objective {
         if let Some(mask) = self.entropy_mask {
             mask.validate()?;
         }
+        if let Some(weight) = self.future_weight {
+            weight.validate()?;
+        }
         if let Some(penalty) = self.kl_penalty {
             penalty.validate()?;
         }
@@ -134,13 +142,14 @@ impl Objective {
         }
     }
 
-    /// Whether the shards of a batch add up to the undivided batch, given its global totals, and its
-    /// entropy threshold where there is an entropy mask. Every objective has this property but those with a statistic of the batch at hand: normalized
-    /// rollout weights, and the surrogates of high covariance.
+    /// Whether the shards of a batch add up to the undivided batch, given its global totals, its entropy
+    /// threshold where there is an entropy mask, and its second moment's limit where the surrogate has
+    /// one. Every objective has this property but those with a statistic of the batch at hand:
+    /// normalized rollout weights, and the surrogates of high covariance.
     #[must_use]
     pub fn is_exact_over_shards(&self) -> bool {
         let normalizes = |correction: RolloutCorrection| correction.normalize;
-        self.surrogate.scope() != SurrogateScope::Batch
+        (self.surrogate.scope() != SurrogateScope::Batch || self.surrogate.reads_second_moment())
             && !self.rollout_correction.is_some_and(normalizes)
     }
 
@@ -155,6 +164,8 @@ impl Objective {
             off_policy_mask,
             // The entropies of all tokens have to be known first.
             entropy_mask,
+            // A weight takes the log-ratios behind the token.
+            future_weight,
             // Weights are made of constants; so are the counts of a reduction.
             rollout_correction: _,
             // Decided for each token by itself.
@@ -169,6 +180,7 @@ impl Objective {
             && surrogate.scope() == SurrogateScope::Token
             && off_policy_mask.is_none()
             && entropy_mask.is_none()
+            && future_weight.is_none()
             && entropy_bonus.is_none()
     }
 
@@ -183,6 +195,29 @@ impl Objective {
     #[must_use]
     pub fn reads_entropies(&self) -> bool {
         self.entropy_mask.is_some() || self.entropy_bonus.is_some()
+    }
+
+    /// Whether the segments of a sequence take part.
+    #[must_use]
+    pub fn reads_segments(&self) -> bool {
+        let judges = |correction: RolloutCorrection| correction.filters.of_segments();
+        self.ratio.level == RatioLevel::Segment || self.rollout_correction.is_some_and(judges)
+    }
+
+    /// The part that the fused kernels do not have, if there is one.
+    #[must_use]
+    pub fn part_without_kernel(&self) -> Option<&'static str> {
+        let filters = self.rollout_correction.map(|it| it.filters);
+        let mut filters = filters.iter().flat_map(Filters::iter);
+        match () {
+            () if self.surrogate.kind().is_none() => Some("surrogate"),
+            () if !self.ratio.level.has_kernel() => Some("ratio.level"),
+            () if filters.any(|filter| !filter.level.has_kernel()) => {
+                Some("rollout_correction.filters")
+            }
+            () if self.future_weight.is_some() => Some("future_weight"),
+            () => None,
+        }
     }
 
     /// Whether the mismatch between sampler and trainer is corrected, by the ratio or by a weight.

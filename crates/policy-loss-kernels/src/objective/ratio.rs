@@ -32,7 +32,9 @@ pub const LEAST_PROBABILITY: f64 = 1e-8;
 /// ```
 ///
 /// A segment is a run of valid tokens between masked ones, such as the turn of a conversation; it is
-/// that of ROLL. Without a mask a sequence is one segment.
+/// that of ROLL. Without a mask a sequence is one segment. Where the batch has segment ids, a segment is
+/// a run of valid tokens with the same id instead, whatever is masked between them: a turn, a sentence,
+/// a tool call.
 ///
 /// The gradient of `sequence` and `sequence_sum` flows through the mean or the sum to every valid
 /// token, that of `segment` to every token of the segment; that of `sequence_token`, whose value is
@@ -59,7 +61,7 @@ impl Ratio {
     /// The probability ratio of the whole sequence, against the old policy.
     pub const SEQUENCE_SUM: Self = Self::old(RatioLevel::SequenceSum);
 
-    /// One ratio per run of valid tokens, against the old policy (ROLL).
+    /// One ratio per segment, against the old policy (ROLL).
     pub const SEGMENT: Self = Self::old(RatioLevel::Segment);
 
     const fn old(level: RatioLevel) -> Self {
@@ -92,8 +94,8 @@ pub enum RatioLevel {
     SequenceToken,
     /// One ratio per sequence: the product of its tokens' ratios.
     SequenceSum,
-    /// One ratio per run of valid tokens: the geometric mean of its tokens' ratios. Composed of plain
-    /// tensor operations, without kernels.
+    /// One ratio per segment: the geometric mean of its tokens' ratios. Composed of plain tensor
+    /// operations, without kernels.
     Segment,
 }
 

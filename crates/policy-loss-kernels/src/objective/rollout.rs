@@ -314,6 +314,7 @@ impl RolloutWeight {
 /// sequence_sum   the sum over its sequence
 /// sequence_mean  the mean over its sequence
 /// sequence_max   the largest of its sequence
+/// segment_mean   the mean over its segment, as of the [`Ratio`](super::Ratio) of segments
 /// ```
 ///
 /// Bounds of k1 are compared with `exp(statistic)`, in f32 unless `log_probs` is f64: within
@@ -326,8 +327,8 @@ impl RolloutWeight {
 /// tokens it is the trust region `|p - q| <= high` of ROLL with `low = -high`. The distance of the
 /// ratio from 1, as the mean over a sequence, is what open-instruct calls total variation.
 ///
-/// A token filter drops tokens, the others whole sequences. With k1, `sequence_sum` bounds the
-/// probability ratio of the sequence and `sequence_mean` its geometric mean.
+/// A token filter drops tokens, one of segments segments, the others whole sequences. With k1,
+/// `sequence_sum` bounds the probability ratio of the sequence and `sequence_mean` its geometric mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
@@ -353,6 +354,9 @@ pub enum FilterLevel {
     SequenceMean,
     /// Each sequence by the largest of its tokens' estimates.
     SequenceMax,
+    /// Each segment by the mean of its tokens' estimates. Composed of plain tensor operations, without
+    /// kernels.
+    SegmentMean,
 }
 
 /// The estimate of the mismatch at one token that a [`Filter`] is made of.
@@ -378,18 +382,28 @@ pub enum FilterEstimator {
 
 impl FilterLevel {
     /// All of them, in the order in which filters are listed.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Token,
         Self::SequenceSum,
         Self::SequenceMean,
         Self::SequenceMax,
+        Self::SegmentMean,
     ];
+
+    /// Whether the fused kernels have it.
+    #[must_use]
+    pub const fn has_kernel(self) -> bool {
+        match self {
+            Self::Token | Self::SequenceSum | Self::SequenceMean | Self::SequenceMax => true,
+            Self::SegmentMean => false,
+        }
+    }
 
     /// Whether its statistic is made of the sum of the estimates over a sequence.
     pub(crate) const fn adds_up(self) -> bool {
         match self {
             Self::SequenceSum | Self::SequenceMean => true,
-            Self::Token | Self::SequenceMax => false,
+            Self::Token | Self::SequenceMax | Self::SegmentMean => false,
         }
     }
 
@@ -397,7 +411,7 @@ impl FilterLevel {
     pub(crate) const fn needs_extremes(self) -> bool {
         match self {
             Self::SequenceMax => true,
-            Self::Token | Self::SequenceSum | Self::SequenceMean => false,
+            Self::Token | Self::SequenceSum | Self::SequenceMean | Self::SegmentMean => false,
         }
     }
 
@@ -408,6 +422,7 @@ impl FilterLevel {
             Self::SequenceSum => "sequence_sum",
             Self::SequenceMean => "sequence_mean",
             Self::SequenceMax => "sequence_max",
+            Self::SegmentMean => "segment_mean",
         }
     }
 }
@@ -546,10 +561,17 @@ impl Filters {
         self.iter().any(|filter| filter.level == FilterLevel::Token)
     }
 
-    /// Whether one judges sequences.
+    /// Whether one judges sequences, or parts of them.
     #[must_use]
     pub fn of_sequences(&self) -> bool {
         self.iter().any(|filter| filter.level != FilterLevel::Token)
+    }
+
+    /// Whether one judges segments.
+    #[must_use]
+    pub fn of_segments(&self) -> bool {
+        self.iter()
+            .any(|filter| filter.level == FilterLevel::SegmentMean)
     }
 
     fn validate(&self) -> Result<(), ConfigError> {

@@ -107,6 +107,10 @@ surrogates! {
         covariance_clip: CovarianceClip,
         /// The ratio, with a penalty on the tokens of the highest covariance.
         covariance_penalty: CovariancePenalty,
+        /// The ratio, without the tokens that have moved away furthest.
+        second_moment_mask: SecondMomentMask,
+        /// The clip, with one range for the batch that bounds how far tokens have moved away.
+        second_moment_clip: SecondMomentClip,
     }
 }
 
@@ -132,6 +136,12 @@ impl Surrogate {
     #[must_use]
     pub fn scope(&self) -> SurrogateScope {
         self.properties().scope()
+    }
+
+    /// Whether it is made of the second moment of a batch, of which a part is told the limit.
+    #[must_use]
+    pub const fn reads_second_moment(&self) -> bool {
+        matches!(self, Self::SecondMomentMask(_) | Self::SecondMomentClip(_))
     }
 
     /// What a kernel is compiled for, beside its [`SurrogateKind`].
@@ -211,6 +221,22 @@ const WEIGHS_LOG_PROBS: &str = "this surrogate weighs the gradient of each token
 /// The reason of the surrogates of high covariance.
 const OF_COVARIANCES: &str =
     "covariances are those of tokens, and so are the ratios; use `ratio.level = token`";
+
+/// How near to the limit of second moments a square counts as on it: a rounding of f32 does not move
+/// a token to the other side.
+pub const SECOND_MOMENT_MARGIN: f64 = 1e-6;
+
+/// Numbers in order, without what is none.
+fn sorted(squares: impl IntoIterator<Item = f64>) -> Vec<f64> {
+    let squares = squares.into_iter();
+    let mut squares: Vec<f64> = squares.filter(|square| !square.is_nan()).collect();
+    squares.sort_unstable_by(f64::total_cmp);
+    squares
+}
+
+/// The reason of the surrogates of second moments.
+const OF_SECOND_MOMENTS: &str =
+    "second moments are those of the tokens' log-ratios; use `ratio.level = token`";
 
 /// The clipped surrogate:
 ///
@@ -1157,6 +1183,158 @@ impl Properties for CovariancePenalty {
 
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(OF_COVARIANCES)
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Batch
+    }
+}
+
+/// The ratio, without the tokens that have moved away furthest: of those that move away from the base of
+/// the ratio (`A > 0` and `r > 1`, or `A < 0` and `r < 1`), the ones with the largest `d^2` are dropped
+/// until the mean of `d^2` over the rest of them is `threshold` at most.
+///
+/// ```text
+/// surrogate = r * A;  0 where dropped
+/// ```
+///
+/// Gradient: `r * A`, nothing where dropped. All other tokens stay whatever their ratio, and nothing is
+/// clipped; a dropped token counts as clipped, and the denominators of the reduction keep counting it.
+/// Where several tokens are as far as the first that is dropped, all of them are. Default: 0.04.
+///
+/// Which tokens are dropped is a statistic of all tokens of an update. A part of a batch is told the least
+/// `d^2` that is dropped by `PolicyBatch::with_second_moment_limit`, for which [`limit`](Self::limit)
+/// makes it.
+///
+/// Paper: M2PO, [arXiv 2510.01161](https://arxiv.org/abs/2510.01161), its Algorithm 1. What goes by the
+/// same name in its authors' code is a [`SecondMomentClip`]; what does in AReaL is an action mask,
+/// `policy_loss::within_second_moment`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecondMomentMask {
+    /// The largest mean of `d^2`. Finite and above 0.
+    pub threshold: f64,
+}
+
+impl Default for SecondMomentMask {
+    fn default() -> Self {
+        Self::new(0.04)
+    }
+}
+
+impl SecondMomentMask {
+    /// Drops tokens until the mean of `d^2` is this at most.
+    #[must_use]
+    pub const fn new(threshold: f64) -> Self {
+        Self { threshold }
+    }
+
+    /// The least `d^2` that is dropped, of those of all tokens that move away; infinity where nothing
+    /// is dropped. A NaN moves nowhere.
+    #[must_use]
+    pub fn limit(&self, squares: impl IntoIterator<Item = f64>) -> f64 {
+        let (mut sum, mut count) = (0.0, 0.0);
+        let mut squares = sorted(squares).into_iter();
+        let dropped = squares.find(|square| {
+            sum += square;
+            count += 1.0;
+            sum / count > self.threshold
+        });
+        dropped.unwrap_or(f64::INFINITY)
+    }
+}
+
+impl Properties for SecondMomentMask {
+    fn validate(&self) -> Result<(), ConfigError> {
+        positive("surrogate.second_moment_mask.threshold", self.threshold)
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        Some(OF_SECOND_MOMENTS)
+    }
+
+    fn scope(&self) -> SurrogateScope {
+        SurrogateScope::Batch
+    }
+}
+
+/// The clip with one range for the batch, no wider than that the mean of `d^2` over the tokens that move
+/// away (`A > 0` and `r > 1`, or `A < 0` and `r < 1`) is `threshold` at most, were each of them moved
+/// back into it:
+///
+/// ```text
+/// cap^2     = the largest d^2 of theirs, v, with mean(min(d^2, v)) < threshold; 0 where there is none
+/// low, high = max(1 - exp(-cap), min_low), max(exp(cap) - 1, min_high)
+/// surrogate = min(r * A, clamp(r, 1 - low, 1 + high) * A)
+/// ```
+///
+/// Nothing is clipped where their mean of `d^2` is `threshold` at most. Gradient: `r * A`, nothing where
+/// clipped; the token that `cap` is made of lies on the bound and is clipped. Defaults: 0.04, 0.3, 0.5.
+///
+/// The range is a statistic of all tokens of an update. A part of a batch is told `cap^2` by
+/// `PolicyBatch::with_second_moment_limit`, for which [`limit`](Self::limit) makes it.
+///
+/// Source: the code of the authors of M2PO, [arXiv 2510.01161](https://arxiv.org/abs/2510.01161), whose
+/// paper drops tokens instead: [`SecondMomentMask`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecondMomentClip {
+    /// The largest mean of `d^2`. Finite and above 0.
+    pub threshold: f64,
+    /// The least `low` of the range. Finite, 0 or above.
+    pub min_low: f64,
+    /// The least `high` of the range. Finite, 0 or above.
+    pub min_high: f64,
+}
+
+impl Default for SecondMomentClip {
+    fn default() -> Self {
+        Self::new(0.04, 0.3, 0.5)
+    }
+}
+
+impl SecondMomentClip {
+    /// A range for this mean of `d^2`, and how narrow it may be at most.
+    #[must_use]
+    pub const fn new(threshold: f64, min_low: f64, min_high: f64) -> Self {
+        Self {
+            threshold,
+            min_low,
+            min_high,
+        }
+    }
+
+    /// `cap^2` of the `d^2` of all tokens that move away; infinity where nothing is clipped. A NaN moves
+    /// nowhere.
+    #[must_use]
+    pub fn limit(&self, squares: impl IntoIterator<Item = f64>) -> f64 {
+        let squares = sorted(squares);
+        let count = squares.len() as f64;
+        if squares.iter().sum::<f64>() / count.max(1.0) <= self.threshold {
+            return f64::INFINITY;
+        }
+        let (mut sum, mut cap) = (0.0, 0.0);
+        for (nth, square) in squares.iter().enumerate() {
+            sum += square;
+            let rest = count - 1.0 - nth as f64;
+            if (sum + square * rest) / count >= self.threshold {
+                break;
+            }
+            cap = *square;
+        }
+        cap
+    }
+}
+
+impl Properties for SecondMomentClip {
+    fn validate(&self) -> Result<(), ConfigError> {
+        positive("surrogate.second_moment_clip.threshold", self.threshold)?;
+        not_negative("surrogate.second_moment_clip.min_low", self.min_low)?;
+        not_negative("surrogate.second_moment_clip.min_high", self.min_high)
+    }
+
+    fn needs_token_ratio(&self) -> Option<&'static str> {
+        Some(OF_SECOND_MOMENTS)
     }
 
     fn scope(&self) -> SurrogateScope {

@@ -298,8 +298,10 @@ impl Data {
             rollout: Some(values.rollout_log_probs),
             reference: Some(values.ref_log_probs),
             entropies: Some(values.entropies),
+            segment_ids: None,
             prompts: Some(Prompts::OfBatch(self.prompts.clone())),
             entropy_threshold: None,
+            second_moment_limit: None,
         }
     }
 }

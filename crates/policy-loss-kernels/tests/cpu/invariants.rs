@@ -4,7 +4,9 @@ use policy_loss_kernels::cpu::{
     Arithmetic, Batch, BatchError, Evaluated, Mask, evaluate, evaluate_on, scale_in_place,
 };
 use policy_loss_kernels::objective::{
-    Behavior, CovarianceClip, CovariancePenalty, KlBase, Ratio, Reduction, Surrogate,
+    Behavior, Bounds, CovarianceClip, CovariancePenalty, Filter, FilterEstimator, FilterLevel,
+    FutureWeight, KlBase, Ratio, Reduction, RolloutCorrection, SecondMomentClip, SecondMomentMask,
+    Surrogate,
 };
 use policy_loss_kernels::{Columns, Objective};
 use policy_loss_oracle::Random;
@@ -267,12 +269,24 @@ fn wrong_batches_are_refused() {
     for surrogate in [
         Surrogate::from(CovarianceClip::default()),
         CovariancePenalty::default().into(),
+        SecondMomentMask::default().into(),
+        SecondMomentClip::default().into(),
     ] {
         assert_eq!(refusal(&of(surrogate), &batch), BatchError::NoKernel);
     }
     let mut segments = token();
     segments.ratio = Ratio::SEGMENT;
     assert_eq!(refusal(&segments, &batch), BatchError::NoKernel);
+    let mut filtered = token();
+    filtered.rollout_correction = Some(RolloutCorrection::filter(Filter::new(
+        FilterLevel::SegmentMean,
+        FilterEstimator::K3,
+        Bounds::at_most(0.1),
+    )));
+    assert_eq!(refusal(&filtered, &batch), BatchError::NoKernel);
+    let mut weighted = token();
+    weighted.future_weight = Some(FutureWeight::default());
+    assert_eq!(refusal(&weighted, &batch), BatchError::NoKernel);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use burn::tensor::{Bool, DType, Device, Tensor};
 
 use super::{
     AdvantageEstimatorConfig, GeneralizedAdvantage, GroupBaseline, GroupRelative, ReturnToGo,
+    TokenBaseline, token_baseline::Evidence,
 };
 use crate::BatchError;
 use crate::alike::Alike;
@@ -15,11 +16,14 @@ use crate::alike::Alike;
 /// | `rewards` | `[B, T]` or `[B]` | per token, or per sequence; one kind or [several](Self::with_more_rewards) | every estimator |
 /// | `action_mask` | `[B, T]` bool | true where the policy generated the token; absent: all | every estimator |
 /// | `values` | `[B, T]` | the critic's estimates | `GeneralizedAdvantage` |
-/// | `group_ids` | `B` numbers | equal for sequences that are compared with one another | `GroupRelative` |
+/// | `group_ids` | `B` numbers | equal for sequences that are compared with one another | `GroupRelative`, `TokenBaseline` |
 /// | `baselines` | `[B]` | what each sequence's return is compared with | `ReturnToGo` with a baseline |
+/// | `log_probs` | `[B, T]` | of the sampled tokens, by the policy that is about to be updated | `TokenBaseline` |
+/// | `sums_of_squares` | `[B, T]` | of the probabilities of all words, as [`LogProbs`](crate::LogProbs) has them | `TokenBaseline` |
+/// | `importance_weights` | `[B, T]` | what the loss is going to multiply each token by; absent: 1 | `TokenBaseline` |
 ///
-/// What an estimator does not read may be there or not. `T` is that of the mask or the values
-/// where rewards are per sequence, and 1 where there is neither.
+/// What an estimator does not read may be there or not. `T` is that of the mask, the values or the
+/// `log_probs` where rewards are per sequence, and 1 where there is none of them.
 ///
 /// Group ids are numbers on the host: every trainer knows there which prompt it sampled from, and
 /// from numbers on the device the size of the largest group would have to be read back.
@@ -31,6 +35,9 @@ pub struct AdvantageBatch {
     pub(super) values: Option<Tensor<2>>,
     pub(super) group_ids: Option<Vec<i64>>,
     pub(super) baselines: Option<Tensor<1>>,
+    pub(super) log_probs: Option<Tensor<2>>,
+    pub(super) sums_of_squares: Option<Tensor<2>>,
+    pub(super) importance_weights: Option<Tensor<2>>,
 }
 
 /// Rewards, per token or per sequence.
@@ -94,6 +101,9 @@ impl AdvantageBatch {
             values: None,
             group_ids: None,
             baselines: None,
+            log_probs: None,
+            sums_of_squares: None,
+            importance_weights: None,
         }
     }
 
@@ -143,6 +153,26 @@ impl AdvantageBatch {
         self
     }
 
+    /// Adds the log-probs of the sampled tokens, by the policy that is about to be updated.
+    pub fn with_log_probs(mut self, log_probs: Tensor<2>) -> Self {
+        self.log_probs = Some(log_probs);
+        self
+    }
+
+    /// Adds the sums of the squared probabilities of all words at each token, which the head gives
+    /// where [`LogProbsConfig::with_sum_of_squares`](crate::LogProbsConfig::with_sum_of_squares) is set.
+    pub fn with_sums_of_squares(mut self, sums_of_squares: Tensor<2>) -> Self {
+        self.sums_of_squares = Some(sums_of_squares);
+        self
+    }
+
+    /// Adds what the loss is going to multiply each token by, such as the weights of a rollout
+    /// correction.
+    pub fn with_importance_weights(mut self, importance_weights: Tensor<2>) -> Self {
+        self.importance_weights = Some(importance_weights);
+        self
+    }
+
     /// Every check, none of which touches the device's queue.
     pub(super) fn check(
         self,
@@ -164,8 +194,16 @@ impl AdvantageBatch {
                 });
             }
         }
-        if let Some(values) = &self.values {
-            alike.tokens("values", values)?;
+        let floats = [
+            ("values", &self.values),
+            ("log_probs", &self.log_probs),
+            ("sums_of_squares", &self.sums_of_squares),
+            ("importance_weights", &self.importance_weights),
+        ];
+        for (name, tensor) in floats {
+            if let Some(tensor) = tensor {
+                alike.tokens(name, tensor)?;
+            }
         }
         if let Some(baselines) = &self.baselines {
             alike.sequences("baselines", baselines)?;
@@ -184,16 +222,33 @@ impl AdvantageBatch {
             }
             AdvantageEstimatorConfig::ReturnToGo(config) if config.subtract_baseline => {
                 let (by, add) = ("`subtract_baseline`", "AdvantageBatch::with_baselines");
-                let baselines = needed(self.baselines, "baselines", by, add)?;
-                Needs::ReturnToGo(config, Some(baselines))
+                Needs::Baselines(config, needed(self.baselines, "baselines", by, add)?)
             }
-            AdvantageEstimatorConfig::ReturnToGo(config) => Needs::ReturnToGo(config, None),
+            AdvantageEstimatorConfig::ReturnToGo(config) => match config.token_baseline {
+                None => Needs::ReturnToGo(config),
+                Some(baseline) => {
+                    let by = "`token_baseline`";
+                    let add = "AdvantageBatch::with_log_probs";
+                    let log_probs = needed(self.log_probs, "log_probs", by, add)?;
+                    let add = "AdvantageBatch::with_sums_of_squares";
+                    let squares = needed(self.sums_of_squares, "sums_of_squares", by, add)?;
+                    let add = "AdvantageBatch::with_group_ids";
+                    let evidence = Evidence {
+                        log_probs,
+                        sums_of_squares: squares,
+                        importance_weights: self.importance_weights,
+                        group_ids: needed(self.group_ids, "group_ids", by, add)?,
+                    };
+                    Needs::TokenBaseline(config, baseline, Box::new(evidence))
+                }
+            },
             AdvantageEstimatorConfig::GroupRelative(config) => {
                 let add = "AdvantageBatch::with_action_mask";
                 let by = "`baseline = length_weighted`";
                 let unknown_lengths = config.baseline == GroupBaseline::LengthWeighted
                     && matches!(self.rewards[0].1, Rewards::Sequence(_))
-                    && self.values.is_none();
+                    && self.values.is_none()
+                    && self.log_probs.is_none();
                 if unknown_lengths {
                     needed(masked, "action_mask", by, add)?;
                 }
@@ -212,11 +267,16 @@ impl AdvantageBatch {
 
     /// `[B, T]`, and the tensor that says so.
     fn shape(&self) -> (&'static str, [usize; 2]) {
-        match (&self.rewards[0].1, &self.action_mask, &self.values) {
-            (Rewards::Token(rewards), ..) => ("rewards", rewards.dims()),
-            (_, Some(mask), _) => ("action_mask", mask.dims()),
-            (_, _, Some(values)) => ("values", values.dims()),
-            (Rewards::Sequence(rewards), ..) => ("rewards", [rewards.dims()[0], 1]),
+        match &self.rewards[0].1 {
+            Rewards::Token(rewards) => ("rewards", rewards.dims()),
+            Rewards::Sequence(rewards) => {
+                match (&self.action_mask, &self.values, &self.log_probs) {
+                    (Some(mask), ..) => ("action_mask", mask.dims()),
+                    (_, Some(values), _) => ("values", values.dims()),
+                    (.., Some(log_probs)) => ("log_probs", log_probs.dims()),
+                    (None, None, None) => ("rewards", [rewards.dims()[0], 1]),
+                }
+            }
         }
     }
 }
@@ -247,8 +307,11 @@ pub(super) struct Checked<'a> {
 pub(super) enum Needs<'a> {
     /// With the values.
     Generalized(&'a GeneralizedAdvantage, Tensor<2>),
-    /// With the baselines, if it subtracts one.
-    ReturnToGo(&'a ReturnToGo, Option<Tensor<1>>),
+    ReturnToGo(&'a ReturnToGo),
+    /// With those of the sequences.
+    Baselines(&'a ReturnToGo, Tensor<1>),
+    /// With what that of a token is made of.
+    TokenBaseline(&'a ReturnToGo, TokenBaseline, Box<Evidence>),
     /// With the group ids.
     GroupRelative(&'a GroupRelative, Vec<i64>),
 }

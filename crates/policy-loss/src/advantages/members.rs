@@ -86,6 +86,28 @@ impl Members {
         values.expand(self.shape)
     }
 
+    /// The sum over the sequences of each group, token by token: of `[B, T]` it is `[G, T]`.
+    pub fn sum_of_tokens(&self, values: Tensor<2>) -> Tensor<2> {
+        let [_, tokens] = values.dims();
+        let [groups, size] = self.shape;
+        let values = values.select(0, self.sequences.clone());
+        let absent = self.absent.clone().reshape([groups * size, 1]);
+        let values = values.mask_fill(absent.expand([groups * size, tokens]), 0);
+        let sums = values.reshape([groups, size, tokens]).sum_dim(1);
+        sums.reshape([groups, tokens])
+    }
+
+    /// Values of the tokens of each group, `[G, T]`, at those of each of its sequences, `[B, T]`.
+    pub fn tokens_of_sequences(&self, values: Tensor<2>) -> Tensor<2> {
+        let [_, tokens] = values.dims();
+        let [groups, size] = self.shape;
+        let values = values.reshape([groups, 1, tokens]);
+        let values = values.expand([groups, size, tokens]);
+        values
+            .reshape([groups * size, tokens])
+            .select(0, self.places.clone())
+    }
+
     /// Where a sequence has no other one to be compared with, `[G, S]`.
     pub fn alone(&self) -> Tensor<2, Bool> {
         self.spread(self.count.clone()).lower_equal_elem(1)

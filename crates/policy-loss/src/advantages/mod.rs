@@ -8,6 +8,7 @@ mod presets;
 mod recurrence;
 mod return_to_go;
 mod rewards;
+mod token_baseline;
 mod whitening;
 
 pub use batch::{AdvantageBatch, Rewards};
@@ -23,6 +24,7 @@ pub use return_to_go::ReturnToGo;
 use rewards::per_sequence;
 pub(crate) use rewards::per_token;
 use serde::{Deserialize, Serialize};
+pub use token_baseline::TokenBaseline;
 pub use whitening::{Whitening, WhiteningOver};
 
 use crate::composed::arithmetic;
@@ -90,7 +92,7 @@ impl AdvantageEstimatorConfig {
     /// # Errors
     ///
     /// A `gamma` or `lambda` outside 0 to 1, an epsilon that is not finite or too small, a deviation
-    /// together with a mean to divide by. The error names the field, the value and what would be
+    /// together with a mean to divide by, two baselines of a return. The error names the field, the value and what would be
     /// accepted.
     pub fn init(&self) -> Result<AdvantageEstimator, ConfigError> {
         match self {
@@ -192,9 +194,16 @@ impl AdvantageEstimator {
                 let values = valid.select(constant(values));
                 config.of(of_tokens(), values, &valid)
             }
-            Needs::ReturnToGo(config, baselines) => {
-                let baselines = baselines.map(|b| constant(b.reshape([shape[0], 1])));
-                config.of(of_tokens(), baselines, &valid)
+            Needs::ReturnToGo(config) => config.of(of_tokens(), &valid, |returns| returns),
+            Needs::Baselines(config, baselines) => {
+                let baselines = valid.select(constant(baselines.reshape([shape[0], 1])));
+                let compared = |returns| returns - baselines.expand(shape);
+                config.of(of_tokens(), &valid, compared)
+            }
+            Needs::TokenBaseline(config, baseline, evidence) => {
+                let evidence = evidence.map(|x| valid.select(constant(x)));
+                let compared = |returns| baseline.of(returns, evidence, &valid);
+                config.of(of_tokens(), &valid, compared)
             }
             Needs::GroupRelative(config, group_ids) => {
                 let kinds = rewards.into_iter();

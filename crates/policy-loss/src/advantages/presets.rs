@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use super::{
     AdvantageEstimatorConfig, Among, Deviation, GeneralizedAdvantage, GroupBaseline, GroupRelative,
-    MeanScale, ReturnToGo, SingleScore, Whitening,
+    MeanScale, ReturnToGo, SingleScore, TokenBaseline, Whitening,
 };
 use crate::ConfigError;
 
@@ -67,11 +67,14 @@ pub enum AdvantagePreset {
     /// Generalised advantage estimation with gamma 1, a lambda of `1 - 1 / (0.05 length)` for the
     /// policy and of 1 for the returns ([arXiv 2504.05118](https://arxiv.org/abs/2504.05118)).
     Vapo,
+    /// The return minus the baseline of each token that leaves the least variance, gamma 1, as in verl
+    /// ([arXiv 2602.07078](https://arxiv.org/abs/2602.07078)).
+    OptimalTokenBaseline,
 }
 
 impl AdvantagePreset {
     /// Every preset, in the order of the documentation.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Gae,
         Self::Grpo,
         Self::DrGrpo,
@@ -88,6 +91,7 @@ impl AdvantagePreset {
         Self::TrlGrpoBatch,
         Self::Gdpo,
         Self::Vapo,
+        Self::OptimalTokenBaseline,
     ];
 
     /// The name that [`FromStr`] reads and [`Display`](fmt::Display) writes.
@@ -109,6 +113,7 @@ impl AdvantagePreset {
             Self::TrlGrpoBatch => "trl_grpo_batch",
             Self::Gdpo => "gdpo",
             Self::Vapo => "vapo",
+            Self::OptimalTokenBaseline => "optimal_token_baseline",
         }
     }
 
@@ -154,6 +159,9 @@ impl AdvantagePreset {
             Self::Vapo => GeneralizedAdvantage::default()
                 .with_length_adaptive(0.05)
                 .with_return_lambda(1.0)
+                .into(),
+            Self::OptimalTokenBaseline => ReturnToGo::new(1.0)
+                .with_token_baseline(TokenBaseline::new())
                 .into(),
         }
     }
@@ -209,4 +217,5 @@ constructors! {
     trl_grpo_batch: TrlGrpoBatch,
     gdpo: Gdpo,
     vapo: Vapo,
+    optimal_token_baseline: OptimalTokenBaseline,
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::AdvantageOutput;
 use super::recurrence::backwards;
+use super::token_baseline::TokenBaseline;
 use super::whitening::Whitening;
 use crate::ConfigError;
 use crate::valid::Valid;
@@ -16,7 +17,8 @@ use crate::valid::Valid;
 ///
 /// ```text
 /// return_t    = reward_t + gamma * return_{t+1}
-/// advantage_t = return_t, and - baseline of the sequence where `subtract_baseline` is set
+/// advantage_t = return_t, and - baseline of the sequence where `subtract_baseline` is set,
+///                         or - baseline of the token where `token_baseline` is
 /// ```
 ///
 /// A gap in the mask is carried over, as in [`GeneralizedAdvantage`](super::GeneralizedAdvantage).
@@ -31,6 +33,10 @@ pub struct ReturnToGo {
     pub gamma: f64,
     /// Whether the batch's baseline of each sequence is subtracted.
     pub subtract_baseline: bool,
+    /// Subtracts the baseline of each token that leaves the least variance, if given. Not together
+    /// with `subtract_baseline`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_baseline: Option<TokenBaseline>,
     /// One scale for the advantages of the batch, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub whitening: Option<Whitening>,
@@ -48,6 +54,7 @@ impl ReturnToGo {
         Self {
             gamma,
             subtract_baseline: false,
+            token_baseline: None,
             whitening: None,
         }
     }
@@ -58,32 +65,31 @@ impl ReturnToGo {
         self
     }
 
+    /// Sets the baseline of each token.
+    pub fn with_token_baseline(mut self, token_baseline: impl Into<Option<TokenBaseline>>) -> Self {
+        self.token_baseline = token_baseline.into();
+        self
+    }
+
     /// Sets the whitening.
     pub fn with_whitening(mut self, whitening: impl Into<Option<Whitening>>) -> Self {
         self.whitening = whitening.into();
         self
     }
 
-    /// `rewards` are 0 at padding; `baselines` are `[B, 1]`.
-    pub(crate) fn of(
+    /// `rewards` are 0 at padding; `compared` makes advantages of returns.
+    pub(super) fn of(
         &self,
         rewards: Tensor<2>,
-        baselines: Option<Tensor<2>>,
         valid: &Valid,
+        compared: impl FnOnce(Tensor<2>) -> Tensor<2>,
     ) -> AdvantageOutput {
-        let shape = rewards.dims();
         let factor = rewards
             .zeros_like()
             .mask_fill(valid.tokens.clone(), self.gamma)
             .mask_fill(valid.padding.clone(), 1);
         let returns = valid.select(backwards(factor, rewards));
-        let advantages = match baselines {
-            Some(baselines) => {
-                let baselines = valid.select(baselines).expand(shape);
-                valid.select(returns.clone() - baselines)
-            }
-            None => returns.clone(),
-        };
+        let advantages = valid.select(compared(returns.clone()));
         AdvantageOutput {
             returns: Some(returns),
             advantages: match self.whitening {
@@ -94,6 +100,16 @@ impl ReturnToGo {
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        if let Some(baseline) = self.token_baseline {
+            baseline.validate()?;
+            if self.subtract_baseline {
+                return Err(ConfigError::Combination {
+                    first: "return_to_go.subtract_baseline",
+                    second: "return_to_go.token_baseline",
+                    reason: "a return is compared with one of them; leave the other out",
+                });
+            }
+        }
         unit("return_to_go.gamma", self.gamma)
     }
 }

@@ -1,6 +1,7 @@
 //! The reference implementation: plain tensor operations that read like the formula and run on
 //! every backend that Burn has.
 
+mod future_weight;
 pub(crate) mod kl;
 pub(crate) mod ratio;
 pub(crate) mod rollout;
@@ -9,6 +10,7 @@ mod surrogate;
 
 use burn::tensor::{Bool, DType, Tensor};
 
+use self::future_weight::future_weights;
 use self::kl::penalized_divergence;
 use self::ratio::ratio;
 use self::rollout::{Mismatch, weights};
@@ -77,6 +79,7 @@ pub(crate) fn token_losses(
 
     let log_probs = batch.log_probs.cast(dtype);
     let valid = valid_tokens(&log_probs, batch.action_mask, dtype);
+    let valid = valid.with_segment_ids(batch.segment_ids);
     let old_log_probs = constant(batch.old_log_probs);
     let given = batch.rollout_log_probs.map(constant);
     let missing = given.as_ref().map(|given| given.clone().is_nan());
@@ -114,6 +117,7 @@ pub(crate) fn token_losses(
         ratio: ratio.clone(),
         advantages: advantages.clone(),
         valid: &valid,
+        second_moment_limit: batch.second_moment_limit,
     });
 
     let off_policy = objective
@@ -139,6 +143,17 @@ pub(crate) fn token_losses(
     if let Some(dropped) = &dropped {
         surrogate = surrogate.expand(shape).mask_fill(dropped.clone(), 0);
     }
+    // A weight may be infinite where the surrogate was dropped.
+    let kept = |weight: Tensor<2>| match &dropped {
+        Some(dropped) => weight.mask_fill(dropped.clone(), 0),
+        None => weight,
+    };
+    if let Some(config) = &objective.future_weight {
+        let log_ratio = log_ratio.clone().without_autodiff();
+        let constant_ratio = ratio.clone().without_autodiff();
+        let weight = future_weights(config, log_ratio, &constant_ratio, &advantages);
+        surrogate = surrogate * kept(weight);
+    }
     let correction = objective.rollout_correction.zip(rollout_log_probs);
     let weights = correction.map(|(correction, rollout_log_probs)| {
         let mismatch = Mismatch {
@@ -148,13 +163,7 @@ pub(crate) fn token_losses(
         weights(&correction, &mismatch, &advantages, &valid)
     });
     if let Some(weights) = &weights {
-        let weight = weights.weight.clone();
-        surrogate = surrogate
-            * match &dropped {
-                // A weight may be infinite where the surrogate was dropped.
-                Some(dropped) => weight.mask_fill(dropped.clone(), 0),
-                None => weight,
-            };
+        surrogate = surrogate * kept(weights.weight.clone());
     }
     let mut token_loss = -surrogate.expand(shape);
 

@@ -200,6 +200,7 @@ fn is_filtered(filter: Filter, mismatch: &Mismatch, valid: &Valid) -> Tensor<2, 
         FilterLevel::SequenceSum => valid.sum_per_sequence(estimate),
         FilterLevel::SequenceMean => valid.mean_per_sequence(estimate),
         FilterLevel::SequenceMax => valid.max_per_sequence(estimate),
+        FilterLevel::SegmentMean => valid.mean_per_segment(estimate),
     };
     let bounded = match filter.estimator {
         // The ratio itself, so that a bound that is met exactly is kept.

@@ -2,16 +2,19 @@
 
 use burn::tensor::{Bool, Tensor, TensorData};
 use policy_loss_kernels::objective::{
-    LEAST_BASE_LOG_PROB, LEAST_LOG_RATIO, LEAST_PROBABILITY, LOG_RATIO_LIMIT,
+    LEAST_BASE_LOG_PROB, LEAST_LOG_RATIO, LEAST_PROBABILITY, LOG_RATIO_LIMIT, SECOND_MOMENT_MARGIN,
 };
 
 use super::ratio::{is_moved_into, limited, moved_into};
-use crate::valid::{Valid, in_order, largest};
+use crate::valid::{Moments, Valid, in_order, largest};
 use crate::{
     Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip, GammaWeight, GeometricMean,
-    GradientPreservingClip, ImportanceWeight, PolicyGradient, SigmoidGate, SquaredLogRatio,
-    Surrogate, TrustRegion, TrustRegionForm,
+    GradientPreservingClip, ImportanceWeight, PolicyGradient, SecondMomentClip, SecondMomentMask,
+    SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion, TrustRegionForm,
 };
+
+/// A square that no token reaches, and that every type and device has.
+const NEVER: f64 = f32::MAX as f64;
 
 /// What a surrogate is computed from. All of it is 0 at padding.
 pub(super) struct Tokens<'a> {
@@ -26,6 +29,8 @@ pub(super) struct Tokens<'a> {
     /// `[B, T]` or `[B, 1]`.
     pub advantages: Tensor<2>,
     pub valid: &'a Valid,
+    /// From which squared log-ratio on tokens are dropped or clipped, where the batch says so.
+    pub second_moment_limit: Option<f64>,
 }
 
 impl Tokens<'_> {
@@ -47,6 +52,27 @@ impl Tokens<'_> {
     /// Where `A < 0`, `[B, T]`.
     fn negative(&self) -> Tensor<2, Bool> {
         self.advantages.clone().lower_elem(0).expand(self.shape())
+    }
+
+    /// Where the policy moves a token further away from the base of the ratio, `[B, T]`.
+    fn moves_away(&self) -> Tensor<2, Bool> {
+        let log_ratio = self.log_ratio.clone().without_autodiff();
+        let up = log_ratio.clone().greater_elem(0).bool_and(self.positive());
+        let down = log_ratio.lower_elem(0).bool_and(self.negative());
+        up.bool_or(down)
+    }
+
+    /// Where a square is as large as a limit, `[B, T]`: the given one, or that of the batch.
+    fn reaches(&self, squares: Tensor<2>, of_batch: impl FnOnce() -> Tensor<1>) -> Tensor<2, Bool> {
+        match self.second_moment_limit {
+            Some(limit) => {
+                squares.greater_equal_elem(limit.min(NEVER) * (1.0 - SECOND_MOMENT_MARGIN))
+            }
+            None => {
+                let limit = of_batch().reshape([1, 1]).expand(self.shape());
+                squares.greater_equal(limit)
+            }
+        }
     }
 
     /// No token at all, `[B, T]`.
@@ -93,6 +119,8 @@ impl Formula for Surrogate {
             Self::SquaredLogRatio(surrogate) => surrogate.of(tokens),
             Self::CovarianceClip(surrogate) => surrogate.of(tokens),
             Self::CovariancePenalty(surrogate) => surrogate.of(tokens),
+            Self::SecondMomentMask(surrogate) => surrogate.of(tokens),
+            Self::SecondMomentClip(surrogate) => surrogate.of(tokens),
         }
     }
 }
@@ -376,6 +404,61 @@ impl Formula for SquaredLogRatio {
         SurrogateOutput {
             surrogate: tokens.log_probs.clone() * tokens.advantages.clone() - penalty,
             clipped: tokens.nowhere(),
+            dual_clipped: None,
+        }
+    }
+}
+
+impl Formula for SecondMomentMask {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let away = tokens.moves_away();
+        let squares = tokens.log_ratio.clone().without_autodiff().square();
+        let reached = tokens.reaches(squares.clone(), || {
+            let moments = Moments::new(squares, away.clone());
+            moments.first_beyond(moments.means().greater_elem(self.threshold))
+        });
+        let dropped = reached.bool_and(away);
+        let surrogate = tokens.ratio.clone() * tokens.advantages.clone();
+        SurrogateOutput {
+            surrogate: surrogate.mask_fill(dropped.clone(), 0),
+            clipped: dropped,
+            dual_clipped: None,
+        }
+    }
+}
+
+impl Formula for SecondMomentClip {
+    fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let shape = tokens.shape();
+        let everywhere = |x: Tensor<1>| x.reshape([1, 1]).expand(shape);
+        let away = tokens.moves_away();
+        let squares = tokens.log_ratio.clone().without_autodiff().square();
+        let limit = match tokens.second_moment_limit {
+            Some(limit) => tokens.valid.total.zeros_like() + limit.min(NEVER),
+            None => {
+                let moments = Moments::new(squares.clone(), away.clone());
+                let within = moments.means_of_lesser().lower_elem(self.threshold);
+                let all = moments.mean().lower_equal_elem(self.threshold);
+                moments.last_within(within).mask_fill(all, NEVER)
+            }
+        };
+        let beyond = tokens.reaches(squares, || limit.clone()).bool_and(away);
+
+        let cap = limit.sqrt().clamp_max(LOG_RATIO_LIMIT);
+        let high = everywhere(cap.clone().exp()).clamp_min(1.0 + self.min_high);
+        let low = everywhere(cap.neg().exp()).clamp_max(1.0 - self.min_low);
+        let ratio = tokens.constant_ratio();
+        let up = ratio.clone().greater_elem(1.0 + self.min_high);
+        let down = ratio.lower_elem(1.0 - self.min_low);
+        let above = up.bool_and(tokens.positive()).bool_and(beyond.clone());
+        let below = down.bool_and(tokens.negative()).bool_and(beyond);
+        let advantages = tokens.advantages.clone().expand(shape);
+        let free = tokens.ratio.clone() * advantages.clone();
+        SurrogateOutput {
+            surrogate: free
+                .mask_where(above.clone(), high * advantages.clone())
+                .mask_where(below.clone(), low * advantages),
+            clipped: above.bool_or(below),
             dual_clipped: None,
         }
     }

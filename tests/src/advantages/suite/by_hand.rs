@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor};
 use policy_loss::{
     AdvantageBatch, AdvantageEstimatorConfig as Config, AdvantagePreset, GeneralizedAdvantage,
-    MeanScale, ReturnToGo, Whitening,
+    MeanScale, ReturnToGo, SingleScore, TokenBaseline, Whitening,
 };
 
 use super::laws::{assert_answer, bits, tolerance};
@@ -188,6 +188,9 @@ pub fn sequences_have_no_order(runner: &Runner) {
         };
         permuted.values = rows(&case.values);
         permuted.baselines = rows(&case.baselines);
+        permuted.log_probs = rows(&case.log_probs);
+        permuted.sums_of_squares = rows(&case.sums_of_squares);
+        permuted.importance_weights = case.importance_weights.as_deref().map(rows);
         permuted.group_ids = order.map(|b| case.group_ids[b]).to_vec();
         permuted.mask = case.mask.as_ref().map(|mask| {
             let row = |b: &usize| &mask[b * shape[1]..(b + 1) * shape[1]];
@@ -218,13 +221,10 @@ pub fn sequences_have_no_order(runner: &Runner) {
 pub fn gaps(runner: &Runner) {
     let mask = [false, true, false, false, true, true, false];
     let without_gap = Case {
-        sequences: 1,
-        tokens: 3,
         rewards: HostRewards::Token(vec![0.5, -0.25, 1.0]),
-        mask: None,
         values: vec![0.3, -0.7, 0.9],
-        group_ids: vec![0],
         baselines: vec![0.25],
+        ..Case::new([1, 3])
     };
     let spread = |values: &[f64]| -> Vec<f64> {
         let mut values = values.iter();
@@ -239,6 +239,8 @@ pub fn gaps(runner: &Runner) {
         rewards: HostRewards::Token(spread(&[0.5, -0.25, 1.0])),
         mask: Some(mask.to_vec()),
         values: spread(&without_gap.values),
+        log_probs: spread(&without_gap.log_probs),
+        sums_of_squares: spread(&without_gap.sums_of_squares),
         ..without_gap.clone()
     };
     for config in [
@@ -258,6 +260,59 @@ pub fn gaps(runner: &Runner) {
         let expected = returns(expected.returns);
         near(&what, &valid(returns(actual.returns)), &expected);
     }
+}
+
+/// The baseline of a token, by the numbers of its formula: tokens are counted and not positions, and
+/// beyond the others' ends there is none.
+pub fn token_baselines(runner: &Runner) {
+    let (yes, no) = (true, false);
+    // Sizes of tokens are 1 - 2 / 2 + S = S.
+    let case = Case {
+        rewards: HostRewards::Sequence(vec![1.0, 0.0, 5.0, f64::NAN]),
+        mask: Some(vec![
+            yes, no, yes, yes, //
+            no, yes, yes, no, //
+            yes, no, no, no, //
+            no, no, no, no,
+        ]),
+        group_ids: vec![7, 7, 3, 7],
+        sums_of_squares: [
+            [0.25, f64::NAN, 0.5, 0.25],
+            [f64::INFINITY, 0.75, 0.25, 9.0],
+            [0.5, 0.0, 0.0, 0.0],
+            [0.0; 4],
+        ]
+        .concat(),
+        ..Case::new([4, 4])
+    };
+    let baseline = TokenBaseline::new();
+    let run = |case: &Case, baseline: TokenBaseline| {
+        let config = ReturnToGo::new(1.0).with_token_baseline(baseline);
+        case.run(runner, &config.into(), DType::F32).advantages
+    };
+    // The first tokens weigh 1 to 3, the second ones 3 to 4; the third has no other one.
+    let (first, second) = (0.25, 3.0 / 7.0);
+    let with_tail = |tail: f64| {
+        let one = [1.0 - first, 0.0, 1.0 - second, tail];
+        let other = [0.0, -first, -second, 0.0];
+        [&one[..], &other, &[5.0, 0.0, 0.0, 0.0], &[0.0; 4]].concat()
+    };
+    near("kept", &run(&case, baseline), &with_tail(1.0));
+    let zero = baseline.with_tail(SingleScore::Zero);
+    near("zero", &run(&case, zero), &with_tail(0.0));
+    // An importance weight counts by its square.
+    let mut weighted = case.clone();
+    weighted.sums_of_squares = vec![0.5; 16];
+    let mut weights = vec![1.0; 16];
+    weights[5] = 3.0;
+    weighted.importance_weights = Some(weights);
+    let advantages = run(&weighted, baseline);
+    near("weighted", &advantages[..1], &[1.0 - 0.1]);
+    // A token that is certain has no size: nothing is known of the baseline, and it is 0.
+    let mut certain = case.clone();
+    certain.log_probs = vec![0.0; 16];
+    certain.sums_of_squares = vec![1.0 - 1e-7; 16];
+    near("certain", &run(&certain, baseline)[..1], &[1.0]);
 }
 
 /// The reward of a sequence stands at its last valid token, wherever that is.

@@ -33,6 +33,21 @@ pub fn shapes(runner: &Runner) {
     let grpo = Config::grpo();
     let cases = [
         ("values", "[3, 2]", new().with_values(zeros(runner, [3, 2]))),
+        (
+            "log_probs",
+            "[3, 2]",
+            new().with_log_probs(zeros(runner, [3, 2])),
+        ),
+        (
+            "sums_of_squares",
+            "[2, 1]",
+            new().with_sums_of_squares(zeros(runner, [2, 1])),
+        ),
+        (
+            "importance_weights",
+            "[1, 3]",
+            new().with_importance_weights(zeros(runner, [1, 3])),
+        ),
         ("baselines", "[3]", new().with_baselines(zeros(runner, [3]))),
         ("group_ids", "[3]", new().with_group_ids([1, 2, 3])),
         (
@@ -73,6 +88,7 @@ pub fn missing(runner: &Runner) {
             (Config::remax(), "baselines"),
             (Config::grpo(), "group_ids"),
             (Config::opo(), "group_ids"),
+            (Config::optimal_token_baseline(), "log_probs"),
         ] {
             let add = format!("AdvantageBatch::with_{name}");
             let error = refused(runner, config, batch(), &[name, &add]);
@@ -81,6 +97,16 @@ pub fn missing(runner: &Runner) {
                 "{runner}: {error:?}"
             );
         }
+    }
+    // One by one.
+    let log_probs =
+        AdvantageBatch::new(zeros(runner, [2, 3])).with_log_probs(zeros(runner, [2, 3]));
+    let squares = log_probs
+        .clone()
+        .with_sums_of_squares(zeros(runner, [2, 3]));
+    for (name, batch) in [("sums_of_squares", log_probs), ("group_ids", squares)] {
+        let config = Config::optimal_token_baseline();
+        refused(runner, config, batch, &[name, "token_baseline"]);
     }
     // Without a mask nobody knows how long a sequence is.
     let batch = AdvantageBatch::new(zeros(runner, [2])).with_group_ids([0, 0]);

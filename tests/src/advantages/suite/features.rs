@@ -4,8 +4,8 @@ use burn::tensor::{Bool, DType, Tensor, TensorData};
 use policy_loss::{
     AdvantageBatch, AdvantageEstimatorConfig as Config, Among, Deviation, EntropyBonus,
     EntropyControllerConfig, GeneralizedAdvantage, GroupBaseline, GroupRelative, KlEstimator,
-    KlReward, KlRewardBatch, ReverseKlAdvantage, SingleScore, TeacherFactor, TeacherSignalConfig,
-    Whitening, WhiteningOver,
+    KlReward, KlRewardBatch, ReturnToGo, ReverseKlAdvantage, SingleScore, TeacherFactor,
+    TeacherSignalConfig, TokenBaseline, Whitening, WhiteningOver,
 };
 
 use super::teacher;
@@ -17,15 +17,7 @@ use crate::golden::features::{FILE, Feature, cases};
 use crate::runner::{Runner, values};
 
 /// Features around advantages that the library does not have, with the reason.
-const ABSENT: [(&str, &str); 5] = [
-    (
-        "dcpo smooth advantage",
-        "needs the rewards of earlier steps",
-    ),
-    (
-        "optimal token baseline (verl)",
-        "needs the squared probabilities of the head",
-    ),
+const ABSENT: [(&str, &str); 3] = [
     (
         "opd top-k reverse kl (miles)",
         "over the vocabulary: no advantage of the sampled token",
@@ -53,7 +45,7 @@ pub fn golden_cases_of_trainers(runner: &Runner) {
         }
         matched += 1;
     }
-    directory.assert_count(FILE, matched, 41);
+    directory.assert_count(FILE, matched, 48);
 }
 
 fn compare(runner: &Runner, case: &Feature, dtype: DType) {
@@ -61,6 +53,8 @@ fn compare(runner: &Runner, case: &Feature, dtype: DType) {
         "maxrl" => estimator(runner, case, max_rl(case), dtype),
         "gdpo" => gdpo(runner, case, dtype),
         "grpo advantages (NeMo-RL)" => estimator(runner, case, nemo_grpo(case), dtype),
+        "dcpo smooth advantage" => smooth(runner, case, dtype),
+        "optimal token baseline (verl)" => token_baseline(runner, case, dtype),
         "length-adaptive GAE (NeMo-RL)" => two_lambdas(runner, case, dtype),
         "opd advantages" => {
             let discount = case.param("discount").as_f64().unwrap_or(0.0);
@@ -79,6 +73,36 @@ fn compare(runner: &Runner, case: &Feature, dtype: DType) {
         "adaptive entropy (TRL)" => adaptive_entropy(runner, case, dtype),
         other => panic!("the file holds an unknown feature: {other}"),
     }
+}
+
+/// Steps of one prompt: what an answer is worth among those of its step and among all so far, each
+/// weighed by the number of steps, and the one of the two mixtures that is nearer to 0.
+fn smooth(runner: &Runner, case: &Feature, dtype: DType) {
+    let [steps, answers] = case.shape("step_rewards");
+    let rewards = case.input("step_rewards");
+    let standardized = GroupRelative::new(GroupBaseline::Mean).with_deviation(Deviation {
+        among: Among::Group,
+        epsilon: 1e-12,
+    });
+    let estimator = Config::from(standardized).init().expect("sound");
+    // Of the last answers among so many.
+    let among = |scores: &[f64]| -> Tensor<2> {
+        let all: Tensor<1> = runner.tensor(scores, [scores.len()], dtype);
+        let batch = AdvantageBatch::new(all).with_group_ids(vec![0; scores.len()]);
+        let advantages = estimator.forward(batch).expect("accepted").advantages;
+        advantages.narrow(0, scores.len() - answers, answers)
+    };
+    let mut smooth = Vec::new();
+    for step in 0..steps {
+        let earlier = step as f64;
+        let so_far = &rewards[..(step + 1) * answers];
+        let (now, ever) = (among(&so_far[step * answers..]), among(so_far));
+        let one = (now.clone() * earlier + ever.clone()) / (earlier + 1.0);
+        let other = (now + ever * earlier) / (earlier + 1.0);
+        let nearer = one.clone().abs().lower(other.clone().abs());
+        smooth.extend(values(other.mask_where(nearer, one)));
+    }
+    near(runner, case, dtype, "advantages", &smooth);
 }
 
 fn max_rl(case: &Feature) -> Config {
@@ -164,14 +188,43 @@ fn of_sequences(
     mask: Option<Vec<bool>>,
 ) -> Case {
     Case {
-        sequences,
-        tokens,
         rewards: HostRewards::Sequence(rewards),
-        values: vec![0.0; sequences * tokens],
-        group_ids: case.input("group_id").iter().map(|id| *id as i64).collect(),
-        baselines: vec![0.0; sequences],
+        group_ids: group_ids(case),
         mask,
+        ..Case::new([sequences, tokens])
     }
+}
+
+fn group_ids(case: &Feature) -> Vec<i64> {
+    case.input("group_id").iter().map(|id| *id as i64).collect()
+}
+
+/// Returns less the baseline of each token. Without gaps in the mask, the positions that verl counts in
+/// a single turn are the tokens that are counted here.
+fn token_baseline(runner: &Runner, case: &Feature, dtype: DType) {
+    let tail = match case.flag("handle_zero_tail") {
+        true => SingleScore::Score,
+        false => SingleScore::Zero,
+    };
+    let baseline = TokenBaseline::new()
+        .with_tail(tail)
+        .with_epsilon(case.number("epsilon"));
+    let config = ReturnToGo::new(1.0).with_token_baseline(baseline);
+    let batch = Case {
+        rewards: HostRewards::Token(case.input("token_rewards")),
+        group_ids: group_ids(case),
+        mask: case.mask(),
+        log_probs: case.input("old_log_probs"),
+        sums_of_squares: case.input("sum_pi_squared"),
+        importance_weights: case
+            .flag("importance_weights")
+            .then(|| case.input("rollout_is_weights")),
+        ..Case::new(case.shape("token_rewards"))
+    };
+    let actual = batch.run(runner, &config.into(), dtype);
+    near(runner, case, dtype, "advantages", &actual.advantages);
+    let returns = actual.returns.expect("there are returns");
+    near(runner, case, dtype, "returns", &returns);
 }
 
 /// An estimator on the rewards of sequences.

@@ -68,6 +68,7 @@ pub fn cases(directory: &Directory) -> Vec<Golden> {
 fn golden(case: FileCase) -> Golden {
     let inputs = case.inputs;
     let mask = inputs.action_mask.concat();
+    let shape = [inputs.values.len(), inputs.values[0].len()];
     let expected = case.expected.into_iter().map(|(name, expected)| {
         let config = config(&name);
         let returns = match config {
@@ -84,13 +85,12 @@ fn golden(case: FileCase) -> Golden {
     Golden {
         expected: expected.collect(),
         case: Case {
-            sequences: inputs.values.len(),
-            tokens: inputs.values[0].len(),
             rewards: HostRewards::Token(inputs.token_level_rewards.concat()),
             mask: Some(mask.iter().map(|valid| *valid == 1.0).collect()),
             values: inputs.values.concat(),
             group_ids: inputs.group_id,
             baselines: inputs.reward_baselines,
+            ..Case::new(shape)
         },
     }
 }

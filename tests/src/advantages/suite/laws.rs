@@ -150,6 +150,11 @@ pub fn masked_content_changes_nothing(runner: &Runner) {
         let mut garbage = || *kind.next().expect("endless");
         for i in (0..case.values.len()).filter(|i| !clean.is_valid(*i)) {
             case.values[i] = garbage();
+            case.log_probs[i] = garbage();
+            case.sums_of_squares[i] = garbage();
+            if let Some(weights) = &mut case.importance_weights {
+                weights[i] = garbage();
+            }
             if let HostRewards::Token(rewards) = &mut case.rewards {
                 rewards[i] = garbage();
             }
@@ -221,8 +226,12 @@ pub fn no_gradient_flows(runner: &Runner) {
         let weights = tracked(&[1.0, 2.0, 3.0, 4.0]);
         let baselines: Tensor<1> = runner.tensor(&[0.5, 0.1], [2], dtype);
         let baselines = baselines.require_grad();
+        let policy = tracked(&[-0.5, -1.0, -0.7, -2.0]);
         let batch = AdvantageBatch::new(rewards.clone())
             .with_values(critic.clone())
+            .with_log_probs(policy.clone())
+            .with_sums_of_squares(tracked(&[0.5; 4]))
+            .with_importance_weights(tracked(&[1.5; 4]))
             .with_group_ids([0, 0])
             .with_baselines(baselines.clone());
         let output = config
@@ -238,6 +247,7 @@ pub fn no_gradient_flows(runner: &Runner) {
         assert!(weights.grad(&gradients).is_some(), "{runner}: {config:?}");
         assert!(rewards.grad(&gradients).is_none(), "{runner}: {config:?}");
         assert!(critic.grad(&gradients).is_none(), "{runner}: {config:?}");
+        assert!(policy.grad(&gradients).is_none(), "{runner}: {config:?}");
         assert!(baselines.grad(&gradients).is_none(), "{runner}: {config:?}");
     }
 }
@@ -259,6 +269,7 @@ pub fn accuracy(runner: &Runner) {
         AdvantageEstimatorConfig::rloo(),
         AdvantageEstimatorConfig::gae(),
         AdvantageEstimatorConfig::reinforce_plus_plus(),
+        AdvantageEstimatorConfig::optimal_token_baseline(),
     ] {
         let what = format!("{runner}, {config:?}");
         let actual = case.run(runner, &config, DType::F32);
