@@ -1,6 +1,5 @@
 //! One evaluation of a batch, from its check to its sums.
 
-use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -11,7 +10,7 @@ use super::element::Floats;
 use super::partition::{self, Chunk};
 use super::specialization::Arithmetic;
 use super::stage::{BLOCK, Inputs, Scratch, value_at};
-use super::visit::{Block, Gradients, Kernels, Plan, RowRatio, RowState, Terms};
+use super::visit::{Block, Gradients, Kernels, Plan, RowState, Terms};
 use crate::blueprint::Blueprint;
 use crate::numbers::Numbers;
 use crate::objective::Objective;
@@ -278,14 +277,6 @@ impl<T: Arithmetic> Evaluation<'_, T> {
         });
     }
 
-    fn ratio(&self, state: &RowState) -> (f64, f64) {
-        self.arch.dispatch(RowRatio::<T> {
-            plan: &self.plan,
-            state,
-            arithmetic: PhantomData,
-        })
-    }
-
     /// Writes what flows through the ratio that the tokens of a row share, or adds it to what each of
     /// them has of its own.
     fn finish(&self, rows: &[RowState], chunk: &Chunk, gradients: Gradients<'_, T>) {
@@ -299,7 +290,7 @@ impl<T: Arithmetic> Evaluation<'_, T> {
         for (state, gradient) in rows.iter().zip(pieces) {
             let tokens = start..start + gradient.len();
             start = tokens.end;
-            let (_, log_ratio_slope) = self.ratio(state);
+            let (_, log_ratio_slope) = (self.kernels.row_ratio)(&self.plan, state);
             self.arch.dispatch(FinishGradient {
                 // Adding 0 turns -0 into 0.
                 value: T::from_f64(state.log_ratio_slope * log_ratio_slope + 0.0),
@@ -316,7 +307,7 @@ impl<T: Arithmetic> Evaluation<'_, T> {
             return;
         }
         for state in rows.iter().filter(|state| state.sums.tokens > 0.0) {
-            let (ratio, _) = self.ratio(state);
+            let (ratio, _) = (self.kernels.row_ratio)(&self.plan, state);
             let tokens = state.sums.tokens;
             sums.merge(&Sums {
                 ratio: tokens * ratio,

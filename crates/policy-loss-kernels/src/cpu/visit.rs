@@ -5,13 +5,15 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Arch, Scalar, Simd, WithSimd};
 
 use super::lanes::{Lanes, Real};
 use super::specialization::specialized;
 use super::stage::{Staged, Term};
 use super::vector_unit::dispatch_to_vectors;
-use super::words::{Flags, Values, constant, count, count_non_finite, is_non_finite, splat};
+use super::words::{
+    Flags, Values, constant, count, count_non_finite, greater, is_non_finite, splat,
+};
 use crate::blueprint::{Blueprint, FILTERS_OF_TOKENS};
 use crate::columns::Columns;
 use crate::formula::rollout::cpu::kept_weight;
@@ -150,6 +152,8 @@ pub struct Kernels<T> {
     pub gather: fn(Arch, &Plan, &mut Block<'_, T>),
     /// Adds the kept weights of a block to its rows.
     pub add_kept_weights: fn(Arch, &Plan, &mut Block<'_, T>),
+    /// The ratio that the tokens of a row share, and its derivative with respect to a log-prob.
+    pub row_ratio: fn(&Plan, &RowState) -> (f64, f64),
     /// Adds a block to the sums of the batch, and writes every element of the gradients, but for those
     /// of log-probs where they are one number for a row.
     pub visit: fn(Arch, &Plan, &mut Block<'_, T>, Gradients<'_, T>, &mut Terms<T>, &mut Sums),
@@ -162,6 +166,7 @@ pub fn kernels<T: Real, Only: Pass, First: Pass>() -> Kernels<T> {
     Kernels {
         gather,
         add_kept_weights: |arch, plan, block| arch.dispatch(AddKeptWeights { plan, block }),
+        row_ratio: row_ratio::<T>,
         visit: visit::<T, Only, First>,
     }
 }
@@ -530,7 +535,7 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
         let mut unwanted = [[MaybeUninit::uninit(); STRETCH]; 2];
         let staged = block.staged;
         for (state, tokens) in block.rows() {
-            let row = row(lanes, &blueprint, plan, plan.scale, state);
+            let row = row(lanes, plan, state);
             let first = T::Lanes::<S>::split_output(take(&mut first_output, tokens.len()));
             let second = T::Lanes::<S>::split_output(take(&mut second_output, tokens.len()));
             let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[tokens.clone()]));
@@ -767,7 +772,7 @@ impl<T: Real> WithSimd for AddKeptWeights<'_, '_, T> {
         } = *self.plan;
         let staged = self.block.staged;
         for (state, tokens) in self.block.rows() {
-            let row = row(lanes, &blueprint, self.plan, self.plan.scale, state);
+            let row = row(lanes, self.plan, state);
             let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[tokens.clone()]));
             let rest_vectors = [rest.map(|column| lanes.load_rest(column))];
             let has_rest = usize::from(!rest.mask.is_empty());
@@ -786,26 +791,23 @@ impl<T: Real> WithSimd for AddKeptWeights<'_, '_, T> {
     }
 }
 
-/// What the tokens of a row share.
-#[inline(always)]
-fn row<L: Lanes>(
-    lanes: L,
-    blueprint: &Blueprint,
-    plan: &Plan,
-    scale: f64,
-    state: &RowState,
-) -> Row<L> {
+/// What the tokens of a row share. Computed on one lane, out of line: for a row it takes no time, and
+/// within each loop it would be most of what there is to compile.
+#[inline(never)]
+fn shared<T: Real>(plan: &Plan, scale: f64, state: &RowState) -> Row<T::Lanes<Scalar>> {
+    let lanes = T::lanes(Scalar);
+    let blueprint = plan.blueprint;
     let like = Values(lanes, lanes.zero());
     let mut row = match blueprint.by_rows() {
         true => share(
             &plan.numbers,
             &RowTotals::new(lanes, &state.sums),
             like,
-            *blueprint,
+            blueprint,
         ),
         false => unshared(like),
     };
-    if blueprint.slope_is_of_row() && plan.blueprint.adds_weights() {
+    if blueprint.adds_weights() {
         let mean_weight = state.kept_weight / state.sums.tokens.max(1.0);
         row.mean_slope = row.mean_surrogate * splat(lanes, mean_weight);
     }
@@ -818,33 +820,51 @@ fn row<L: Lanes>(
     row
 }
 
-/// The ratio that the tokens of a row share, and its derivative with respect to a log-prob.
-pub struct RowRatio<'a, T> {
-    pub plan: &'a Plan,
-    pub state: &'a RowState,
-    pub arithmetic: PhantomData<T>,
-}
-
-impl<T: Real> WithSimd for RowRatio<'_, T> {
-    type Output = (f64, f64);
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> (f64, f64) {
-        let lanes = T::lanes(simd);
-        let row = row(lanes, &self.plan.blueprint, self.plan, 1.0, self.state);
-        (first_lane(row.ratio), first_lane(row.log_ratio_slope))
+/// The same in every lane.
+#[inline(always)]
+fn row<L: Lanes>(lanes: L, plan: &Plan, state: &RowState) -> Row<L> {
+    let of_one = shared::<L::Real>(plan, plan.scale, state);
+    Row {
+        ratio: splat(lanes, number_of(of_one.ratio)),
+        log_ratio_slope: splat(lanes, number_of(of_one.log_ratio_slope)),
+        saturated: everywhere(lanes, holds(of_one.saturated)),
+        drops_negative: everywhere(lanes, holds(of_one.drops_negative)),
+        gamma_of_positive: splat(lanes, number_of(of_one.gamma_of_positive)),
+        gamma_of_negative: splat(lanes, number_of(of_one.gamma_of_negative)),
+        mean_surrogate: splat(lanes, number_of(of_one.mean_surrogate)),
+        mean_slope: splat(lanes, number_of(of_one.mean_slope)),
+        weight: splat(lanes, number_of(of_one.weight)),
+        weight_mean: splat(lanes, number_of(of_one.weight_mean)),
+        entropy_threshold: splat(lanes, number_of(of_one.entropy_threshold)),
+        rejected: everywhere(lanes, holds(of_one.rejected)),
+        factor: splat(lanes, number_of(of_one.factor)),
+        gradient_factor: splat(lanes, number_of(of_one.gradient_factor)),
     }
 }
 
-/// Any lane of a vector whose lanes are all the same.
+/// The ratio that the tokens of a row share, and its derivative with respect to a log-prob.
+fn row_ratio<T: Real>(plan: &Plan, state: &RowState) -> (f64, f64) {
+    let row = shared::<T>(plan, 1.0, state);
+    (number_of(row.ratio), number_of(row.log_ratio_slope))
+}
+
+/// The same condition in every lane.
 #[inline(always)]
-fn first_lane<L: Lanes>(values: Values<L>) -> f64 {
-    let mut lane = [MaybeUninit::new(L::Real::from_f64(0.0))];
-    values.0.store_rest(values.1, &mut lane);
-    // SAFETY: it was initialised above.
-    #[allow(unsafe_code)]
-    let lane = unsafe { lane[0].assume_init() };
-    lane.to_f64()
+fn everywhere<L: Lanes>(lanes: L, holds: bool) -> Flags<L> {
+    let size = splat(lanes, f64::from(u8::from(holds)));
+    greater(size, Values(lanes, lanes.zero()))
+}
+
+/// The number in the only lane.
+#[inline(always)]
+fn number_of<L: Lanes>(one: Values<L>) -> f64 {
+    one.0.sum(one.1)
+}
+
+/// The condition in the only lane.
+#[inline(always)]
+fn holds<L: Lanes>(one: Flags<L>) -> bool {
+    number_of(count(one)) > 0.0
 }
 
 /// One vector of tokens.
