@@ -47,7 +47,8 @@ pub struct InspectionValues {
     pub gradient: GradientMass,
 }
 
-/// Counts of tokens by the size of a logarithm. NaN is in no count.
+/// Counts of tokens by the size of a logarithm. NaN is in no count. They are exact up to 2^24 tokens of a
+/// batch where it is added up in f32.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Histogram {
