@@ -185,6 +185,7 @@ fn case(config: PolicyLossConfig, bytes: &mut Bytes) -> Case {
                 .with_world_size(bytes.pick(&[1, 2, 7])),
         );
         case.entropy_threshold = Some(bytes.between(0.0, 3.0));
+        case.second_moment_limit = Some(bytes.between(0.0, 0.5));
     }
     case
 }
