@@ -24,6 +24,12 @@ pub fn fill(
     let gap = |i: usize| batch.gap(i);
     let rows = batch.rows();
     let segments = batch.segments();
+    let mut segment_of: Vec<&[usize]> = vec![&[]; tokens.len()];
+    for segment in &segments {
+        for &i in segment {
+            segment_of[i] = segment;
+        }
+    }
     for row in &rows {
         let sum: f64 = row.iter().map(|&j| gap(j)).sum();
         let size: f64 = row.iter().map(|&j| gap(j).abs()).sum();
@@ -69,8 +75,7 @@ pub fn fill(
             })
         });
         for &i in row {
-            let segment = segments.iter().find(|segment| segment.contains(&i));
-            let segment = segment.expect("every valid token is in one");
+            let segment = segment_of[i];
             let mut filters_within = correction.filters.iter().filter(within_row);
             let rejected =
                 row_rejected || filters_within.any(|filter| rejects(&filter, segment, i));

@@ -156,6 +156,7 @@ pub struct Kernels<T> {
     pub row_ratio: fn(&Plan, &RowState) -> (f64, f64),
     /// Adds a block to the sums of the batch, and writes every element of the gradients, but for those
     /// of log-probs where they are one number for a row.
+    #[allow(clippy::type_complexity)]
     pub visit: fn(Arch, &Plan, &mut Block<'_, T>, Gradients<'_, T>, &mut Terms<T>, &mut Sums),
 }
 
