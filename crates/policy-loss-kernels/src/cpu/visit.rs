@@ -525,6 +525,8 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
             sums: total,
             ..
         } = self;
+        // A copy, which nothing that is written can change: it is converted once.
+        let numbers = plan.numbers;
         let blueprint = Blueprint {
             // They are counted before.
             masked: false,
@@ -576,8 +578,7 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
                             slope: Values(lanes, stretch.term.slope[place]),
                             probe: Values(lanes, lanes.zero()),
                         };
-                        let written =
-                            P::visit(&plan.numbers, blueprint, &row, &inputs, term, &mut sums);
+                        let written = P::visit(&numbers, blueprint, &row, &inputs, term, &mut sums);
                         first[place].write(written.log_probs.1);
                         if P::WRITES_BOTH {
                             second[place].write(written.entropy.1);
@@ -792,22 +793,15 @@ impl<T: Real> WithSimd for AddKeptWeights<'_, '_, T> {
     }
 }
 
-/// What the tokens of a row share. Computed on one lane, out of line: for a row it takes no time, and
-/// within each loop it would be most of what there is to compile.
+/// What the tokens of a row share, computed on one lane and out of line: within each loop it would be
+/// most of what there is to compile.
 #[inline(never)]
 fn shared<T: Real>(plan: &Plan, scale: f64, state: &RowState) -> Row<T::Lanes<Scalar>> {
     let lanes = T::lanes(Scalar);
     let blueprint = plan.blueprint;
+    let totals = RowTotals::new(lanes, &state.sums);
     let like = Values(lanes, lanes.zero());
-    let mut row = match blueprint.by_rows() {
-        true => share(
-            &plan.numbers,
-            &RowTotals::new(lanes, &state.sums),
-            like,
-            blueprint,
-        ),
-        false => unshared(like),
-    };
+    let mut row = share(&plan.numbers, &totals, like, blueprint);
     if blueprint.adds_weights() {
         let mean_weight = state.kept_weight / state.sums.tokens.max(1.0);
         row.mean_slope = row.mean_surrogate * splat(lanes, mean_weight);
@@ -816,31 +810,35 @@ fn shared<T: Real>(plan: &Plan, scale: f64, state: &RowState) -> Row<T::Lanes<Sc
         row.factor = splat(lanes, state.weight);
     }
     row.gradient_factor = row.factor * splat(lanes, scale);
-    row.weight_mean = splat(lanes, plan.weight_mean);
-    row.entropy_threshold = splat(lanes, plan.entropy_threshold);
     row
 }
 
-/// The same in every lane.
+/// What the tokens of a row share, in every lane.
 #[inline(always)]
 fn row<L: Lanes>(lanes: L, plan: &Plan, state: &RowState) -> Row<L> {
-    let of_one = shared::<L::Real>(plan, plan.scale, state);
-    Row {
-        ratio: splat(lanes, number_of(of_one.ratio)),
-        log_ratio_slope: splat(lanes, number_of(of_one.log_ratio_slope)),
-        saturated: everywhere(lanes, holds(of_one.saturated)),
-        drops_negative: everywhere(lanes, holds(of_one.drops_negative)),
-        gamma_of_positive: splat(lanes, number_of(of_one.gamma_of_positive)),
-        gamma_of_negative: splat(lanes, number_of(of_one.gamma_of_negative)),
-        mean_surrogate: splat(lanes, number_of(of_one.mean_surrogate)),
-        mean_slope: splat(lanes, number_of(of_one.mean_slope)),
-        weight: splat(lanes, number_of(of_one.weight)),
-        weight_mean: splat(lanes, number_of(of_one.weight_mean)),
-        entropy_threshold: splat(lanes, number_of(of_one.entropy_threshold)),
-        rejected: everywhere(lanes, holds(of_one.rejected)),
-        factor: splat(lanes, number_of(of_one.factor)),
-        gradient_factor: splat(lanes, number_of(of_one.gradient_factor)),
+    let mut row = unshared(Values(lanes, lanes.zero()));
+    row.gradient_factor = splat(lanes, plan.scale);
+    if plan.blueprint.by_rows() {
+        let of_one = shared::<L::Real>(plan, plan.scale, state);
+        row = Row {
+            ratio: splat(lanes, number_of(of_one.ratio)),
+            log_ratio_slope: splat(lanes, number_of(of_one.log_ratio_slope)),
+            saturated: everywhere(lanes, holds(of_one.saturated)),
+            drops_negative: everywhere(lanes, holds(of_one.drops_negative)),
+            gamma_of_positive: splat(lanes, number_of(of_one.gamma_of_positive)),
+            gamma_of_negative: splat(lanes, number_of(of_one.gamma_of_negative)),
+            mean_surrogate: splat(lanes, number_of(of_one.mean_surrogate)),
+            mean_slope: splat(lanes, number_of(of_one.mean_slope)),
+            weight: splat(lanes, number_of(of_one.weight)),
+            rejected: everywhere(lanes, holds(of_one.rejected)),
+            factor: splat(lanes, number_of(of_one.factor)),
+            gradient_factor: splat(lanes, number_of(of_one.gradient_factor)),
+            ..row
+        };
     }
+    row.weight_mean = splat(lanes, plan.weight_mean);
+    row.entropy_threshold = splat(lanes, plan.entropy_threshold);
+    row
 }
 
 /// The ratio that the tokens of a row share, and its derivative with respect to a log-prob.
