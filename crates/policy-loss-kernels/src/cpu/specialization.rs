@@ -3,6 +3,7 @@
 use pulp::Arch;
 
 use super::lanes::Real;
+use super::vector_unit::has_vectors;
 #[cfg(not(test))]
 use super::visit::Surrogates;
 use super::visit::{AnySurrogates, Kernels, kernels};
@@ -182,7 +183,7 @@ macro_rules! implement_arithmetic {
 fn place(arch: Arch, blueprint: &Blueprint) -> Option<usize> {
     let wanted = Specialization::of(blueprint);
     let place = SPECIALIZED.iter().position(|it| *it == wanted);
-    place.filter(|_| !matches!(arch, Arch::Scalar))
+    place.filter(|_| has_vectors(arch))
 }
 
 #[cfg(not(test))]

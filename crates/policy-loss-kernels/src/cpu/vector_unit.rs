@@ -30,11 +30,20 @@ pub fn vector_unit() -> Arch {
     }
 }
 
-/// Runs a loop that is compiled for vectors alone, not for one number at a time.
+/// Whether [`dispatch_to_vectors`] takes a unit: not one number at a time, and no unit that has no name
+/// here, as those of WebAssembly.
+pub fn has_vectors(arch: Arch) -> bool {
+    units().into_iter().any(|(name, unit)| {
+        let same = |unit| std::mem::discriminant(&unit) == std::mem::discriminant(&arch);
+        name != "scalar" && unit.is_some_and(same)
+    })
+}
+
+/// Runs a loop that is compiled for vectors alone.
 ///
 /// # Panics
 ///
-/// For `Arch::Scalar`.
+/// The unit does not have them ([`has_vectors`]).
 #[inline(always)]
 pub fn dispatch_to_vectors<Loop: WithSimd>(arch: Arch, vectors: Loop) -> Loop::Output {
     match arch {
