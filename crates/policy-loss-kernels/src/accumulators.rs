@@ -164,7 +164,7 @@ macro_rules! accumulators {
             #![allow(missing_docs, dead_code)]
 
             use crate::kind::Kind;
-            use crate::cpu::words::{Elements, Total, Values, neutral};
+            use crate::cpu::words::{Elements, Total, Values, fold, neutral};
 
             #[derive(Clone, Copy)]
             pub struct $Sums<E: Elements> { $(pub $name: Values<E>,)* }
@@ -182,7 +182,7 @@ macro_rules! accumulators {
                 #[inline(always)]
                 pub fn flush(&mut self, lanes: E, sums: &mut super::$Sums) {
                     $(if let Kind::Sum = Kind::$kind {
-                        sums.$name += self.$name.fold(Kind::Sum);
+                        sums.$name += fold!(Sum, self.$name);
                         self.$name = neutral(lanes, Kind::Sum);
                     })*
                 }
@@ -190,7 +190,7 @@ macro_rules! accumulators {
                 /// Moves everything into the numbers on the host.
                 #[inline(always)]
                 pub fn finish(self, sums: &mut super::$Sums) {
-                    $(sums.$name = Kind::$kind.merge(sums.$name, self.$name.fold(Kind::$kind));)*
+                    $(sums.$name = Kind::$kind.merge(sums.$name, fold!($kind, self.$name));)*
                 }
             }
 

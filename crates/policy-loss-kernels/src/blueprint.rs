@@ -75,7 +75,7 @@ pub struct Blueprint {
     /// A sequence's losses are divided by the number of its tokens.
     pub sequence_mean: bool,
     /// The batch brings what the tokens of each sequence count for.
-    pub weighs_sequences: bool,
+    pub has_sequence_weights: bool,
     /// The reduction divides by the number of tokens.
     pub divides_by_tokens: bool,
     /// The reduction divides by the number of sequences, times a length.
@@ -149,7 +149,7 @@ impl Blueprint {
             }),
             entropy: objective.entropy_bonus.is_some(),
             sequence_mean: objective.reduction.takes_sequence_means(),
-            weighs_sequences: objective.reduction.weighs_sequences(),
+            has_sequence_weights: objective.reduction.has_sequence_weights(),
             divides_by_tokens: matches!(denominator, Denominator::Tokens),
             divides_by_sequences: matches!(denominator, Denominator::Sequences(_)),
             divides_by_prompts: matches!(denominator, Denominator::Prompts),
@@ -327,7 +327,7 @@ impl Blueprint {
     #[must_use]
     #[inline(always)]
     pub fn by_rows(&self) -> bool {
-        self.sequence_mean || self.weighs_sequences || self.gathers()
+        self.sequence_mean || self.has_sequence_weights || self.gathers()
     }
 
     /// Whether a sequence is read before its tokens are visited.
@@ -416,7 +416,7 @@ impl Blueprint {
             | Sum::least_ratio
             | Sum::largest_ratio => true,
             Sum::valid_tokens | Sum::valid_sequences => self.masked,
-            Sum::valid_prompts => self.weighs_sequences,
+            Sum::valid_prompts => self.has_sequence_weights,
             Sum::missing_rollout_log_probs => self.reads_rollout(),
             Sum::dual_clipped => self.dual_clip,
             Sum::rollout_gap

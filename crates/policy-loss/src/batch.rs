@@ -80,19 +80,7 @@ impl PolicyBatch {
     pub fn on_policy(log_probs: Tensor<2>, advantages: impl Into<Advantages>) -> Self {
         Self {
             log_probs: Some(log_probs),
-            old_log_probs: None,
-            advantages: advantages.into(),
-            action_mask: None,
-            rollout_log_probs: None,
-            ref_log_probs: None,
-            entropies: None,
-            segment_ids: None,
-            sequence_ids: None,
-            prompt_ids: None,
-            prompt_tokens: None,
-            entropy_threshold: None,
-            second_moment_limit: None,
-            totals: None,
+            ..Self::on_policy_without_log_probs(advantages)
         }
     }
 
@@ -100,8 +88,17 @@ impl PolicyBatch {
     /// [`PolicyLoss::forward_linear`](crate::PolicyLoss::forward_linear). Any other method refuses it.
     pub fn without_log_probs(old_log_probs: Tensor<2>, advantages: impl Into<Advantages>) -> Self {
         Self {
-            log_probs: None,
             old_log_probs: Some(old_log_probs),
+            ..Self::on_policy_without_log_probs(advantages)
+        }
+    }
+
+    /// As [`without_log_probs`](Self::without_log_probs), sampled by the very policy that is trained:
+    /// see [`on_policy`](Self::on_policy).
+    pub fn on_policy_without_log_probs(advantages: impl Into<Advantages>) -> Self {
+        Self {
+            log_probs: None,
+            old_log_probs: None,
             advantages: advantages.into(),
             action_mask: None,
             rollout_log_probs: None,

@@ -1,6 +1,6 @@
 //! How much entropy is worth, from step to step.
 
-use policy_loss_kernels::objective::check::{not_negative, positive};
+use policy_loss_kernels::objective::check::{not_negative, positive, require};
 use serde::{Deserialize, Serialize};
 
 use crate::{BatchError, ConfigError};
@@ -110,42 +110,26 @@ impl EntropyControllerConfig {
         not_negative("target", self.target)?;
         positive("delta", self.delta)?;
         not_negative("minimum", self.minimum)?;
-        within(
+        require(
             self.maximum.is_finite() && self.maximum >= self.minimum,
             "maximum",
             self.maximum,
             "a finite number, `minimum` or above",
         )?;
-        within(
+        require(
             (self.minimum..=self.maximum).contains(&self.initial),
             "initial",
             self.initial,
             "a number from `minimum` to `maximum`",
         )?;
         let last = self.last_entropy.unwrap_or(0.0);
-        within(
+        require(
             last.is_finite(),
             "last_entropy",
             last,
             "a finite number, or none",
         )?;
         Ok(EntropyController { config: *self })
-    }
-}
-
-fn within(
-    holds: bool,
-    field: &'static str,
-    value: f64,
-    accepted: &'static str,
-) -> Result<(), ConfigError> {
-    match holds {
-        true => Ok(()),
-        false => Err(ConfigError::OutOfRange {
-            field,
-            value: value.to_string(),
-            accepted,
-        }),
     }
 }
 

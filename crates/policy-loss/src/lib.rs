@@ -138,8 +138,8 @@ pub use inspection::{GradientMass, Histogram, Inspection, InspectionValues};
 pub use kl_controller::{KlController, KlControllerConfig};
 pub use kl_reward::{KlReward, KlRewardBatch, KlRewardOutput};
 pub use log_probs::{
-    Distillation, DistillationConfig, Distributions, Entropy, HalfProducts, KeptTokens, LinearHead,
-    LogProbs, LogProbsConfig, LogProbsTokens, ShardPartials, Tail, TeacherDivergence,
+    Distillation, DistillationConfig, Entropy, HalfProducts, KeptTokens, LinearHead, LogProbs,
+    LogProbsConfig, LogProbsTokens, ShardPartials, Tail, TeacherDivergence, TokenDistributions,
     TokenLogProbs, TopK, VocabularyShard,
 };
 pub use loss::PolicyLoss;

@@ -40,7 +40,7 @@ impl Prompts {
         if let Some(tokens) = &tokens {
             of_sequences("prompt_tokens", tokens.len())?;
         }
-        if !reduction.weighs_sequences() {
+        if !reduction.has_sequence_weights() {
             return Ok(None);
         }
         let missing = |tensor, needed_by, add_with| BatchError::Missing {

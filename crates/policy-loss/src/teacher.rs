@@ -294,7 +294,8 @@ pub struct TeacherOutput {
     pub mean_gap: Tensor<1>,
 }
 
-/// Changes advantages by what a teacher makes of the sampled tokens.
+/// Changes advantages by what a teacher makes of the sampled tokens. A divergence of its whole
+/// distribution, as a loss, is [`Distillation`](crate::Distillation).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TeacherSignal {
     config: TeacherSignalConfig,

@@ -110,9 +110,7 @@ fn gradients(
             .map(|row| [1.0, -1.0][(index * microbatch + row) % 2])
             .collect();
         let advantages = Tensor::<1>::from_floats(&advantages[..], &device);
-        // The log-probs are replaced by those of the hidden states.
-        let placeholder = Tensor::zeros(answers.dims(), &device);
-        let batch = PolicyBatch::on_policy(placeholder, advantages)
+        let batch = PolicyBatch::on_policy_without_log_probs(advantages)
             .with_action_mask(tokens.action_mask.clone())
             .with_totals(totals);
         let output = loss.forward_linear(&log_probs, hidden, &model.head(), answers, batch)?;

@@ -555,8 +555,7 @@ impl Trainer {
         let rollout = padded(|one| Some(&one.answer.log_probs)).ok_or("a rollout has log-probs")?;
         let batch = match padded(|one| one.old_log_probs.as_ref()) {
             Some(old) => PolicyBatch::without_log_probs(old, advantages),
-            // The log-probs are replaced by those of the hidden states.
-            None => PolicyBatch::on_policy(rollout.clone(), advantages),
+            None => PolicyBatch::on_policy_without_log_probs(advantages),
         };
         let mut batch = batch
             .with_action_mask(tokens.action_mask.clone())

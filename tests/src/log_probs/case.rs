@@ -315,8 +315,8 @@ mod tests {
         let words = [2, 4, 0];
         let teacher: Vec<f64> = words.iter().map(|word| teacher[*word]).collect();
         for divergence in [
-            TeacherDivergence::Mixed { forward: 0.3 },
-            TeacherDivergence::JensenShannon { teacher: 0.2 },
+            TeacherDivergence::Mixed { forward_share: 0.3 },
+            TeacherDivergence::JensenShannon { teacher_share: 0.2 },
         ] {
             for tail in [Tail::Bucket, Tail::Ignored, Tail::Renormalized] {
                 for least in [None, Some(-3.0)] {

@@ -100,11 +100,11 @@ pub fn distance(
         let forward = match divergence {
             TeacherDivergence::ForwardKl => 1.0,
             TeacherDivergence::ReverseKl => 0.0,
-            TeacherDivergence::Mixed { forward } => forward,
-            TeacherDivergence::JensenShannon { teacher } => {
-                let m = (teacher * t.exp() + (1.0 - teacher) * s.exp()).ln();
-                value += teacher * term(t, m) + (1.0 - teacher) * term(s, m);
-                slopes.push((1.0 - teacher) * term(s, m));
+            TeacherDivergence::Mixed { forward_share } => forward_share,
+            TeacherDivergence::JensenShannon { teacher_share: b } => {
+                let m = (b * t.exp() + (1.0 - b) * s.exp()).ln();
+                value += b * term(t, m) + (1.0 - b) * term(s, m);
+                slopes.push((1.0 - b) * term(s, m));
                 continue;
             }
         };

@@ -104,7 +104,7 @@ impl<'a> Batch<'a> {
         if let Some(mask) = self.mask {
             check("mask", mask.0.len())?;
         }
-        if blueprint.weighs_sequences {
+        if blueprint.has_sequence_weights {
             let name = "sequence_weights";
             let weights = self.sequence_weights.ok_or(BatchError::Missing { name })?;
             if weights.len() != self.sequences {

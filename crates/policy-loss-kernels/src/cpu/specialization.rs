@@ -2,13 +2,17 @@
 
 use pulp::Arch;
 
-use super::lanes::Real;
+use super::lanes::{Lanes, Real};
 use super::vector_unit::has_vectors;
 #[cfg(not(test))]
 use super::visit::Surrogates;
 use super::visit::{AnySurrogates, Kernels, kernels};
 use crate::blueprint::Blueprint;
+use crate::formula::row::cpu::Row;
+use crate::formula::surrogate::cpu::*;
+use crate::numbers::Numbers;
 use crate::objective::{Behavior, Divergence, RatioLevel, SurrogateKind};
+use crate::sums::cpu::Sums;
 
 /// What the loops of an objective are compiled for: their choices are constants.
 #[derive(Clone, Copy, PartialEq)]
@@ -142,6 +146,43 @@ const SPECIALIZED: [Specialization; 18] = [
 #[inline(always)]
 pub fn specialized<const INDEX: usize>(blueprint: Blueprint) -> Blueprint {
     SPECIALIZED[INDEX].apply(blueprint)
+}
+
+/// The surrogate of these objectives. The condition is known before code is generated, so that no
+/// other surrogate is compiled, which the compiler would only find out in the end.
+#[inline(always)]
+pub fn specialized_surrogate<L: Lanes, const INDEX: usize>(
+    numbers: &Numbers,
+    row: &Row<L>,
+    inputs: &SurrogateInputs<L>,
+    sums: &mut Sums<L>,
+    blueprint: Blueprint,
+) -> SurrogateOutput<L> {
+    if const { is::<INDEX>(SurrogateKind::Clip) } {
+        clip(numbers, inputs, sums, blueprint)
+    } else if const { is::<INDEX>(SurrogateKind::PolicyGradient) } {
+        policy_gradient(numbers, inputs, sums, blueprint)
+    } else if const { is::<INDEX>(SurrogateKind::SigmoidGate) } {
+        sigmoid_gate(numbers, inputs)
+    } else if const { is::<INDEX>(SurrogateKind::TrustRegion) } {
+        trust_region(numbers, inputs, sums, blueprint)
+    } else if const { is::<INDEX>(SurrogateKind::GeometricMean) } {
+        geometric_mean(numbers, row, inputs, sums)
+    } else if const { is::<INDEX>(SurrogateKind::GammaWeight) } {
+        gamma_weight(row, inputs)
+    } else if const { is::<INDEX>(SurrogateKind::SquaredLogRatio) } {
+        squared_log_ratio(numbers, inputs)
+    } else if const { is::<INDEX>(SurrogateKind::DynamicClip) } {
+        dynamic_clip(numbers, inputs, sums, blueprint)
+    } else if const { is::<INDEX>(SurrogateKind::GradientPreservingClip) } {
+        gradient_preserving_clip(numbers, inputs, sums)
+    } else {
+        surrogate(numbers, row, inputs, sums, blueprint)
+    }
+}
+
+const fn is<const INDEX: usize>(surrogate: SurrogateKind) -> bool {
+    SPECIALIZED[INDEX].surrogate as u8 == surrogate as u8
 }
 
 /// A type that a batch is computed in, f32 or f64.

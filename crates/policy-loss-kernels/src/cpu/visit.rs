@@ -8,7 +8,7 @@ use std::ops::Range;
 use pulp::{Arch, Scalar, Simd, WithSimd};
 
 use super::lanes::{Lanes, Real};
-use super::specialization::specialized;
+use super::specialization::{specialized, specialized_surrogate};
 use super::stage::{Staged, Term};
 use super::vector_unit::dispatch_to_vectors;
 use super::words::{
@@ -22,8 +22,10 @@ use crate::formula::row::cpu::{
 };
 use crate::formula::row_sums::RowSums;
 use crate::formula::row_sums::cpu::{RowSums as LaneRowSums, RowTotals};
+use crate::formula::surrogate::cpu::surrogate;
 use crate::formula::token::cpu::{
-    TokenGradient, TokenTerm, corrected_term, policy_term, token, token_gradient,
+    TokenGradient, TokenTerm, corrected_term, objective, policy_term, regularized,
+    surrogate_inputs, token, token_gradient,
 };
 use crate::numbers::Numbers;
 use crate::objective::{
@@ -299,10 +301,13 @@ impl<const INDEX: usize, const IS_LAST: bool> Pass for Surrogates<INDEX, IS_LAST
         blueprint: Blueprint,
         row: &Row<L>,
         inputs: &TokenInputs<L>,
-        term: TokenTerm<L>,
+        _: TokenTerm<L>,
         sums: &mut LaneSums<L>,
     ) -> TokenGradient<L> {
-        AnySurrogates::<IS_LAST>::visit(numbers, blueprint, row, inputs, term, sums)
+        let made_of = surrogate_inputs(row, inputs, sums, blueprint);
+        let surrogate = specialized_surrogate::<L, INDEX>(numbers, row, &made_of, sums, blueprint);
+        let term = policy_term(inputs, &made_of, surrogate);
+        written::<L, IS_LAST>(row, inputs, term, sums, blueprint)
     }
 }
 
@@ -326,11 +331,10 @@ impl<const IS_LAST: bool> Pass for AnySurrogates<IS_LAST> {
         _: TokenTerm<L>,
         sums: &mut LaneSums<L>,
     ) -> TokenGradient<L> {
-        let term = policy_term(numbers, row, inputs, sums, blueprint);
-        match IS_LAST {
-            true => token_gradient(numbers, row, inputs, term, sums, blueprint),
-            false => for_the_next_pass(term, sums),
-        }
+        let made_of = surrogate_inputs(row, inputs, sums, blueprint);
+        let surrogate = surrogate(numbers, row, &made_of, sums, blueprint);
+        let term = policy_term(inputs, &made_of, surrogate);
+        written::<L, IS_LAST>(row, inputs, term, sums, blueprint)
     }
 }
 
@@ -393,10 +397,7 @@ impl<const HAS_WEIGHTS_ALONE: bool, const IS_LAST: bool> Pass
         sums: &mut LaneSums<L>,
     ) -> TokenGradient<L> {
         let term = corrected_term(numbers, row, inputs, term, sums, blueprint);
-        match IS_LAST {
-            true => token_gradient(numbers, row, inputs, term, sums, blueprint),
-            false => for_the_next_pass(term, sums),
-        }
+        written::<L, IS_LAST>(row, inputs, term, sums, blueprint)
     }
 }
 
@@ -471,13 +472,25 @@ impl<const PENALTY: usize, const HAS_BONUS: bool> Pass for Penalties<PENALTY, HA
         term: TokenTerm<L>,
         sums: &mut LaneSums<L>,
     ) -> TokenGradient<L> {
-        token_gradient(numbers, row, inputs, term, sums, blueprint)
+        let alone = objective(term, blueprint);
+        let regularized = regularized(numbers, row, inputs, alone, sums, blueprint);
+        token_gradient(row, inputs, regularized, sums, blueprint)
     }
 }
 
-/// A term in the place of a gradient, written as one: its slope, and its value.
+/// What a pass writes: the gradients of an objective that is nothing but a term, or the term itself,
+/// in their places, for the next pass.
 #[inline(always)]
-fn for_the_next_pass<L: Lanes>(term: TokenTerm<L>, sums: &mut LaneSums<L>) -> TokenGradient<L> {
+fn written<L: Lanes, const IS_LAST: bool>(
+    row: &Row<L>,
+    inputs: &TokenInputs<L>,
+    term: TokenTerm<L>,
+    sums: &mut LaneSums<L>,
+    blueprint: Blueprint,
+) -> TokenGradient<L> {
+    if const { IS_LAST } {
+        return token_gradient(row, inputs, objective(term, blueprint), sums, blueprint);
+    }
     sums.non_finite += count_non_finite(term.probe);
     TokenGradient {
         log_probs: term.slope,
@@ -806,7 +819,7 @@ fn shared<T: Real>(plan: &Plan, scale: f64, state: &RowState) -> Row<T::Lanes<Sc
         let mean_weight = state.kept_weight / state.sums.tokens.max(1.0);
         row.mean_slope = row.mean_surrogate * splat(lanes, mean_weight);
     }
-    if blueprint.weighs_sequences {
+    if blueprint.has_sequence_weights {
         row.factor = splat(lanes, state.weight);
     }
     row.gradient_factor = row.factor * splat(lanes, scale);

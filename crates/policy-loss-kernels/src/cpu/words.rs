@@ -64,17 +64,23 @@ impl<E: Elements> Not for Flags<E> {
     }
 }
 
-impl<E: Elements> Values<E> {
-    /// The number that the lanes make together.
-    #[inline(always)]
-    pub fn fold(self, kind: Kind) -> f64 {
-        match kind {
-            Kind::Sum | Kind::Count => self.0.sum(self.1),
-            Kind::Least => self.0.smallest(self.1),
-            Kind::Largest => self.0.largest(self.1),
-        }
-    }
+/// The number that lanes make together. A macro, so that one of the reductions is compiled and not
+/// all three.
+macro_rules! fold {
+    (Sum, $values:expr) => {
+        $values.0.sum($values.1)
+    };
+    (Count, $values:expr) => {
+        $values.0.sum($values.1)
+    };
+    (Least, $values:expr) => {
+        $values.0.smallest($values.1)
+    };
+    (Largest, $values:expr) => {
+        $values.0.largest($values.1)
+    };
 }
+pub(crate) use fold;
 
 #[inline(always)]
 pub fn splat<E: Elements>(lanes: E, value: f64) -> Values<E> {

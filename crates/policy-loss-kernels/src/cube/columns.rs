@@ -108,7 +108,7 @@ impl<E: Types> Inputs<E> {
         #[comptime] blueprint: Blueprint,
     ) -> Row<E> {
         let mut row = self.of_batch(row);
-        if comptime!(blueprint.weighs_sequences) {
+        if comptime!(blueprint.has_sequence_weights) {
             row.factor = Vector::new(self.sequence_weights.as_ref().unwrap()[sequence]);
             row.gradient_factor = row.factor;
         }

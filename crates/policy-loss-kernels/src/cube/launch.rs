@@ -323,7 +323,7 @@ fn inputs<E: Types>(batch: &Batch, blueprint: &Blueprint) -> InputsLaunch<E> {
         batch
             .sequence_weights
             .as_ref()
-            .filter(|_| blueprint.weighs_sequences)
+            .filter(|_| blueprint.has_sequence_weights)
             .map(|weights| weights.argument(batch.sequences))
             .into(),
         ref_log_probs.into(),

@@ -17,6 +17,8 @@ formulas! {
         /// The logarithm of the ratio reached a bound: no gradient passes.
         pub saturated: Flags<E>,
         pub advantage: Values<E>,
+        /// NaN or infinite where an input is that was read.
+        pub probe: Values<E>,
     }
 
     /// The surrogate of a token.

@@ -25,7 +25,7 @@ formulas! {
         pub entropy: Values<E>,
     }
 
-    /// The loss of tokens while it is being made.
+    /// The surrogate of tokens, and what has been done to it.
     #[derive(CubeType, Clone, Copy)]
     pub struct TokenTerm<E: Elements> {
         /// What is good about the tokens: it counts against the loss.
@@ -37,15 +37,29 @@ formulas! {
         pub probe: Values<E>,
     }
 
-    /// The surrogate of tokens.
+    /// The objective of tokens, with everything that it is made of: the loss is its negative.
+    #[derive(CubeType, Clone, Copy)]
+    pub struct TokenObjective<E: Elements> {
+        pub value: Values<E>,
+        /// Its derivative with respect to the log-probs of the tokens.
+        pub slope: Values<E>,
+        /// Its derivative with respect to the logarithm of the ratio of their sequence, where tokens
+        /// share its gradient.
+        pub log_ratio_slope: Values<E>,
+        /// Its derivative with respect to their entropies.
+        pub entropy_slope: Values<E>,
+        /// NaN or infinite where an input is that was read.
+        pub probe: Values<E>,
+    }
+
+    /// What the surrogate of tokens is made of.
     #[cube]
-    pub fn policy_term<E: Elements>(
-        numbers: &Numbers,
+    pub fn surrogate_inputs<E: Elements>(
         row: &Row<E>,
         inputs: &TokenInputs<E>,
         sums: &mut Sums<E>,
         #[comptime] blueprint: Blueprint,
-    ) -> TokenTerm<E> {
+    ) -> SurrogateInputs<E> {
         let valid = inputs.valid;
         let advantage = keep::<E>(valid, inputs.advantage);
         let log_ratio = keep::<E>(valid, inputs.log_probs - inputs.old_log_probs);
@@ -68,24 +82,28 @@ formulas! {
             sums.least_ratio = least::<E>(sums.least_ratio, valid, own.ratio);
             sums.largest_ratio = largest::<E>(sums.largest_ratio, valid, own.ratio);
         }
-        let surrogate = surrogate::<E>(
-            numbers,
-            row,
-            &SurrogateInputs::<E> {
-                log_probs: keep::<E>(valid, inputs.log_probs),
-                base_log_probs: keep::<E>(valid, base_log_probs::<E>(inputs, blueprint)),
-                log_ratio: own.log_ratio,
-                ratio: own.ratio,
-                saturated: own.saturated,
-                advantage,
-            },
-            sums,
-            blueprint,
-        );
-        TokenTerm::<E> {
-            value: keep::<E>(valid, surrogate.value),
-            slope: surrogate.slope,
+        SurrogateInputs::<E> {
+            log_probs: keep::<E>(valid, inputs.log_probs),
+            base_log_probs: keep::<E>(valid, base_log_probs::<E>(inputs, blueprint)),
+            log_ratio: own.log_ratio,
+            ratio: own.ratio,
+            saturated: own.saturated,
+            advantage,
             probe,
+        }
+    }
+
+    /// The surrogate, 0 at masked tokens.
+    #[cube]
+    pub fn policy_term<E: Elements>(
+        inputs: &TokenInputs<E>,
+        made_of: &SurrogateInputs<E>,
+        surrogate: SurrogateOutput<E>,
+    ) -> TokenTerm<E> {
+        TokenTerm::<E> {
+            value: keep::<E>(inputs.valid, surrogate.value),
+            slope: surrogate.slope,
+            probe: made_of.probe,
         }
     }
 
@@ -136,66 +154,96 @@ formulas! {
         corrected
     }
 
-    /// Adds the penalty and the bonus, adds the loss to the sums, and returns its derivatives.
+    /// The objective of tokens that is nothing but a term.
     #[cube]
-    pub fn token_gradient<E: Elements>(
-        numbers: &Numbers,
-        row: &Row<E>,
-        inputs: &TokenInputs<E>,
+    pub fn objective<E: Elements>(
         term: TokenTerm<E>,
-        sums: &mut Sums<E>,
         #[comptime] blueprint: Blueprint,
-    ) -> TokenGradient<E> {
-        let valid = inputs.valid;
+    ) -> TokenObjective<E> {
         let zero = constant::<E>(term.value, 0.0);
-        let mut value = term.value;
         let mut slope = term.slope;
-        let mut probe = term.probe;
         let mut log_ratio_slope = zero;
         if comptime!(blueprint.shares_gradient()) {
             log_ratio_slope = slope;
             slope = zero;
         }
+        TokenObjective::<E> {
+            value: term.value,
+            slope,
+            log_ratio_slope,
+            entropy_slope: zero,
+            probe: term.probe,
+        }
+    }
+
+    /// The objective with the penalty and the bonus.
+    #[cube]
+    pub fn regularized<E: Elements>(
+        numbers: &Numbers,
+        row: &Row<E>,
+        inputs: &TokenInputs<E>,
+        objective: TokenObjective<E>,
+        sums: &mut Sums<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> TokenObjective<E> {
+        let valid = inputs.valid;
+        let mut regularized = objective;
         if comptime!(blueprint.penalized) {
-            let coefficient = number::<E>(value, &numbers.kl_coefficient);
+            let coefficient = number::<E>(regularized.value, &numbers.kl_coefficient);
             let penalty = penalty::<E>(numbers, row, inputs, blueprint);
-            probe = probe + penalty.log_ratio;
+            regularized.probe = regularized.probe + penalty.log_ratio;
             sums.kl += total::<E>(penalty.value);
-            value = minus_product::<E>(value, penalty.value, coefficient);
-            slope = minus_product::<E>(slope, penalty.slope, coefficient);
+            regularized.value =
+                minus_product::<E>(regularized.value, penalty.value, coefficient);
+            regularized.slope =
+                minus_product::<E>(regularized.slope, penalty.slope, coefficient);
             if comptime!(blueprint.shares_gradient()) {
-                let penalty_slope = penalty.log_ratio_slope;
-                log_ratio_slope =
-                    minus_product::<E>(log_ratio_slope, penalty_slope, coefficient);
+                let slope = penalty.log_ratio_slope;
+                regularized.log_ratio_slope =
+                    minus_product::<E>(regularized.log_ratio_slope, slope, coefficient);
             }
         }
-        let mut entropy_slope = zero;
         if comptime!(blueprint.entropy) {
-            let coefficient = number::<E>(value, &numbers.entropy_coefficient);
+            let coefficient = number::<E>(regularized.value, &numbers.entropy_coefficient);
             let entropy = keep::<E>(valid, inputs.entropy);
-            probe = probe + entropy;
+            regularized.probe = regularized.probe + entropy;
             sums.entropy += total::<E>(entropy);
             let mut rewarded = valid;
             if comptime!(blueprint.masks_entropy) {
                 rewarded = both::<E>(valid, !low_entropy_tokens::<E>(row, inputs));
             }
-            value = value + keep::<E>(rewarded, entropy) * coefficient;
-            entropy_slope = keep::<E>(rewarded, zero - coefficient * row.gradient_factor);
+            regularized.value =
+                regularized.value + keep::<E>(rewarded, entropy) * coefficient;
+            regularized.entropy_slope = keep::<E>(rewarded, coefficient);
         }
+        regularized
+    }
+
+    /// Adds the loss to the sums, and returns its derivatives.
+    #[cube]
+    pub fn token_gradient<E: Elements>(
+        row: &Row<E>,
+        inputs: &TokenInputs<E>,
+        objective: TokenObjective<E>,
+        sums: &mut Sums<E>,
+        #[comptime] blueprint: Blueprint,
+    ) -> TokenGradient<E> {
         if comptime!(blueprint.reads_rollout()) {
             sums.missing_rollout_log_probs += count::<E>(inputs.missing);
         }
         if comptime!(blueprint.masked) {
-            sums.valid_tokens += count::<E>(valid);
+            sums.valid_tokens += count::<E>(inputs.valid);
         }
-        sums.non_finite += count_non_finite::<E>(probe);
+        sums.non_finite += count_non_finite::<E>(objective.probe);
         // What is good counts against the loss.
-        sums.loss = plus_product::<E>(sums.loss, negative::<E>(value), row.factor);
+        sums.loss = plus_product::<E>(sums.loss, negative::<E>(objective.value), row.factor);
         // Subtracted from 0, not negated, so that a masked token gets 0 and not -0.
+        let zero = constant::<E>(objective.value, 0.0);
+        let factor = row.gradient_factor;
         TokenGradient::<E> {
-            log_probs: minus_product::<E>(zero, slope, row.gradient_factor),
-            log_ratio_slope: minus_product::<E>(zero, log_ratio_slope, row.gradient_factor),
-            entropy: entropy_slope,
+            log_probs: minus_product::<E>(zero, objective.slope, factor),
+            log_ratio_slope: minus_product::<E>(zero, objective.log_ratio_slope, factor),
+            entropy: minus_product::<E>(zero, objective.entropy_slope, factor),
         }
     }
 
@@ -208,8 +256,12 @@ formulas! {
         sums: &mut Sums<E>,
         #[comptime] blueprint: Blueprint,
     ) -> TokenGradient<E> {
-        let surrogate = policy_term::<E>(numbers, row, inputs, sums, blueprint);
-        let corrected = corrected_term::<E>(numbers, row, inputs, surrogate, sums, blueprint);
-        token_gradient::<E>(numbers, row, inputs, corrected, sums, blueprint)
+        let made_of = surrogate_inputs::<E>(row, inputs, sums, blueprint);
+        let surrogate = surrogate::<E>(numbers, row, &made_of, sums, blueprint);
+        let term = policy_term::<E>(inputs, &made_of, surrogate);
+        let corrected = corrected_term::<E>(numbers, row, inputs, term, sums, blueprint);
+        let objective = objective::<E>(corrected, blueprint);
+        let regularized = regularized::<E>(numbers, row, inputs, objective, sums, blueprint);
+        token_gradient::<E>(row, inputs, regularized, sums, blueprint)
     }
 }

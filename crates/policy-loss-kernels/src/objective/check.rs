@@ -49,12 +49,12 @@ pub enum ConfigError {
 /// A bound: finite and above 0.
 pub fn positive(field: &'static str, value: f64) -> Result<(), ConfigError> {
     let holds = value.is_finite() && value > 0.0;
-    check(holds, field, value, "a finite number above 0")
+    require(holds, field, value, "a finite number above 0")
 }
 
 /// Any number but NaN and the infinities.
 pub fn finite(field: &'static str, value: f64) -> Result<(), ConfigError> {
-    check(value.is_finite(), field, value, "a finite number")
+    require(value.is_finite(), field, value, "a finite number")
 }
 
 /// An optional bound above what is neutral: finite and above 1, or none.
@@ -63,29 +63,30 @@ pub fn above_one(field: &'static str, value: Option<f64>) -> Result<(), ConfigEr
         return Ok(());
     };
     let holds = value.is_finite() && value > 1.0;
-    check(holds, field, value, "a finite number above 1, or none")
+    require(holds, field, value, "a finite number above 1, or none")
 }
 
 /// A coefficient: finite, 0 or above.
 pub fn not_negative(field: &'static str, value: f64) -> Result<(), ConfigError> {
     let holds = value.is_finite() && value >= 0.0;
-    check(holds, field, value, "a finite number, 0 or above")
+    require(holds, field, value, "a finite number, 0 or above")
 }
 
 /// A share: above 0, and 1 at most.
 pub fn share(field: &'static str, value: f64) -> Result<(), ConfigError> {
     let holds = value > 0.0 && value <= 1.0;
-    check(holds, field, value, "a number above 0, 1 at most")
+    require(holds, field, value, "a number above 0, 1 at most")
 }
 
 /// From 0 to 1, both included.
 pub fn unit(field: &'static str, value: f64) -> Result<(), ConfigError> {
     // Not `value < 0.0 || value > 1.0`: a NaN lies in no range.
     let holds = (0.0..=1.0).contains(&value);
-    check(holds, field, value, "a number from 0 to 1")
+    require(holds, field, value, "a number from 0 to 1")
 }
 
-fn check(
+/// Refuses a value for which its condition does not hold.
+pub fn require(
     holds: bool,
     field: &'static str,
     value: f64,

@@ -89,7 +89,7 @@ impl Reduction {
 
     /// Whether the batch brings what the tokens of each sequence count for: `1 / n_p`.
     #[must_use]
-    pub const fn weighs_sequences(self) -> bool {
+    pub const fn has_sequence_weights(self) -> bool {
         match self {
             Self::PromptMean => true,
             Self::TokenMean

@@ -3,7 +3,7 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use policy_loss_kernels::objective::check::unit;
+use policy_loss_kernels::objective::check::{require, unit};
 use serde::{Deserialize, Serialize};
 
 use super::config::{Entropy, TokenLogProbs};
@@ -21,18 +21,18 @@ pub enum TeacherDivergence {
     ForwardKl,
     /// `KL(s || t) = sum_v s_v (log s_v - log t_v)`: the student stays where the teacher is likely.
     ReverseKl,
-    /// `forward KL(t || s) + (1 - forward) KL(s || t)`.
+    /// `w KL(t || s) + (1 - w) KL(s || t)`.
     Mixed {
-        /// The share of the forward KL. From 0 to 1.
-        forward: f64,
+        /// The share `w` of the forward KL. From 0 to 1.
+        forward_share: f64,
     },
     /// The generalized Jensen-Shannon divergence
-    /// `teacher KL(t || m) + (1 - teacher) KL(s || m)`, `m = teacher t + (1 - teacher) s`.
+    /// `b KL(t || m) + (1 - b) KL(s || m)`, `m = b t + (1 - b) s`.
     JensenShannon {
-        /// The share of the teacher in the mixture, called beta by others. Above 0 and below 1: at 0
+        /// The share `b` of the teacher in the mixture, called beta by others. Above 0 and below 1: at 0
         /// and at 1 the divergence itself is 0, where TRL's beta of 0 and of 1 is
         /// [`ForwardKl`](Self::ForwardKl) and [`ReverseKl`](Self::ReverseKl).
-        teacher: f64,
+        teacher_share: f64,
     },
 }
 
@@ -40,7 +40,7 @@ impl TeacherDivergence {
     /// The share of the teacher in the mixture that both are compared with, if there is one.
     pub(super) fn mixture(self) -> Option<f64> {
         match self {
-            Self::JensenShannon { teacher } => Some(teacher),
+            Self::JensenShannon { teacher_share } => Some(teacher_share),
             _ => None,
         }
     }
@@ -49,7 +49,7 @@ impl TeacherDivergence {
     pub(super) fn forward(self) -> f64 {
         match self {
             Self::ForwardKl => 1.0,
-            Self::Mixed { forward } => forward,
+            Self::Mixed { forward_share } => forward_share,
             Self::ReverseKl | Self::JensenShannon { .. } => 0.0,
         }
     }
@@ -85,30 +85,14 @@ impl TeacherDivergence {
     fn validate(self) -> Result<(), ConfigError> {
         match self {
             Self::ForwardKl | Self::ReverseKl => Ok(()),
-            Self::Mixed { forward } => unit("divergence.mixed.forward", forward),
-            Self::JensenShannon { teacher } => within(
-                teacher > 0.0 && teacher < 1.0,
-                "divergence.jensen_shannon.teacher",
-                teacher,
+            Self::Mixed { forward_share } => unit("divergence.mixed.forward_share", forward_share),
+            Self::JensenShannon { teacher_share } => require(
+                teacher_share > 0.0 && teacher_share < 1.0,
+                "divergence.jensen_shannon.teacher_share",
+                teacher_share,
                 "a number above 0 and below 1; `forward_kl` and `reverse_kl` for the ends",
             ),
         }
-    }
-}
-
-fn within(
-    holds: bool,
-    field: &'static str,
-    value: f64,
-    accepted: &'static str,
-) -> Result<(), ConfigError> {
-    match holds {
-        true => Ok(()),
-        false => Err(ConfigError::OutOfRange {
-            field,
-            value: value.to_string(),
-            accepted,
-        }),
     }
 }
 
@@ -148,10 +132,10 @@ pub enum Tail {
 /// ```
 /// use policy_loss::{DistillationConfig, TeacherDivergence};
 ///
-/// let half = TeacherDivergence::JensenShannon { teacher: 0.5 };
+/// let half = TeacherDivergence::JensenShannon { teacher_share: 0.5 };
 /// let distillation = DistillationConfig::new(half).init()?;
 /// let read: DistillationConfig =
-///     serde_json::from_str(r#"{ "divergence": { "jensen_shannon": { "teacher": 0.5 } } }"#)?;
+///     serde_json::from_str(r#"{ "divergence": { "jensen_shannon": { "teacher_share": 0.5 } } }"#)?;
 /// assert_eq!(&read, distillation.config());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -207,7 +191,7 @@ impl DistillationConfig {
         self.divergence.validate()?;
         if let Some(least) = self.min_log_prob {
             let holds = least.is_finite() && least < 0.0;
-            within(holds, "min_log_prob", least, "a finite number below 0")?;
+            require(holds, "min_log_prob", least, "a finite number below 0")?;
         }
         Ok(Distillation { config: *self })
     }
@@ -216,13 +200,13 @@ impl DistillationConfig {
 /// The distributions of a model: logits, or hidden states and the head that makes logits of them; with
 /// the temperature, the softcap and the memory budget of a [`TokenLogProbs`].
 #[derive(Debug, Clone)]
-pub struct Distributions<const D: usize> {
+pub struct TokenDistributions<const D: usize> {
     log_probs: TokenLogProbs,
     rows: Tensor<D>,
     head: Option<LinearHead>,
 }
 
-impl<const D: usize> Distributions<D> {
+impl<const D: usize> TokenDistributions<D> {
     /// Of logits, `[B, T, V]`, `[N, V]`, or any other of rank `D`.
     pub fn of_logits(log_probs: &TokenLogProbs, logits: Tensor<D>) -> Self {
         Self::new(log_probs, logits, None)
@@ -323,7 +307,7 @@ impl<const D: usize> TopK<D> {
 /// # #[cfg(feature = "flex")] {
 /// use burn::tensor::{Device, Distribution, Tensor};
 /// use policy_loss::{
-///     DistillationConfig, Distributions, LinearHead, LogProbsConfig, TeacherDivergence,
+///     DistillationConfig, TokenDistributions, LinearHead, LogProbsConfig, TeacherDivergence,
 /// };
 ///
 /// let device = Device::flex().autodiff();
@@ -331,9 +315,9 @@ impl<const D: usize> TopK<D> {
 /// let weight = random([8, 100]).require_grad();
 /// let log_probs = LogProbsConfig::new().init()?;
 /// let student = LinearHead::new(weight.clone());
-/// let student = Distributions::of_hidden(&log_probs, random([4, 8]), &student);
+/// let student = TokenDistributions::of_hidden(&log_probs, random([4, 8]), &student);
 /// let teacher = LinearHead::tied(random([100, 16]));
-/// let teacher = Distributions::of_hidden(&log_probs, random([4, 16]), &teacher);
+/// let teacher = TokenDistributions::of_hidden(&log_probs, random([4, 16]), &teacher);
 ///
 /// let distillation = DistillationConfig::new(TeacherDivergence::ReverseKl).init()?;
 /// let divergences: Tensor<1> = distillation.forward(student, teacher, None)?;
@@ -345,7 +329,9 @@ impl<const D: usize> TopK<D> {
 ///
 /// Papers: GKD, [arXiv 2306.13649](https://arxiv.org/abs/2306.13649); SDPO,
 /// [arXiv 2601.20802](https://arxiv.org/abs/2601.20802); top-k,
-/// [arXiv 2604.13016](https://arxiv.org/abs/2604.13016). It is a [`Module`] without parameters, so that
+/// [arXiv 2604.13016](https://arxiv.org/abs/2604.13016). Where the teacher only judges the tokens that
+/// were sampled, its log-probs go into the advantages instead: [`TeacherSignal`](crate::TeacherSignal).
+/// It is a [`Module`] without parameters, so that
 /// it can sit inside a model.
 #[derive(Module, Debug)]
 pub struct Distillation {
@@ -374,8 +360,8 @@ impl Distillation {
     /// `min_log_prob`, which is of a top-k.
     pub fn forward<const D: usize, const E: usize>(
         &self,
-        student: Distributions<D>,
-        teacher: Distributions<D>,
+        student: TokenDistributions<D>,
+        teacher: TokenDistributions<D>,
         action_mask: impl Into<Option<Tensor<E, Bool>>>,
     ) -> Result<Tensor<E>, BatchError> {
         const { assert!(D == E + 1, "the mask has the rank of the logits, less one") };
@@ -448,7 +434,7 @@ impl Distillation {
     /// twice.
     pub fn forward_top_k<const D: usize, const E: usize>(
         &self,
-        student: Distributions<D>,
+        student: TokenDistributions<D>,
         teacher: TopK<D>,
         action_mask: impl Into<Option<Tensor<E, Bool>>>,
     ) -> Result<Tensor<E>, BatchError> {

@@ -37,7 +37,7 @@ use burn::tensor::Tensor;
 
 pub use config::{Entropy, HalfProducts, LogProbsConfig, TokenLogProbs};
 pub use distillation::{
-    Distillation, DistillationConfig, Distributions, Tail, TeacherDivergence, TopK,
+    Distillation, DistillationConfig, Tail, TeacherDivergence, TokenDistributions, TopK,
 };
 pub use head::LinearHead;
 pub use kept::KeptTokens;

@@ -18,10 +18,12 @@ impl PolicyLoss {
     /// there, with three products in all and not four. The backward pass only scales them. Where a
     /// sequence shares a ratio, each chunk's logits are computed again.
     ///
-    /// The batch is made with [`PolicyBatch::without_log_probs`]; tokens outside of its action
-    /// mask are left out before the products. `log_probs` says the temperature and the memory
-    /// budget. An [`EntropyMask`](crate::EntropyMask) and an [`EntropyBonus`](crate::EntropyBonus) get
-    /// their entropies from the same logits; the batch needs none. A mask may come with the batch or with the tokens, not with both.
+    /// The batch is made with [`PolicyBatch::without_log_probs`] or, on policy,
+    /// [`PolicyBatch::on_policy_without_log_probs`]; tokens outside of its action mask are left out
+    /// before the products. `log_probs` says the temperature and the memory budget. An
+    /// [`EntropyMask`](crate::EntropyMask) and an [`EntropyBonus`](crate::EntropyBonus) get their
+    /// entropies from the same logits; the batch needs none. A mask may come with the batch or with
+    /// the tokens, not with both.
     ///
     /// ```
     /// # #[cfg(feature = "flex")] {
@@ -54,7 +56,8 @@ impl PolicyLoss {
     ///
     /// # Errors
     ///
-    /// As [`forward`](Self::forward) and [`TokenLogProbs::forward_linear`], and two masks.
+    /// As [`forward`](Self::forward) and [`TokenLogProbs::forward_linear`], two masks, and a batch
+    /// with log-probs.
     pub fn forward_linear(
         &self,
         log_probs: &TokenLogProbs,
@@ -76,13 +79,19 @@ impl PolicyLoss {
         }
         // Found before any product. Entropies are made on the way, too.
         let objective = &self.config().objective;
-        let known = batch.old_log_probs.as_ref().or(batch.log_probs.as_ref());
-        let Some(known) = known.map(|known| known.clone().without_autodiff()) else {
-            return Err(BatchError::Missing {
-                tensor: "old_log_probs",
-                needed_by: "`PolicyLoss::forward_linear`",
-                add_with: "PolicyBatch::without_log_probs",
+        if batch.log_probs.is_some() {
+            return Err(BatchError::Twice {
+                tensor: "log_probs",
+                accepted: "those of the hidden states: make the batch with \
+                    `PolicyBatch::without_log_probs` or `PolicyBatch::on_policy_without_log_probs`",
             });
+        }
+        let known = match &batch.old_log_probs {
+            Some(old_log_probs) => old_log_probs.clone().without_autodiff(),
+            None => {
+                let [sequences, tokens, _] = hidden.dims();
+                Tensor::zeros([sequences, tokens], &hidden.device().without_autodiff())
+            }
         };
         let [sequences, tokens] = known.dims();
         let mut complete = batch.clone();

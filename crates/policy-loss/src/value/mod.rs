@@ -78,7 +78,7 @@ impl ValueLossConfig {
             positive("clip", clip)?;
         }
         self.reduction.validate()?;
-        if self.reduction.weighs_sequences() {
+        if self.reduction.has_sequence_weights() {
             return Err(ConfigError::Combination {
                 first: "reduction = prompt_mean",
                 second: "a value loss",

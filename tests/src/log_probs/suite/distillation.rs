@@ -2,8 +2,8 @@
 
 use burn::tensor::{DType, Tensor};
 use policy_loss::{
-    BatchError, DistillationConfig, Distributions, Entropy, Implementation, LinearHead,
-    LogProbsConfig, Tail, TeacherDivergence, TopK,
+    BatchError, DistillationConfig, Entropy, Implementation, LinearHead, LogProbsConfig, Tail,
+    TeacherDivergence, TokenDistributions, TopK,
 };
 
 use super::{HeadCase, config, indices, is_left_out, leaf, mask, of_products, tolerance};
@@ -16,9 +16,9 @@ use crate::runner::{Runner, values};
 const DIVERGENCES: [TeacherDivergence; 5] = [
     TeacherDivergence::ForwardKl,
     TeacherDivergence::ReverseKl,
-    TeacherDivergence::Mixed { forward: 0.3 },
-    TeacherDivergence::JensenShannon { teacher: 0.5 },
-    TeacherDivergence::JensenShannon { teacher: 0.1 },
+    TeacherDivergence::Mixed { forward_share: 0.3 },
+    TeacherDivergence::JensenShannon { teacher_share: 0.5 },
+    TeacherDivergence::JensenShannon { teacher_share: 0.1 },
 ];
 
 /// A student and a teacher over one vocabulary, whose hidden states differ in length.
@@ -111,7 +111,7 @@ struct Given {
     rows: Tensor<2>,
     weight: Option<Tensor<2>>,
     bias: Option<Tensor<1>>,
-    distributions: Distributions<2>,
+    distributions: TokenDistributions<2>,
 }
 
 fn given(
@@ -131,7 +131,7 @@ fn given(
         }
         let rows: Tensor<2> = leaf(runner, &logits, [tokens, vocabulary], dtype);
         return Given {
-            distributions: Distributions::of_logits(&log_probs, rows.clone()),
+            distributions: TokenDistributions::of_logits(&log_probs, rows.clone()),
             rows,
             weight: None,
             bias: None,
@@ -143,7 +143,7 @@ fn given(
     let bias = bias.map(|bias| leaf(runner, bias, [vocabulary], dtype));
     let head = LinearHead::new(weight.clone()).with_bias(bias.clone());
     Given {
-        distributions: Distributions::of_hidden(&log_probs, rows.clone(), &head),
+        distributions: TokenDistributions::of_hidden(&log_probs, rows.clone(), &head),
         rows,
         weight: Some(weight),
         bias,
@@ -273,11 +273,11 @@ pub fn impossible_words(runner: &Runner) {
         (TeacherDivergence::ForwardKl, [student, teacher]),
         (TeacherDivergence::ReverseKl, [teacher, student]),
         (
-            TeacherDivergence::JensenShannon { teacher: 0.4 },
+            TeacherDivergence::JensenShannon { teacher_share: 0.4 },
             [student, teacher],
         ),
         (
-            TeacherDivergence::JensenShannon { teacher: 0.4 },
+            TeacherDivergence::JensenShannon { teacher_share: 0.4 },
             [teacher, student],
         ),
     ] {
@@ -294,8 +294,8 @@ pub fn impossible_words(runner: &Runner) {
             .init()
             .expect("valid")
             .forward(
-                Distributions::of_logits(&log_probs, rows.clone()),
-                Distributions::of_logits(&log_probs, teacher),
+                TokenDistributions::of_logits(&log_probs, rows.clone()),
+                TokenDistributions::of_logits(&log_probs, teacher),
                 None,
             )
             .unwrap_or_else(|error| panic!("{runner}: {error}"));
@@ -427,7 +427,7 @@ pub fn shapes(runner: &Runner) {
             indices(runner, &ids, [2, 3, 2]),
             runner.tensor(&given, [2, 3, 2], DType::F32),
         );
-        let student = Distributions::of_hidden(&log_probs, hidden.clone(), &head);
+        let student = TokenDistributions::of_hidden(&log_probs, hidden.clone(), &head);
         let valid = mask(runner, &[valid; 6], [2, 3]);
         let distillation = distillation.init().expect("valid");
         let output = distillation.forward_top_k(student.clone(), top_k, valid.clone());
@@ -459,7 +459,7 @@ pub fn shapes(runner: &Runner) {
         }
     }
     let none: Tensor<3> = Tensor::zeros([0, 3, 6], &runner.device);
-    let none = Distributions::of_hidden(&log_probs, none, &head);
+    let none = TokenDistributions::of_hidden(&log_probs, none, &head);
     let output: Tensor<2> = distillation
         .init()
         .expect("valid")
@@ -529,7 +529,7 @@ pub fn refused(runner: &Runner) {
     let floats = |shape: [usize; 2]| -> Tensor<2> {
         leaf(runner, &vec![0.0; shape[0] * shape[1]], shape, DType::F32)
     };
-    let logits = |shape| Distributions::of_logits(&log_probs, floats(shape));
+    let logits = |shape| TokenDistributions::of_logits(&log_probs, floats(shape));
     let distillation = DistillationConfig::new(TeacherDivergence::ForwardKl);
     let distillation = distillation.init().expect("valid");
     let seen = |result: Result<Tensor<1>, BatchError>, message: &str| {
@@ -577,13 +577,15 @@ pub fn refused(runner: &Runner) {
 
     for (config, message) in [
         (
-            DistillationConfig::new(TeacherDivergence::JensenShannon { teacher: 1.0 }),
-            "`divergence.jensen_shannon.teacher` is 1; accepted: a number above 0 and below 1; \
+            DistillationConfig::new(TeacherDivergence::JensenShannon { teacher_share: 1.0 }),
+            "`divergence.jensen_shannon.teacher_share` is 1; accepted: a number above 0 and below 1; \
              `forward_kl` and `reverse_kl` for the ends",
         ),
         (
-            DistillationConfig::new(TeacherDivergence::Mixed { forward: f64::NAN }),
-            "`divergence.mixed.forward` is NaN; accepted: a number from 0 to 1",
+            DistillationConfig::new(TeacherDivergence::Mixed {
+                forward_share: f64::NAN,
+            }),
+            "`divergence.mixed.forward_share` is NaN; accepted: a number from 0 to 1",
         ),
         (
             DistillationConfig::new(TeacherDivergence::ReverseKl).with_min_log_prob(0.0),
@@ -593,13 +595,17 @@ pub fn refused(runner: &Runner) {
         assert_eq!(config.init().expect_err("refused").to_string(), message);
     }
     let read = |json: &str| serde_json::from_str::<DistillationConfig>(json);
-    let config = DistillationConfig::new(TeacherDivergence::Mixed { forward: 0.25 })
-        .with_tail(Tail::Renormalized)
-        .with_min_log_prob(-10.0);
+    let config = DistillationConfig::new(TeacherDivergence::Mixed {
+        forward_share: 0.25,
+    })
+    .with_tail(Tail::Renormalized)
+    .with_min_log_prob(-10.0);
     let json = serde_json::to_string(&config).expect("it has a form");
     assert_eq!(read(&json).expect("its own"), config);
     assert!(read(r#"{ "divergence": "forward_kl", "tial": "bucket" }"#).is_err());
-    assert!(read(r#"{ "divergence": { "mixed": { "forward": 0.3, "beta": 0.5 } } }"#).is_err());
+    assert!(
+        read(r#"{ "divergence": { "mixed": { "forward_share": 0.3, "beta": 0.5 } } }"#).is_err()
+    );
     let of_top_k = config.init().expect("valid");
     seen(
         of_top_k.forward(logits([4, 5]), logits([4, 5]), None),
@@ -613,8 +619,11 @@ pub fn impossible_words_of_masked_tokens(runner: &Runner) {
     for tail in [Tail::Bucket, Tail::Ignored, Tail::Renormalized] {
         let weight: Tensor<2> = leaf(runner, &[0.5; 10], [2, 5], DType::F32);
         let hidden: Tensor<2> = leaf(runner, &[1.0; 6], [3, 2], DType::F32);
-        let student =
-            Distributions::of_hidden(&log_probs, hidden.clone(), &LinearHead::new(weight.clone()));
+        let student = TokenDistributions::of_hidden(
+            &log_probs,
+            hidden.clone(),
+            &LinearHead::new(weight.clone()),
+        );
         let ids = indices(runner, &[0, 10, -1, 7, 5, 5], [3, 2]);
         let teacher = TopK::new(ids, runner.tensor(&[f64::NAN; 6], [3, 2], DType::F32));
         let config = DistillationConfig::new(TeacherDivergence::ForwardKl).with_tail(tail);
@@ -670,7 +679,7 @@ fn asked(it: &Feature) -> Option<Asked> {
     let of_weight = |weight: f64| match weight {
         0.0 => TeacherDivergence::ForwardKl,
         1.0 => TeacherDivergence::ReverseKl,
-        teacher => TeacherDivergence::JensenShannon { teacher },
+        teacher_share => TeacherDivergence::JensenShannon { teacher_share },
     };
     let tail = || match it.flag("add_tail") {
         true => Tail::Bucket,
@@ -688,7 +697,7 @@ fn asked(it: &Feature) -> Option<Asked> {
                 Some("forward") => TeacherDivergence::ForwardKl,
                 Some("reverse") => TeacherDivergence::ReverseKl,
                 _ => TeacherDivergence::Mixed {
-                    forward: it.number("mixed_kl_weight"),
+                    forward_share: it.number("mixed_kl_weight"),
                 },
             };
             is_teacher_renormalized = it.flag("zero_outside_topk");
@@ -741,13 +750,13 @@ fn check_golden(runner: &Runner, it: &Feature, asked: &Asked) {
             .expect("valid");
         let shape = [rows, columns, vocabulary];
         let leaf: Tensor<3> = leaf(runner, &student, shape, dtype);
-        let given = Distributions::of_logits(&log_probs, leaf.clone());
+        let given = TokenDistributions::of_logits(&log_probs, leaf.clone());
         let valid = mask(runner, &valid, [rows, columns]);
         let distillation = asked.config.init().expect("valid");
         let output: Result<Tensor<2>, BatchError> = match &asked.support {
             None => {
                 let teacher = runner.tensor(&teacher, shape, dtype);
-                let teacher = Distributions::of_logits(&log_probs, teacher);
+                let teacher = TokenDistributions::of_logits(&log_probs, teacher);
                 distillation.forward(given, teacher, valid)
             }
             Some(support) => {

@@ -5,7 +5,7 @@ use policy_loss::{
     Entropy, LinearHead, LogProbsConfig, PolicyBatch, PolicyLossConfig, PolicyLossOutput,
 };
 
-use super::{HeadCase, config, leaf, mask, of_products};
+use super::{HeadCase, config, indices, leaf, mask, of_products};
 use crate::busy::busy;
 use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_near};
 use crate::configs::describe;
@@ -17,6 +17,7 @@ use policy_loss_oracle::Random;
 struct Setup {
     head: HeadCase,
     batch: crate::case::Case,
+    is_on_policy: bool,
 }
 
 impl Setup {
@@ -50,7 +51,11 @@ impl Setup {
                 batch.old_log_probs[i] = f64::INFINITY;
             }
         }
-        Self { head, batch }
+        Self {
+            head,
+            batch,
+            is_on_policy: false,
+        }
     }
 
     fn batch(&self, runner: &Runner, log_probs: Option<Tensor<2>>, dtype: DType) -> PolicyBatch {
@@ -63,9 +68,11 @@ impl Setup {
             .as_ref()
             .expect("busy has some");
         let valid = self.batch.action_mask.as_ref().expect("busy has one");
-        let batch = match log_probs {
-            Some(log_probs) => PolicyBatch::new(log_probs, old, advantages),
-            None => PolicyBatch::without_log_probs(old, advantages),
+        let batch = match (log_probs, self.is_on_policy) {
+            (Some(log_probs), false) => PolicyBatch::new(log_probs, old, advantages),
+            (Some(log_probs), true) => PolicyBatch::on_policy(log_probs, advantages),
+            (None, false) => PolicyBatch::without_log_probs(old, advantages),
+            (None, true) => PolicyBatch::on_policy_without_log_probs(advantages),
         };
         let reference = self.batch.ref_log_probs.as_ref();
         let reference = reference.expect("busy has some");
@@ -151,21 +158,20 @@ fn both(
 
 /// Loss, metrics and gradients of every weighted, with chunks of several lengths.
 pub fn agrees_with_the_long_way(runner: &Runner) {
-    let setups = [
-        HeadCase::new(41, [24, 5, 29]),
-        HeadCase::new(41, [24, 5, 29])
-            .with_kept()
-            .with_temperatures(),
-    ];
-    let setups = setups.map(Setup::of);
+    let kept = HeadCase::new(41, [24, 5, 29]).with_kept();
+    let on_policy = Setup {
+        is_on_policy: true,
+        ..Setup::new()
+    };
+    let setups = [Setup::new(), Setup::of(kept.with_temperatures()), on_policy];
     let dtype = runner.exact_dtypes()[0];
     let policies = runner.some_configs();
     // A filter may leave no token of so small a batch.
     let mut compared = 0;
     for (i, policy) in policies.iter().enumerate() {
-        let setup = &setups[i % 2];
+        let setup = &setups[i % 3];
         let mut log_probs = config(runner, &setup.head, Entropy::None);
-        log_probs.chunk_tokens = [Some(1), Some(5), None][i % 3];
+        log_probs.chunk_tokens = [Some(1), Some(5), None][i / 3 % 3];
         let [(direct, one), (after, two)] = both(runner, setup, policy, log_probs, dtype);
         let what = format!("{runner}, {}", describe(policy));
         let (direct_read, after_read) = (direct.read(), after.read());
@@ -224,6 +230,24 @@ pub fn without_log_probs_is_seen(runner: &Runner) {
     let setup = Setup::new();
     let batch = setup.batch(runner, None, DType::F32);
     let loss = PolicyLossConfig::new().init().expect("valid");
+    let leaves = Leaves::new(runner, &setup, DType::F32);
+    let log_probs = LogProbsConfig::new().init().expect("valid");
+    let zeros = runner.tensor(&[0.0; 24], [4, 6], DType::F32);
+    let given = setup.batch(runner, Some(zeros), DType::F32);
+    let targets = indices(runner, &[0; 24], [4, 6]);
+    let error = loss
+        .forward_linear(
+            &log_probs,
+            leaves.hidden.clone(),
+            &leaves.head(),
+            targets,
+            given,
+        )
+        .expect_err("log-probs twice");
+    let message = error.to_string();
+    for name in ["`log_probs`", "on_policy_without_log_probs"] {
+        assert!(message.contains(name), "{runner}: {message}");
+    }
     for error in [
         loss.forward(batch.clone()).err(),
         loss.forward_no_reduction(batch).err(),
