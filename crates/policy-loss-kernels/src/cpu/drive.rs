@@ -184,13 +184,17 @@ impl<T: Arithmetic> Evaluation<'_, T> {
                 let mut row = [rows[chunk.rows.start]];
                 let mut sums = Sums::default();
                 self.visit(memory, &mut row, chunk, gradients.reborrow(), &mut sums);
-                (sums, row[0].log_ratio_slope)
+                (sums, row[0])
             },
         );
         let mut sums = Sums::default();
-        for ((chunk, _), (part, log_ratio_slope)) in tasks.iter().zip(parts) {
+        for ((chunk, _), (part, visited)) in tasks.iter().zip(parts) {
             sums.merge(&part);
-            rows[chunk.rows.start].log_ratio_slope += log_ratio_slope;
+            let row = &mut rows[chunk.rows.start];
+            *row = RowState {
+                log_ratio_slope: row.log_ratio_slope + visited.log_ratio_slope,
+                ..visited
+            };
         }
         if self.plan.blueprint.shares_gradient() {
             partition::each(
@@ -290,10 +294,9 @@ impl<T: Arithmetic> Evaluation<'_, T> {
         for (state, gradient) in rows.iter().zip(pieces) {
             let tokens = start..start + gradient.len();
             start = tokens.end;
-            let (_, log_ratio_slope) = (self.kernels.row_ratio)(&self.plan, state);
             self.arch.dispatch(FinishGradient {
                 // Adding 0 turns -0 into 0.
-                value: T::from_f64(state.log_ratio_slope * log_ratio_slope + 0.0),
+                value: T::from_f64(state.log_ratio_slope * state.ratio_slope + 0.0),
                 is_written: !self.plan.blueprint.gradient_is_of_row(),
                 mask: mask.map(|mask| &mask[tokens]),
                 gradient,
@@ -307,7 +310,7 @@ impl<T: Arithmetic> Evaluation<'_, T> {
             return;
         }
         for state in rows.iter().filter(|state| state.sums.tokens > 0.0) {
-            let (ratio, _) = (self.kernels.row_ratio)(&self.plan, state);
+            let RowState { ratio, .. } = *state;
             let tokens = state.sums.tokens;
             sums.merge(&Sums {
                 ratio: tokens * ratio,

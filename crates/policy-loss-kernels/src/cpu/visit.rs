@@ -59,7 +59,11 @@ pub struct RowState {
     pub sums: RowSums,
     /// The weights of tokens that are kept.
     pub kept_weight: f64,
-    /// Derivatives of the losses of tokens with respect to the ratio that they share.
+    /// The ratio that its tokens share, known when they have been visited.
+    pub ratio: f64,
+    /// The derivative of the ratio's logarithm with respect to a log-prob, known then, too.
+    pub ratio_slope: f64,
+    /// Derivatives of the losses of tokens with respect to the logarithm of that ratio.
     pub log_ratio_slope: f64,
     /// What its tokens count for, where the batch says so.
     pub weight: f64,
@@ -154,8 +158,6 @@ pub struct Kernels<T> {
     pub gather: fn(Arch, &Plan, &mut Block<'_, T>),
     /// Adds the kept weights of a block to its rows.
     pub add_kept_weights: fn(Arch, &Plan, &mut Block<'_, T>),
-    /// The ratio that the tokens of a row share, and its derivative with respect to a log-prob.
-    pub row_ratio: fn(&Plan, &RowState) -> (f64, f64),
     /// Adds a block to the sums of the batch, and writes every element of the gradients, but for those
     /// of log-probs where they are one number for a row.
     #[allow(clippy::type_complexity)]
@@ -169,7 +171,6 @@ pub fn kernels<T: Real, Only: Pass, First: Pass>() -> Kernels<T> {
     Kernels {
         gather,
         add_kept_weights: |arch, plan, block| arch.dispatch(AddKeptWeights { plan, block }),
-        row_ratio: row_ratio::<T>,
         visit: visit::<T, Only, First>,
     }
 }
@@ -809,7 +810,7 @@ impl<T: Real> WithSimd for AddKeptWeights<'_, '_, T> {
 /// What the tokens of a row share, computed on one lane and out of line: within each loop it would be
 /// most of what there is to compile.
 #[inline(never)]
-fn shared<T: Real>(plan: &Plan, scale: f64, state: &RowState) -> Row<T::Lanes<Scalar>> {
+fn shared<T: Real>(plan: &Plan, state: &mut RowState) -> Row<T::Lanes<Scalar>> {
     let lanes = T::lanes(Scalar);
     let blueprint = plan.blueprint;
     let totals = RowTotals::new(lanes, &state.sums);
@@ -822,17 +823,19 @@ fn shared<T: Real>(plan: &Plan, scale: f64, state: &RowState) -> Row<T::Lanes<Sc
     if blueprint.has_sequence_weights {
         row.factor = splat(lanes, state.weight);
     }
-    row.gradient_factor = row.factor * splat(lanes, scale);
+    row.gradient_factor = row.factor * splat(lanes, plan.scale);
+    state.ratio = number_of(row.ratio);
+    state.ratio_slope = number_of(row.log_ratio_slope);
     row
 }
 
 /// What the tokens of a row share, in every lane.
 #[inline(always)]
-fn row<L: Lanes>(lanes: L, plan: &Plan, state: &RowState) -> Row<L> {
+fn row<L: Lanes>(lanes: L, plan: &Plan, state: &mut RowState) -> Row<L> {
     let mut row = unshared(Values(lanes, lanes.zero()));
     row.gradient_factor = splat(lanes, plan.scale);
     if plan.blueprint.by_rows() {
-        let of_one = shared::<L::Real>(plan, plan.scale, state);
+        let of_one = shared::<L::Real>(plan, state);
         row = Row {
             ratio: splat(lanes, number_of(of_one.ratio)),
             log_ratio_slope: splat(lanes, number_of(of_one.log_ratio_slope)),
@@ -852,12 +855,6 @@ fn row<L: Lanes>(lanes: L, plan: &Plan, state: &RowState) -> Row<L> {
     row.weight_mean = splat(lanes, plan.weight_mean);
     row.entropy_threshold = splat(lanes, plan.entropy_threshold);
     row
-}
-
-/// The ratio that the tokens of a row share, and its derivative with respect to a log-prob.
-fn row_ratio<T: Real>(plan: &Plan, state: &RowState) -> (f64, f64) {
-    let row = shared::<T>(plan, 1.0, state);
-    (number_of(row.ratio), number_of(row.log_ratio_slope))
 }
 
 /// The same condition in every lane.
