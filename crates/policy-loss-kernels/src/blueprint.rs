@@ -344,6 +344,13 @@ impl Blueprint {
         self.sequence_ratio() || self.off_policy || self.surrogate_is_of_row()
     }
 
+    /// Whether all that they need is the sum of the log-ratios against the old policy.
+    #[must_use]
+    #[inline(always)]
+    pub fn gathers_only_ratios(&self) -> bool {
+        self.against == Behavior::Old && !self.surrogate_is_of_row()
+    }
+
     /// Whether of the gaps of a sequence only their sum is needed.
     #[must_use]
     #[inline(always)]

@@ -29,7 +29,8 @@ use crate::formula::token::cpu::{
 };
 use crate::numbers::Numbers;
 use crate::objective::{
-    KlEstimator, KlGradient, MissingRolloutLogProbs, RatioLevel, SurrogateKind, WeightLevel,
+    Behavior, KlEstimator, KlGradient, MissingRolloutLogProbs, RatioLevel, SurrogateKind,
+    WeightLevel,
 };
 use crate::sums::Sums;
 use crate::sums::cpu::Sums as LaneSums;
@@ -689,7 +690,10 @@ fn store_rest<L: Lanes>(
 fn gather<T: Real>(arch: Arch, plan: &Plan, block: &mut Block<'_, T>) {
     let blueprint = &plan.blueprint;
     if blueprint.gathers_ratios() {
-        arch.dispatch(Gather::<T, RATIOS> { plan, block });
+        match blueprint.gathers_only_ratios() {
+            true => arch.dispatch(Gather::<T, ONLY_RATIOS> { plan, block }),
+            false => arch.dispatch(Gather::<T, RATIOS> { plan, block }),
+        }
     }
     if blueprint.weight_is_of_row() {
         match blueprint.gathers_only_gaps() {
@@ -699,12 +703,14 @@ fn gather<T: Real>(arch: Arch, plan: &Plan, block: &mut Block<'_, T>) {
     }
 }
 
-/// What is gathered for the ratio.
-const RATIOS: usize = 0;
+/// What is gathered for the ratio, where it is the sum of the log-ratios against the old policy.
+const ONLY_RATIOS: usize = 0;
+/// What is gathered for the ratio, where the objective asks for more, or for another one.
+const RATIOS: usize = 1;
 /// What is gathered for the rollout weight, where it is the sum of the gaps.
-const ONLY_GAPS: usize = 1;
+const ONLY_GAPS: usize = 2;
 /// What is gathered for the rollout weight, where filters ask for more.
-const ESTIMATES: usize = 2;
+const ESTIMATES: usize = 3;
 
 struct Gather<'a, 'b, T, const WHAT: usize> {
     plan: &'a Plan,
@@ -727,6 +733,12 @@ impl<T: Real, const WHAT: usize> WithSimd for Gather<'_, '_, T, WHAT> {
             ..blueprint
         };
         let blueprint = match WHAT {
+            ONLY_RATIOS => without_extras(Blueprint {
+                ratio_level: RatioLevel::Sequence,
+                surrogate: SurrogateKind::Clip,
+                against: Behavior::Old,
+                ..blueprint
+            }),
             RATIOS => Blueprint {
                 off_policy: blueprint.off_policy,
                 ..without_extras(blueprint)
