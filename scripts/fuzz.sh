@@ -5,7 +5,8 @@
 #   scripts/fuzz.sh                      # every target for a minute
 #   scripts/fuzz.sh 3600 losses          # one target for an hour
 #
-# Installs nothing. What was learned is kept below `target/fuzz`, and the next run goes on from it. An
+# Installs nothing. What was learned is kept below `target/fuzz` (or `$CARGO_TARGET_DIR/fuzz`), and the next
+# run goes on from it. An
 # input that was found lies in `fuzz/artifacts/TARGET`: put it into `fuzz/seeds/TARGET`, where `cargo
 # test` replays it, and mend its cause.
 #
@@ -20,7 +21,7 @@ shift || true
     echo "error: \`$seconds\` is no number of seconds; usage: scripts/fuzz.sh [SECONDS] [TARGET...]" >&2
     exit 2
 }
-targets=("$@")
+mapfile -t targets < <(printf '%s\n' "$@" | awk 'NF && !seen[$0]++')
 [ ${#targets[@]} -gt 0 ] || targets=(batch_file objective losses)
 missing=()
 command -v c++ >/dev/null || missing+=("a C++ compiler, which libFuzzer is built with: g++ or clang")
@@ -32,8 +33,9 @@ if [ ${#missing[@]} -gt 0 ]; then
     exit 2
 fi
 
-RUSTC_WORKSPACE_WRAPPER="$PWD/scripts/rustc-with-coverage.sh" cargo build --release -p policy-loss-fuzz
 built=${CARGO_TARGET_DIR:-target}
+RUSTC_WORKSPACE_WRAPPER="$PWD/scripts/rustc-with-coverage.sh" \
+    cargo build --release --target-dir "$built" -p policy-loss-fuzz
 directory=$built/fuzz
 failed=()
 declare -A running

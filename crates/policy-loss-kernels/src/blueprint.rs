@@ -344,10 +344,10 @@ impl Blueprint {
         self.sequence_ratio() || self.off_policy || self.surrogate_is_of_row()
     }
 
-    /// Whether all that they need is the sum of the log-ratios against the old policy.
+    /// Whether of the log-ratios of a sequence only their sum is needed, against the old policy.
     #[must_use]
     #[inline(always)]
-    pub fn gathers_only_ratios(&self) -> bool {
+    pub fn gathers_only_log_ratios(&self) -> bool {
         self.against == Behavior::Old && !self.surrogate_is_of_row()
     }
 

@@ -8,7 +8,7 @@ use crate::GlobalTotals;
 ///
 /// | tensor | shape | meaning |
 /// |---|---|---|
-/// | `log_probs` | `[B, T]` | log π_θ(a_t \| s_t) of the policy being trained; receives a gradient |
+/// | `log_probs` | `[B, T]` | log π_θ(a_t \| s_t) of the policy being trained; receives a gradient; absent where [`PolicyLoss::forward_linear`](crate::PolicyLoss::forward_linear) computes them |
 /// | `old_log_probs` | `[B, T]` | of the policy that the update started from; absent [on policy](Self::on_policy) |
 /// | `advantages` | `[B, T]`, `[B, 1]` or `[B]` | advantage estimates, per token or per sequence |
 /// | `action_mask` | `[B, T]` bool | true where the policy generated the token; absent: all |

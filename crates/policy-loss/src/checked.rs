@@ -16,7 +16,7 @@ impl PolicyBatch {
             return Err(BatchError::Missing {
                 tensor: "log_probs",
                 needed_by: "every method but `PolicyLoss::forward_linear`, which computes them,",
-                add_with: "PolicyBatch::new",
+                add_with: "PolicyBatch::new` or `PolicyBatch::on_policy",
             });
         };
         let shape = log_probs.dims();

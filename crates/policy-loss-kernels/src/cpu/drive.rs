@@ -191,10 +191,9 @@ impl<T: Arithmetic> Evaluation<'_, T> {
         for ((chunk, _), (part, visited)) in tasks.iter().zip(parts) {
             sums.merge(&part);
             let row = &mut rows[chunk.rows.start];
-            *row = RowState {
-                log_ratio_slope: row.log_ratio_slope + visited.log_ratio_slope,
-                ..visited
-            };
+            row.ratio = visited.ratio;
+            row.log_ratio_slope = visited.log_ratio_slope;
+            row.loss_slope += visited.loss_slope;
         }
         if self.plan.blueprint.shares_gradient() {
             partition::each(
@@ -296,7 +295,7 @@ impl<T: Arithmetic> Evaluation<'_, T> {
             start = tokens.end;
             self.arch.dispatch(FinishGradient {
                 // Adding 0 turns -0 into 0.
-                value: T::from_f64(state.log_ratio_slope * state.ratio_slope + 0.0),
+                value: T::from_f64(state.loss_slope * state.log_ratio_slope + 0.0),
                 is_written: !self.plan.blueprint.gradient_is_of_row(),
                 mask: mask.map(|mask| &mask[tokens]),
                 gradient,
@@ -310,7 +309,7 @@ impl<T: Arithmetic> Evaluation<'_, T> {
             return;
         }
         for state in rows.iter().filter(|state| state.sums.tokens > 0.0) {
-            let RowState { ratio, .. } = *state;
+            let ratio = state.ratio;
             let tokens = state.sums.tokens;
             sums.merge(&Sums {
                 ratio: tokens * ratio,

@@ -177,6 +177,7 @@ pub fn specialized_surrogate<L: Lanes, const INDEX: usize>(
     } else if const { is::<INDEX>(SurrogateKind::GradientPreservingClip) } {
         gradient_preserving_clip(numbers, inputs, sums)
     } else {
+        // A kind without a line here.
         surrogate(numbers, row, inputs, sums, blueprint)
     }
 }

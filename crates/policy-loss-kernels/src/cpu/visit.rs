@@ -63,9 +63,9 @@ pub struct RowState {
     /// The ratio that its tokens share, known when they have been visited.
     pub ratio: f64,
     /// The derivative of the ratio's logarithm with respect to a log-prob, known then, too.
-    pub ratio_slope: f64,
-    /// Derivatives of the losses of tokens with respect to the logarithm of that ratio.
     pub log_ratio_slope: f64,
+    /// Derivatives of the losses of tokens with respect to the logarithm of that ratio.
+    pub loss_slope: f64,
     /// What its tokens count for, where the batch says so.
     pub weight: f64,
 }
@@ -306,9 +306,10 @@ impl<const INDEX: usize, const IS_LAST: bool> Pass for Surrogates<INDEX, IS_LAST
         _: TokenTerm<L>,
         sums: &mut LaneSums<L>,
     ) -> TokenGradient<L> {
-        let made_of = surrogate_inputs(row, inputs, sums, blueprint);
-        let surrogate = specialized_surrogate::<L, INDEX>(numbers, row, &made_of, sums, blueprint);
-        let term = policy_term(inputs, &made_of, surrogate);
+        let inputs_of_surrogate = surrogate_inputs(row, inputs, sums, blueprint);
+        let surrogate =
+            specialized_surrogate::<L, INDEX>(numbers, row, &inputs_of_surrogate, sums, blueprint);
+        let term = policy_term(inputs, &inputs_of_surrogate, surrogate);
         written::<L, IS_LAST>(row, inputs, term, sums, blueprint)
     }
 }
@@ -333,9 +334,9 @@ impl<const IS_LAST: bool> Pass for AnySurrogates<IS_LAST> {
         _: TokenTerm<L>,
         sums: &mut LaneSums<L>,
     ) -> TokenGradient<L> {
-        let made_of = surrogate_inputs(row, inputs, sums, blueprint);
-        let surrogate = surrogate(numbers, row, &made_of, sums, blueprint);
-        let term = policy_term(inputs, &made_of, surrogate);
+        let inputs_of_surrogate = surrogate_inputs(row, inputs, sums, blueprint);
+        let surrogate = surrogate(numbers, row, &inputs_of_surrogate, sums, blueprint);
+        let term = policy_term(inputs, &inputs_of_surrogate, surrogate);
         written::<L, IS_LAST>(row, inputs, term, sums, blueprint)
     }
 }
@@ -608,7 +609,7 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
                         sums.flush(lanes, total);
                     }
                     if blueprint.shares_gradient() {
-                        state.log_ratio_slope += lanes.sum(log_ratio_slope.1);
+                        state.loss_slope += lanes.sum(log_ratio_slope.1);
                         log_ratio_slope = Values(lanes, lanes.zero());
                     }
                 }
@@ -690,8 +691,8 @@ fn store_rest<L: Lanes>(
 fn gather<T: Real>(arch: Arch, plan: &Plan, block: &mut Block<'_, T>) {
     let blueprint = &plan.blueprint;
     if blueprint.gathers_ratios() {
-        match blueprint.gathers_only_ratios() {
-            true => arch.dispatch(Gather::<T, ONLY_RATIOS> { plan, block }),
+        match blueprint.gathers_only_log_ratios() {
+            true => arch.dispatch(Gather::<T, ONLY_LOG_RATIOS> { plan, block }),
             false => arch.dispatch(Gather::<T, RATIOS> { plan, block }),
         }
     }
@@ -704,8 +705,8 @@ fn gather<T: Real>(arch: Arch, plan: &Plan, block: &mut Block<'_, T>) {
 }
 
 /// What is gathered for the ratio, where it is the sum of the log-ratios against the old policy.
-const ONLY_RATIOS: usize = 0;
-/// What is gathered for the ratio, where the objective asks for more, or for another one.
+const ONLY_LOG_RATIOS: usize = 0;
+/// What is gathered for the ratio, where the surrogate asks for more, or it is against the sampler.
 const RATIOS: usize = 1;
 /// What is gathered for the rollout weight, where it is the sum of the gaps.
 const ONLY_GAPS: usize = 2;
@@ -733,7 +734,7 @@ impl<T: Real, const WHAT: usize> WithSimd for Gather<'_, '_, T, WHAT> {
             ..blueprint
         };
         let blueprint = match WHAT {
-            ONLY_RATIOS => without_extras(Blueprint {
+            ONLY_LOG_RATIOS => without_extras(Blueprint {
                 ratio_level: RatioLevel::Sequence,
                 surrogate: SurrogateKind::Clip,
                 against: Behavior::Old,
@@ -837,7 +838,7 @@ fn shared<T: Real>(plan: &Plan, state: &mut RowState) -> Row<T::Lanes<Scalar>> {
     }
     row.gradient_factor = row.factor * splat(lanes, plan.scale);
     state.ratio = number_of(row.ratio);
-    state.ratio_slope = number_of(row.log_ratio_slope);
+    state.log_ratio_slope = number_of(row.log_ratio_slope);
     row
 }
 

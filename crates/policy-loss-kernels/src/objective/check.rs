@@ -85,7 +85,7 @@ pub fn unit(field: &'static str, value: f64) -> Result<(), ConfigError> {
     require(holds, field, value, "a number from 0 to 1")
 }
 
-/// Refuses a value for which its condition does not hold.
+/// Refuses `value` unless `holds`.
 pub fn require(
     holds: bool,
     field: &'static str,

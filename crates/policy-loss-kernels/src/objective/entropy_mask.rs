@@ -47,18 +47,13 @@ impl EntropyMask {
     #[must_use]
     pub fn threshold(&self, entropies: impl IntoIterator<Item = f64>) -> Option<f64> {
         let mut entropies: Vec<f64> = entropies.into_iter().collect();
-        let behind = self.rank_of_threshold(entropies.len() as f64).floor();
+        // A share that is a whole number of tokens must not lose one to a rounding.
+        let share = self.share * (1.0 + 1e-6);
+        let behind = (share * (entropies.len() as f64 - 1.0).max(0.0)).floor();
         entropies.retain(|entropy| !entropy.is_nan());
         entropies.sort_unstable_by(|left, right| right.total_cmp(left));
         let last = (behind as usize).min(entropies.len().checked_sub(1)?);
         Some(entropies[last])
-    }
-
-    /// How many of `tokens` valid tokens are kept beside the one of the least entropy, before it is
-    /// rounded down. A share that is a whole number of tokens must not lose one to a rounding.
-    #[must_use]
-    pub const fn rank_of_threshold(&self, tokens: f64) -> f64 {
-        self.share * (1.0 + 1e-6) * (tokens - 1.0).max(0.0)
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {

@@ -331,8 +331,7 @@ impl<const D: usize> TopK<D> {
 /// [arXiv 2601.20802](https://arxiv.org/abs/2601.20802); top-k,
 /// [arXiv 2604.13016](https://arxiv.org/abs/2604.13016). Where the teacher only judges the tokens that
 /// were sampled, its log-probs go into the advantages instead: [`TeacherSignal`](crate::TeacherSignal).
-/// It is a [`Module`] without parameters, so that
-/// it can sit inside a model.
+/// It is a [`Module`] without parameters, so that it can sit inside a model.
 #[derive(Module, Debug)]
 pub struct Distillation {
     #[module(skip)]

@@ -82,8 +82,8 @@ impl PolicyLoss {
         if batch.log_probs.is_some() {
             return Err(BatchError::Twice {
                 tensor: "log_probs",
-                accepted: "those of the hidden states: make the batch with \
-                    `PolicyBatch::without_log_probs` or `PolicyBatch::on_policy_without_log_probs`",
+                accepted: "the hidden states, in a batch of `PolicyBatch::without_log_probs` or \
+                    `PolicyBatch::on_policy_without_log_probs`",
             });
         }
         let known = match &batch.old_log_probs {
