@@ -21,13 +21,14 @@ macro_rules! values {
     ($mode:ident) => {
         policy_loss_tests::tests! { policy_loss_tests::run, policy_loss_tests::suite, $mode;
             clipping: clipping, advantages_per_sequence, small_and_empty_batches, dual_clipping,
-                extreme_ratios;
+                extreme_ratios, of_certain_tokens;
             exact_bounds: ties, thresholds, whole_shares, off_policy_masks, largest_of_either_sign;
             sequence_ratio: shared_by_its_tokens, against_rollout, with_padding, of_segments,
                 of_segments_with_ids;
             second_moments: masks, clips, limits, action_masks;
             future_weight: positions, bounds, what_is_weighed;
-            rollout_weights: weights, rejected_weights, only_moving_away, of_segments, ignored_rollout;
+            rollout_weights: weights, rejected_weights, only_moving_away, of_segments,
+                of_certain_tokens, ignored_rollout;
             masks: every_form, other_values_are_refused, only_valid_tokens_count, nothing_valid,
                 no_mask;
             entropy_mask: quantiles, all_of_many, what_is_dropped, thresholds;

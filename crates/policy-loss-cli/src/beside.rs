@@ -34,13 +34,13 @@ impl Beside {
         });
         let group_ids = GROUP_IDS.iter().find_map(|name| find(file, name));
         let group_ids = group_ids.and_then(|(name, view)| {
-            let fits = sequences(view.shape()) && is_integer(&view);
-            let data = numbers(&view).filter(|_| fits);
-            noted(name, data, &format!("{per_sequence} integers"))
+            let fits = sequences(view.shape());
+            let ids = integers(&view).filter(|_| fits);
+            noted(name, ids, &format!("{per_sequence} integers"))
         });
         Self {
             rewards: rewards.map(|data| data.iter::<f64>().collect()),
-            group_ids: group_ids.map(|data| data.iter::<i64>().collect()),
+            group_ids: group_ids.map(as_ids),
         }
     }
 }
@@ -48,10 +48,9 @@ impl Beside {
 /// `B * T` token ids, row by row, if the file has them.
 pub fn token_ids(file: &BatchFile, [batch, tokens]: [usize; 2]) -> Option<Vec<i64>> {
     let (name, view) = find(file, TOKENS)?;
-    let fits = view.shape() == [batch, tokens] && is_integer(&view);
-    let data = numbers(&view).filter(|_| fits);
-    let data = noted(name, data, &format!("[{batch}, {tokens}] integers"))?;
-    Some(data.iter::<i64>().collect())
+    let fits = view.shape() == [batch, tokens];
+    let ids = integers(&view).filter(|_| fits);
+    noted(name, ids, &format!("[{batch}, {tokens}] integers")).map(as_ids)
 }
 
 fn find<'file>(
@@ -61,21 +60,29 @@ fn find<'file>(
     file.find(name).map(|view| (name, view))
 }
 
-fn noted(name: &str, data: Option<TensorData>, expected: &str) -> Option<TensorData> {
-    if data.is_none() {
+fn noted<T>(name: &str, read: Option<T>, expected: &str) -> Option<T> {
+    if read.is_none() {
         note(format!("`{name}` is left out: expected {expected}"));
     }
-    data
+    read
 }
 
-/// Integers, if it holds no other numbers.
-pub fn integers(view: &TensorView) -> Option<Vec<i64>> {
-    let data = numbers(view).filter(|_| is_integer(view))?;
-    Some(data.iter::<i64>().collect())
+/// Integers, if it holds no other numbers. They are as wide as the widest of a file, of either sign.
+pub fn integers(view: &TensorView) -> Option<Vec<i128>> {
+    let data = numbers(view)?;
+    match data.dtype() {
+        DType::U64 => Some(data.iter::<u64>().map(i128::from).collect()),
+        dtype if dtype.is_int() || dtype.is_uint() => {
+            Some(data.iter::<i64>().map(i128::from).collect())
+        }
+        _ => None,
+    }
 }
 
-fn is_integer(view: &TensorView) -> bool {
-    burn_dtype(view.dtype()).is_some_and(|dtype| dtype.is_int() || dtype.is_uint())
+/// Numbers that are told apart and have no size: those beyond the range of i64 become others, which
+/// no number of their type is.
+pub fn as_ids(integers: Vec<i128>) -> Vec<i64> {
+    integers.into_iter().map(|id| id as i64).collect()
 }
 
 fn numbers(view: &TensorView) -> Option<TensorData> {

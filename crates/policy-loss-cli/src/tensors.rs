@@ -80,7 +80,7 @@ impl HostBatch {
             entropies: optional(ENTROPIES)?,
             action_mask: Mask::read(file)?,
             segment_ids: segments(file)?,
-            prompt_ids: integers(file, PROMPT_IDS)?,
+            prompt_ids: integers(file, PROMPT_IDS)?.map(beside::as_ids),
             prompt_tokens: counts(file, PROMPT_TOKENS)?,
         };
         batch.note_ignored(file);
@@ -280,7 +280,7 @@ fn segments(file: &BatchFile) -> Result<Option<TensorData>, Failure> {
 }
 
 /// Integers, one for each sequence.
-fn integers(file: &BatchFile, name: &'static str) -> Result<Option<Vec<i64>>, Failure> {
+fn integers(file: &BatchFile, name: &'static str) -> Result<Option<Vec<i128>>, Failure> {
     let Some(view) = file.find(name) else {
         return Ok(None);
     };
@@ -298,7 +298,7 @@ fn counts(file: &BatchFile, name: &'static str) -> Result<Option<Vec<usize>>, Fa
     let Some(values) = integers(file, name)? else {
         return Ok(None);
     };
-    let count = |value: i64| match usize::try_from(value) {
+    let count = |value: i128| match usize::try_from(value) {
         Ok(count) => Ok(count),
         Err(_) => Err(file.bad(format!(
             "`{name}` holds {value}; accepted: integers, 0 or above"

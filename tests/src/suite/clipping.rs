@@ -1,6 +1,6 @@
 //! The ratio of a token and its clips, by hand.
 
-use policy_loss::{Clip, PolicyLossConfig};
+use policy_loss::{Clip, Divergence, PolicyLossConfig, TrustRegion};
 
 use crate::case::{Case, HostAdvantages};
 use crate::row::Row;
@@ -180,4 +180,23 @@ pub fn extreme_ratios(runner: &Runner) {
         .gradient(&[0.0, -THIRD, -THIRD])
         .metric("ratio_min", (-20f64).exp())
         .check(runner);
+}
+
+/// A token that was certain and is so no more: how far it has moved is a finite number.
+pub fn of_certain_tokens(runner: &Runner) {
+    let check = |name: &str, low: f64, clipped: f64| {
+        // The probability falls from 1 to 0.7: D = -ln 0.7 = 0.3567.
+        Row::new(name, &[0.7_f64.ln(), 0.0, 0.0])
+            .advantage(-1.0)
+            .config(PolicyLossConfig::new().with_surrogate(TrustRegion::new(
+                Divergence::Kl,
+                low,
+                0.1,
+            )))
+            .gradient(&[0.7 * (1.0 - clipped) / 3.0, THIRD, THIRD])
+            .metric("clipped_below", clipped / 3.0)
+            .check(runner);
+    };
+    check("within a trust region", 0.36, 0.0);
+    check("beyond a trust region", 0.35, 1.0);
 }

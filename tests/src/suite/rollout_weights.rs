@@ -120,6 +120,25 @@ pub fn only_moving_away(runner: &Runner) {
     .check(runner);
 }
 
+/// A token that was certain for the trainer, and not for the sampler: far from it, and not beyond every
+/// bound.
+pub fn of_certain_tokens(runner: &Runner) {
+    let check = |name: &str, level, most, kept: f64| {
+        let bounds = Bounds::at_most(most);
+        let filter = Filter::new(level, FilterEstimator::BernoulliKl, bounds);
+        // The sampler's probability is 0.7165: D = 0.7165 ln 0.7165 + 0.2835 ln(0.2835e8) = 4.6255.
+        Row::new(name, &[0.0; 3])
+            .gaps(&[1.0 / 3.0, 0.0, 0.0], RolloutCorrection::filter(filter))
+            .loss(-kept / 3.0)
+            .metric("weight_zeroed", 1.0 - kept / 3.0)
+            .check(runner);
+    };
+    check("mean within", FilterLevel::SequenceMean, 1.55, 3.0);
+    check("mean beyond", FilterLevel::SequenceMean, 1.53, 0.0);
+    check("token within", FilterLevel::Token, 4.63, 3.0);
+    check("token beyond", FilterLevel::Token, 4.61, 2.0);
+}
+
 /// Without a correction, rollout log-probs are ignored, and their metrics absent.
 pub fn ignored_rollout(runner: &Runner) {
     for dtype in runner.exact_dtypes() {

@@ -213,9 +213,13 @@ pub fn exponential_of_bounded<E: Elements>(x: Values<E>, _double: bool) -> Expon
 /// `ln(left / right)` of positive numbers, exact where they are nearly equal.
 #[inline(always)]
 pub fn logarithm_of_quotient<E: Elements>(left: Values<E>, right: Values<E>) -> Values<E> {
-    let growth = (left - right) / right;
+    // Of the larger one over the smaller one: a small quotient, less 1, would be -1.
+    let falls = less(left, right);
+    let small = choose(falls, left, right);
+    let growth = (choose(falls, right, left) - small) / small;
     let logarithm = |x: E::Real| E::Real::from_f64(x.to_f64().ln_1p());
-    Values(left.0, left.0.map(growth.1, logarithm))
+    let rise = Values(left.0, left.0.map(growth.1, logarithm));
+    choose(falls, negative(rise), rise)
 }
 
 /// What numbers add to a sum.
