@@ -22,7 +22,7 @@ shift || true
     exit 2
 }
 mapfile -t targets < <(printf '%s\n' "$@" | awk 'NF && !seen[$0]++')
-[ ${#targets[@]} -gt 0 ] || targets=(batch_file objective losses)
+[ ${#targets[@]} -gt 0 ] || targets=(batch_file objective losses heads)
 missing=()
 command -v c++ >/dev/null || missing+=("a C++ compiler, which libFuzzer is built with: g++ or clang")
 for target in "${targets[@]}"; do

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use burn::tensor::{DType, Tensor};
-use policy_loss::{GlobalTotals, MissingRolloutLogProbs, PolicyLossConfig, Sum};
+use policy_loss::{Entropy, GlobalTotals, MissingRolloutLogProbs, PolicyLossConfig, Sum};
 use policy_loss_kernels::Kind;
 use policy_loss_oracle::{Answer, Random};
 use serde_json::Value;
@@ -13,6 +13,9 @@ use serde_json::Value;
 use crate::case::{Case, HostAdvantages};
 use crate::compare::Tolerance;
 use crate::configs::{self, describe};
+use crate::log_probs::case::HeadCase;
+use crate::log_probs::suite::distillation::{self, DIVERGENCES};
+use crate::log_probs::suite::{self as head, Layout};
 use crate::runner::{IMPLEMENTATIONS, Mode, Runner, values};
 
 /// Tokens of a sequence; a vector unit holds up to 16 of them.
@@ -46,6 +49,149 @@ pub fn losses(bytes: &[u8]) -> bool {
         }
     }
     true
+}
+
+/// Random logits, sharp ones among them, with all that changes them, and those of a teacher: what each
+/// implementation on Flex and NdArray makes of a head that hands them through is what the oracle says.
+///
+/// # Panics
+///
+/// Two of them do not agree.
+pub fn heads(bytes: &[u8]) {
+    let mut bytes = Bytes::new(bytes);
+    let dtype = bytes.pick(&[DType::F64, DType::F32]);
+    let case = head_case(dtype, &mut bytes);
+    let chunk = bytes.pick(&[None, Some(1), Some(2)]);
+    let divergence = bytes.pick(&DIVERGENCES);
+    let of_logits = [(); 2].map(|()| bytes.is_one_of(2));
+    let mut student = case.clone();
+    (student.kept, student.temperatures) = (None, None);
+    let mut teacher = student.clone();
+    teacher
+        .hidden
+        .iter_mut()
+        .for_each(|x| *x = exact(dtype, bytes.around(10.0)));
+    let answer = case.answer();
+    let epsilon = match dtype {
+        DType::F64 => f64::EPSILON,
+        _ => f64::from(f32::EPSILON),
+    };
+    let valid = (0..case.shape[0]).filter(|token| case.is_valid(*token));
+    let temperature = |token| {
+        case.temperatures
+            .as_ref()
+            .map_or(case.temperature, |it| it[token])
+    };
+    let coldest = valid.map(temperature).fold(1.0, f64::min);
+    let largest = answer.logits.iter().fold(1.0_f64, |m, x| m.max(x.abs()));
+    let largest = case
+        .softcap
+        .map_or(largest, |cap| cap.min(largest).max(1.0))
+        / coldest;
+    // A logit is rounded where it is divided by the temperature: by as much probabilities are off.
+    let off = 64.0 * epsilon * largest;
+    let tolerance = |size: f64| Tolerance {
+        relative: off,
+        absolute: off * size,
+    };
+    for runner in runners() {
+        let config = head::config(runner, &case, Entropy::Tracked).with_chunk_tokens(chunk);
+        let outcome = head::linear(runner, &case, config, Layout::Linear, dtype);
+        let what = format!("{runner}, {dtype:?}, {chunk:?}, {case:?}");
+        let near = |name: &str, actual: Option<&Vec<f64>>, expected: &[f64], size: f64| {
+            let actual = actual.unwrap_or_else(|| panic!("no {name} of {what}"));
+            for (i, (got, want)) in actual.iter().zip(expected).enumerate() {
+                let accepts = tolerance(size).accepts(*got, *want);
+                assert!(
+                    accepts,
+                    "{name} {i} of {what}: got {got:e}, expected {want:e}"
+                );
+            }
+        };
+        near(
+            "log_probs",
+            Some(&outcome.log_probs),
+            &answer.log_probs,
+            1.0,
+        );
+        near(
+            "entropies",
+            outcome.entropies.as_ref(),
+            &answer.entropies,
+            4.0,
+        );
+        if case.squares_gradient.is_some() {
+            let squares = outcome.sums_of_squares.as_ref();
+            near("sums_of_squares", squares, &answer.sums_of_squares, 1.0);
+        }
+        // A probability times the logarithm of one, times the gradients that reach them.
+        let slope = 32.0 / coldest;
+        let gradient = outcome.hidden_gradient.as_ref();
+        near("logits' gradient", gradient, &answer.hidden_gradient, slope);
+        let gradient = outcome.weight_gradient.as_ref();
+        let size = slope * (1.0 + answer.logits.iter().fold(0.0_f64, |m, x| m.max(x.abs())));
+        near("weight's gradient", gradient, &answer.weight_gradient, size);
+        let how = (of_logits, chunk, dtype);
+        // Log-probs of a teacher may be as far from 0 as the logits.
+        let tolerance = tolerance(size * largest.max(10.0 / coldest));
+        let pair = [&student, &teacher];
+        let what = format!("{what}, {of_logits:?}, {divergence:?}");
+        distillation::compare(runner, pair, divergence, how, (tolerance, &what));
+    }
+}
+
+/// The nearest number of a type.
+fn exact(dtype: DType, number: f64) -> f64 {
+    match dtype {
+        DType::F64 => number,
+        _ => f64::from(number as f32),
+    }
+}
+
+fn head_case(dtype: DType, bytes: &mut Bytes) -> HeadCase {
+    let tokens = bytes.pick(&[1, 2, 3, 5]);
+    let vocabulary = bytes.pick(&[1, 2, 3, 8, 17, 33]);
+    let scale = bytes.pick(&[1.0, 10.0, 100.0, 1e4]);
+    let mut case = HeadCase::new(0, [tokens, vocabulary, vocabulary]);
+    let one = |i: usize| f64::from(u8::from(i.is_multiple_of(vocabulary + 1)));
+    case.weight = (0..vocabulary * vocabulary).map(one).collect();
+    let mut number = |most: f64| exact(dtype, bytes.around(most));
+    case.hidden = (0..tokens * vocabulary).map(|_| number(scale)).collect();
+    case.log_prob_gradient = (0..tokens).map(|_| number(2.0)).collect();
+    case.entropy_gradient = (0..tokens).map(|_| number(2.0)).collect();
+    let squares = (0..tokens).map(|_| number(2.0)).collect();
+    case.squares_gradient = Some(squares).filter(|_| bytes.is_one_of(2));
+    let words = vocabulary as u8;
+    case.targets = (0..tokens)
+        .map(|_| i64::from(bytes.next() % words))
+        .collect();
+    case.temperature = bytes.pick(&[1.0, 0.5, 2.25]);
+    case.softcap = bytes.pick(&[None, Some(3.0), Some(50.0)]);
+    if bytes.is_one_of(3) {
+        let temperatures = (0..tokens).map(|_| bytes.pick(&[1.0, 0.25, 1.5]));
+        case.temperatures = Some(temperatures.collect());
+        case.temperature = 1.0;
+    }
+    if bytes.is_one_of(3) {
+        let kept = (0..tokens).map(|_| {
+            let count = bytes.next() % 6;
+            (0..count)
+                .map(|_| u32::from(bytes.next() % words))
+                .collect()
+        });
+        case.kept = Some(kept.collect());
+    }
+    if bytes.is_one_of(3) {
+        let mask: Vec<bool> = (0..tokens).map(|_| !bytes.is_one_of(3)).collect();
+        let garbage = bytes.pick(&[0.0, f64::NAN, f64::INFINITY, 1e30]);
+        for (row, is_valid) in case.hidden.chunks_mut(vocabulary).zip(&mask) {
+            if !is_valid {
+                row.fill(garbage);
+            }
+        }
+        case.mask = Some(mask);
+    }
+    case
 }
 
 /// Numbers from bytes; all that follow the last one are 0.

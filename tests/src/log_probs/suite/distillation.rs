@@ -13,7 +13,8 @@ use crate::golden::features::{self, Feature};
 use crate::log_probs::oracle;
 use crate::runner::{Runner, values};
 
-const DIVERGENCES: [TeacherDivergence; 5] = [
+/// One of each kind.
+pub const DIVERGENCES: [TeacherDivergence; 5] = [
     TeacherDivergence::ForwardKl,
     TeacherDivergence::ReverseKl,
     TeacherDivergence::Mixed { forward_share: 0.3 },
@@ -200,32 +201,57 @@ pub fn whole_vocabulary(runner: &Runner) {
                     student = student.with_mask(|token| token % 3 != 1).with_softcap(5.0);
                     teacher = teacher.with_mask(|token| token % 3 != 1);
                 }
-                let config = DistillationConfig::new(divergence).with_tail(Tail::Ignored);
-                let expected = answer(&student, config, &all_words(&teacher));
                 let what = format!("{runner}, {dtype:?}, {divergence:?}, logits: {of_logits:?}");
                 let chunk = [None, Some(2), Some(100)][(i + j) % 3];
-                let given_student = given(runner, &student, of_logits[0], chunk, dtype);
-                let given_teacher = given(runner, &teacher, of_logits[1], None, dtype);
-                let valid = student.mask.as_ref().map(|valid| mask(runner, valid, [7]));
-                let output = config
-                    .init()
-                    .expect("valid")
-                    .forward(
-                        given_student.distributions.clone(),
-                        given_teacher.distributions.clone(),
-                        valid,
-                    )
-                    .unwrap_or_else(|error| panic!("{what}: {error}"));
-                assert_eq!(output.dtype(), dtype, "{what}");
-                let how = (of_products(runner, dtype), &what[..]);
-                let gradients = check(runner, &student, &given_student, output, &expected, how);
-                if let Some(gradients) = gradients {
-                    assert!(given_teacher.rows.grad(&gradients).is_none(), "{what}");
-                    let weight = given_teacher.weight.and_then(|it| it.grad(&gradients));
-                    assert!(weight.is_none(), "{what}");
-                }
+                let tolerance = of_products(runner, dtype);
+                let how = (of_logits, chunk, dtype);
+                compare(
+                    runner,
+                    [&student, &teacher],
+                    divergence,
+                    how,
+                    (tolerance, &what),
+                );
             }
         }
+    }
+}
+
+/// Fails unless the divergence of a student from a teacher is that of the oracle, and the student's
+/// gradients; `of_logits` says which of both are given by logits, and not by hidden states.
+///
+/// # Panics
+///
+/// It is not.
+pub fn compare(
+    runner: &Runner,
+    [student, teacher]: [&HeadCase; 2],
+    divergence: TeacherDivergence,
+    (of_logits, chunk, dtype): ([bool; 2], Option<usize>, DType),
+    (tolerance, what): (Tolerance, &str),
+) {
+    let config = DistillationConfig::new(divergence).with_tail(Tail::Ignored);
+    let expected = answer(student, config, &all_words(teacher));
+    let given_student = given(runner, student, of_logits[0], chunk, dtype);
+    let given_teacher = given(runner, teacher, of_logits[1], None, dtype);
+    let valid = student.mask.as_ref();
+    let valid = valid.map(|valid| mask(runner, valid, [valid.len()]));
+    let output = config
+        .init()
+        .expect("valid")
+        .forward(
+            given_student.distributions.clone(),
+            given_teacher.distributions.clone(),
+            valid,
+        )
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert_eq!(output.dtype(), dtype, "{what}");
+    let how = (tolerance, what);
+    let gradients = check(runner, student, &given_student, output, &expected, how);
+    if let Some(gradients) = gradients {
+        assert!(given_teacher.rows.grad(&gradients).is_none(), "{what}");
+        let weight = given_teacher.weight.and_then(|it| it.grad(&gradients));
+        assert!(weight.is_none(), "{what}");
     }
 }
 
