@@ -5,10 +5,9 @@
 #   scripts/fuzz.sh                      # every target for a minute
 #   scripts/fuzz.sh 3600 losses          # one target for an hour
 #
-# Installs nothing. What was learned is kept below `target/fuzz` (or `$CARGO_TARGET_DIR/fuzz`), and the next
-# run goes on from it. An
-# input that was found lies in `fuzz/artifacts/TARGET`: put it into `fuzz/seeds/TARGET`, where `cargo
-# test` replays it, and mend its cause.
+# Installs nothing. What was learned is kept below `target/fuzz`, or in `fuzz` of the target directory that
+# Cargo is told by a variable, and the next run goes on from it. An input that was found lies in
+# `fuzz/artifacts/TARGET`: put it into `fuzz/seeds/TARGET`, where `cargo test` replays it, and mend its cause.
 #
 # The targets are laid out for cargo-fuzz, and `cargo fuzz run TARGET` runs them too; it instruments all
 # dependencies, which takes an hour and more to build. Here only the packages of this repository are
@@ -33,7 +32,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     exit 2
 fi
 
-built=${CARGO_TARGET_DIR:-target}
+built=${CARGO_TARGET_DIR:-${CARGO_BUILD_TARGET_DIR:-target}}
 RUSTC_WORKSPACE_WRAPPER="$PWD/scripts/rustc-with-coverage.sh" \
     cargo build --release --target-dir "$built" -p policy-loss-fuzz
 directory=$built/fuzz

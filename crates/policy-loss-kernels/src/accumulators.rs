@@ -1,6 +1,7 @@
 //! Declares numbers that are accumulated over tokens, once for all machines.
 
-/// Declares a list of numbers with their kinds. It becomes
+/// Declares a list of numbers with their kinds, and the objectives that need them if not all do. It
+/// becomes
 ///
 /// - a struct of f64 on the host, with `merge`;
 /// - an enum that names them, whose variants are called like the fields;
@@ -10,7 +11,7 @@ macro_rules! accumulators {
     (
         $(#[$meta:meta])*
         pub struct $Sums:ident, $Sum:ident, $Totals:ident {
-            $($(#[doc = $doc:literal])* $name:ident: $kind:ident,)*
+            $($(#[doc = $doc:literal])* $name:ident: $kind:ident $(if $needed:expr)?,)*
         }
     ) => {
         $(#[$meta])*
@@ -36,8 +37,22 @@ macro_rules! accumulators {
                 match self { $(Self::$name => $crate::kind::Kind::$kind,)* }
             }
 
+            /// Those that an objective needs, in their order. The others stay neutral.
+            #[must_use]
+            pub fn needed(blueprint: &$crate::blueprint::Blueprint) -> Vec<Self> {
+                let is_needed = |number: &Self| match number {
+                    $(Self::$name => {
+                        let is_needed: fn(&$crate::blueprint::Blueprint) -> bool =
+                            $crate::accumulators::or_always!($($needed)?);
+                        is_needed(blueprint)
+                    })*
+                };
+                Self::ALL.iter().copied().filter(is_needed).collect()
+            }
+
             /// The name of the field.
             #[must_use]
+            #[allow(dead_code, reason = "those of a row of a batch have no name outside")]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => stringify!($name),)* }
             }
@@ -204,3 +219,14 @@ macro_rules! accumulators {
     };
 }
 pub(crate) use accumulators;
+
+/// A condition, or that nothing is asked for.
+macro_rules! or_always {
+    () => {
+        |_| true
+    };
+    ($condition:expr) => {
+        $condition
+    };
+}
+pub(crate) use or_always;

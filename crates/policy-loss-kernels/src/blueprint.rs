@@ -1,14 +1,12 @@
 //! What a kernel is specialised on, and where its numbers come from.
 
 use crate::columns::Columns;
-use crate::formula::row_sums::RowSum;
 use crate::numbers::{FILTER_BOUNDS, Numbers, filter_place};
 use crate::objective::{
     Behavior, Denominator, Divergence, FilterEstimator, FilterLevel, KlBase, KlEstimator,
     KlGradient, MissingRolloutLogProbs, Objective, RatioLevel, RolloutWeight, SurrogateKind,
     WeightLevel, WeightMode,
 };
-use crate::sums::Sum;
 
 /// The choices of an objective and of a batch, without their numbers. What is not chosen leaves no
 /// trace in a compiled kernel.
@@ -357,88 +355,6 @@ impl Blueprint {
     pub fn gathers_only_gaps(&self) -> bool {
         let adds = |estimator| estimator != FilterEstimator::K1 && self.adds_gaps(estimator);
         !self.needs_extremes() && !FilterEstimator::ALL.map(adds).contains(&true)
-    }
-
-    /// The sums of a sequence that the visit of its tokens needs.
-    #[must_use]
-    pub fn row_sums(&self) -> Vec<RowSum> {
-        let mut sums = Vec::new();
-        let mut add = |needed: bool, added: &[RowSum]| {
-            if needed {
-                sums.extend_from_slice(added);
-            }
-        };
-        add(self.masked, &[RowSum::tokens]);
-        add(
-            self.sequence_ratio() || self.off_policy,
-            &[RowSum::log_ratio],
-        );
-        add(
-            self.surrogate_is_of_row(),
-            &[RowSum::bounded_log_ratio, RowSum::advantage],
-        );
-        add(self.weight_is_of_row(), &[RowSum::gap]);
-        add(self.adds_gaps(FilterEstimator::K2), &[RowSum::gap_k2]);
-        add(self.adds_gaps(FilterEstimator::K3), &[RowSum::gap_k3]);
-        add(
-            self.adds_gaps(FilterEstimator::BernoulliKl),
-            &[RowSum::bernoulli_kl],
-        );
-        add(
-            self.adds_gaps(FilterEstimator::Difference),
-            &[RowSum::difference],
-        );
-        add(
-            self.adds_gaps(FilterEstimator::RatioDistance),
-            &[RowSum::ratio_distance],
-        );
-        add(
-            self.filters(FilterLevel::SequenceMax, FilterEstimator::Difference),
-            &[RowSum::largest_difference],
-        );
-        add(
-            self.filters(FilterLevel::SequenceMax, FilterEstimator::BernoulliKl),
-            &[RowSum::largest_bernoulli_kl],
-        );
-        add(
-            self.needs_extremes(),
-            &[RowSum::least_gap, RowSum::largest_gap],
-        );
-        sums
-    }
-
-    /// The sums of a batch that the objective needs. The others are neutral.
-    #[must_use]
-    pub fn sums(&self) -> Vec<Sum> {
-        let needed = |sum: &Sum| match sum {
-            Sum::loss
-            | Sum::non_finite
-            | Sum::clipped_above
-            | Sum::clipped_below
-            | Sum::log_ratio
-            | Sum::squared_log_ratio
-            | Sum::k3
-            | Sum::ratio
-            | Sum::squared_ratio
-            | Sum::least_ratio
-            | Sum::largest_ratio => true,
-            Sum::valid_tokens | Sum::valid_sequences => self.masked,
-            Sum::valid_prompts => self.has_sequence_weights,
-            Sum::missing_rollout_log_probs => self.reads_rollout(),
-            Sum::dual_clipped => self.dual_clip,
-            Sum::rollout_gap
-            | Sum::least_rollout_gap
-            | Sum::largest_rollout_gap
-            | Sum::weight
-            | Sum::squared_weight => self.corrected,
-            Sum::truncated_weights => self.truncates,
-            Sum::rejected_weights => self.masks || self.filter_bits != 0 || self.vetoes,
-            Sum::off_policy_dropped => self.off_policy,
-            Sum::low_entropy_dropped => self.masks_entropy,
-            Sum::kl => self.penalized,
-            Sum::entropy => self.entropy,
-        };
-        Sum::ALL.iter().copied().filter(needed).collect()
     }
 }
 

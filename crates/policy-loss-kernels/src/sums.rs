@@ -19,22 +19,22 @@ accumulators! {
         /// it does.
         loss: Sum,
         /// Valid tokens, `n`.
-        valid_tokens: Count,
+        valid_tokens: Count if |it| it.masked,
         /// Sequences with a valid token.
-        valid_sequences: Count,
+        valid_sequences: Count if |it| it.masked,
         /// Prompts that a valid token answers, where the reduction is a mean over them: the sum of
         /// `1 / n_p`, of a part of a batch its part of the prompts.
-        valid_prompts: Sum,
+        valid_prompts: Sum if |it| it.has_sequence_weights,
         /// Valid tokens at which an input of the objective is NaN or infinite.
         non_finite: Count,
         /// Valid tokens whose `rollout_log_probs` is NaN, where the objective reads them.
-        missing_rollout_log_probs: Count,
+        missing_rollout_log_probs: Count if |it| it.reads_rollout(),
         /// Tokens at which the bound of the surrogate was met, and `A > 0`.
         clipped_above: Count,
         /// Tokens at which the bound of the surrogate was met, and `A < 0`.
         clipped_below: Count,
         /// Tokens at which the bound for negative advantages was met.
-        dual_clipped: Count,
+        dual_clipped: Count if |it| it.dual_clip,
         /// `d`, not clamped.
         log_ratio: Sum,
         /// `d^2`, not clamped.
@@ -50,26 +50,26 @@ accumulators! {
         /// The largest `r`; NaN is left out.
         largest_ratio: Largest,
         /// `g`, where there is a rollout correction.
-        rollout_gap: Sum,
+        rollout_gap: Sum if |it| it.corrected,
         /// The smallest `g`; NaN is left out.
-        least_rollout_gap: Least,
+        least_rollout_gap: Least if |it| it.corrected,
         /// The largest `g`; NaN is left out.
-        largest_rollout_gap: Largest,
+        largest_rollout_gap: Largest if |it| it.corrected,
         /// `w`.
-        weight: Sum,
+        weight: Sum if |it| it.corrected,
         /// `w^2`.
-        squared_weight: Sum,
+        squared_weight: Sum if |it| it.corrected,
         /// Tokens whose weight was moved to a bound.
-        truncated_weights: Count,
+        truncated_weights: Count if |it| it.truncates,
         /// Tokens whose weight was set to 0.
-        rejected_weights: Count,
+        rejected_weights: Count if |it| it.masks || it.filter_bits != 0 || it.vetoes,
         /// Tokens that the off-policy mask dropped.
-        off_policy_dropped: Count,
+        off_policy_dropped: Count if |it| it.off_policy,
         /// Tokens that the entropy mask dropped.
-        low_entropy_dropped: Count,
+        low_entropy_dropped: Count if |it| it.masks_entropy,
         /// The divergence that the KL penalty multiplies by its coefficient.
-        kl: Sum,
+        kl: Sum if |it| it.penalized,
         /// Entropies, where there is an entropy bonus.
-        entropy: Sum,
+        entropy: Sum if |it| it.entropy,
     }
 }

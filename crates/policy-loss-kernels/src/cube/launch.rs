@@ -11,6 +11,7 @@ use super::segments::{SegmentsLaunch, finish_segments, gather_segments, visit_se
 use super::visit::visit;
 use super::{Batch, Buffer, Outputs};
 use crate::blueprint::Blueprint;
+use crate::formula::row_sums::RowSum;
 use crate::numbers::Numbers;
 use crate::objective::{Denominator, Objective};
 use crate::sums::Sum;
@@ -54,7 +55,7 @@ pub fn forward(
     let gradient_length = |wanted: bool| if wanted { tokens } else { geometry.width };
     let gradient = real(gradient_length(with_gradient));
     let entropy_gradient = real(gradient_length(with_gradient && blueprint.entropy));
-    let partials_length = blueprint.sums().len() * geometry.cubes as usize;
+    let partials_length = Sum::needed(&blueprint).len() * geometry.cubes as usize;
     let partials = real(partials_length);
     let length = match objective.reduction.denominator() {
         Denominator::Sequences(length) => length,
@@ -166,7 +167,7 @@ impl Visit<'_> {
     /// Segments of sequences.
     fn launch_segments(&self, size: SegmentSize) {
         let total = self.batch.sequences * size.count;
-        let row_sums_length = self.blueprint.row_sums().len().max(1) * total;
+        let row_sums_length = RowSum::needed(&self.blueprint).len().max(1) * total;
         let row_sums = Buffer::empty(self.client, row_sums_length, self.arithmetic);
         let slopes = Buffer::empty(self.client, total, self.arithmetic);
         let segments = || {

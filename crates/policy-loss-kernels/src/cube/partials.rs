@@ -23,7 +23,7 @@ pub fn write_partials<E: Elements>(
     #[comptime] cube_size: u32,
     #[comptime] blueprint: Blueprint,
 ) {
-    let needed = comptime!(blueprint.sums());
+    let needed = comptime!(Sum::needed(&blueprint));
     let count = comptime!(needed.len());
     let size = comptime!(cube_size as usize);
     let unit = UNIT_POS as usize;
@@ -155,7 +155,7 @@ impl<A: Float> Totals<A> {
 
     /// Each unit adds up every `cube_size`-th column.
     fn gather(&mut self, partials: &[A], cubes: usize) {
-        let sums = comptime!(self.blueprint.sums());
+        let sums = comptime!(Sum::needed(&self.blueprint));
         let step = comptime!(self.cube_size as usize);
         let unit = UNIT_POS as usize;
         #[unroll]
@@ -184,7 +184,7 @@ impl<A: Float> Totals<A> {
 
     /// Adds up the units' sums, in a tree.
     fn fold(&mut self) {
-        let sums = comptime!(self.blueprint.sums());
+        let sums = comptime!(Sum::needed(&self.blueprint));
         let unit = UNIT_POS as usize;
         for step in 0..at_run_time(comptime!(self.cube_size.ilog2())) {
             let half = comptime!(self.cube_size as usize) >> (step as usize + 1);
@@ -209,7 +209,7 @@ impl<A: Float> Totals<A> {
 
     /// A sum; neutral where the objective does not need it.
     fn get(&self, #[comptime] sum: Sum) -> A {
-        if comptime!(!self.blueprint.sums().contains(&sum)) {
+        if comptime!(!Sum::needed(&self.blueprint).contains(&sum)) {
             neutral::<A>(comptime!(sum.kind()))
         } else if comptime!(sum.kind() == Kind::Count) {
             A::cast_from(self.counts[self.place(sum)])
@@ -230,7 +230,7 @@ impl<A: Float> Totals<A> {
 
 /// The sums of an objective that are counts, or those that are not.
 fn needed(blueprint: Blueprint, counts: bool) -> Vec<Sum> {
-    let mut sums = blueprint.sums();
+    let mut sums = Sum::needed(&blueprint);
     sums.retain(|sum| (sum.kind() == Kind::Count) == counts);
     sums
 }

@@ -10,6 +10,7 @@ use super::partials::write_partials;
 use super::visit::{add_row, add_shared, gather_tokens, visit_tokens};
 use crate::blueprint::Blueprint;
 use crate::formula::row::gpu::{Row, share};
+use crate::formula::row_sums::RowSum;
 use crate::formula::row_sums::gpu::RowSums;
 use crate::numbers::gpu::NumberArguments;
 use crate::sums::gpu::Sums;
@@ -84,7 +85,12 @@ pub fn gather_segments<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
             blueprint,
         );
         if lanes.lane == 0 {
-            sums.write(row_sums, number, total, comptime!(blueprint.row_sums()));
+            sums.write(
+                row_sums,
+                number,
+                total,
+                comptime!(RowSum::needed(&blueprint)),
+            );
         }
         number += CUBE_COUNT;
     }
@@ -105,7 +111,7 @@ fn shared_row<E: Types>(
     let mut sums = RowSums::<E>::new();
     let first = sequence * segments.count;
     let total = segments.total();
-    let needed = comptime!(blueprint.row_sums());
+    let needed = comptime!(RowSum::needed(&blueprint));
     sums.read(row_sums, first, segments.count, total, lanes, needed);
     if comptime!(!blueprint.masked) {
         sums.tokens = E::Real::cast_from(segments.vectors_per_row * E::Width::value());

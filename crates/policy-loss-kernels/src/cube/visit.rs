@@ -10,6 +10,7 @@ use crate::blueprint::Blueprint;
 use crate::formula::parts::gpu::keep;
 use crate::formula::rollout::gpu::kept_weight;
 use crate::formula::row::gpu::{Row, gather, share, unshared};
+use crate::formula::row_sums::RowSum;
 use crate::formula::row_sums::gpu::RowSums;
 use crate::formula::token::gpu::token;
 use crate::numbers::gpu::NumberArguments;
@@ -228,7 +229,7 @@ pub fn gather_tokens<E: Types>(
             }
             sums.add(&stretch);
         }
-        sums.fold_lanes(lanes, comptime!(blueprint.row_sums()));
+        sums.fold_lanes(lanes, comptime!(RowSum::needed(&blueprint)));
     }
     sums
 }
