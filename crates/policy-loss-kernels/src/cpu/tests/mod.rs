@@ -4,6 +4,7 @@ mod alike;
 mod convert;
 mod exponential;
 mod log_probs;
+mod quotients;
 mod vector_unit;
 
 use policy_loss_oracle::Random;
