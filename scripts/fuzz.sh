@@ -53,7 +53,7 @@ done
 for target in "${targets[@]}"; do
     wait "${running[$target]}" || failed+=("$target")
     echo "== $target"
-    grep -E "number_of_executed_units|average_exec_per_sec|Test unit written" "$directory/logs/$target" || true
+    grep -aE "number_of_executed_units|average_exec_per_sec|Test unit written" "$directory/logs/$target" || true
 done
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'found something, or failed: %s (see '"$directory"'/logs)\n' "${failed[@]}" >&2
