@@ -5,8 +5,8 @@
 #   scripts/fuzz.sh                      # every target for a minute
 #   scripts/fuzz.sh 3600 losses          # one target for an hour
 #
-# Installs nothing. What was learned is kept below `target/fuzz`, or in `fuzz` of the target directory that
-# Cargo is told by a variable, and the next run goes on from it. An input that was found lies in
+# Installs nothing. What was learned is kept below `target/fuzz`, or below `$CARGO_TARGET_DIR/fuzz`, else
+# `$CARGO_BUILD_TARGET_DIR/fuzz`, where one is set, and the next run goes on from it. An input that was found lies in
 # `fuzz/artifacts/TARGET`: put it into `fuzz/seeds/TARGET`, where `cargo test` replays it, and mend its cause.
 #
 # The targets are laid out for cargo-fuzz, and `cargo fuzz run TARGET` runs them too; it instruments all

@@ -14,7 +14,7 @@ macro_rules! parts {
             edges: sizes, no_valid_token, no_token, extreme_logits, impossible_target;
             shards: of_hidden_states, of_logits, extreme_logits, target_in_no_shard,
                 target_in_two_shards, no_token, half_types, refused;
-            distillation: whole_vocabulary, impossible_words, impossible_words_of_masked_tokens, top_k,
+            distillation: whole_vocabulary, impossible_words, impossible_words_of_masked_tokens, top_k, far_words,
                 shapes, half_types, refused, golden;
             errors: shapes, native_half_products;
             objective: agrees_with_the_long_way, nothing_valid, without_log_probs_is_seen;

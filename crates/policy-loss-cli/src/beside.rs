@@ -79,8 +79,8 @@ pub fn integers(view: &TensorView) -> Option<Vec<i128>> {
     }
 }
 
-/// Numbers that are told apart and have no size: those beyond the range of i64 become others, which
-/// no number of their type is.
+/// Numbers that only tell sequences or tokens apart. Those of u64 above the largest i64 wrap around to
+/// negative ones, which no other u64 becomes: different ids stay different.
 pub fn as_ids(integers: Vec<i128>) -> Vec<i64> {
     integers.into_iter().map(|id| id as i64).collect()
 }

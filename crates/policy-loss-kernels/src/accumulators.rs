@@ -1,10 +1,11 @@
 //! Declares numbers that are accumulated over tokens, once for all machines.
 
-/// Declares a list of numbers with their kinds, and the objectives that need them if not all do. It
-/// becomes
+/// Declares a list of numbers with their kinds, and, where only some objectives need a number, a
+/// condition on the blueprint. It becomes
 ///
 /// - a struct of f64 on the host, with `merge`;
-/// - an enum that names them, whose variants are called like the fields;
+/// - an enum that names them, whose variants are called like the fields, with `needed`, those that an
+///   objective needs;
 /// - `gpu`: the struct of one unit, in the arithmetic of a kernel;
 /// - `cpu`: the struct of the lanes of a vector unit, and their totals.
 macro_rules! accumulators {
@@ -52,7 +53,7 @@ macro_rules! accumulators {
 
             /// The name of the field.
             #[must_use]
-            #[allow(dead_code, reason = "those of a row of a batch have no name outside")]
+            #[allow(dead_code, reason = "nobody asks for the name of a `RowSum`")]
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$name => stringify!($name),)* }
             }

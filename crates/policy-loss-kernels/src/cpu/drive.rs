@@ -137,8 +137,10 @@ impl<T: Arithmetic> Evaluation<'_, T> {
             |memory, (chunk, gradients)| {
                 let mut rows = self.rows(chunk.rows.clone());
                 let mut sums = Sums::default();
-                self.gather(&mut memory.scratch, &mut rows, chunk);
-                self.add_kept_weights(&mut memory.scratch, &mut rows, chunk);
+                if !self.blocks_are_rows() {
+                    self.gather(&mut memory.scratch, &mut rows, chunk);
+                    self.add_kept_weights(&mut memory.scratch, &mut rows, chunk);
+                }
                 self.visit(memory, &mut rows, chunk, gradients.reborrow(), &mut sums);
                 self.finish(&rows, chunk, gradients.reborrow());
                 self.add_ratios(&rows, &mut sums);
@@ -223,6 +225,11 @@ impl<T: Arithmetic> Evaluation<'_, T> {
             .collect()
     }
 
+    /// Whether a block holds whole rows, or rows make no difference.
+    fn blocks_are_rows(&self) -> bool {
+        !self.plan.blueprint.by_rows() || self.inputs.row_length <= BLOCK
+    }
+
     /// Calls `visit` for each block of a chunk.
     fn blocks(
         &self,
@@ -236,8 +243,12 @@ impl<T: Arithmetic> Evaluation<'_, T> {
             true => self.inputs.row_length,
             false => usize::MAX,
         };
-        for start in chunk.tokens.clone().step_by(BLOCK) {
-            let tokens = start..chunk.tokens.end.min(start + BLOCK);
+        let length = match BLOCK / row_length {
+            0 => BLOCK,
+            rows => rows * row_length,
+        };
+        for start in chunk.tokens.clone().step_by(length) {
+            let tokens = start..chunk.tokens.end.min(start + length);
             let first_row = start / row_length - chunk.rows.start;
             let last_row = (tokens.end - 1) / row_length - chunk.rows.start;
             visit(Block {
@@ -265,6 +276,8 @@ impl<T: Arithmetic> Evaluation<'_, T> {
         }
     }
 
+    /// Visits the tokens of a chunk. A block of whole rows is gathered at once, while it is in the
+    /// first-level cache; other rows have been gathered before.
     fn visit(
         &self,
         memory: &mut Memory<T>,
@@ -274,9 +287,19 @@ impl<T: Arithmetic> Evaluation<'_, T> {
         sums: &mut Sums,
     ) {
         let Memory { scratch, terms } = memory;
+        let (arch, plan, kernels) = (self.arch, &self.plan, &self.kernels);
+        let at_once = self.blocks_are_rows();
+        let gathers = at_once && plan.blueprint.gathers();
+        let adds_weights = at_once && plan.blueprint.adds_weights();
         self.blocks(scratch, rows, chunk, |mut block| {
+            if gathers {
+                (kernels.gather)(arch, plan, &mut block);
+            }
+            if adds_weights {
+                (kernels.add_kept_weights)(arch, plan, &mut block);
+            }
             let gradients = gradients.take(block.staged.mask.len());
-            (self.kernels.visit)(self.arch, &self.plan, &mut block, gradients, terms, sums);
+            (kernels.visit)(arch, plan, &mut block, gradients, terms, sums);
         });
     }
 

@@ -256,8 +256,10 @@ fn add_extras<T: Real>(
 
 /// A pass over the tokens of a block.
 pub trait Pass {
+    /// Whether it writes gradients, and not what the next pass reads.
+    const IS_LAST: bool;
     /// Whether it writes its second output, if that is wanted.
-    const WRITES_BOTH: bool = true;
+    const WRITES_BOTH: bool;
 
     /// Runs a loop on a vector unit.
     #[inline(always)]
@@ -285,6 +287,7 @@ pub trait Pass {
 pub struct Surrogates<const INDEX: usize, const IS_LAST: bool>;
 
 impl<const INDEX: usize, const IS_LAST: bool> Pass for Surrogates<INDEX, IS_LAST> {
+    const IS_LAST: bool = IS_LAST;
     const WRITES_BOTH: bool = !IS_LAST;
 
     #[inline(always)]
@@ -318,6 +321,7 @@ impl<const INDEX: usize, const IS_LAST: bool> Pass for Surrogates<INDEX, IS_LAST
 pub struct AnySurrogates<const IS_LAST: bool>;
 
 impl<const IS_LAST: bool> Pass for AnySurrogates<IS_LAST> {
+    const IS_LAST: bool = IS_LAST;
     const WRITES_BOTH: bool = !IS_LAST;
 
     #[inline(always)]
@@ -368,6 +372,7 @@ struct Correction<const HAS_WEIGHTS_ALONE: bool, const IS_LAST: bool>;
 impl<const HAS_WEIGHTS_ALONE: bool, const IS_LAST: bool> Pass
     for Correction<HAS_WEIGHTS_ALONE, IS_LAST>
 {
+    const IS_LAST: bool = IS_LAST;
     const WRITES_BOTH: bool = !IS_LAST;
 
     #[inline(always)]
@@ -440,6 +445,7 @@ fn penalty_of(blueprint: &Blueprint) -> usize {
 struct Penalties<const PENALTY: usize, const HAS_BONUS: bool>;
 
 impl<const PENALTY: usize, const HAS_BONUS: bool> Pass for Penalties<PENALTY, HAS_BONUS> {
+    const IS_LAST: bool = true;
     const WRITES_BOTH: bool = HAS_BONUS;
 
     #[inline(always)]
@@ -548,6 +554,8 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
             masked: false,
             ..P::choices(plan.blueprint)
         };
+        // Else it is written when the row has been visited.
+        let writes_first = !(P::IS_LAST && blueprint.gradient_is_of_row());
         let mut sums = LaneSums::new(lanes);
         let mut pending = 0;
         // What is not wanted is written here: cheaper than to ask for each vector.
@@ -595,7 +603,9 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
                             probe: Values(lanes, lanes.zero()),
                         };
                         let written = P::visit(&numbers, blueprint, &row, &inputs, term, &mut sums);
-                        first[place].write(written.log_probs.1);
+                        if writes_first {
+                            first[place].write(written.log_probs.1);
+                        }
                         if P::WRITES_BOTH {
                             second[place].write(written.entropy.1);
                         }

@@ -213,7 +213,8 @@ pub fn exponential_of_bounded<E: Elements>(x: Values<E>, _double: bool) -> Expon
 /// `ln(left / right)` of positive numbers, exact where they are nearly equal.
 #[inline(always)]
 pub fn logarithm_of_quotient<E: Elements>(left: Values<E>, right: Values<E>) -> Values<E> {
-    // Of the larger one over the smaller one: a small quotient, less 1, would be -1.
+    // Of the larger number over the smaller one, and the sign put back: a small quotient less 1 is
+    // rounded to -1, whose logarithm is infinite.
     let falls = less(left, right);
     let small = choose(falls, left, right);
     let growth = (choose(falls, right, left) - small) / small;

@@ -486,8 +486,11 @@ impl Distillation {
             match self.config.tail {
                 Tail::Ignored => log_probs,
                 Tail::Renormalized => {
-                    let sum = log_probs.clone().exp().sum_dim(1);
-                    log_probs - sum.log()
+                    // All of them may be too small for a number to hold.
+                    let largest = log_probs.clone().detach().max_dim(1);
+                    let above = log_probs - largest;
+                    let sum = above.clone().exp().sum_dim(1);
+                    above - sum.log()
                 }
                 Tail::Bucket => {
                     let sum = log_probs.clone().exp().sum_dim(1);

@@ -15,7 +15,9 @@ impl<T: Real> WithSimd for LogarithmOfQuotient<T> {
     fn with_simd<S: Simd>(self, simd: S) -> f64 {
         let lanes = T::lanes(simd);
         let [left, right] = [self.0, self.1].map(|number| splat(lanes, number.to_f64()));
-        lanes.smallest(logarithm_of_quotient(left, right).1)
+        let logarithm = logarithm_of_quotient(left, right).1;
+        // Exact, as there is a power of two of them, and NaN where one is.
+        lanes.sum(logarithm) / (size_of_val(&logarithm) / size_of::<T>()) as f64
     }
 }
 
@@ -37,6 +39,19 @@ fn check<T: Real>(epsilon: f64) {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn of_zero_infinity_and_nan() {
+    let (zero, infinite, nan) = (0.0_f32, f32::INFINITY, f32::NAN);
+    for arch in levels() {
+        let of = |left, right| arch.dispatch(LogarithmOfQuotient(left, right));
+        assert_eq!(of(zero, 1.0), f64::NEG_INFINITY);
+        assert_eq!(of(1.0, zero), f64::INFINITY);
+        assert_eq!(of(infinite, 1.0), f64::INFINITY);
+        assert_eq!(of(1.0, infinite), f64::NEG_INFINITY);
+        assert!(of(nan, 1.0).is_nan() && of(1.0, nan).is_nan());
     }
 }
 
