@@ -432,8 +432,16 @@ fn combinations() -> Vec<PolicyLossConfig> {
         with(covariance_clip().into()).with_kl_penalty(penalty),
         with(Clip::new(0.1, 0.2).into())
             .with_ratio(Ratio::SEGMENT)
-            .with_rollout_correction(presets::tis(0.5, 2.0))
-            .with_off_policy_mask(OffPolicyMask::new(0.1)),
+            .with_rollout_correction(presets::tis(0.5, 2.0).with_filter(Filter::new(
+                FilterLevel::SegmentMean,
+                FilterEstimator::K3,
+                Bounds::at_most(0.1),
+            )))
+            .with_off_policy_mask(OffPolicyMask::new(0.1))
+            .with_kl_penalty(penalty.with_gradient(KlGradient::ImportanceCorrected))
+            .with_entropy_bonus(EntropyBonus::new(0.05)),
+        with(GeometricMean::default().into())
+            .with_future_weight(FutureWeight::new(0.9).with_bounds(Bounds::new(0.8, 1.2))),
         new()
             .with_future_weight(FutureWeight::new(0.9).with_bounds(Bounds::new(0.8, 1.2)))
             .with_entropy_mask(EntropyMask::new(0.4))
@@ -510,6 +518,10 @@ mod tests {
                 |c: &Objective| c.entropy_mask.is_some(),
                 |c: &Objective| c.future_weight.is_some(),
                 |c: &Objective| c.rollout_correction.is_some(),
+                |c: &Objective| {
+                    c.rollout_correction
+                        .is_some_and(|it| it.filters.of_segments())
+                },
             ] {
                 assert!(holds(&|c| part(c) == part(&config)));
             }

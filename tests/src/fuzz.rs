@@ -322,6 +322,9 @@ fn case(config: PolicyLossConfig, bytes: &mut Bytes) -> Case {
     case.rollout_log_probs = Some(rollout);
     case.ref_log_probs = Some(reference);
     case.entropies = Some(entropies);
+    case.segment_ids = bytes
+        .is_one_of(2)
+        .then(|| (0..length).map(|_| bytes.pick(&[0, 0, 0, 1])).collect());
     case.prompt_ids = Some((0..shape[0]).map(|_| bytes.pick(&[0, 1, 2])).collect());
     if bytes.is_one_of(3) {
         let (prompts, tokens) = case.count_prompts();

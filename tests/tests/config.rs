@@ -244,6 +244,27 @@ fn numbers_out_of_range() {
     refused(new().with_reduction(none), &["length", "above 0"]);
 }
 
+/// A weight that f32 does not hold would be infinite, and times an advantage of 0 not a number.
+#[test]
+fn gamma_weights_that_are_too_large() {
+    let largest = |k, lambda| GammaWeight {
+        negative_k: k,
+        negative_lambda: lambda,
+        ..GammaWeight::default()
+    };
+    // exp(lambda - 1) / lambda and exp(k ln k - k + 1) are the largest weights.
+    for (k, lambda) in [(1.0, 84.0), (29.0, 1.0)] {
+        assert!(
+            surrogate(largest(k, lambda)).init().is_ok(),
+            "{k}, {lambda}"
+        );
+    }
+    for (k, lambda, value) in [(1.0, 86.0, "86"), (1.0, 120.0, "120"), (40.0, 1.0, "1")] {
+        let field = "surrogate.gamma_weight.negative_lambda";
+        refused(surrogate(largest(k, lambda)), &[field, value, "e^80"]);
+    }
+}
+
 #[test]
 fn thresholds_of_corrections() {
     let kinds: [fn(f64, f64) -> RolloutCorrection; 3] =

@@ -46,11 +46,11 @@ impl Beside {
 }
 
 /// `B * T` token ids, row by row, if the file has them.
-pub fn token_ids(file: &BatchFile, [batch, tokens]: [usize; 2]) -> Option<Vec<i64>> {
+pub fn token_ids(file: &BatchFile, [batch, tokens]: [usize; 2]) -> Option<Vec<i128>> {
     let (name, view) = find(file, TOKENS)?;
     let fits = view.shape() == [batch, tokens];
     let ids = integers(&view).filter(|_| fits);
-    noted(name, ids, &format!("[{batch}, {tokens}] integers")).map(as_ids)
+    noted(name, ids, &format!("[{batch}, {tokens}] integers"))
 }
 
 fn find<'file>(
@@ -79,7 +79,7 @@ pub fn integers(view: &TensorView) -> Option<Vec<i128>> {
     }
 }
 
-/// Numbers that only tell sequences or tokens apart. Those of u64 above the largest i64 wrap around to
+/// Numbers that only tell sequences apart. Those of u64 above the largest i64 wrap around to
 /// negative ones, which no other u64 becomes: different ids stay different.
 pub fn as_ids(integers: Vec<i128>) -> Vec<i64> {
     integers.into_iter().map(|id| id as i64).collect()

@@ -142,14 +142,14 @@ fn texts(tokenizer: &Path, file: &BatchFile, shape: [usize; 2]) -> Result<Vec<St
 }
 
 #[cfg(feature = "tokenizer")]
-fn decode(path: &Path, tokens: &[i64]) -> Result<Vec<String>, Failure> {
+fn decode(path: &Path, tokens: &[i128]) -> Result<Vec<String>, Failure> {
     use std::collections::HashMap;
 
     let bad = |error: tokenizers::Error| {
         Failure::BadInput(format!("--tokenizer {}: {error}", path.display()))
     };
     let tokenizer = tokenizers::Tokenizer::from_file(path).map_err(bad)?;
-    let mut known: HashMap<i64, String> = HashMap::new();
+    let mut known: HashMap<i128, String> = HashMap::new();
     let mut texts = Vec::with_capacity(tokens.len());
     for token in tokens {
         if !known.contains_key(token) {
@@ -167,7 +167,7 @@ fn decode(path: &Path, tokens: &[i64]) -> Result<Vec<String>, Failure> {
 }
 
 #[cfg(not(feature = "tokenizer"))]
-fn decode(_path: &Path, _tokens: &[i64]) -> Result<Vec<String>, Failure> {
+fn decode(_path: &Path, _tokens: &[i128]) -> Result<Vec<String>, Failure> {
     Err(Failure::Usage(
         "--tokenizer needs a program with the feature `tokenizer`; build it with \
          `cargo install --path crates/policy-loss-cli --features tokenizer`"

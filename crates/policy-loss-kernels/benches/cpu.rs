@@ -59,6 +59,7 @@ impl<E: Element> Data<E> {
                 advantages: (0..total)
                     .map(|_| from_f64(2.0 * uniform() - 1.0))
                     .collect(),
+                ..Columns::default()
             },
             // A sequence ends somewhere in its second half.
             mask: (0..total)

@@ -58,6 +58,8 @@ pub struct Blueprint {
     pub off_policy: bool,
     /// Tokens of low entropy are dropped.
     pub masks_entropy: bool,
+    /// Surrogates are multiplied by future weights, which the batch brings.
+    pub weighs_future: bool,
     /// There is a KL penalty.
     pub penalized: bool,
     /// Its estimate.
@@ -97,9 +99,6 @@ impl Blueprint {
         with_gradient: bool,
         double: bool,
     ) -> Option<Self> {
-        if objective.part_without_kernel().is_some() {
-            return None;
-        }
         let correction = objective.rollout_correction;
         let weight = correction.and_then(|correction| correction.weight);
         let mode = weight.map(|weight| weight.mode);
@@ -132,6 +131,7 @@ impl Blueprint {
             vetoes: correction.is_some_and(|correction| correction.veto.is_some()),
             off_policy: objective.off_policy_mask.is_some(),
             masks_entropy: objective.entropy_mask.is_some(),
+            weighs_future: objective.future_weight.is_some(),
             penalized: objective.kl_penalty.is_some(),
             kl_estimator: objective
                 .kl_penalty
@@ -161,7 +161,17 @@ impl Blueprint {
     #[must_use]
     #[inline(always)]
     pub fn sequence_ratio(&self) -> bool {
-        self.ratio_level != RatioLevel::Token
+        matches!(
+            self.ratio_level,
+            RatioLevel::Sequence | RatioLevel::SequenceToken | RatioLevel::SequenceSum
+        )
+    }
+
+    /// Whether tokens take the ratio of their segment, whose logarithm the batch brings.
+    #[must_use]
+    #[inline(always)]
+    pub fn segment_ratio(&self) -> bool {
+        self.ratio_level == RatioLevel::Segment
     }
 
     /// Whether the gradient of a ratio is the same for all tokens of a sequence.
@@ -172,6 +182,13 @@ impl Blueprint {
             self.ratio_level,
             RatioLevel::Sequence | RatioLevel::SequenceSum
         )
+    }
+
+    /// Whether what flows through a ratio is kept apart from what flows through a token's own log-prob.
+    #[must_use]
+    #[inline(always)]
+    pub fn separates_ratio(&self) -> bool {
+        self.shares_gradient() || self.segment_ratio()
     }
 
     /// Whether the gradient of the log-probs is the same for all tokens of a sequence.
@@ -213,7 +230,7 @@ impl Blueprint {
     #[must_use]
     #[inline(always)]
     pub fn corrects(&self) -> bool {
-        self.corrected || self.drops_tokens()
+        self.corrected || self.drops_tokens() || self.weighs_future
     }
 
     /// Whether the loss is more than the surrogate.
@@ -247,6 +264,9 @@ impl Blueprint {
             ref_log_probs: self.reads_reference(),
             entropies: self.reads_entropies(),
             advantages: true,
+            future_weights: self.weighs_future,
+            segment_log_ratios: self.segment_ratio(),
+            segment_rejections: self.filters_by(FilterLevel::SegmentMean),
         }
     }
 
@@ -271,7 +291,7 @@ impl Blueprint {
     #[must_use]
     #[inline(always)]
     pub fn adds_weights(&self) -> bool {
-        self.slope_is_of_row() && (self.corrected || self.drops_tokens())
+        self.slope_is_of_row() && self.corrects()
     }
 
     /// Whether there is a filter of this level and estimate.
@@ -301,7 +321,7 @@ impl Blueprint {
     /// Whether there is a filter of a level that judges sequences.
     #[inline(always)]
     fn filters_sequences(&self) -> bool {
-        self.filter_bits & !FILTERS_OF_TOKENS != 0
+        self.filter_bits & !FILTERS_WITHIN_SEQUENCES != 0
     }
 
     /// Whether this estimate of the gaps is added up over a sequence.
@@ -358,11 +378,12 @@ impl Blueprint {
     }
 }
 
-/// The bits of the filters that judge tokens. All others judge sequences.
-pub const FILTERS_OF_TOKENS: u32 = {
+/// The bits of the filters that judge tokens or segments. All others judge sequences.
+pub const FILTERS_WITHIN_SEQUENCES: u32 = {
     let (mut bits, mut nth) = (0, 0);
     while nth < FilterEstimator::ALL.len() {
         bits |= filter_bit(FilterLevel::Token, FilterEstimator::ALL[nth]);
+        bits |= filter_bit(FilterLevel::SegmentMean, FilterEstimator::ALL[nth]);
         nth += 1;
     }
     bits

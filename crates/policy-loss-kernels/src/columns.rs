@@ -53,4 +53,10 @@ columns! {
     entropies,
     /// Advantage estimates.
     advantages,
+    /// Weights of tokens by what is behind them.
+    future_weights,
+    /// Means of the log-ratios over the segments that tokens are in.
+    segment_log_ratios,
+    /// 1 where a filter rejects the segment that a token is in, else 0.
+    segment_rejections,
 }

@@ -64,8 +64,8 @@ fn batch(client: &Client, (sequences, tokens): (usize, usize)) -> Batch {
             old_log_probs: Some(floats(old.clone())),
             rollout_log_probs: Some(floats(rollout)),
             ref_log_probs: Some(floats(reference)),
-            entropies: None,
             advantages: Some(floats(advantages)),
+            ..Columns::default()
         },
         advantages_per_sequence: false,
         weight_mean: None,

@@ -55,6 +55,13 @@ pub struct BackendUnavailable {
     pub remedy: String,
 }
 
+/// Whether a device is this machine's processor, whose memory is at hand.
+pub(crate) fn is_host(device: &Device) -> bool {
+    let name = describe(device);
+    // Which backends Burn was built with is not known here, so that they are told by their names.
+    name.starts_with("Flex") || name.starts_with("NdArray")
+}
+
 /// The float types that the policy loss computes on `device`.
 ///
 /// This is narrower than `Device::supports_dtype`: a wgpu device claims f64 and then returns

@@ -59,48 +59,59 @@ pub(crate) use with_kernels::forward;
 
 #[cfg(feature = "fused")]
 mod with_kernels {
-    use burn::backend::Dispatch;
-    use burn::tensor::{Bool, Tensor, TensorData};
+    use std::cell::OnceCell;
 
-    use crate::Objective;
+    use burn::backend::Dispatch;
+    use burn::tensor::{Bool, DType, Tensor, TensorData};
+
     use crate::checked::CheckedBatch;
     use crate::composed;
-    use crate::composed::rollout::weight_mean;
+    use crate::composed::future_weight::future_weights;
+    use crate::composed::ratio::ratio;
+    use crate::composed::rollout::{Mismatch, is_filtered, weight_mean};
     use crate::composed::{LossAndSums, arithmetic, stand_in, valid_tokens};
     use crate::ops::{FusedInputs, FusedTask, PolicyLossOps};
+    use crate::valid::Valid;
+    use crate::{Behavior, FilterLevel, Objective, RatioLevel};
 
     /// The loss with its sums.
     pub(crate) fn forward(objective: &Objective, batch: CheckedBatch) -> LossAndSums {
         let dtype = arithmetic(batch.log_probs.dtype());
-        let weight_mean = normalizing_mean(objective, &batch);
-        let entropy_threshold = entropy_threshold(objective, &batch);
+        // Half precision is widened first: the kernel's gradient is then f32, autodiff rounds it once,
+        // on the way out, and loss scaling reaches it before that.
+        let log_probs = in_type(batch.log_probs.clone(), dtype);
+        let of_many = OfManyTokens {
+            objective,
+            batch: &batch,
+            log_probs: &log_probs,
+            dtype,
+            valid: OnceCell::new(),
+        };
+        let weight_mean = of_many.weight_mean();
+        let entropy_threshold = of_many.entropy_threshold();
+        let future_weights = of_many.future_weights();
+        let segment_log_ratios = of_many.segment_log_ratios();
+        let segment_rejections = of_many.segment_rejections();
         let sequence_weights = batch.prompts.as_ref().map(|prompts| {
             let device = batch.log_probs.device().without_autodiff();
-            let valid = || valid_tokens(&batch.log_probs, batch.action_mask.clone(), dtype);
-            prompts.weights(&device, dtype, || valid().per_sequence)
+            prompts.weights(&device, dtype, || of_many.valid().per_sequence.clone())
         });
         let masked = batch.action_mask.is_some();
         // Constants leave autodiff here, so that no context can clash with that of `log_probs`. What
         // the objective does not read is a stand-in.
         let old_log_probs = batch.old_log_probs.without_autodiff();
-        let log_probs = in_type(batch.log_probs, dtype);
         let action_mask = match batch.action_mask {
             Some(action_mask) => action_mask.without_autodiff(),
             None => Tensor::<2, Bool>::from_data([[true]], &old_log_probs.device()),
         };
-        let rollout_log_probs = match batch.rollout_log_probs {
-            Some(rollout_log_probs) => rollout_log_probs.without_autodiff(),
-            None => old_log_probs.clone(),
-        };
-        let ref_log_probs = match batch.ref_log_probs {
-            Some(ref_log_probs) => in_type(ref_log_probs.without_autodiff(), dtype),
-            None => old_log_probs.clone(),
-        };
+        let constant_in_type = |x: Tensor<2>| in_type(x.without_autodiff(), dtype);
+        let rollout_log_probs = batch.rollout_log_probs.map(Tensor::without_autodiff);
+        let ref_log_probs = batch.ref_log_probs.map(constant_in_type);
         let entropies = match batch.entropies {
             // An entropy mask alone gives them no gradient.
             Some(entropies) => match objective.entropy_bonus {
                 Some(_) => in_type(entropies, dtype),
-                None => in_type(entropies.without_autodiff(), dtype),
+                None => constant_in_type(entropies),
             },
             None => old_log_probs.clone(),
         };
@@ -110,26 +121,25 @@ mod with_kernels {
             masked,
             with_gradient: log_probs.is_tracked() || entropies.is_tracked(),
         };
+        let or_stand_in = |x: Option<Tensor<2>>| x.unwrap_or_else(|| old_log_probs.clone());
+        let number_or_stand_in = |x: Option<Tensor<1>>| match x {
+            Some(number) => number.into_dispatch(),
+            None => old_log_probs.clone().into_dispatch(),
+        };
         let outputs = Dispatch::policy_loss_forward(
             FusedInputs {
                 log_probs: log_probs.into_dispatch(),
                 old_log_probs: old_log_probs.clone().into_dispatch(),
-                rollout_log_probs: rollout_log_probs.into_dispatch(),
-                ref_log_probs: ref_log_probs.into_dispatch(),
+                rollout_log_probs: or_stand_in(rollout_log_probs).into_dispatch(),
+                ref_log_probs: or_stand_in(ref_log_probs).into_dispatch(),
                 entropies: entropies.into_dispatch(),
                 advantages: batch.advantages.without_autodiff().into_dispatch(),
-                weight_mean: match weight_mean {
-                    Some(weight_mean) => weight_mean.into_dispatch(),
-                    None => old_log_probs.clone().into_dispatch(),
-                },
-                entropy_threshold: match entropy_threshold {
-                    Some(entropy_threshold) => entropy_threshold.into_dispatch(),
-                    None => old_log_probs.clone().into_dispatch(),
-                },
-                sequence_weights: match sequence_weights {
-                    Some(sequence_weights) => sequence_weights.into_dispatch(),
-                    None => old_log_probs.clone().into_dispatch(),
-                },
+                future_weights: or_stand_in(future_weights).into_dispatch(),
+                segment_log_ratios: or_stand_in(segment_log_ratios).into_dispatch(),
+                segment_rejections: or_stand_in(segment_rejections).into_dispatch(),
+                weight_mean: number_or_stand_in(weight_mean),
+                entropy_threshold: number_or_stand_in(entropy_threshold),
+                sequence_weights: or_stand_in(sequence_weights).into_dispatch(),
                 action_mask: action_mask.into_dispatch(),
             },
             task,
@@ -140,40 +150,119 @@ mod with_kernels {
         }
     }
 
-    /// The mean of the batch's weights, where they are divided by it: a statistic of all tokens, which
-    /// is needed before the first of them is visited.
-    fn normalizing_mean(objective: &Objective, batch: &CheckedBatch) -> Option<Tensor<1>> {
-        let correction = objective.rollout_correction.filter(|it| it.normalize)?;
-        let dtype = arithmetic(batch.log_probs.dtype());
-        let constant = |x: &Tensor<2>| x.clone().without_autodiff().cast(dtype);
-        let valid = valid_tokens(&batch.log_probs, batch.action_mask.clone(), dtype);
-        let old_log_probs = constant(&batch.old_log_probs);
-        let given = constant(batch.rollout_log_probs.as_ref()?);
-        let gap = old_log_probs.clone() - stand_in(objective, given, &old_log_probs);
-        Some(weight_mean(correction.weight?, valid.select(gap), &valid))
+    /// What a token's loss needs of other tokens than those of its sequence, or in an order: made of
+    /// tensor operations, before the kernels visit each token. What the objective does not have is
+    /// absent.
+    struct OfManyTokens<'a> {
+        objective: &'a Objective,
+        batch: &'a CheckedBatch,
+        /// `[B, T]`, in the type of the arithmetic.
+        log_probs: &'a Tensor<2>,
+        dtype: DType,
+        valid: OnceCell<Valid>,
     }
 
-    /// The least entropy of a token that the entropy mask keeps: a statistic of all tokens, too, unless
-    /// it is given.
-    fn entropy_threshold(objective: &Objective, batch: &CheckedBatch) -> Option<Tensor<1>> {
-        let mask = objective.entropy_mask?;
-        let dtype = arithmetic(batch.log_probs.dtype());
-        let entropies = batch.entropies.clone()?.without_autodiff().cast(dtype);
-        Some(match batch.entropy_threshold {
-            Some(threshold) => {
-                let data = TensorData::from([threshold]).convert_dtype(dtype);
-                Tensor::from_data(data, (&entropies.device(), dtype))
+    impl OfManyTokens<'_> {
+        fn valid(&self) -> &Valid {
+            self.valid.get_or_init(|| {
+                let mask = self.batch.action_mask.clone();
+                let valid = valid_tokens(&self.batch.log_probs, mask, self.dtype);
+                valid.with_segment_ids(self.batch.segment_ids.clone())
+            })
+        }
+
+        fn constant(&self, x: &Tensor<2>) -> Tensor<2> {
+            in_type(x.clone().without_autodiff(), self.dtype)
+        }
+
+        fn old_log_probs(&self) -> Tensor<2> {
+            self.constant(&self.batch.old_log_probs)
+        }
+
+        /// `[B, T]`, with what stands in for missing ones.
+        fn rollout_log_probs(&self) -> Option<Tensor<2>> {
+            let given = self.constant(self.batch.rollout_log_probs.as_ref()?);
+            Some(stand_in(self.objective, given, &self.old_log_probs()))
+        }
+
+        /// What the ratio is taken against, `[B, T]`.
+        fn base(&self) -> Tensor<2> {
+            match self.objective.ratio.against {
+                Behavior::Old => self.old_log_probs(),
+                Behavior::Rollout => self.rollout_log_probs().expect("the batch was checked"),
             }
-            None => {
-                let valid = valid_tokens(&batch.log_probs, batch.action_mask.clone(), dtype);
-                composed::entropy_threshold(mask, entropies, &valid)
+        }
+
+        /// The mean of the batch's weights, `[1]`, where they are divided by it.
+        fn weight_mean(&self) -> Option<Tensor<1>> {
+            let correction = self.objective.rollout_correction;
+            let correction = correction.filter(|it| it.normalize)?;
+            let gap = self.old_log_probs() - self.rollout_log_probs()?;
+            let valid = self.valid();
+            Some(weight_mean(correction.weight?, valid.select(gap), valid))
+        }
+
+        /// The least entropy of a token that the entropy mask keeps, `[1]`.
+        fn entropy_threshold(&self) -> Option<Tensor<1>> {
+            let mask = self.objective.entropy_mask?;
+            let entropies = self.constant(self.batch.entropies.as_ref()?);
+            Some(match self.batch.entropy_threshold {
+                Some(threshold) => {
+                    let data = TensorData::from([threshold]).convert_dtype(self.dtype);
+                    Tensor::from_data(data, (&entropies.device(), self.dtype))
+                }
+                None => composed::entropy_threshold(mask, entropies, self.valid()),
+            })
+        }
+
+        /// The future weight of each token, `[B, T]`.
+        fn future_weights(&self) -> Option<Tensor<2>> {
+            let config = self.objective.future_weight?;
+            let valid = self.valid();
+            let log_probs = self.log_probs.clone().without_autodiff();
+            let log_ratio = valid.select(log_probs.clone() - self.base());
+            let ratio = || {
+                let log_probs = valid.select(log_probs);
+                ratio(self.objective.ratio, log_ratio.clone(), &log_probs, valid)
+            };
+            let advantages = valid.select(self.constant(&self.batch.advantages));
+            Some(future_weights(
+                &config,
+                log_ratio.clone(),
+                ratio,
+                &advantages,
+            ))
+        }
+
+        /// The mean log-ratio of each token's segment, `[B, T]` and tracked, where it makes the ratio.
+        fn segment_log_ratios(&self) -> Option<Tensor<2>> {
+            if self.objective.ratio.level != RatioLevel::Segment {
+                return None;
             }
-        })
+            let valid = self.valid();
+            let log_ratio = valid.select(self.log_probs.clone() - self.base());
+            Some(valid.mean_per_segment(log_ratio))
+        }
+
+        /// 1 where a filter rejects the segment of a token, else 0, `[B, T]`.
+        fn segment_rejections(&self) -> Option<Tensor<2>> {
+            let correction = self.objective.rollout_correction;
+            let correction = correction.filter(|it| it.filters.of_segments())?;
+            let valid = self.valid();
+            let mismatch = Mismatch {
+                old_log_probs: valid.select(self.old_log_probs()),
+                rollout_log_probs: valid.select(self.rollout_log_probs()?),
+            };
+            let filters = correction.filters.iter();
+            filters
+                .filter(|filter| filter.level == FilterLevel::SegmentMean)
+                .map(|filter| is_filtered(filter, &mismatch, valid))
+                .reduce(Tensor::bool_or)
+                .map(|rejected| rejected.float().cast(self.dtype))
+        }
     }
 
-    /// Half precision is widened first: the kernel's gradient is then f32, autodiff rounds it once,
-    /// on the way out, and loss scaling reaches it before that.
-    fn in_type(x: Tensor<2>, dtype: burn::tensor::DType) -> Tensor<2> {
+    fn in_type(x: Tensor<2>, dtype: DType) -> Tensor<2> {
         match x.dtype() == dtype {
             true => x,
             false => x.cast(dtype),

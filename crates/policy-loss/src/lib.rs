@@ -112,6 +112,7 @@ mod openrlhf;
 #[cfg(feature = "fused")]
 #[doc(hidden)]
 pub mod ops;
+mod order;
 mod output;
 mod packed;
 pub mod presets;

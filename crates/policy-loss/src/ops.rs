@@ -25,6 +25,12 @@ pub struct FusedInputs<B: Backend> {
     pub entropies: FloatTensor<B>,
     /// `[B, T]` or `[B, 1]`.
     pub advantages: FloatTensor<B>,
+    /// `[B, T]`, of the type of `log_probs`: weights by what is behind the tokens.
+    pub future_weights: FloatTensor<B>,
+    /// `[B, T]`, of the type of `log_probs`: means over segments, whose exponentials are the ratios.
+    pub segment_log_ratios: FloatTensor<B>,
+    /// `[B, T]`, of the type of `log_probs`: 1 where a filter rejects the segment of a token, else 0.
+    pub segment_rejections: FloatTensor<B>,
     /// `[1]`, of the type of `log_probs`: what rollout weights are divided by.
     pub weight_mean: FloatTensor<B>,
     /// `[1]`, of the type of `log_probs`: the least entropy of a token that is kept.
@@ -54,6 +60,9 @@ impl<B: Backend> FusedInputs<B> {
                 ref_log_probs: self.ref_log_probs,
                 entropies: self.entropies,
                 advantages: self.advantages,
+                future_weights: self.future_weights,
+                segment_log_ratios: self.segment_log_ratios,
+                segment_rejections: self.segment_rejections,
             },
             weight_mean: self.weight_mean,
             entropy_threshold: self.entropy_threshold,
@@ -88,6 +97,8 @@ pub struct FusedOutputs<B: Backend> {
     pub gradient: FloatTensor<B>,
     /// `[B, T]`, the same of `entropies`; `[1, 1]` where none is wanted or read.
     pub entropy_gradient: FloatTensor<B>,
+    /// `[B, T]`, the same of `segment_log_ratios`; `[1, 1]` where none is wanted or read.
+    pub segment_gradient: FloatTensor<B>,
     /// `[1]`, what the gradients still have to be multiplied by.
     pub factor: FloatTensor<B>,
 }
@@ -121,15 +132,16 @@ pub trait PolicyLossOps: Backend {
 fn forward_metadata(inputs: &FusedInputsMetadata, task: &FusedTask) -> FusedOutputsMetadata {
     let like = &inputs.log_probs;
     let number = || TensorSpec::new([1].into(), like.dtype);
-    let gradient = |wanted: bool| match wanted {
+    let gradient = |wanted: bool| match wanted && task.with_gradient {
         true => like.clone(),
         false => TensorSpec::new([1, 1].into(), like.dtype),
     };
     FusedOutputsMetadata {
         loss: number(),
         sums: TensorSpec::new([1, policy_loss_kernels::Sum::ALL.len()].into(), like.dtype),
-        gradient: gradient(task.with_gradient),
-        entropy_gradient: gradient(task.with_gradient && task.objective.entropy_bonus.is_some()),
+        gradient: gradient(true),
+        entropy_gradient: gradient(task.objective.entropy_bonus.is_some()),
+        segment_gradient: gradient(task.objective.ratio.level == crate::RatioLevel::Segment),
         factor: number(),
     }
 }

@@ -219,12 +219,6 @@ pub(crate) fn total(x: Tensor<2>) -> Tensor<1> {
     sum_per_row(sum_per_row(x).reshape([1, rows])).reshape([1])
 }
 
-/// The value of all of `[B, T]` that has `index` smaller ones before it, `[1]`.
-pub(crate) fn in_order(x: Tensor<2>, index: Tensor<1>) -> Tensor<1> {
-    let [rows, columns] = x.dims();
-    x.reshape([rows * columns]).sort(0).gather(0, index.int())
-}
-
 /// Numbers of some of the tokens, the least first, and the means of those up to each one.
 pub(crate) struct Moments {
     /// `[1, N]`, [`BEYOND`](Self::BEYOND) behind the last.

@@ -68,7 +68,8 @@ impl Batch {
     }
 
     /// The valid tokens of each segment.
-    pub(crate) fn segments(&self) -> Vec<Vec<usize>> {
+    #[must_use]
+    pub fn segments(&self) -> Vec<Vec<usize>> {
         let mut segments: Vec<Vec<usize>> = Vec::new();
         for row in self.rows() {
             let mut last: Option<usize> = None;

@@ -5,7 +5,7 @@ use policy_loss_kernels::objective::{
     WeightMode,
 };
 
-use crate::{Batch, LIMIT, Margin, Token};
+use crate::{Batch, LIMIT, Margin, Token, k3};
 
 /// Fills in the weights, and returns what they were divided by.
 pub fn fill(
@@ -23,13 +23,6 @@ pub fn fill(
     };
     let gap = |i: usize| batch.gap(i);
     let rows = batch.rows();
-    let segments = batch.segments();
-    let mut segment_of: Vec<&[usize]> = vec![&[]; tokens.len()];
-    for segment in &segments {
-        for &i in segment {
-            segment_of[i] = segment;
-        }
-    }
     for row in &rows {
         let sum: f64 = row.iter().map(|&j| gap(j)).sum();
         let size: f64 = row.iter().map(|&j| gap(j).abs()).sum();
@@ -49,23 +42,27 @@ pub fn fill(
     if let (true, Some(weight)) = (correction.normalize, correction.weight) {
         weight_mean = normalize(weight.level, &rows, tokens);
     }
-    for row in &rows {
-        let rejects = |filter: &Filter, among: &[usize], i: usize| {
-            let statistic = statistic(filter.level, filter.estimator, among, i, batch);
-            let bounds = match filter.estimator {
-                FilterEstimator::K1 => logs(filter.bounds),
-                FilterEstimator::K2
-                | FilterEstimator::K3
-                | FilterEstimator::BernoulliKl
-                | FilterEstimator::Difference
-                | FilterEstimator::RatioDistance => filter.bounds,
-            };
-            !inside(bounds, statistic, margin)
+    let rejects = |filter: &Filter, among: &[usize], i: usize| {
+        let statistic = statistic(filter.level, filter.estimator, among, i, batch);
+        let bounds = match filter.estimator {
+            FilterEstimator::K1 => logs(filter.bounds),
+            FilterEstimator::K2
+            | FilterEstimator::K3
+            | FilterEstimator::BernoulliKl
+            | FilterEstimator::Difference
+            | FilterEstimator::RatioDistance => filter.bounds,
         };
-        // Whether tokens of a row may fare differently.
-        let within_row =
-            |filter: &Filter| matches!(filter.level, FilterLevel::Token | FilterLevel::SegmentMean);
-        let mut filters_of_rows = correction.filters.iter().filter(|f| !within_row(f));
+        !inside(bounds, statistic, margin)
+    };
+    for segment in batch.segments() {
+        let mut filters = correction.filters.iter().filter(is_of_segments);
+        let is_out = filters.any(|filter| rejects(&filter, &segment, segment[0]));
+        for i in segment {
+            tokens[i].segment_rejected = is_out;
+        }
+    }
+    for row in &rows {
+        let mut filters_of_rows = correction.filters.iter().filter(is_of_sequences);
         let row_rejected = filters_of_rows.any(|filter| rejects(&filter, row, row[0]));
         let vetoed = correction.veto.is_some_and(|floor| {
             row.iter().any(|&j| {
@@ -75,10 +72,10 @@ pub fn fill(
             })
         });
         for &i in row {
-            let segment = segment_of[i];
-            let mut filters_within = correction.filters.iter().filter(within_row);
-            let rejected =
-                row_rejected || filters_within.any(|filter| rejects(&filter, segment, i));
+            let mut filters_of_tokens = correction.filters.iter().filter(is_of_tokens);
+            let rejected = row_rejected
+                || tokens[i].segment_rejected
+                || filters_of_tokens.any(|filter| rejects(&filter, row, i));
             let advantage = batch.advantages[i];
             let comes_back = correction.only_moving_away
                 && ((gap(i) >= 0.0 && advantage <= 0.0) || (gap(i) <= 0.0 && advantage >= 0.0));
@@ -94,6 +91,18 @@ pub fn fill(
         }
     }
     weight_mean
+}
+
+fn is_of_tokens(filter: &Filter) -> bool {
+    filter.level == FilterLevel::Token
+}
+
+fn is_of_segments(filter: &Filter) -> bool {
+    filter.level == FilterLevel::SegmentMean
+}
+
+fn is_of_sequences(filter: &Filter) -> bool {
+    !is_of_tokens(filter) && !is_of_segments(filter)
 }
 
 fn weigh(
@@ -173,7 +182,7 @@ fn statistic(
         match estimator {
             FilterEstimator::K1 => gap,
             FilterEstimator::K2 => gap * gap / 2.0,
-            FilterEstimator::K3 => limited.exp_m1() - limited,
+            FilterEstimator::K3 => k3(limited),
             FilterEstimator::BernoulliKl => {
                 let (p, q) = (batch.old(i), batch.rollout(i));
                 largest([bernoulli_kl(p, q), bernoulli_kl(q, p)].into_iter())

@@ -23,6 +23,10 @@ pub fn fill(objective: &Objective, batch: &Batch, tokens: &mut [Token], margin: 
                     continue;
                 }
                 let factor = config.discount.powi((k - i) as i32);
+                // Nothing that is left counts; long rows would take turns in the square of their length.
+                if factor > 0.0 && factor < 1e-30 {
+                    break;
+                }
                 future += factor * d;
                 size += factor * d.abs();
             }

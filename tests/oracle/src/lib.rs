@@ -43,12 +43,26 @@ pub struct Answer {
     pub metrics: Metrics,
     /// The row of sums.
     pub sums: Sums,
-    /// What the rollout weights were divided by; 1 where they are not normalized.
-    pub weight_mean: f64,
+    /// What kernels are given, and do not compute.
+    pub told: Told,
     /// What the rounding errors of sums and gradient are relative to.
     pub sizes: Sizes,
     /// How near any number came to where a formula changes its branch.
     pub margin: f64,
+}
+
+/// What kernels are given, and do not compute, because it is made of many tokens. Row by row, and NaN
+/// at masked positions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    /// What the rollout weights were divided by; 1 where they are not normalized.
+    pub weight_mean: f64,
+    /// The weights by what is behind the tokens; 1 where there are none.
+    pub future_weights: Vec<f64>,
+    /// The mean log-ratios of segments.
+    pub segment_log_ratios: Vec<f64>,
+    /// 1 where a filter rejects the segment of a token, else 0.
+    pub segment_rejections: Vec<f64>,
 }
 
 /// What the rounding errors of results are relative to: sums of absolute values, as if no terms
@@ -100,6 +114,8 @@ struct Token {
     weight: f64,
     truncated: bool,
     zeroed: bool,
+    /// A filter rejects its segment.
+    segment_rejected: bool,
     /// The divergence, times the ratio where it is multiplied by it.
     kl: f64,
     /// d kl / d log-prob, apart from a ratio that the row shares.
@@ -172,7 +188,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
         entropy_gradient: vec![0.0; tokens.len()],
         metrics: metrics::of(objective, batch, &tokens),
         sums: Sums::default(),
-        weight_mean,
+        told: told(weight_mean, batch, &tokens),
         sizes: Sizes {
             loss: 0.0,
             sums: Sums::default(),
@@ -231,6 +247,25 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
     answer
 }
 
+fn told(weight_mean: f64, batch: &Batch, tokens: &[Token]) -> Told {
+    let nothing = || vec![f64::NAN; tokens.len()];
+    let mut told = Told {
+        weight_mean,
+        future_weights: nothing(),
+        segment_log_ratios: nothing(),
+        segment_rejections: nothing(),
+    };
+    for segment in batch.segments() {
+        let sum: f64 = segment.iter().map(|&i| tokens[i].log_ratio).sum();
+        for &i in &segment {
+            told.future_weights[i] = tokens[i].future;
+            told.segment_log_ratios[i] = sum / segment.len() as f64;
+            told.segment_rejections[i] = f64::from(u8::from(tokens[i].segment_rejected));
+        }
+    }
+    told
+}
+
 /// The batch with what stands in for missing log-probs of the sampler.
 fn fill_in_missing(objective: &Objective, batch: &Batch, tokens: &mut [Token]) -> Batch {
     let mut filled = batch.clone();
@@ -256,6 +291,14 @@ fn fill_in_missing(objective: &Objective, batch: &Batch, tokens: &mut [Token]) -
         }
     }
     filled
+}
+
+/// `exp(d) - 1 - d`, near 0 by its series: nothing would be left of the difference.
+fn k3(d: f64) -> f64 {
+    match d.abs() < 1e-3 {
+        true => d * d / 2.0 * (1.0 + d / 3.0 * (1.0 + d / 4.0 * (1.0 + d / 5.0))),
+        false => d.exp_m1() - d,
+    }
 }
 
 fn mask_off_policy(objective: &Objective, batch: &Batch, tokens: &mut [Token], margin: &Margin) {

@@ -22,10 +22,7 @@ pub fn of(objective: &Objective, batch: &Batch, tokens: &[Token]) -> Metrics {
         tokens,
     };
     let log_ratio = |i: usize| batch.log_ratio(i);
-    let k3 = |i: usize| {
-        let d = log_ratio(i).clamp(-LIMIT, LIMIT);
-        d.exp_m1() - d
-    };
+    let k3 = |i: usize| crate::k3(log_ratio(i).clamp(-LIMIT, LIMIT));
     let ratios: Vec<f64> = seen.valid.iter().map(|i| tokens[*i].ratio).collect();
     let weights: Vec<f64> = seen.valid.iter().map(|i| tokens[*i].weight).collect();
     let above = |i: usize| tokens[i].clipped && batch.advantages[i] > 0.0;

@@ -3,7 +3,7 @@
 use policy_loss_kernels::objective::{KlBase, KlEstimator, KlGradient, Objective};
 
 use crate::ratio::is_shared;
-use crate::{Batch, LIMIT, Margin, Token};
+use crate::{Batch, LIMIT, Margin, Token, k3};
 
 pub fn fill(objective: &Objective, batch: &Batch, tokens: &mut [Token], margin: &Margin) {
     let Some(penalty) = objective.kl_penalty else {
@@ -78,7 +78,7 @@ fn estimate(estimator: KlEstimator, q: f64, margin: &Margin) -> (f64, f64) {
             margin.meet(q.abs(), LIMIT);
             let x = (-q).clamp(-LIMIT, LIMIT);
             let slope = if q.abs() > LIMIT { 0.0 } else { -x.exp_m1() };
-            (x.exp_m1() - x, slope)
+            (k3(x), slope)
         }
         KlEstimator::Abs => {
             margin.meet(q, 0.0);

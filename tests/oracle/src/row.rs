@@ -2,7 +2,7 @@
 
 use policy_loss_kernels::objective::{Objective, Reduction};
 
-use crate::{Answer, Batch, LIMIT, Token};
+use crate::{Answer, Batch, LIMIT, Token, k3};
 
 /// Fills in the sums, and their sizes.
 pub fn fill(objective: &Objective, batch: &Batch, tokens: &[Token], answer: &mut Answer) {
@@ -29,7 +29,7 @@ pub fn fill(objective: &Objective, batch: &Batch, tokens: &[Token], answer: &mut
             sums.log_ratio += d;
             sizes.log_ratio += d.abs();
             sums.squared_log_ratio += d * d;
-            sums.k3 += bounded.exp_m1() - bounded;
+            sums.k3 += k3(bounded);
             sums.ratio += token.ratio;
             sizes.ratio += token.size.ratio;
             sums.squared_ratio += token.ratio * token.ratio;

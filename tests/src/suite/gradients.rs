@@ -2,7 +2,7 @@
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Int, Tensor, TensorData};
-use policy_loss::PolicyBatch;
+use policy_loss::{FutureWeight, PolicyBatch, PolicyLossConfig, Ratio};
 
 use super::properties::for_all;
 use crate::busy::busy;
@@ -63,25 +63,33 @@ pub fn constants_receive_none(runner: &Runner) {
 
 /// Constants may come from outside autodiff altogether, and `log_probs` may be untracked.
 pub fn contexts_may_differ(runner: &Runner) {
-    let case = busy(0);
+    let of_segments = PolicyLossConfig::new()
+        .with_ratio(Ratio::SEGMENT)
+        .with_future_weight(FutureWeight::new(0.9));
+    for config in [PolicyLossConfig::new(), of_segments] {
+        check_contexts(runner, &busy(0).with_config(config));
+    }
+}
+
+fn check_contexts(runner: &Runner, case: &Case) {
     let dtype = DType::F32;
     let plain = Runner {
         device: runner.device.clone().without_autodiff(),
         ..runner.clone()
     };
-    let leaf = runner.leaf(&case, dtype);
+    let leaf = runner.leaf(case, dtype);
     let loss = runner.init(&case.config);
     let output = runner.forward(
         "plain constants",
         &loss,
-        plain.batch(&case, leaf.clone(), dtype),
+        plain.batch(case, leaf.clone(), dtype),
     );
-    let expected = crate::compare::bits(&runner.outcome(&case, dtype));
+    let expected = crate::compare::bits(&runner.outcome(case, dtype));
     let actual = crate::compare::bits(&runner.read(&output, &leaf));
     assert_eq!(actual, expected, "{runner}: constants outside autodiff");
 
     let untracked = runner.tensor(&case.log_probs, [case.sequences, case.tokens], dtype);
-    let output = runner.forward("untracked", &loss, runner.batch(&case, untracked, dtype));
+    let output = runner.forward("untracked", &loss, runner.batch(case, untracked, dtype));
     assert!(!output.loss.is_tracked(), "{runner}: an untracked loss");
     let values = output.read().expect("it can be read");
     assert_eq!(

@@ -1,9 +1,9 @@
 //! Log-probs that the sampler did not give.
 
 use policy_loss::{
-    Behavior, Bounds, Filter, FilterEstimator, FilterLevel, GeometricMean, KlBase, KlEstimator,
-    KlPenalty, MissingRolloutLogProbs, OffPolicyMask, PolicyGradient, PolicyLossConfig, Ratio,
-    Reduction, RolloutCorrection, RolloutWeight, WeightLevel,
+    Behavior, Bounds, Filter, FilterEstimator, FilterLevel, FutureWeight, GeometricMean, KlBase,
+    KlEstimator, KlPenalty, MissingRolloutLogProbs, OffPolicyMask, PolicyGradient,
+    PolicyLossConfig, Ratio, Reduction, RolloutCorrection, RolloutWeight, WeightLevel,
 };
 
 use crate::busy::busy;
@@ -57,7 +57,12 @@ fn readers() -> Vec<PolicyLossConfig> {
         filter(FilterLevel::Token, FilterEstimator::BernoulliKl),
         filter(FilterLevel::SequenceMax, FilterEstimator::K2),
         filter(FilterLevel::SequenceMean, FilterEstimator::K3),
+        filter(FilterLevel::SegmentMean, FilterEstimator::K3),
         new().with_ratio(Ratio::TOKEN.against(Behavior::Rollout)),
+        new().with_ratio(Ratio::SEGMENT.against(Behavior::Rollout)),
+        new()
+            .with_ratio(Ratio::TOKEN.against(Behavior::Rollout))
+            .with_future_weight(FutureWeight::new(0.9)),
         new().with_ratio(Ratio::SEQUENCE.against(Behavior::Rollout)),
         new()
             .with_ratio(Ratio::TOKEN.against(Behavior::Rollout))

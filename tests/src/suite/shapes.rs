@@ -1,7 +1,10 @@
 //! Shapes at the edges of what kernels divide among threads, and the same bits in every run.
 
 use policy_loss::device::Hardware;
-use policy_loss::{Clip, EntropyMask, Implementation, PolicyLossConfig, Ratio, Reduction, presets};
+use policy_loss::{
+    Clip, EntropyMask, FutureWeight, Implementation, KlGradient, KlPenalty, PolicyLossConfig,
+    Ratio, Reduction, presets,
+};
 
 use crate::busy::busy;
 use crate::case::{Case, HostAdvantages};
@@ -11,10 +14,11 @@ use policy_loss_oracle::Random;
 
 /// Rows that are no multiple of a vector, one token each, longer and more than anything that is
 /// handed out at once.
-const SHAPES: [[usize; 2]; 7] = [
+const SHAPES: [[usize; 2]; 8] = [
     [3, 127],
     [1, 100_001],
     [65_537, 2],
+    [2, 20_001],
     [1, 2],
     [5, 3],
     [2, 1025],
@@ -27,11 +31,16 @@ fn kinds() -> [PolicyLossConfig; 4] {
     let sequence = PolicyLossConfig::new()
         .with_ratio(Ratio::SEQUENCE)
         .with_rollout_correction(presets::seq_mask_tis(0.9, 1.1))
+        .with_kl_penalty(KlPenalty::new(0.1))
         .with_reduction(Reduction::SequenceMean);
     let prompt = token
         .with_reduction(Reduction::PromptMean)
         .with_entropy_mask(EntropyMask::new(0.5));
-    let segment = token.with_ratio(Ratio::SEGMENT);
+    let segment = token
+        .with_ratio(Ratio::SEGMENT)
+        .with_future_weight(FutureWeight::new(0.9))
+        .with_kl_penalty(KlPenalty::new(0.1).with_gradient(KlGradient::ImportanceCorrected))
+        .with_reduction(Reduction::SequenceMean);
     [token, sequence, prompt, segment]
 }
 
@@ -55,6 +64,7 @@ fn case(shape: [usize; 2], masked: bool) -> Case {
     case.log_probs = moved(&log_ratio);
     case.rollout_log_probs = Some(moved(&gap));
     case.advantages = HostAdvantages::Token(advantages);
+    case.ref_log_probs = Some(moved(&list(-0.3, 0.3)));
     case.entropies = Some(list(0.0, 2.0));
     case.prompt_ids = Some((0..sequences as i64).map(|row| row / 3).collect());
     if masked {
@@ -65,8 +75,8 @@ fn case(shape: [usize; 2], masked: bool) -> Case {
 }
 
 /// Whether Burn's own backward pass is wrong there: a software renderer ends loops after 65,536
-/// turns, and the gradient of what a row shares is summed up over the row in one. The fused
-/// implementation has no such loop.
+/// turns, and the gradient of what a row shares is summed up over the row in one. Where the fused
+/// implementation is used there is no such loop, but for segments.
 fn ends_early(runner: &Runner, [_, tokens]: [usize; 2]) -> bool {
     runner.hardware == Hardware::SoftwareRenderer
         && runner.is_tracked()
@@ -85,7 +95,7 @@ fn is_computed(runner: &Runner, config: &PolicyLossConfig, tokens: usize) -> boo
 
 /// Every shape against the oracle.
 pub fn of_every_size(runner: &Runner) {
-    let count = if runner.is_slow() { 3 } else { SHAPES.len() };
+    let count = if runner.is_slow() { 4 } else { SHAPES.len() };
     for shape in SHAPES.into_iter().take(count) {
         if ends_early(runner, shape) {
             continue;

@@ -326,9 +326,17 @@ fn extremes_are_drawn() {
 #[cfg(feature = "tokenizer")]
 #[test]
 fn tokens_are_text() {
-    let batch = Batch::two_rows()
-        .i64("tokens", &[2, 3], &[0, 1, 2, 9, 1, -1])
-        .write();
+    let ids = [0_i64, 1, 2, 9, 1, -1];
+    check_texts(Batch::two_rows().i64("tokens", &[2, 3], &ids), "[-1]");
+    let bytes = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let unsigned = Batch::two_rows().raw("tokens", safetensors::Dtype::U64, &[2, 3], bytes);
+    check_texts(unsigned, "[18446744073709551615]");
+}
+
+/// Tokens that are text, the last of which is unknown.
+#[cfg(feature = "tokenizer")]
+fn check_texts(batch: Batch, unknown: &str) {
+    let batch = batch.write();
     let tokenizer = batch.beside("tokenizer.json");
     let model =
         r#"{"type": "WordLevel", "vocab": {"<b>": 0, "two": 1, " three": 2}, "unk_token": "<b>"}"#;
@@ -343,7 +351,7 @@ fn tokens_are_text() {
     let arguments = [path.to_str().unwrap(), "--tokenizer", tokenizer];
     let page = data_of(&report(&arguments, &out));
     let words = &page["batch"]["words"];
-    let texts = serde_json::json!(["<b>", "two", " three", "[9]", "[-1]"]);
+    let texts = serde_json::json!(["<b>", "two", " three", "[9]", unknown]);
     assert_eq!(words["texts"], texts);
     assert_eq!(words["rows"], serde_json::json!([[0, 1, 2], [3, 1, 4]]));
     if let Some(browser) = browser() {

@@ -67,9 +67,8 @@ pub enum BatchError {
     /// `sequences * tokens` does not fit a `usize`.
     #[error("`sequences * tokens` overflows")]
     TooLarge,
-    /// The objective's surrogate is one of those that need an order of all tokens, or its ratio is one
-    /// of segments.
-    #[error("the surrogate, or the level of the ratio, has no kernel")]
+    /// The objective's surrogate is one of those that need an order of all tokens.
+    #[error("the surrogate has no kernel")]
     NoKernel,
 }
 

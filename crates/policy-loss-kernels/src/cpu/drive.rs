@@ -19,8 +19,9 @@ use crate::sums::Sums;
 /// What is wanted beside the sums.
 #[derive(Default)]
 pub struct Wanted<'a, T> {
-    /// Memory for the gradients; empty where one is not wanted. The gradient of the entropies is
-    /// wanted with that of the log-probs, where there is an entropy bonus.
+    /// Memory for the gradients; empty where one is not wanted. Those of the entropies, where there is
+    /// an entropy bonus, and of the log-ratios of segments, where they make the ratios, are wanted with
+    /// that of the log-probs.
     pub gradients: Gradients<'a, T>,
     /// Whether they are wanted.
     pub with_gradient: bool,
@@ -52,6 +53,11 @@ pub fn run<T: Arithmetic>(
         "entropy_gradient",
         wanted.gradients.entropies.len(),
         with_gradient && blueprint.entropy,
+    )?;
+    check(
+        "segment_gradient",
+        wanted.gradients.segment_log_ratios.len(),
+        with_gradient && blueprint.segment_ratio(),
     )?;
     let counts = Counts::new(arch, batch, total);
     let sequence_weights = batch

@@ -32,7 +32,7 @@ pub(crate) mod words;
 
 use std::mem::MaybeUninit;
 
-use crate::objective::Objective;
+use crate::objective::{Objective, RatioLevel};
 use crate::sums::Sums;
 
 pub use batch::{Batch, BatchError, Mask};
@@ -61,6 +61,9 @@ pub struct Evaluated<T> {
     /// The gradient with respect to `entropies`; empty where it is not wanted, and without an entropy
     /// bonus.
     pub entropy_gradient: Vec<T>,
+    /// The gradient with respect to `segment_log_ratios`; empty where it is not wanted, and where
+    /// ratios are not those of segments.
+    pub segment_gradient: Vec<T>,
 }
 
 /// The loss, its sums and, if wanted, its gradients, in the arithmetic of `T`.
@@ -71,8 +74,8 @@ pub struct Evaluated<T> {
 ///
 /// # Errors
 ///
-/// [`BatchError`] if a slice does not fit the batch's shape or is missing, or if the surrogate or the
-/// level of the ratio has no kernel.
+/// [`BatchError`] if a slice does not fit the batch's shape or is missing, or if the surrogate has no
+/// kernel.
 pub fn evaluate<T: Arithmetic>(
     objective: &Objective,
     batch: &Batch<'_>,
@@ -95,9 +98,12 @@ pub fn evaluate_on<T: Arithmetic>(
     let wanted = |is_wanted: bool| if is_wanted { length } else { 0 };
     let length = wanted(with_gradient);
     let entropy_length = wanted(with_gradient && objective.entropy_bonus.is_some());
+    let segment_ratio = objective.ratio.level == RatioLevel::Segment;
+    let segment_length = wanted(with_gradient && segment_ratio);
     // Not zeroed first: the threads touch the memory when they write their parts.
     let mut gradient = Vec::with_capacity(length);
     let mut entropy_gradient = Vec::with_capacity(entropy_length);
+    let mut segment_gradient = Vec::with_capacity(segment_length);
     let (loss, sums) = drive::run(
         arch,
         objective,
@@ -106,6 +112,7 @@ pub fn evaluate_on<T: Arithmetic>(
             gradients: Gradients {
                 log_probs: spare(&mut gradient, length),
                 entropies: spare(&mut entropy_gradient, entropy_length),
+                segment_log_ratios: spare(&mut segment_gradient, segment_length),
             },
             with_gradient,
             scale,
@@ -116,12 +123,14 @@ pub fn evaluate_on<T: Arithmetic>(
     unsafe {
         gradient.set_len(length);
         entropy_gradient.set_len(entropy_length);
+        segment_gradient.set_len(segment_length);
     }
     Ok(Evaluated {
         loss,
         sums,
         gradient,
         entropy_gradient,
+        segment_gradient,
     })
 }
 

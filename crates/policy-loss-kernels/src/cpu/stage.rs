@@ -203,10 +203,11 @@ impl<T: Real> WithSimd for SpreadMask<'_, T> {
 
 impl<T: Real> Term<Vec<T>> {
     /// Memory for the terms of a number of tokens, to be written.
-    pub fn outputs(&mut self, length: usize) -> [&mut [MaybeUninit<T>]; 2] {
+    pub fn outputs(&mut self, length: usize) -> [&mut [MaybeUninit<T>]; 3] {
         [
             as_output(first(&mut self.slope, length)),
             as_output(first(&mut self.value, length)),
+            &mut [],
         ]
     }
 

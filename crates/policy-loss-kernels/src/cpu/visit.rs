@@ -14,7 +14,7 @@ use super::vector_unit::dispatch_to_vectors;
 use super::words::{
     Flags, Values, constant, count, count_non_finite, greater, is_non_finite, splat,
 };
-use crate::blueprint::{Blueprint, FILTERS_OF_TOKENS};
+use crate::blueprint::{Blueprint, FILTERS_WITHIN_SEQUENCES};
 use crate::columns::Columns;
 use crate::formula::rollout::cpu::kept_weight;
 use crate::formula::row::cpu::{
@@ -99,13 +99,14 @@ impl<T> Block<'_, T> {
 }
 
 /// What a pass writes for each token: as long as the block, or empty where it is not wanted.
-type Outputs<'a, T> = [&'a mut [MaybeUninit<T>]; 2];
+type Outputs<'a, T> = [&'a mut [MaybeUninit<T>]; 3];
 
-/// The gradients of log-probs and of entropies.
+/// The gradients of log-probs, of entropies and of the log-ratios of segments.
 #[derive(Default)]
 pub struct Gradients<'a, T> {
     pub log_probs: &'a mut [MaybeUninit<T>],
     pub entropies: &'a mut [MaybeUninit<T>],
+    pub segment_log_ratios: &'a mut [MaybeUninit<T>],
 }
 
 impl<'a, T> Gradients<'a, T> {
@@ -114,6 +115,7 @@ impl<'a, T> Gradients<'a, T> {
         Gradients {
             log_probs: take(&mut self.log_probs, count),
             entropies: take(&mut self.entropies, count),
+            segment_log_ratios: take(&mut self.segment_log_ratios, count),
         }
     }
 
@@ -122,6 +124,7 @@ impl<'a, T> Gradients<'a, T> {
         Gradients {
             log_probs: &mut *self.log_probs,
             entropies: &mut *self.entropies,
+            segment_log_ratios: &mut *self.segment_log_ratios,
         }
     }
 
@@ -132,7 +135,7 @@ impl<'a, T> Gradients<'a, T> {
             true => &mut [],
             false => self.log_probs,
         };
-        [log_probs, self.entropies]
+        [log_probs, self.entropies, self.segment_log_ratios]
     }
 }
 
@@ -259,7 +262,9 @@ pub trait Pass {
     /// Whether it writes gradients, and not what the next pass reads.
     const IS_LAST: bool;
     /// Whether it writes its second output, if that is wanted.
-    const WRITES_BOTH: bool;
+    const WRITES_SECOND: bool;
+    /// Whether it writes its third output, if that is wanted.
+    const WRITES_THIRD: bool;
 
     /// Runs a loop on a vector unit.
     #[inline(always)]
@@ -282,13 +287,14 @@ pub trait Pass {
     ) -> TokenGradient<L>;
 }
 
-/// The surrogates of [`specialized`] objectives, on vectors. Writes gradients if it is the last pass,
-/// else slopes and values.
+/// The surrogates of [`specialized`] objectives, none of which has ratios of segments, on vectors.
+/// Writes gradients if it is the last pass, else slopes and values.
 pub struct Surrogates<const INDEX: usize, const IS_LAST: bool>;
 
 impl<const INDEX: usize, const IS_LAST: bool> Pass for Surrogates<INDEX, IS_LAST> {
     const IS_LAST: bool = IS_LAST;
-    const WRITES_BOTH: bool = !IS_LAST;
+    const WRITES_SECOND: bool = !IS_LAST;
+    const WRITES_THIRD: bool = false;
 
     #[inline(always)]
     fn dispatch<Loop: WithSimd>(arch: Arch, tokens: Loop) -> Loop::Output {
@@ -322,7 +328,8 @@ pub struct AnySurrogates<const IS_LAST: bool>;
 
 impl<const IS_LAST: bool> Pass for AnySurrogates<IS_LAST> {
     const IS_LAST: bool = IS_LAST;
-    const WRITES_BOTH: bool = !IS_LAST;
+    const WRITES_SECOND: bool = !IS_LAST;
+    const WRITES_THIRD: bool = IS_LAST;
 
     #[inline(always)]
     fn choices(blueprint: Blueprint) -> Blueprint {
@@ -359,13 +366,14 @@ fn without_extras(blueprint: Blueprint) -> Blueprint {
         only_moving_away: false,
         off_policy: false,
         masks_entropy: false,
+        weighs_future: false,
         penalized: false,
         entropy: false,
         ..blueprint
     }
 }
 
-/// The rollout correction and the masks of tokens. Writes gradients if it is the last pass, else
+/// The future weights, the rollout correction, and the masks of tokens. Writes gradients if it is the last pass, else
 /// slopes and values.
 struct Correction<const HAS_WEIGHTS_ALONE: bool, const IS_LAST: bool>;
 
@@ -373,7 +381,8 @@ impl<const HAS_WEIGHTS_ALONE: bool, const IS_LAST: bool> Pass
     for Correction<HAS_WEIGHTS_ALONE, IS_LAST>
 {
     const IS_LAST: bool = IS_LAST;
-    const WRITES_BOTH: bool = !IS_LAST;
+    const WRITES_SECOND: bool = !IS_LAST;
+    const WRITES_THIRD: bool = IS_LAST;
 
     #[inline(always)]
     fn choices(blueprint: Blueprint) -> Blueprint {
@@ -416,10 +425,11 @@ fn has_weights_alone(blueprint: Blueprint) -> Blueprint {
         corrected: true,
         weighted: true,
         normalizes: false,
-        filter_bits: blueprint.filter_bits & !FILTERS_OF_TOKENS,
+        filter_bits: blueprint.filter_bits & !FILTERS_WITHIN_SEQUENCES,
         only_moving_away: false,
         off_policy: false,
         masks_entropy: false,
+        weighs_future: false,
         missing: MissingRolloutLogProbs::Propagate,
         ..blueprint
     }
@@ -446,7 +456,8 @@ struct Penalties<const PENALTY: usize, const HAS_BONUS: bool>;
 
 impl<const PENALTY: usize, const HAS_BONUS: bool> Pass for Penalties<PENALTY, HAS_BONUS> {
     const IS_LAST: bool = true;
-    const WRITES_BOTH: bool = HAS_BONUS;
+    const WRITES_SECOND: bool = HAS_BONUS;
+    const WRITES_THIRD: bool = true;
 
     #[inline(always)]
     fn choices(blueprint: Blueprint) -> Blueprint {
@@ -543,7 +554,7 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
         let Self {
             plan,
             block,
-            outputs: [mut first_output, mut second_output],
+            outputs: [mut first_output, mut second_output, mut third_output],
             sums: total,
             ..
         } = self;
@@ -556,15 +567,17 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
         };
         // Else it is written when the row has been visited.
         let writes_first = !(P::IS_LAST && blueprint.gradient_is_of_row());
+        let writes_third = P::WRITES_THIRD && blueprint.segment_ratio();
         let mut sums = LaneSums::new(lanes);
         let mut pending = 0;
         // What is not wanted is written here: cheaper than to ask for each vector.
-        let mut unwanted = [[MaybeUninit::uninit(); STRETCH]; 2];
+        let mut unwanted = [[MaybeUninit::uninit(); STRETCH]; 3];
         let staged = block.staged;
         for (state, tokens) in block.rows() {
             let row = row(lanes, plan, state);
             let first = T::Lanes::<S>::split_output(take(&mut first_output, tokens.len()));
             let second = T::Lanes::<S>::split_output(take(&mut second_output, tokens.len()));
+            let third = T::Lanes::<S>::split_output(take(&mut third_output, tokens.len()));
             let (vectors, rest) = split::<T::Lanes<S>>(staged.map(|it| &it[tokens.clone()]));
             // The rest is a vector of its own, whose lanes beyond it are 0: masked. Both take the
             // same loop, so that the formulas are compiled once.
@@ -573,17 +586,21 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
             let has_rest = !rest.mask.is_empty();
             let mut first_rest = [MaybeUninit::uninit()];
             let mut second_rest = [MaybeUninit::uninit()];
+            let mut third_rest = [MaybeUninit::uninit()];
             let parts = [
-                (vectors, vectors.mask.len(), first.0, second.0),
+                (vectors, vectors.mask.len(), [first.0, second.0, third.0]),
                 (
                     rest_vectors,
                     usize::from(has_rest),
-                    &mut first_rest[..],
-                    &mut second_rest[..],
+                    [
+                        &mut first_rest[..],
+                        &mut second_rest[..],
+                        &mut third_rest[..],
+                    ],
                 ),
             ];
             let mut log_ratio_slope = Values(lanes, lanes.zero());
-            for (vectors, count, first, second) in parts {
+            for (vectors, count, [first, second, third]) in parts {
                 let mut index = 0;
                 while index < count {
                     let stop = count.min(index + (STRETCH - pending));
@@ -592,9 +609,10 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
                     let stretch = vectors.map(|column| &column[index..stop]);
                     let length = stretch.mask.len();
                     let stretch = stretch.map(|column| &column[..length]);
-                    let [no_first, no_second] = &mut unwanted;
+                    let [no_first, no_second, no_third] = &mut unwanted;
                     let first = &mut wanted(first, index..stop, no_first)[..length];
                     let second = &mut wanted(second, index..stop, no_second)[..length];
+                    let third = &mut wanted(third, index..stop, no_third)[..length];
                     for place in 0..length {
                         let inputs = inputs(lanes, &stretch, place, blueprint);
                         let term = TokenTerm {
@@ -606,8 +624,11 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
                         if writes_first {
                             first[place].write(written.log_probs.1);
                         }
-                        if P::WRITES_BOTH {
+                        if P::WRITES_SECOND {
                             second[place].write(written.entropy.1);
+                        }
+                        if writes_third {
+                            third[place].write(written.log_ratio_slope.1);
                         }
                         if blueprint.shares_gradient() {
                             log_ratio_slope += written.log_ratio_slope;
@@ -626,8 +647,11 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
             }
             if has_rest {
                 store_rest(lanes, first_rest[0], first.1);
-                if P::WRITES_BOTH {
+                if P::WRITES_SECOND {
                     store_rest(lanes, second_rest[0], second.1);
+                }
+                if writes_third {
+                    store_rest(lanes, third_rest[0], third.1);
                 }
             }
         }
@@ -916,6 +940,9 @@ fn inputs<L: Lanes>(
                 ref_log_probs,
                 entropies,
                 advantages,
+                future_weights,
+                segment_log_ratios,
+                segment_rejections,
             },
         mask,
         ..
@@ -927,6 +954,9 @@ fn inputs<L: Lanes>(
         ref_log_probs: Values(lanes, ref_log_probs[place]),
         entropy: Values(lanes, entropies[place]),
         advantage: Values(lanes, advantages[place]),
+        future_weight: Values(lanes, future_weights[place]),
+        segment_log_ratio: Values(lanes, segment_log_ratios[place]),
+        segment_rejection: Values(lanes, segment_rejections[place]),
         valid: Flags(lanes, lanes.greater(mask[place], lanes.zero())),
         missing: Flags(lanes, lanes.never()),
     };

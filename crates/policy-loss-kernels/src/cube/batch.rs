@@ -52,9 +52,9 @@ impl Buffer {
 /// The inputs of the loss, each of `sequences * tokens` elements; advantages may also be one for each
 /// sequence.
 ///
-/// `log_probs`, `ref_log_probs` and `entropies` are of one type, f32 or f64, in which
-/// everything is computed; the others of any float type that the device has. Whatever stands at a
-/// masked position takes no part.
+/// `old_log_probs`, `rollout_log_probs` and `advantages` are of any float type that the device has, the
+/// others of one, f32 or f64, in which everything is computed. Whatever stands at a masked position
+/// takes no part.
 #[derive(Clone, Debug)]
 #[allow(clippy::exhaustive_structs)]
 pub struct Batch {
@@ -93,6 +93,8 @@ pub struct Outputs {
     pub gradient: Buffer,
     /// The same of `entropies`.
     pub entropy_gradient: Buffer,
+    /// The same of `segment_log_ratios`.
+    pub segment_gradient: Buffer,
     /// One element: what the gradients still have to be multiplied by.
     pub factor: Buffer,
 }

@@ -5,6 +5,8 @@ use cubecl::prelude::*;
 use super::words::Elements;
 use crate::blueprint::Blueprint;
 use crate::formula::row::gpu::{Row, TokenInputs, stand_in};
+use crate::formula::token::gpu::TokenGradient;
+use crate::objective::FilterLevel;
 
 /// The types of a launch.
 pub trait Types: Elements {
@@ -42,6 +44,9 @@ pub struct Inputs<E: Types> {
     ref_log_probs: OptionalColumn<E::Real, E::Width>,
     entropies: OptionalColumn<E::Real, E::Width>,
     advantages: AdvantageColumn<E>,
+    future_weights: OptionalColumn<E::Real, E::Width>,
+    segment_log_ratios: OptionalColumn<E::Real, E::Width>,
+    segment_rejections: OptionalColumn<E::Real, E::Width>,
     mask: OptionalColumn<E::Mask, E::Width>,
 }
 
@@ -79,6 +84,18 @@ impl<E: Types> Inputs<E> {
         if comptime!(blueprint.reads_entropies()) {
             entropy = self.entropies.as_ref().unwrap()[index];
         }
+        let mut future_weight = log_probs;
+        if comptime!(blueprint.weighs_future) {
+            future_weight = self.future_weights.as_ref().unwrap()[index];
+        }
+        let mut segment_log_ratio = log_probs;
+        if comptime!(blueprint.segment_ratio()) {
+            segment_log_ratio = self.segment_log_ratios.as_ref().unwrap()[index];
+        }
+        let mut segment_rejection = log_probs;
+        if comptime!(blueprint.filters_by(FilterLevel::SegmentMean)) {
+            segment_rejection = self.segment_rejections.as_ref().unwrap()[index];
+        }
         let read = TokenInputs::<E> {
             log_probs,
             old_log_probs: Vector::cast_from(self.old_log_probs[index]),
@@ -86,6 +103,9 @@ impl<E: Types> Inputs<E> {
             ref_log_probs,
             entropy,
             advantage: self.advantage(index, sequence),
+            future_weight,
+            segment_log_ratio,
+            segment_rejection,
             valid: self.valid(index),
             missing: Vector::new(false),
         };
@@ -151,6 +171,52 @@ impl<E: Types> Inputs<E> {
             AdvantageColumn::PerSequence(advantages) => {
                 Vector::new(E::Real::cast_from(advantages[sequence]))
             }
+        }
+    }
+}
+
+/// The gradients as vectors of tokens.
+#[derive(CubeType, CubeLaunch)]
+pub struct Gradients<E: Types> {
+    /// Written where any gradient is wanted.
+    log_probs: Column<E::Real, E::Width>,
+    entropies: OptionalColumn<E::Real, E::Width>,
+    segment_log_ratios: OptionalColumn<E::Real, E::Width>,
+}
+
+#[cube]
+impl<E: Types> Gradients<E> {
+    /// Writes what the tokens at `index` have of their own.
+    pub fn write(
+        &mut self,
+        index: usize,
+        own: &TokenGradient<E>,
+        #[comptime] blueprint: Blueprint,
+    ) {
+        if comptime!(blueprint.with_gradient) {
+            if comptime!(!blueprint.gradient_is_of_row()) {
+                self.log_probs[index] = own.log_probs;
+            }
+            if comptime!(blueprint.entropy) {
+                self.entropies.as_mut().unwrap()[index] = own.entropy;
+            }
+            if comptime!(blueprint.segment_ratio()) {
+                self.segment_log_ratios.as_mut().unwrap()[index] = own.log_ratio_slope;
+            }
+        }
+    }
+
+    /// Adds what flows through a ratio that the tokens of a sequence share.
+    pub fn add_shared(
+        &mut self,
+        index: usize,
+        shared: Vector<E::Real, E::Width>,
+        #[comptime] blueprint: Blueprint,
+    ) {
+        if comptime!(blueprint.gradient_is_of_row()) {
+            self.log_probs[index] = shared;
+        } else {
+            self.log_probs[index] += shared;
         }
     }
 }

@@ -23,7 +23,7 @@ const WIDEST: usize = 4;
 /// Units that look through one sequence together where each token stands for itself.
 const SEARCH_LANES: u32 = 32;
 
-/// Vectors that a unit should have in a segment of a sequence, for the sums of segments to be few.
+/// Vectors that a unit should have in a piece of a sequence, for the sums of pieces to be few.
 const VECTORS_PER_UNIT: usize = 16;
 
 /// Fewer cubes than this leave a large device idle.
@@ -35,20 +35,20 @@ pub struct Geometry {
     pub width: usize,
     pub cubes: u32,
     pub division: Division,
-    /// The segments of each sequence, where they are divided.
-    pub segments: Option<SegmentSize>,
+    /// The pieces of each sequence, where they are divided.
+    pub pieces: Option<PieceSize>,
 }
 
 /// How a sequence is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentSize {
-    /// Segments in a sequence.
+pub struct PieceSize {
+    /// Pieces in a sequence.
     pub count: usize,
-    /// Vectors in a segment.
+    /// Vectors in a piece.
     pub vectors: usize,
 }
 
-impl SegmentSize {
+impl PieceSize {
     /// For sequences of `vectors` vectors; none where whole sequences keep the device busy, or are
     /// short.
     fn new(sequences: usize, vectors: usize) -> Option<Self> {
@@ -74,12 +74,12 @@ impl Geometry {
         let largest = types.iter().map(ElemType::size).max().unwrap_or(1);
         let width = width(client, largest, tokens);
         // The sum of kept weights would take one more kernel.
-        let segments = match blueprint.by_rows() && !blueprint.adds_weights() {
-            true => SegmentSize::new(sequences, tokens / width),
+        let pieces = match blueprint.by_rows() && !blueprint.adds_weights() {
+            true => PieceSize::new(sequences, tokens / width),
             false => None,
         };
-        let (lanes, cubes) = match (segments, blueprint.by_rows()) {
-            (Some(segments), _) => (CUBE_SIZE, bounded(sequences * segments.count)),
+        let (lanes, cubes) = match (pieces, blueprint.by_rows()) {
+            (Some(pieces), _) => (CUBE_SIZE, bounded(sequences * pieces.count)),
             (None, true) => {
                 let lanes = lanes(tokens);
                 (lanes, cubes_for_sequences(sequences, lanes))
@@ -88,7 +88,7 @@ impl Geometry {
         };
         Self {
             width,
-            segments,
+            pieces,
             cubes,
             division: Division {
                 cube_size: CUBE_SIZE,
@@ -153,12 +153,12 @@ mod tests {
     #[test]
     fn few_long_sequences_are_divided() {
         let vectors = 1_000_000 / 4;
-        let one = SegmentSize::new(1, vectors).expect("divided");
+        let one = PieceSize::new(1, vectors).expect("divided");
         assert!(one.count > 100 && one.count * one.vectors >= vectors);
-        let four = SegmentSize::new(4, 65_536).expect("divided");
+        let four = PieceSize::new(4, 65_536).expect("divided");
         assert!(four.count >= 32 && four.count * four.vectors >= 65_536);
-        assert_eq!(SegmentSize::new(1, 1000), None);
-        assert_eq!(SegmentSize::new(1000, vectors), None);
+        assert_eq!(PieceSize::new(1, 1000), None);
+        assert_eq!(PieceSize::new(1000, vectors), None);
     }
 
     #[test]

@@ -4,10 +4,10 @@ use cubecl::ir::{FloatKind, UIntKind};
 use cubecl::prelude::*;
 
 use super::backward::scale;
-use super::columns::{AdvantageColumnArgs, InputsLaunch, Types};
-use super::geometry::{self, CUBE_SIZE, Geometry, SegmentSize};
+use super::columns::{AdvantageColumnArgs, GradientsLaunch, InputsLaunch, Types};
+use super::geometry::{self, CUBE_SIZE, Geometry, PieceSize};
 use super::partials::{BatchSizeLaunch, finish};
-use super::segments::{SegmentsLaunch, finish_segments, gather_segments, visit_segments};
+use super::pieces::{PiecesLaunch, finish_pieces, gather_pieces, visit_pieces};
 use super::visit::visit;
 use super::{Batch, Buffer, Outputs};
 use crate::blueprint::Blueprint;
@@ -21,8 +21,8 @@ use crate::sums::Sum;
 ///
 /// # Panics
 ///
-/// If the surrogate or the level of the ratio has no kernel, if a buffer is smaller than the batch's shape, if the objective
-/// reads one that is not there, or if the batch has no token or 2³¹ of them.
+/// If the surrogate has no kernel, if a buffer is smaller than the batch's shape, if the objective reads
+/// one that is not there, or if the batch has no token or 2³¹ of them.
 #[must_use]
 pub fn forward(
     client: &Client,
@@ -40,7 +40,7 @@ pub fn forward(
     let arithmetic = arithmetic(element(&batch.columns.log_probs).expect("log-probs"));
     let double = arithmetic == ElemType::Float(FloatKind::F64);
     let blueprint = Blueprint::new(objective, batch.mask.is_some(), with_gradient, double)
-        .expect("a surrogate and a ratio with kernels");
+        .expect("a surrogate with a kernel");
     let types = [
         element(&batch.columns.old_log_probs).unwrap_or(arithmetic),
         element(&batch.columns.rollout_log_probs).unwrap_or(arithmetic),
@@ -55,6 +55,7 @@ pub fn forward(
     let gradient_length = |wanted: bool| if wanted { tokens } else { geometry.width };
     let gradient = real(gradient_length(with_gradient));
     let entropy_gradient = real(gradient_length(with_gradient && blueprint.entropy));
+    let segment_gradient = real(gradient_length(with_gradient && blueprint.segment_ratio()));
     let partials_length = Sum::needed(&blueprint).len() * geometry.cubes as usize;
     let partials = real(partials_length);
     let length = match objective.reduction.denominator() {
@@ -79,10 +80,11 @@ pub fn forward(
         geometry: &geometry,
         gradient: &gradient,
         entropy_gradient: &entropy_gradient,
+        segment_gradient: &segment_gradient,
         partials: &partials,
     };
-    match geometry.segments {
-        Some(segments) => visit.launch_segments(segments),
+    match geometry.pieces {
+        Some(pieces) => visit.launch_pieces(pieces),
         None => visit.launch(),
     }
 
@@ -92,6 +94,7 @@ pub fn forward(
         sums: real(row),
         gradient,
         entropy_gradient,
+        segment_gradient,
         factor: real(1),
     };
     // SAFETY: the kernel reads the partial sums of as many cubes as there were, and writes one
@@ -128,16 +131,32 @@ struct Visit<'a> {
     geometry: &'a Geometry,
     gradient: &'a Buffer,
     entropy_gradient: &'a Buffer,
+    segment_gradient: &'a Buffer,
     partials: &'a Buffer,
 }
 
 // SAFETY of all launches below: the kernels touch nothing beyond the shape of the batch, one vector of
 // a gradient that is not asked for, the partial sums of their cubes, and the sums and the slope of
-// each segment; `argument` has checked that the buffers are as long.
+// each piece; `argument` has checked that the buffers are as long.
 #[allow(unsafe_code)]
 impl Visit<'_> {
     fn cubes(&self) -> CubeCount {
         CubeCount::Static(self.geometry.cubes, 1, 1)
+    }
+
+    fn gradients<E: Types>(&self) -> GradientsLaunch<E> {
+        let Blueprint {
+            with_gradient,
+            entropy,
+            ..
+        } = self.blueprint;
+        let whole = |buffer: &Buffer| buffer.argument(buffer.length());
+        let wanted = |buffer, is_read| (with_gradient && is_read).then(|| whole(buffer)).into();
+        GradientsLaunch::new(
+            whole(self.gradient),
+            wanted(self.entropy_gradient, entropy),
+            wanted(self.segment_gradient, self.blueprint.segment_ratio()),
+        )
     }
 
     /// Whole sequences.
@@ -151,9 +170,7 @@ impl Visit<'_> {
                 self.geometry.width,
                 inputs(self.batch, &self.blueprint),
                 self.numbers.arguments(self.arithmetic),
-                self.gradient.argument(self.gradient.length()),
-                self.entropy_gradient
-                    .argument(self.entropy_gradient.length()),
+                self.gradients(),
                 self.partials.argument(self.partials.length()),
                 self.batch.sequences,
                 self.batch.tokens / self.geometry.width,
@@ -164,14 +181,14 @@ impl Visit<'_> {
         }
     }
 
-    /// Segments of sequences.
-    fn launch_segments(&self, size: SegmentSize) {
+    /// Pieces of sequences.
+    fn launch_pieces(&self, size: PieceSize) {
         let total = self.batch.sequences * size.count;
         let row_sums_length = RowSum::needed(&self.blueprint).len().max(1) * total;
         let row_sums = Buffer::empty(self.client, row_sums_length, self.arithmetic);
         let slopes = Buffer::empty(self.client, total, self.arithmetic);
-        let segments = || {
-            SegmentsLaunch::new(
+        let pieces = || {
+            PiecesLaunch::new(
                 self.batch.sequences,
                 self.batch.tokens / self.geometry.width,
                 size.count,
@@ -180,7 +197,7 @@ impl Visit<'_> {
         };
         // SAFETY: see above.
         unsafe {
-            gather_segments::launch_unchecked(
+            gather_pieces::launch_unchecked(
                 self.client,
                 self.cubes(),
                 CubeDim::new_1d(CUBE_SIZE),
@@ -188,12 +205,12 @@ impl Visit<'_> {
                 inputs(self.batch, &self.blueprint),
                 self.numbers.arguments(self.arithmetic),
                 row_sums.argument(row_sums_length),
-                segments(),
+                pieces(),
                 self.geometry.division,
                 self.blueprint,
                 self.types,
             );
-            visit_segments::launch_unchecked(
+            visit_pieces::launch_unchecked(
                 self.client,
                 self.cubes(),
                 CubeDim::new_1d(CUBE_SIZE),
@@ -202,17 +219,15 @@ impl Visit<'_> {
                 self.numbers.arguments(self.arithmetic),
                 row_sums.argument(row_sums_length),
                 slopes.argument(total),
-                self.gradient.argument(self.gradient.length()),
-                self.entropy_gradient
-                    .argument(self.entropy_gradient.length()),
+                self.gradients(),
                 self.partials.argument(self.partials.length()),
-                segments(),
+                pieces(),
                 self.geometry.division,
                 self.blueprint,
                 self.types,
             );
             if self.blueprint.with_gradient && self.blueprint.shares_gradient() {
-                finish_segments::launch_unchecked(
+                finish_pieces::launch_unchecked(
                     self.client,
                     self.cubes(),
                     CubeDim::new_1d(CUBE_SIZE),
@@ -221,8 +236,8 @@ impl Visit<'_> {
                     self.numbers.arguments(self.arithmetic),
                     row_sums.argument(row_sums_length),
                     slopes.argument(total),
-                    self.gradient.argument(self.gradient.length()),
-                    segments(),
+                    self.gradients(),
+                    pieces(),
                     self.geometry.division,
                     self.blueprint,
                     self.types,
@@ -294,6 +309,9 @@ fn inputs<E: Types>(batch: &Batch, blueprint: &Blueprint) -> InputsLaunch<E> {
         ref_log_probs,
         entropies,
         advantages,
+        future_weights,
+        segment_log_ratios,
+        segment_rejections,
     ] = columns.named().map(|(name, (column, is_read))| {
         let length = match name == "advantages" && batch.advantages_per_sequence {
             true => batch.sequences,
@@ -333,6 +351,9 @@ fn inputs<E: Types>(batch: &Batch, blueprint: &Blueprint) -> InputsLaunch<E> {
             true => AdvantageColumnArgs::PerSequence(advantages),
             false => AdvantageColumnArgs::PerToken(advantages),
         },
+        future_weights.into(),
+        segment_log_ratios.into(),
+        segment_rejections.into(),
         batch.mask.as_ref().map(|it| it.argument(length)).into(),
     )
 }

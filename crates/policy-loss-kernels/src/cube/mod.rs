@@ -23,7 +23,7 @@ pub(crate) mod lanes;
 mod launch;
 pub mod log_probs;
 mod partials;
-mod segments;
+mod pieces;
 mod visit;
 pub(crate) mod words;
 

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::columns::{Inputs, Types};
+use super::columns::{Gradients, Inputs, Types};
 use super::lanes::{Division, Lanes};
 use super::partials::write_partials;
 use super::words::{count, mean};
@@ -28,8 +28,7 @@ const STRETCH: usize = 16;
 pub fn visit<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
     inputs: &Inputs<(O, R, V, M, A, N)>,
     numbers: &NumberArguments,
-    gradient: &mut [Vector<A, N>],
-    entropy_gradient: &mut [Vector<A, N>],
+    gradients: &mut Gradients<(O, R, V, M, A, N)>,
     partials: &mut [A],
     sequences: usize,
     vectors_per_row: usize,
@@ -42,8 +41,7 @@ pub fn visit<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
         by_rows::<(O, R, V, M, A, N)>(
             inputs,
             numbers,
-            gradient,
-            entropy_gradient,
+            gradients,
             &mut sums,
             sequences,
             vectors_per_row,
@@ -54,8 +52,7 @@ pub fn visit<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
         by_tokens::<(O, R, V, M, A, N)>(
             inputs,
             numbers,
-            gradient,
-            entropy_gradient,
+            gradients,
             &mut sums,
             sequences,
             vectors_per_row,
@@ -73,8 +70,7 @@ pub fn visit<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
 fn by_tokens<E: Types>(
     inputs: &Inputs<E>,
     numbers: &NumberArguments,
-    gradient: &mut [Vector<E::Real, E::Width>],
-    entropy_gradient: &mut [Vector<E::Real, E::Width>],
+    gradients: &mut Gradients<E>,
     sums: &mut Sums<E>,
     sequences: usize,
     vectors_per_row: usize,
@@ -92,12 +88,7 @@ fn by_tokens<E: Types>(
             let sequence = index / vectors_per_row;
             let tokens = inputs.tokens(index, sequence, blueprint);
             let own = token::<E>(numbers, &row, &tokens, &mut stretch, blueprint);
-            if comptime!(blueprint.with_gradient) {
-                gradient[index] = own.log_probs;
-                if comptime!(blueprint.entropy) {
-                    entropy_gradient[index] = own.entropy;
-                }
-            }
+            gradients.write(index, &own, blueprint);
             index += step;
         }
         sums.add(&stretch);
@@ -145,8 +136,7 @@ fn count_sequences<E: Types>(
 fn by_rows<E: Types>(
     inputs: &Inputs<E>,
     numbers: &NumberArguments,
-    gradient: &mut [Vector<E::Real, E::Width>],
-    entropy_gradient: &mut [Vector<E::Real, E::Width>],
+    gradients: &mut Gradients<E>,
     sums: &mut Sums<E>,
     sequences: usize,
     vectors_per_row: usize,
@@ -184,21 +174,11 @@ fn by_rows<E: Types>(
         let speaks = sequence < sequences && lanes.lane == 0;
         add_row::<E>(sums, &row, select(speaks, row_sums.tokens, zero), blueprint);
         let log_ratio_slope = visit_tokens::<E>(
-            inputs,
-            numbers,
-            &row,
-            gradient,
-            entropy_gradient,
-            sums,
-            sequence,
-            start,
-            end,
-            step,
-            blueprint,
+            inputs, numbers, &row, gradients, sums, sequence, start, end, step, blueprint,
         );
         if comptime!(blueprint.with_gradient && blueprint.shares_gradient()) {
             let shared = Vector::new(lanes.sum(log_ratio_slope)) * row.log_ratio_slope;
-            add_shared::<E>(inputs, gradient, shared, start, end, step, blueprint);
+            add_shared::<E>(inputs, gradients, shared, start, end, step, blueprint);
         }
         first += CUBE_COUNT * rows;
     }
@@ -270,8 +250,7 @@ pub fn visit_tokens<E: Types>(
     inputs: &Inputs<E>,
     numbers: &NumberArguments,
     row: &Row<E>,
-    gradient: &mut [Vector<E::Real, E::Width>],
-    entropy_gradient: &mut [Vector<E::Real, E::Width>],
+    gradients: &mut Gradients<E>,
     sums: &mut Sums<E>,
     sequence: usize,
     start: usize,
@@ -288,14 +267,7 @@ pub fn visit_tokens<E: Types>(
         while index < stop {
             let tokens = inputs.tokens(index, sequence, blueprint);
             let own = token::<E>(numbers, row, &tokens, &mut stretch, blueprint);
-            if comptime!(blueprint.with_gradient) {
-                if comptime!(!blueprint.shares_gradient() || blueprint.penalized) {
-                    gradient[index] = own.log_probs;
-                }
-                if comptime!(blueprint.entropy) {
-                    entropy_gradient[index] = own.entropy;
-                }
-            }
+            gradients.write(index, &own, blueprint);
             if comptime!(blueprint.shares_gradient()) {
                 stretch_of_slopes += own.log_ratio_slope.vector_sum();
             }
@@ -311,7 +283,7 @@ pub fn visit_tokens<E: Types>(
 #[cube]
 pub fn add_shared<E: Types>(
     inputs: &Inputs<E>,
-    gradient: &mut [Vector<E::Real, E::Width>],
+    gradients: &mut Gradients<E>,
     shared: Vector<E::Real, E::Width>,
     start: usize,
     end: usize,
@@ -320,11 +292,7 @@ pub fn add_shared<E: Types>(
 ) {
     let mut index = start;
     while index < end {
-        let mut slopes = keep::<E>(inputs.valid(index), shared);
-        if comptime!(blueprint.penalized) {
-            slopes += gradient[index];
-        }
-        gradient[index] = slopes;
+        gradients.add_shared(index, keep::<E>(inputs.valid(index), shared), blueprint);
         index += step;
     }
 }

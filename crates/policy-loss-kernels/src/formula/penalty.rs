@@ -15,7 +15,7 @@ formulas! {
         pub value: Values<E>,
         /// What the value changes by with the token's own log-prob.
         pub slope: Values<E>,
-        /// What the value changes by with the logarithm of the ratio of the sequence.
+        /// What the value changes by with the logarithm of the ratio that tokens share.
         pub log_ratio_slope: Values<E>,
     }
 
@@ -65,9 +65,9 @@ formulas! {
             let own = token_ratio::<E>(row, inputs, blueprint);
             slope = slope * own.ratio;
             value = value * own.ratio;
-            log_ratio_slope = value;
-            if comptime!(!blueprint.shares_gradient()) {
-                slope = slope + drop_where::<E>(own.saturated, value);
+            log_ratio_slope = drop_where::<E>(own.saturated, value);
+            if comptime!(!blueprint.separates_ratio()) {
+                slope = slope + log_ratio_slope;
             }
         }
         PenaltyOutput::<E> {

@@ -83,6 +83,14 @@ formulas! {
             }
             rejected = either::<E>(rejected, out);
         }
+        if comptime!(blueprint.filters_by(FilterLevel::SegmentMean)) {
+            let zero = constant::<E>(gap, 0.0);
+            let mut out = greater::<E>(inputs.segment_rejection, zero);
+            if comptime!(blueprint.only_moving_away) {
+                out = both::<E>(out, moves_away::<E>(gap, inputs.advantage));
+            }
+            rejected = either::<E>(rejected, out);
+        }
         TokenWeight::<E> {
             gap,
             // Chosen, not multiplied: infinity times 0 would be NaN.
@@ -138,6 +146,9 @@ formulas! {
         let mut weight = constant::<E>(inputs.log_probs, 1.0);
         if comptime!(blueprint.corrected) {
             weight = token_weight::<E>(numbers, row, inputs, blueprint).value;
+        }
+        if comptime!(blueprint.weighs_future) {
+            weight = weight * inputs.future_weight;
         }
         if comptime!(blueprint.drops_tokens()) {
             weight = drop_where::<E>(dropped_tokens::<E>(row, inputs, blueprint), weight);

@@ -17,6 +17,12 @@ formulas! {
         /// Anything where the objective does not read it.
         pub entropy: Values<E>,
         pub advantage: Values<E>,
+        /// Anything where the objective does not read it.
+        pub future_weight: Values<E>,
+        /// Anything where the objective does not read it.
+        pub segment_log_ratio: Values<E>,
+        /// Anything where the objective does not read it.
+        pub segment_rejection: Values<E>,
         pub valid: Flags<E>,
         /// Valid tokens without a log-prob of the sampler, where the objective reads it.
         pub missing: Flags<E>,
@@ -141,6 +147,12 @@ formulas! {
                 ratio = choose::<E>(valid, ratio, constant::<E>(log_ratio, 1.0));
                 saturated = row.saturated;
             }
+        }
+        if comptime!(blueprint.segment_ratio()) {
+            let mean_log_ratio = keep::<E>(valid, inputs.segment_log_ratio);
+            let of_segment = bounded_ratio::<E>(mean_log_ratio, comptime!(blueprint.double));
+            ratio = of_segment.ratio;
+            saturated = of_segment.beyond;
         }
         TokenRatio::<E> {
             log_ratio,

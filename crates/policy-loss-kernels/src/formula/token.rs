@@ -15,11 +15,11 @@ formulas! {
     /// The derivatives of the loss of tokens, times the row's factor; 0 at masked ones.
     #[derive(CubeType, Clone, Copy)]
     pub struct TokenGradient<E: Elements> {
-        /// With respect to their own log-probs. Where tokens share the gradient of their ratio, what
-        /// flows through the ratio is in `log_ratio_slope` instead.
+        /// With respect to their own log-probs. Where tokens share their ratio, and its gradient, what
+        /// flows through it is in `log_ratio_slope` instead.
         pub log_probs: Values<E>,
-        /// With respect to the logarithm of the ratio of their sequence, where tokens share its
-        /// gradient.
+        /// With respect to the logarithm of the ratio of their sequence or segment, where tokens share
+        /// its gradient.
         pub log_ratio_slope: Values<E>,
         /// With respect to their entropies.
         pub entropy: Values<E>,
@@ -31,7 +31,7 @@ formulas! {
         /// What is good about the tokens: it counts against the loss.
         pub value: Values<E>,
         /// Its derivative with respect to their log-probs, or, where tokens share the gradient of
-        /// their ratio, with respect to the logarithm of that ratio.
+        /// their ratio, with respect to its logarithm.
         pub slope: Values<E>,
         /// NaN or infinite where an input is that was read.
         pub probe: Values<E>,
@@ -43,8 +43,8 @@ formulas! {
         pub value: Values<E>,
         /// Its derivative with respect to the log-probs of the tokens.
         pub slope: Values<E>,
-        /// Its derivative with respect to the logarithm of the ratio of their sequence, where tokens
-        /// share its gradient.
+        /// Its derivative with respect to the logarithm of the ratio of their sequence or segment,
+        /// where tokens share its gradient.
         pub log_ratio_slope: Values<E>,
         /// Its derivative with respect to their entropies.
         pub entropy_slope: Values<E>,
@@ -107,7 +107,7 @@ formulas! {
         }
     }
 
-    /// The surrogate times the weight of the rollout correction, 0 at tokens that are dropped.
+    /// The surrogate times its future weight and its rollout weight, 0 at tokens that are dropped.
     #[cube]
     pub fn corrected_term<E: Elements>(
         numbers: &Numbers,
@@ -119,6 +119,13 @@ formulas! {
     ) -> TokenTerm<E> {
         let valid = inputs.valid;
         let mut corrected = term;
+        if comptime!(blueprint.weighs_future) {
+            let weight = keep::<E>(valid, inputs.future_weight);
+            corrected.value = corrected.value * weight;
+            if comptime!(!blueprint.slope_is_of_row()) {
+                corrected.slope = corrected.slope * weight;
+            }
+        }
         if comptime!(blueprint.corrected) {
             let weight = token_weight::<E>(numbers, row, inputs, blueprint);
             corrected.probe = corrected.probe + weight.gap;
@@ -163,7 +170,7 @@ formulas! {
         let zero = constant::<E>(term.value, 0.0);
         let mut slope = term.slope;
         let mut log_ratio_slope = zero;
-        if comptime!(blueprint.shares_gradient()) {
+        if comptime!(blueprint.separates_ratio()) {
             log_ratio_slope = slope;
             slope = zero;
         }
@@ -197,7 +204,7 @@ formulas! {
                 minus_product::<E>(regularized.value, penalty.value, coefficient);
             regularized.slope =
                 minus_product::<E>(regularized.slope, penalty.slope, coefficient);
-            if comptime!(blueprint.shares_gradient()) {
+            if comptime!(blueprint.separates_ratio()) {
                 let slope = penalty.log_ratio_slope;
                 regularized.log_ratio_slope =
                     minus_product::<E>(regularized.log_ratio_slope, slope, coefficient);

@@ -21,8 +21,6 @@ use super::check::{ConfigError, above_one, positive, unit};
 /// that of the [`Ratio`](super::Ratio), and `r` is the ratio. The KL penalty and the entropy bonus are
 /// not weighed, and denominators do not change.
 ///
-/// It is composed of plain tensor operations, without kernels.
-///
 /// Source: FIPO, [arXiv 2603.19835](https://arxiv.org/abs/2603.19835), as in ms-swift: discount
 /// 2^(-1/32), bounds 1 and 1.2, a guard from a ratio of 4 on with bounds 0.8 and 1; what it calls
 /// `delta` is `max_ratio` together with the `delta` of the [`Clip`](super::Clip).

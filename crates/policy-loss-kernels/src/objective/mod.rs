@@ -207,16 +207,9 @@ impl Objective {
     /// The part that the fused kernels do not have, if there is one.
     #[must_use]
     pub fn part_without_kernel(&self) -> Option<&'static str> {
-        let filters = self.rollout_correction.map(|it| it.filters);
-        let mut filters = filters.iter().flat_map(Filters::iter);
-        match () {
-            () if self.surrogate.kind().is_none() => Some("surrogate"),
-            () if !self.ratio.level.has_kernel() => Some("ratio.level"),
-            () if filters.any(|filter| !filter.level.has_kernel()) => {
-                Some("rollout_correction.filters")
-            }
-            () if self.future_weight.is_some() => Some("future_weight"),
-            () => None,
+        match self.surrogate.kind() {
+            Some(_) => None,
+            None => Some("surrogate"),
         }
     }
 

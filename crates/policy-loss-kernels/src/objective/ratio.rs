@@ -94,29 +94,8 @@ pub enum RatioLevel {
     SequenceToken,
     /// One ratio per sequence: the product of its tokens' ratios.
     SequenceSum,
-    /// One ratio per segment: the geometric mean of its tokens' ratios. Composed of plain tensor
-    /// operations, without kernels.
+    /// One ratio per segment: the geometric mean of its tokens' ratios.
     Segment,
-}
-
-impl RatioLevel {
-    /// Whether the gradient of a ratio is the same for all tokens of a sequence.
-    #[must_use]
-    pub const fn shares_gradient(self) -> bool {
-        match self {
-            Self::Token | Self::SequenceToken | Self::Segment => false,
-            Self::Sequence | Self::SequenceSum => true,
-        }
-    }
-
-    /// Whether the fused kernels have it.
-    #[must_use]
-    pub const fn has_kernel(self) -> bool {
-        match self {
-            Self::Token | Self::Sequence | Self::SequenceToken | Self::SequenceSum => true,
-            Self::Segment => false,
-        }
-    }
 }
 
 /// The behavior policy: the one in the denominator of a [`Ratio`].

@@ -354,8 +354,7 @@ pub enum FilterLevel {
     SequenceMean,
     /// Each sequence by the largest of its tokens' estimates.
     SequenceMax,
-    /// Each segment by the mean of its tokens' estimates. Composed of plain tensor operations, without
-    /// kernels.
+    /// Each segment by the mean of its tokens' estimates.
     SegmentMean,
 }
 
@@ -389,15 +388,6 @@ impl FilterLevel {
         Self::SequenceMax,
         Self::SegmentMean,
     ];
-
-    /// Whether the fused kernels have it.
-    #[must_use]
-    pub const fn has_kernel(self) -> bool {
-        match self {
-            Self::Token | Self::SequenceSum | Self::SequenceMean | Self::SequenceMax => true,
-            Self::SegmentMean => false,
-        }
-    }
 
     /// Whether its statistic is made of the sum of the estimates over a sequence.
     pub(crate) const fn adds_up(self) -> bool {

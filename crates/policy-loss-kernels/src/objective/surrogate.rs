@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bounds;
-use super::check::{ConfigError, above_one, not_negative, positive, share};
-use super::ratio::{LOG_RATIO_LIMIT, Ratio, RatioLevel};
+use super::check::{ConfigError, above_one, not_negative, positive, require, share};
+use super::ratio::{LEAST_LOG_RATIO, LOG_RATIO_LIMIT, Ratio, RatioLevel};
 use crate::numbers::Numbers;
 
 /// Declares the surrogates once: the name that JSON carries, and the type.
@@ -805,6 +805,10 @@ impl Properties for GeometricMean {
     }
 }
 
+/// The logarithm of the largest weight of a [`GammaWeight`]: f32 ends at e^88.7, and an advantage
+/// comes on top.
+const LARGEST_LOG_WEIGHT: f64 = 80.0;
+
 /// A policy gradient whose weight is a smooth function of the ratio of the whole sequence, like the
 /// density of a gamma distribution:
 ///
@@ -814,8 +818,8 @@ impl Properties for GeometricMean {
 /// surrogate = sg(phi) * A * log_probs
 /// ```
 ///
-/// Gradient: `phi * A`; at `W = 0` that is `A`. `phi` is 0 where it is not a number. Defaults:
-/// k 2 and 3, lambda 3 and 2.
+/// Gradient: `phi * A`; at `W = 0` that is `A`. `phi` is 0 where it is not a number, and largest at
+/// `e^W = k / lambda`, where it may be e^80 at most. Defaults: k 2 and 3, lambda 3 and 2.
 ///
 /// Paper: VESPO, [arXiv 2602.10693](https://arxiv.org/abs/2602.10693). Used by TRL and
 /// Liger-Kernel.
@@ -843,18 +847,44 @@ impl Default for GammaWeight {
     }
 }
 
+impl GammaWeight {
+    /// The logarithm of the largest weight, that of `W = ln(k / lambda)`.
+    fn largest_log_weight(k: f64, lambda: f64) -> f64 {
+        let log_ratio = (k / lambda).ln().clamp(LEAST_LOG_RATIO, LOG_RATIO_LIMIT);
+        lambda + k * log_ratio - lambda * log_ratio.exp()
+    }
+}
+
 impl Properties for GammaWeight {
     fn validate(&self) -> Result<(), ConfigError> {
-        positive("surrogate.gamma_weight.positive_k", self.positive_k)?;
-        positive(
-            "surrogate.gamma_weight.positive_lambda",
-            self.positive_lambda,
-        )?;
-        positive("surrogate.gamma_weight.negative_k", self.negative_k)?;
-        positive(
-            "surrogate.gamma_weight.negative_lambda",
-            self.negative_lambda,
-        )
+        let sides = [
+            (
+                ("surrogate.gamma_weight.positive_k", self.positive_k),
+                (
+                    "surrogate.gamma_weight.positive_lambda",
+                    self.positive_lambda,
+                ),
+            ),
+            (
+                ("surrogate.gamma_weight.negative_k", self.negative_k),
+                (
+                    "surrogate.gamma_weight.negative_lambda",
+                    self.negative_lambda,
+                ),
+            ),
+        ];
+        for ((k_field, k), (lambda_field, lambda)) in sides {
+            positive(k_field, k)?;
+            positive(lambda_field, lambda)?;
+            require(
+                Self::largest_log_weight(k, lambda) <= LARGEST_LOG_WEIGHT,
+                lambda_field,
+                lambda,
+                "a number that makes, with the `k` beside it, no weight larger than e^80, which \
+                 f32 still holds",
+            )?;
+        }
+        Ok(())
     }
 
     fn needs_token_ratio(&self) -> Option<&'static str> {

@@ -46,6 +46,7 @@ fn run(arch: Arch, objective: &Objective, log_ratio: f32, tokens: usize) -> Eval
             ref_log_probs: Some(reference.as_slice().into()),
             entropies: Some(reference.as_slice().into()),
             advantages: Some(log_probs.as_slice().into()),
+            ..Columns::default()
         },
         mask: None,
         weight_mean: 1.0,

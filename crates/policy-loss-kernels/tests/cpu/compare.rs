@@ -1,6 +1,6 @@
 //! When the kernels agree with the oracle.
 
-use policy_loss_kernels::cpu::{Arch, Arithmetic, evaluate_on};
+use policy_loss_kernels::cpu::{Arch, Arithmetic};
 use policy_loss_kernels::objective::Denominator;
 use policy_loss_kernels::{Kind, MetricValues, Objective, Sum, Sums};
 use policy_loss_oracle::{Answer, Scale};
@@ -59,14 +59,14 @@ fn check_run<T: Arithmetic>(
     answer: &Answer,
     context: &str,
 ) {
-    let batch = data.batch(answer.weight_mean);
     let factor = factor(objective, scale, &answer.sums);
     // The oracle adds one by one: its own error grows with the number of terms.
     let relative = relative::<T>() + 2e-16 * answer.sums.valid_tokens;
-    let without = evaluate_on::<T>(arch, objective, &batch, scale.map(|_| factor), false)
-        .unwrap_or_else(|error| panic!("{error}"));
-    let with = evaluate_on::<T>(arch, objective, &batch, scale.map(|_| factor), true)
-        .unwrap_or_else(|error| panic!("{error}"));
+    let run = |with_gradient| {
+        let scale = scale.map(|_| factor);
+        data.run_told::<T>(arch, objective, scale, &answer.told, with_gradient)
+    };
+    let (without, with) = (run(false), run(true));
     assert!(without.gradient.is_empty() && without.entropy_gradient.is_empty());
     assert_eq!(
         without.sums, with.sums,

@@ -7,7 +7,7 @@ use policy_loss_kernels::cpu::{Arch, Arithmetic, Batch, Evaluated, Floats, Mask,
 use policy_loss_kernels::objective::EntropyMask;
 use policy_loss_kernels::{Columns, Objective};
 use policy_loss_oracle as oracle;
-use policy_loss_oracle::{Answer, Prompts, Random, Scale};
+use policy_loss_oracle::{Answer, Prompts, Random, Scale, Told};
 
 /// The one that the batches here bring the threshold of.
 pub const ENTROPY_MASK: EntropyMask = EntropyMask::new(0.6);
@@ -79,7 +79,7 @@ impl Column {
     }
 }
 
-/// A batch that owns its memory. Its columns are all there.
+/// A batch that owns its memory. Its columns are all there, but for those that it is [`Told`].
 #[derive(Clone, Debug)]
 pub struct Data {
     pub sequences: usize,
@@ -161,6 +161,7 @@ impl Data {
             ref_log_probs: reference,
             entropies,
             advantages,
+            ..Columns::default()
         };
         // Some that answer one prompt, in no order.
         let prompts = (0..sequences).map(|row| (row * 5 % 7 % 3) as i64).collect();
@@ -208,6 +209,9 @@ impl Data {
             ref_log_probs: column(old_log_probs),
             entropies: column(advantages),
             advantages: column(advantages),
+            future_weights: column(&[]),
+            segment_log_ratios: column(&[]),
+            segment_rejections: column(&[]),
         };
         Self::new((1, log_probs.len()), columns, None, vec![0])
     }
@@ -226,14 +230,20 @@ impl Data {
         self.mask.as_ref().is_none_or(|mask| mask[index])
     }
 
-    /// The batch, whose weights are divided by `weight_mean` where they are normalized.
-    pub fn batch(&self, weight_mean: f64) -> Batch<'_> {
+    /// The batch, with what it is told.
+    pub fn batch<'a>(&'a self, told: &'a Told) -> Batch<'a> {
+        let columns = self.columns.as_ref().map(|column| Some(column.floats()));
         Batch {
             sequences: self.sequences,
             tokens: self.tokens,
-            columns: self.columns.as_ref().map(|column| Some(column.floats())),
+            columns: Columns {
+                future_weights: Some(told.future_weights.as_slice().into()),
+                segment_log_ratios: Some(told.segment_log_ratios.as_slice().into()),
+                segment_rejections: Some(told.segment_rejections.as_slice().into()),
+                ..columns
+            },
             mask: self.mask.as_deref().map(Mask::from),
-            weight_mean,
+            weight_mean: told.weight_mean,
             entropy_threshold: self.entropy_threshold(),
             sequence_weights: Some(self.weights.as_slice().into()),
         }
@@ -254,19 +264,51 @@ impl Data {
         objective: &Objective,
         scale: Option<f64>,
     ) -> Evaluated<T> {
-        self.run_normalized(arch, objective, scale, 1.0)
+        self.run_told(arch, objective, scale, &self.told::<T>(objective), true)
     }
 
-    /// What the kernels make of it where the weights have this mean.
-    pub fn run_normalized<T: Arithmetic>(
+    /// What the kernels make of it where they are told this. The gradient is that of the log-probs
+    /// alone: what flows through the mean log-ratios of segments has been added to it.
+    pub fn run_told<T: Arithmetic>(
         &self,
         arch: Arch,
         objective: &Objective,
         scale: Option<f64>,
-        weight_mean: f64,
+        told: &Told,
+        with_gradient: bool,
     ) -> Evaluated<T> {
-        evaluate_on(arch, objective, &self.batch(weight_mean), scale, true)
-            .unwrap_or_else(|error| panic!("{error}"))
+        let mut found = evaluate_on(arch, objective, &self.batch(told), scale, with_gradient)
+            .unwrap_or_else(|error| panic!("{error}"));
+        self.pass_through_segments(&mut found);
+        found
+    }
+
+    /// What the batch is told under an objective, as if that did not divide weights by their mean.
+    pub fn told<T: Arithmetic>(&self, objective: &Objective) -> Told {
+        let mut objective = *objective;
+        if let Some(correction) = &mut objective.rollout_correction {
+            correction.normalize = false;
+        }
+        self.answer::<T>(&objective, None).told
+    }
+
+    /// A segment's mean log-ratio moves by `1 / n` with each of its tokens.
+    fn pass_through_segments<T: Arithmetic>(&self, found: &mut Evaluated<T>) {
+        let by_mean = std::mem::take(&mut found.segment_gradient);
+        if by_mean.is_empty() {
+            return;
+        }
+        for (i, slope) in by_mean.iter().enumerate() {
+            let is_zero = slope.to_f64().to_bits() == 0;
+            assert!(is_zero || self.is_valid(i), "{i} is masked");
+        }
+        for segment in self.oracle_batch::<T>().segments() {
+            let sum: f64 = segment.iter().map(|&i| by_mean[i].to_f64()).sum();
+            for &i in &segment {
+                let own = found.gradient[i].to_f64();
+                found.gradient[i] = T::from_f64(own + sum / segment.len() as f64);
+            }
+        }
     }
 
     /// What the oracle makes of it, in the numbers that arithmetic in `T` sees.

@@ -118,11 +118,14 @@ fn non_finite_inputs_are_not_hidden() {
             for column in 0..clean.columns.as_ref().named().len() {
                 let mut data = clean.clone();
                 let (name, changed) = &mut data.columns.as_mut().named()[column];
+                if changed.floats().is_empty() {
+                    // What the batch is told is made of the others.
+                    continue;
+                }
                 changed.edit(|values| values[1] = value);
                 let answer = data.answer::<f64>(&objective, None);
                 for arch in levels() {
-                    let mean = answer.weight_mean;
-                    let found = data.run_normalized::<f64>(arch, &objective, None, mean);
+                    let found = data.run_told::<f64>(arch, &objective, None, &answer.told, true);
                     let context = format!("{name} is {value}: {arch:?}, {objective:?}");
                     let expected = answer.sums.non_finite;
                     assert_eq!(found.sums.non_finite, expected, "{context}");

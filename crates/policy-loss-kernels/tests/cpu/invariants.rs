@@ -4,9 +4,8 @@ use policy_loss_kernels::cpu::{
     Arithmetic, Batch, BatchError, Evaluated, Mask, evaluate, evaluate_on, scale_in_place,
 };
 use policy_loss_kernels::objective::{
-    Behavior, Bounds, CovarianceClip, CovariancePenalty, Filter, FilterEstimator, FilterLevel,
-    FutureWeight, KlBase, Ratio, Reduction, RolloutCorrection, SecondMomentClip, SecondMomentMask,
-    Surrogate,
+    Behavior, CovarianceClip, CovariancePenalty, KlBase, RatioLevel, Reduction, SecondMomentClip,
+    SecondMomentMask, Surrogate,
 };
 use policy_loss_kernels::{Columns, Objective};
 use policy_loss_oracle::Random;
@@ -18,7 +17,11 @@ use crate::objectives::{any, objectives, of, token};
 
 /// Every bit of a result.
 fn bits<T: Arithmetic>(evaluated: &Evaluated<T>) -> Vec<u64> {
-    let gradients = [&evaluated.gradient, &evaluated.entropy_gradient];
+    let gradients = [
+        &evaluated.gradient,
+        &evaluated.entropy_gradient,
+        &evaluated.segment_gradient,
+    ];
     let gradients = gradients.into_iter().flatten().map(|value| value.to_f64());
     std::iter::once(evaluated.loss)
         .chain(evaluated.sums.to_row())
@@ -141,7 +144,8 @@ fn any_number_of_threads() {
 fn the_machine_chooses_one_of_its_units() {
     let mut random = Random(4);
     let data = Data::random(&mut random, Form::of(Kind::F32, (3, 77)));
-    let chosen = evaluate::<f32>(&token(), &data.batch(1.0), None, true).expect("a batch");
+    let told = data.told::<f32>(&token());
+    let chosen = evaluate::<f32>(&token(), &data.batch(&told), None, true).expect("a batch");
     let is_same = |arch| bits(&data.run::<f32>(arch, &token(), None)) == bits(&chosen);
     assert!(levels().into_iter().any(is_same));
 }
@@ -157,15 +161,19 @@ fn bytes_and_booleans_are_the_same_mask() {
     let mask = data.mask.as_ref().expect("a mask");
     // Any byte but 0 is valid.
     let bytes: Vec<u8> = mask.iter().map(|&valid| u8::from(valid) * 3).collect();
-    let batch = Batch {
-        mask: Some(Mask::from(bytes.as_slice())),
-        ..data.batch(1.0)
-    };
     for objective in objectives() {
+        let told = data.told::<f32>(&objective);
+        let batch = data.batch(&told);
+        let of_bytes = Batch {
+            mask: Some(Mask::from(bytes.as_slice())),
+            ..batch
+        };
         for arch in levels() {
-            let found = evaluate_on::<f32>(arch, &objective, &batch, None, true);
-            let found = found.expect("a batch");
-            assert_eq!(bits(&data.run::<f32>(arch, &objective, None)), bits(&found));
+            let found = |batch| {
+                let found = evaluate_on::<f32>(arch, &objective, batch, None, true);
+                bits(&found.expect("a batch"))
+            };
+            assert_eq!(found(&batch), found(&of_bytes));
         }
     }
 }
@@ -198,7 +206,8 @@ fn refusal(objective: &Objective, batch: &Batch<'_>) -> BatchError {
 fn wrong_batches_are_refused() {
     let mut random = Random(6);
     let data = Data::random(&mut random, Form::of(Kind::F32, (3, 7)));
-    let batch = data.batch(1.0);
+    let told = data.told::<f32>(&token());
+    let batch = data.batch(&told);
     let Column::F32(log_probs) = &data.columns.log_probs else {
         panic!("f32");
     };
@@ -274,19 +283,6 @@ fn wrong_batches_are_refused() {
     ] {
         assert_eq!(refusal(&of(surrogate), &batch), BatchError::NoKernel);
     }
-    let mut segments = token();
-    segments.ratio = Ratio::SEGMENT;
-    assert_eq!(refusal(&segments, &batch), BatchError::NoKernel);
-    let mut filtered = token();
-    filtered.rollout_correction = Some(RolloutCorrection::filter(Filter::new(
-        FilterLevel::SegmentMean,
-        FilterEstimator::K3,
-        Bounds::at_most(0.1),
-    )));
-    assert_eq!(refusal(&filtered, &batch), BatchError::NoKernel);
-    let mut weighted = token();
-    weighted.future_weight = Some(FutureWeight::default());
-    assert_eq!(refusal(&weighted, &batch), BatchError::NoKernel);
 }
 
 #[test]
@@ -294,7 +290,9 @@ fn every_column_that_an_objective_reads_has_to_be_there() {
     let mut random = Random(7);
     let data = Data::random(&mut random, Form::of(Kind::F32, (3, 7)));
     for objective in objectives() {
-        let batch = data.batch(1.0);
+        let told = data.told::<f32>(&objective);
+        let batch = data.batch(&told);
+        let filters = objective.rollout_correction.map(|it| it.filters);
         let reads_reference = objective
             .kl_penalty
             .is_some_and(|penalty| penalty.against == KlBase::Reference);
@@ -305,6 +303,15 @@ fn every_column_that_an_objective_reads_has_to_be_there() {
             ("ref_log_probs", reads_reference),
             ("entropies", objective.reads_entropies()),
             ("advantages", true),
+            ("future_weights", objective.future_weight.is_some()),
+            (
+                "segment_log_ratios",
+                objective.ratio.level == RatioLevel::Segment,
+            ),
+            (
+                "segment_rejections",
+                filters.is_some_and(|filters| filters.of_segments()),
+            ),
         ];
         for (name, is_read) in is_read {
             let mut columns = batch.columns;

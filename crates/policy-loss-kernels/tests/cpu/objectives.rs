@@ -5,13 +5,24 @@ use std::sync::LazyLock;
 use policy_loss_kernels::Objective;
 use policy_loss_kernels::objective::{
     Behavior, Bounds, Clip, Divergence, DynamicClip, EntropyBonus, Filter, FilterEstimator,
-    FilterLevel, GeometricMean, GradientPreservingClip, KlBase, KlEstimator, KlGradient, KlPenalty,
-    OffPolicyMask, PolicyGradient, Ratio, Reduction, RolloutCorrection, RolloutWeight, SigmoidGate,
-    Surrogate, TrustRegion, WeightLevel,
+    FilterLevel, FutureGuard, FutureWeight, GeometricMean, GradientPreservingClip, KlBase,
+    KlEstimator, KlGradient, KlPenalty, OffPolicyMask, PolicyGradient, Ratio, Reduction,
+    RolloutCorrection, RolloutWeight, SigmoidGate, Surrogate, TrustRegion, WeightLevel,
 };
 use policy_loss_oracle::{Random, dividing_filter};
 
 use crate::data::{Data, ENTROPY_MASK, Form, Kind};
+
+/// With every part, and a discount that leaves little after a few tokens.
+const FUTURE_WEIGHT: FutureWeight = FutureWeight {
+    discount: 0.9,
+    bounds: Some(Bounds::new(0.7, 1.4)),
+    guard: Some(FutureGuard {
+        ratio: 1.1,
+        bounds: Bounds::new(0.8, 1.0),
+    }),
+    max_ratio: Some(1.5),
+};
 
 /// PPO with a higher upper bound.
 pub fn token() -> Objective {
@@ -65,6 +76,7 @@ pub fn surrogates() -> Vec<Objective> {
         Ratio::SEQUENCE,
         Ratio::SEQUENCE_TOKEN,
         Ratio::SEQUENCE_SUM,
+        Ratio::SEGMENT,
     ];
     let mut objectives = Vec::new();
     for surrogate in with_kernel.chain(forms) {
@@ -97,7 +109,9 @@ pub fn parts() -> Vec<Objective> {
     of_forks.entropy_mask = Some(ENTROPY_MASK);
     let mut rewarded_forks = of_forks;
     rewarded_forks.entropy_bonus = Some(EntropyBonus::new(0.1));
-    parts.extend([masked, bonus, of_forks, rewarded_forks]);
+    let mut weighed_by_future = token();
+    weighed_by_future.future_weight = Some(FUTURE_WEIGHT);
+    parts.extend([masked, bonus, of_forks, rewarded_forks, weighed_by_future]);
     parts
 }
 
@@ -160,9 +174,7 @@ static FILTERS: LazyLock<Vec<Filter>> = LazyLock::new(|| {
     let batch = Data::random(&mut Random(1), Form::of(Kind::F64, (6, 9))).oracle_batch::<f64>();
     let of_level =
         |level| FilterEstimator::ALL.map(|estimator| dividing_filter(level, estimator, &batch));
-    let levels = FilterLevel::ALL.into_iter();
-    let with_kernels = levels.filter(|level| level.has_kernel());
-    with_kernels.flat_map(of_level).collect()
+    FilterLevel::ALL.into_iter().flat_map(of_level).collect()
 });
 
 /// Every estimate with every gradient that it can have.
@@ -224,6 +236,7 @@ pub fn any(random: &mut Random) -> Objective {
         objective.kl_penalty = penalizes.then(|| random.pick(&penalties));
         objective.off_policy_mask = masks.then(|| OffPolicyMask::new(0.05));
         objective.entropy_mask = (random.below(4) == 0).then_some(ENTROPY_MASK);
+        objective.future_weight = (random.below(4) == 0).then_some(FUTURE_WEIGHT);
         objective.entropy_bonus = rewards.then(|| EntropyBonus::new(0.1));
         objective.reduction = random.pick(&Reduction::all(9));
         if objective.validate().is_ok() {

@@ -11,6 +11,7 @@ pub(crate) struct Pass {
     pub sums: TensorData,
     pub gradient: TensorData,
     pub entropy_gradient: TensorData,
+    pub segment_gradient: TensorData,
     pub factor: TensorData,
 }
 
@@ -40,6 +41,7 @@ fn pass<T: Arithmetic + BurnElement>(task: &FusedTask, batch: &Batch<'_>) -> Pas
         sums: data(row, &[1, columns]),
         gradient: gradient(evaluated.gradient),
         entropy_gradient: gradient(evaluated.entropy_gradient),
+        segment_gradient: gradient(evaluated.segment_gradient),
         // The kernel has applied the factor of the reduction already.
         factor: data(vec![1.0], &[1]),
     }
@@ -90,6 +92,7 @@ macro_rules! implement_policy_loss_ops {
                     sums: <$tensor>::from_data(pass.sums),
                     gradient: <$tensor>::from_data(pass.gradient),
                     entropy_gradient: <$tensor>::from_data(pass.entropy_gradient),
+                    segment_gradient: <$tensor>::from_data(pass.segment_gradient),
                     factor: <$tensor>::from_data(pass.factor),
                 }
             }

@@ -11,6 +11,7 @@ use burn_cubecl::tensor::CubeTensor;
 use policy_loss_kernels::Sum;
 use policy_loss_kernels::cube::{self, Batch, Buffer};
 
+use crate::RatioLevel;
 use crate::ops::{FusedInputs, FusedOutputs, FusedTask, PolicyLossOps};
 
 impl PolicyLossOps for CubeBackend {
@@ -42,11 +43,13 @@ impl PolicyLossOps for CubeBackend {
             tensor(&like, buffer, shape, like.dtype)
         };
         let with_entropies = with_gradient && objective.entropy_bonus.is_some();
+        let with_segments = with_gradient && objective.ratio.level == RatioLevel::Segment;
         FusedOutputs {
             loss: tensor(&like, outputs.loss, [1], like.dtype),
             sums: tensor(&like, outputs.sums, [1, Sum::ALL.len()], like.dtype),
             gradient: gradient(outputs.gradient, with_gradient),
             entropy_gradient: gradient(outputs.entropy_gradient, with_entropies),
+            segment_gradient: gradient(outputs.segment_gradient, with_segments),
             factor: tensor(&like, outputs.factor, [1], like.dtype),
         }
     }

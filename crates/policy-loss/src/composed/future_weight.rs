@@ -6,12 +6,12 @@ use super::ratio::{limited, moved_into};
 use crate::FutureWeight;
 use crate::advantages::backwards;
 
-/// The weights of tokens, `[B, T]`, of log-ratios that are 0 at padding. `ratio` and `advantages` are
-/// `[B, T]` or `[B, 1]`. All of them are constants.
-pub(super) fn future_weights(
+/// The weights of tokens, `[B, T]`, of log-ratios that are 0 at padding. `ratio`, which a guard asks for,
+/// and `advantages` are `[B, T]` or `[B, 1]`. All of them are constants.
+pub(crate) fn future_weights(
     config: &FutureWeight,
     log_ratio: Tensor<2>,
-    ratio: &Tensor<2>,
+    ratio: impl FnOnce() -> Tensor<2>,
     advantages: &Tensor<2>,
 ) -> Tensor<2> {
     let shape = log_ratio.dims();
@@ -31,7 +31,7 @@ pub(super) fn future_weights(
     let Some(guard) = config.guard else {
         return weight;
     };
-    let large = ratio.clone().greater_elem(guard.ratio).expand(shape);
+    let large = ratio().greater_elem(guard.ratio).expand(shape);
     let negative = advantages.clone().lower_elem(0).expand(shape);
     let guarded = moved_into(guard.bounds, weight.clone());
     weight.mask_where(large.bool_and(negative), guarded)

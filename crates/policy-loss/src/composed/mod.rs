@@ -1,7 +1,7 @@
 //! The reference implementation: plain tensor operations that read like the formula and run on
 //! every backend that Burn has.
 
-mod future_weight;
+pub(crate) mod future_weight;
 pub(crate) mod kl;
 pub(crate) mod ratio;
 pub(crate) mod rollout;
@@ -17,7 +17,8 @@ use self::rollout::{Mismatch, weights};
 use self::sums::Observed;
 use self::surrogate::{Formula, SurrogateOutput, Tokens};
 use crate::checked::CheckedBatch;
-use crate::valid::{Valid, in_order};
+use crate::order::in_order;
+use crate::valid::Valid;
 use crate::{Behavior, EntropyMask, KlBase, MissingRolloutLogProbs, Objective, OffPolicyMask};
 
 /// A loss, `[1]` and tracked, with the row of sums that its metrics are made of, `[1, N]`.
@@ -150,8 +151,8 @@ pub(crate) fn token_losses(
     };
     if let Some(config) = &objective.future_weight {
         let log_ratio = log_ratio.clone().without_autodiff();
-        let constant_ratio = ratio.clone().without_autodiff();
-        let weight = future_weights(config, log_ratio, &constant_ratio, &advantages);
+        let constant_ratio = || ratio.clone().without_autodiff();
+        let weight = future_weights(config, log_ratio, constant_ratio, &advantages);
         surrogate = surrogate * kept(weight);
     }
     let correction = objective.rollout_correction.zip(rollout_log_probs);

@@ -8,7 +8,7 @@ use crate::{Bounds, Ratio, RatioLevel};
 
 /// `r` of a log-ratio `[B, T]` that is 0 at padding: `[B, T]`, or `[B, 1]` where a sequence shares
 /// it.
-pub(super) fn ratio(
+pub(crate) fn ratio(
     ratio: Ratio,
     log_ratio: Tensor<2>,
     log_probs: &Tensor<2>,

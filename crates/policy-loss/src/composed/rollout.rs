@@ -181,7 +181,7 @@ fn moves_away(gap: &Tensor<2>, advantages: &Tensor<2>) -> Tensor<2, Bool> {
 }
 
 /// Where a filter drops a token, `[B, T]`.
-fn is_filtered(filter: Filter, mismatch: &Mismatch, valid: &Valid) -> Tensor<2, Bool> {
+pub(crate) fn is_filtered(filter: Filter, mismatch: &Mismatch, valid: &Valid) -> Tensor<2, Bool> {
     let shape = mismatch.old_log_probs.dims();
     let estimate = match filter.estimator {
         FilterEstimator::K1 => mismatch.gap(),

@@ -6,7 +6,8 @@ use policy_loss_kernels::objective::{
 };
 
 use super::ratio::{is_moved_into, limited, moved_into};
-use crate::valid::{Moments, Valid, in_order, largest};
+use crate::order::in_order;
+use crate::valid::{Moments, Valid, largest};
 use crate::{
     Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip, GammaWeight, GeometricMean,
     GradientPreservingClip, ImportanceWeight, PolicyGradient, SecondMomentClip, SecondMomentMask,
@@ -540,10 +541,11 @@ fn last_of_smallest(x: Tensor<2>, share: f64, tokens: &Tokens) -> Tensor<2> {
 /// SplitMix64's numbers.
 fn shuffled(seed: u64, like: &Tensor<2>) -> Tensor<2> {
     let length = like.dims().iter().product();
-    let mut positions: Vec<usize> = (0..length).collect();
-    positions.sort_by_key(|position| split_mix(seed, *position as u64));
+    let of_position = |position| (split_mix(seed, position as u64), position);
+    let mut drawn: Vec<(u64, usize)> = (0..length).map(of_position).collect();
+    drawn.sort_unstable();
     let mut ranks = vec![0.0f64; length];
-    for (rank, position) in positions.into_iter().enumerate() {
+    for (rank, (_, position)) in drawn.into_iter().enumerate() {
         ranks[position] = rank as f64;
     }
     let data = TensorData::new(ranks, like.dims()).convert_dtype(like.dtype());
