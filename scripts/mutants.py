@@ -41,7 +41,11 @@ MATRIX = ["cargo", "test", "--quiet", "-p", "policy-loss-tests", "--test", "matr
 OF_LIBRARY = [[*MATRIX, "flex::autodiff::objectives"], [*MATRIX, "flex"]]
 TESTS = {"formulas": OF_KERNELS, "loops": OF_KERNELS + OF_LIBRARY, "composed": OF_LIBRARY}
 FILES = {
-    "composed": ["crates/policy-loss/src/composed/*.rs", "crates/policy-loss/src/valid.rs"],
+    "composed": [
+        "crates/policy-loss/src/composed/*.rs",
+        "crates/policy-loss/src/order.rs",
+        "crates/policy-loss/src/valid.rs",
+    ],
     "loops": [
         *(f"{KERNELS}/cpu/{name}.rs" for name in ("visit", "specialization", "drive", "stage", "exp")),
         *(f"{KERNELS}/{name}.rs" for name in ("sums", "metrics", "blueprint")),

@@ -8,6 +8,8 @@
 use burn::tensor::{Bool, DType, IndexingUpdateOp, Int, Tensor};
 
 use crate::Reduction;
+use crate::advantages::{ahead, behind};
+use crate::device::is_host;
 use policy_loss_kernels::objective::Denominator;
 
 /// The action mask with its counts. Everything here is outside autodiff.
@@ -79,14 +81,9 @@ impl Valid {
             }
         };
         // Numbered from 0; padding in front is in the first one, and adds nothing to it.
-        let segments = (running_sum(starts) - 1).clamp_min(0).int();
-        let of_segments = |x: Tensor<2>| {
-            let sums = x.zeros_like();
-            sums.scatter(1, segments.clone(), x, IndexingUpdateOp::Add)
-                .gather(1, segments.clone())
-        };
-        let count = of_segments(valid).clamp_min(1);
-        self.select(of_segments(selected) / count)
+        let segments = (running_sum(starts) - 1).clamp_min(0);
+        let count = sum_per_run(valid, &segments).clamp_min(1);
+        self.select(sum_per_run(selected, &segments) / count)
     }
 
     /// Where a valid token has another id than the one before it, or is the first of its sequence,
@@ -307,6 +304,32 @@ pub(crate) fn sum_per_row(x: Tensor<2>) -> Tensor<2> {
 /// The largest value of each row of `[B, T]`, `[B, 1]`.
 fn largest_per_row(x: Tensor<2>) -> Tensor<2> {
     in_blocks(x, &|x| x.max_dim(1), &|left, right| left.max_pair(right))
+}
+
+/// For each value of `[B, T]` the sum of the run of its row that it is in. Runs are numbered from 0.
+fn sum_per_run(x: Tensor<2>, runs: &Tensor<2>) -> Tensor<2> {
+    if is_host(&x.device()) {
+        let runs = runs.clone().int();
+        let sums = x.zeros_like();
+        let sums = sums.scatter(1, runs.clone(), x, IndexingUpdateOp::Add);
+        return sums.gather(1, runs);
+    }
+    // Burn's `scatter` adds by atomics on a GPU, in any order, or goes through a row in one loop.
+    let [_, tokens] = x.dims();
+    // Sums of the values up to each one, and from each one on: spans of 1, 2, 4, ... are joined.
+    let (mut up_to, mut from) = (x.clone(), x);
+    let mut span = 1;
+    while span < tokens {
+        up_to = up_to.clone() + within(runs, behind(runs, span), behind(&up_to, span));
+        from = from.clone() + within(runs, ahead(runs, span), ahead(&from, span));
+        span *= 2;
+    }
+    up_to + within(runs, ahead(runs, 1), ahead(&from, 1))
+}
+
+/// Values of other places, 0 where those are in another run.
+fn within(runs: &Tensor<2>, runs_there: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
+    x.mask_fill(runs.clone().not_equal(runs_there), 0)
 }
 
 /// The sums of each row of `[B, T]` up to each of its values. In blocks, because a GPU adds up anew for

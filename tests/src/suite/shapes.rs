@@ -75,22 +75,13 @@ fn case(shape: [usize; 2], masked: bool) -> Case {
 }
 
 /// Whether Burn's own backward pass is wrong there: a software renderer ends loops after 65,536
-/// turns, and the gradient of what a row shares is summed up over the row in one. Where the fused
-/// implementation is used there is no such loop, but for segments.
+/// turns, and the gradient of what a row shares is summed up over the row in one. The fused
+/// implementation has no such loop.
 fn ends_early(runner: &Runner, [_, tokens]: [usize; 2]) -> bool {
     runner.hardware == Hardware::SoftwareRenderer
         && runner.is_tracked()
         && runner.implementation == Implementation::Composed
         && tokens > 1 << 16
-}
-
-/// Whether the runner computes an objective on rows of so many tokens. Segments are added up over their
-/// row in one loop, which a software renderer ends too early where it is long.
-fn is_computed(runner: &Runner, config: &PolicyLossConfig, tokens: usize) -> bool {
-    let ends_early = runner.hardware == Hardware::SoftwareRenderer
-        && config.objective.ratio == Ratio::SEGMENT
-        && tokens > 1 << 16;
-    !ends_early && runner.covers(config)
 }
 
 /// Every shape against the oracle.
@@ -102,7 +93,7 @@ pub fn of_every_size(runner: &Runner) {
         }
         for masked in [true, false] {
             for config in kinds() {
-                if !is_computed(runner, &config, shape[1]) {
+                if !runner.covers(&config) {
                     continue;
                 }
                 let case = case(shape, masked).with_config(config);
@@ -134,7 +125,7 @@ pub fn of_every_size(runner: &Runner) {
 pub fn the_same_bits_again(runner: &Runner) {
     for case in [busy(5), case([3, 5_000], true), case([1, 70_001], false)] {
         for config in kinds() {
-            if !is_computed(runner, &config, case.tokens) {
+            if !runner.covers(&config) {
                 continue;
             }
             let case = case.clone().with_config(config);

@@ -22,11 +22,15 @@ mod lanes;
 pub mod log_probs;
 mod partition;
 mod scale;
+// Its own tests call no loop that is specialized: they take minutes to compile.
+#[cfg_attr(test, allow(dead_code))]
 mod specialization;
 mod stage;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(test, allow(dead_code))]
 mod vector_unit;
+#[cfg_attr(test, allow(dead_code))]
 mod visit;
 pub(crate) mod words;
 

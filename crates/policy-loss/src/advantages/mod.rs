@@ -19,7 +19,7 @@ use burn::tensor::{DType, Tensor};
 pub use generalized::GeneralizedAdvantage;
 pub use group_relative::{Among, Deviation, GroupBaseline, GroupRelative, MeanScale, SingleScore};
 pub use presets::AdvantagePreset;
-pub(crate) use recurrence::backwards;
+pub(crate) use recurrence::{ahead, backwards, behind};
 pub use return_to_go::ReturnToGo;
 use rewards::per_sequence;
 pub(crate) use rewards::per_token;

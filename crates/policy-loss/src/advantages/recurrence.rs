@@ -21,7 +21,7 @@ pub(crate) fn backwards(mut factor: Tensor<2>, mut addend: Tensor<2>) -> Tensor<
 }
 
 /// What stands `span` tokens further on, 0 beyond the end; `[B, T]`, `span <= T`.
-pub(super) fn ahead(x: &Tensor<2>, span: usize) -> Tensor<2> {
+pub(crate) fn ahead(x: &Tensor<2>, span: usize) -> Tensor<2> {
     let [batch, tokens] = x.dims();
     let beyond = Tensor::zeros([batch, span], (&x.device(), x.dtype()));
     if span == tokens {
@@ -29,4 +29,14 @@ pub(super) fn ahead(x: &Tensor<2>, span: usize) -> Tensor<2> {
     }
     let rest = x.clone().narrow(1, span, tokens - span);
     Tensor::cat(vec![rest, beyond], 1)
+}
+
+/// What stands `span` tokens before, 0 before the start; `[B, T]`, `span <= T`.
+pub(crate) fn behind(x: &Tensor<2>, span: usize) -> Tensor<2> {
+    let [batch, tokens] = x.dims();
+    let before = Tensor::zeros([batch, span], (&x.device(), x.dtype()));
+    if span == tokens {
+        return before;
+    }
+    Tensor::cat(vec![before, x.clone().narrow(1, 0, tokens - span)], 1)
 }
