@@ -54,7 +54,8 @@ pub fn fill(
         };
         !inside(bounds, statistic, margin)
     };
-    for segment in batch.segments() {
+    let of_segments = correction.filters.of_segments();
+    for segment in of_segments.then(|| batch.segments()).unwrap_or_default() {
         let mut filters = correction.filters.iter().filter(is_of_segments);
         let is_out = filters.any(|filter| rejects(&filter, &segment, segment[0]));
         for i in segment {

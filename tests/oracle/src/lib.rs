@@ -23,7 +23,7 @@ pub use random::Random;
 
 use margin::Margin;
 use policy_loss_kernels::Sums;
-use policy_loss_kernels::objective::{MissingRolloutLogProbs, Objective, Reduction};
+use policy_loss_kernels::objective::{MissingRolloutLogProbs, Objective, RatioLevel, Reduction};
 
 /// Beyond this, a log-ratio is clamped.
 const LIMIT: f64 = 20.0;
@@ -188,7 +188,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
         entropy_gradient: vec![0.0; tokens.len()],
         metrics: metrics::of(objective, batch, &tokens),
         sums: Sums::default(),
-        told: told(weight_mean, batch, &tokens),
+        told: told(objective, weight_mean, batch, &tokens),
         sizes: Sizes {
             loss: 0.0,
             sums: Sums::default(),
@@ -247,7 +247,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
     answer
 }
 
-fn told(weight_mean: f64, batch: &Batch, tokens: &[Token]) -> Told {
+fn told(objective: &Objective, weight_mean: f64, batch: &Batch, tokens: &[Token]) -> Told {
     let nothing = || vec![f64::NAN; tokens.len()];
     let mut told = Told {
         weight_mean,
@@ -255,12 +255,16 @@ fn told(weight_mean: f64, batch: &Batch, tokens: &[Token]) -> Told {
         segment_log_ratios: nothing(),
         segment_rejections: nothing(),
     };
-    for segment in batch.segments() {
-        let sum: f64 = segment.iter().map(|&i| tokens[i].log_ratio).sum();
-        for &i in &segment {
-            told.future_weights[i] = tokens[i].future;
-            told.segment_log_ratios[i] = sum / segment.len() as f64;
-            told.segment_rejections[i] = f64::from(u8::from(tokens[i].segment_rejected));
+    for i in batch.valid_tokens() {
+        told.future_weights[i] = tokens[i].future;
+        told.segment_rejections[i] = f64::from(u8::from(tokens[i].segment_rejected));
+    }
+    if objective.ratio.level == RatioLevel::Segment {
+        for segment in batch.segments() {
+            let sum: f64 = segment.iter().map(|&i| tokens[i].log_ratio).sum();
+            for &i in &segment {
+                told.segment_log_ratios[i] = sum / segment.len() as f64;
+            }
         }
     }
     told

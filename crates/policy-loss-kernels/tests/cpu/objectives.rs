@@ -15,7 +15,7 @@ use crate::data::{Data, ENTROPY_MASK, Form, Kind};
 
 /// With every part, and a discount that leaves little after a few tokens.
 const FUTURE_WEIGHT: FutureWeight = FutureWeight {
-    discount: 0.9,
+    discount: 0.5,
     bounds: Some(Bounds::new(0.7, 1.4)),
     guard: Some(FutureGuard {
         ratio: 1.1,
