@@ -54,8 +54,11 @@ pub fn fill(
         };
         !inside(bounds, statistic, margin)
     };
-    let of_segments = correction.filters.of_segments();
-    for segment in of_segments.then(|| batch.segments()).unwrap_or_default() {
+    let segments = match correction.filters.of_segments() {
+        true => batch.segments(),
+        false => Vec::new(),
+    };
+    for segment in segments {
         let mut filters = correction.filters.iter().filter(is_of_segments);
         let is_out = filters.any(|filter| rejects(&filter, &segment, segment[0]));
         for i in segment {
