@@ -373,8 +373,8 @@ fn without_extras(blueprint: Blueprint) -> Blueprint {
     }
 }
 
-/// The future weights, the rollout correction, and the masks of tokens. Writes gradients if it is the last pass, else
-/// slopes and values.
+/// The future weights, the rollout correction, and the masks of tokens. Writes gradients if it is the
+/// last pass, else slopes and values.
 struct Correction<const HAS_WEIGHTS_ALONE: bool, const IS_LAST: bool>;
 
 impl<const HAS_WEIGHTS_ALONE: bool, const IS_LAST: bool> Pass
