@@ -24,7 +24,7 @@ macro_rules! values {
                 extreme_ratios, of_certain_tokens;
             exact_bounds: ties, thresholds, whole_shares, off_policy_masks, largest_of_either_sign;
             sequence_ratio: shared_by_its_tokens, against_rollout, with_padding, of_segments,
-                of_segments_with_ids;
+                of_segments_with_ids, of_a_segment_is_one_number;
             second_moments: masks, clips, limits, action_masks;
             future_weight: positions, bounds, what_is_weighed;
             rollout_weights: weights, rejected_weights, only_moving_away, of_segments,

@@ -49,7 +49,7 @@ pub struct Blueprint {
     /// Weights out of their bounds are 0.
     pub masks: bool,
     /// The filters of the correction: one bit for each level and estimate.
-    pub filter_bits: u32,
+    pub filter_bits: u64,
     /// A sequence is rejected for one of its tokens.
     pub vetoes: bool,
     /// Filters and veto spare tokens that move towards the sampler.
@@ -379,7 +379,8 @@ impl Blueprint {
 }
 
 /// The bits of the filters that judge tokens or segments. All others judge sequences.
-pub const FILTERS_WITHIN_SEQUENCES: u32 = {
+pub const FILTERS_WITHIN_SEQUENCES: u64 = {
+    assert!(FILTER_BOUNDS / 2 <= u64::BITS as usize, "a bit for each");
     let (mut bits, mut nth) = (0, 0);
     while nth < FilterEstimator::ALL.len() {
         bits |= filter_bit(FilterLevel::Token, FilterEstimator::ALL[nth]);
@@ -391,7 +392,7 @@ pub const FILTERS_WITHIN_SEQUENCES: u32 = {
 
 /// The place of a filter among the bits of a blueprint.
 #[inline(always)]
-const fn filter_bit(level: FilterLevel, estimator: FilterEstimator) -> u32 {
+const fn filter_bit(level: FilterLevel, estimator: FilterEstimator) -> u64 {
     1 << filter_place(level, estimator)
 }
 

@@ -97,13 +97,13 @@ mod with_kernels {
             prompts.weights(&device, dtype, || of_many.valid().per_sequence.clone())
         });
         let masked = batch.action_mask.is_some();
-        // Constants leave autodiff here, so that no context can clash with that of `log_probs`. What
-        // the objective does not read is a stand-in.
+        // Constants leave autodiff here, so that no context can clash with that of `log_probs`.
         let old_log_probs = batch.old_log_probs.without_autodiff();
         let action_mask = match batch.action_mask {
             Some(action_mask) => action_mask.without_autodiff(),
             None => Tensor::<2, Bool>::from_data([[true]], &old_log_probs.device()),
         };
+        let unread = Tensor::<2>::empty([1, 1], (&old_log_probs.device(), dtype));
         let constant_in_type = |x: Tensor<2>| in_type(x.without_autodiff(), dtype);
         let rollout_log_probs = batch.rollout_log_probs.map(Tensor::without_autodiff);
         let ref_log_probs = batch.ref_log_probs.map(constant_in_type);
@@ -113,7 +113,7 @@ mod with_kernels {
                 Some(_) => in_type(entropies, dtype),
                 None => constant_in_type(entropies),
             },
-            None => old_log_probs.clone(),
+            None => unread.clone(),
         };
         let task = FusedTask {
             objective: *objective,
@@ -121,25 +121,25 @@ mod with_kernels {
             masked,
             with_gradient: log_probs.is_tracked() || entropies.is_tracked(),
         };
-        let or_stand_in = |x: Option<Tensor<2>>| x.unwrap_or_else(|| old_log_probs.clone());
-        let number_or_stand_in = |x: Option<Tensor<1>>| match x {
+        let or_unread = |x: Option<Tensor<2>>| x.unwrap_or_else(|| unread.clone());
+        let number_or_unread = |x: Option<Tensor<1>>| match x {
             Some(number) => number.into_dispatch(),
-            None => old_log_probs.clone().into_dispatch(),
+            None => unread.clone().into_dispatch(),
         };
         let outputs = Dispatch::policy_loss_forward(
             FusedInputs {
                 log_probs: log_probs.into_dispatch(),
                 old_log_probs: old_log_probs.clone().into_dispatch(),
-                rollout_log_probs: or_stand_in(rollout_log_probs).into_dispatch(),
-                ref_log_probs: or_stand_in(ref_log_probs).into_dispatch(),
+                rollout_log_probs: or_unread(rollout_log_probs).into_dispatch(),
+                ref_log_probs: or_unread(ref_log_probs).into_dispatch(),
                 entropies: entropies.into_dispatch(),
                 advantages: batch.advantages.without_autodiff().into_dispatch(),
-                future_weights: or_stand_in(future_weights).into_dispatch(),
-                segment_log_ratios: or_stand_in(segment_log_ratios).into_dispatch(),
-                segment_rejections: or_stand_in(segment_rejections).into_dispatch(),
-                weight_mean: number_or_stand_in(weight_mean),
-                entropy_threshold: number_or_stand_in(entropy_threshold),
-                sequence_weights: or_stand_in(sequence_weights).into_dispatch(),
+                future_weights: or_unread(future_weights).into_dispatch(),
+                segment_log_ratios: or_unread(segment_log_ratios).into_dispatch(),
+                segment_rejections: or_unread(segment_rejections).into_dispatch(),
+                weight_mean: number_or_unread(weight_mean),
+                entropy_threshold: number_or_unread(entropy_threshold),
+                sequence_weights: or_unread(sequence_weights).into_dispatch(),
                 action_mask: action_mask.into_dispatch(),
             },
             task,

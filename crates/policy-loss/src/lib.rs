@@ -6,9 +6,11 @@
 //! An [`Objective`] is a value, composed of independent parts:
 //!
 //! ```text
-//! ratio              r = exp(log_probs - base), of a token or a sequence     Ratio
-//! surrogate          one of nine formulas, of r and the advantage            Surrogate
+//! ratio              r = exp(log_probs - base), of a token or of several     Ratio
+//! surrogate          one of thirteen formulas, of r and the advantage        Surrogate
+//! future weight      by the log-ratios of the tokens that follow             FutureWeight
 //! off-policy mask    drops sequences the policy has moved away from          OffPolicyMask
+//! entropy mask       drops tokens that the policy is sure of                 EntropyMask
 //! rollout correction w, from exp(old_log_probs - rollout_log_probs)          RolloutCorrection
 //! KL penalty         against a reference policy                              KlPenalty
 //! entropy bonus      for staying undecided                                   EntropyBonus

@@ -19,6 +19,9 @@ fn in_order_by_sorting(x: Tensor<2>, index: Tensor<1>) -> Tensor<1> {
     x.reshape([rows * columns]).sort(0).gather(0, index.int())
 }
 
+/// How many values are compared at once: what comes of it has room in any buffer.
+const SLICE: usize = if cfg!(test) { 10 } else { 1 << 22 };
+
 /// Narrows down between which two numbers of the type the value lies, by counting how many values
 /// there are up to seven thresholds at once: first between two powers of two, then within the digits.
 fn in_order_by_counting(x: Tensor<2>, index: Tensor<1>) -> Tensor<1> {
@@ -45,14 +48,18 @@ fn in_order_by_counting(x: Tensor<2>, index: Tensor<1>) -> Tensor<1> {
         .clamp(-largest_number, largest_number)
         * 0.5;
     let wanted = index + 1;
+    // As many numbers as thresholds stand beside each value.
+    let slices = values.clone().split(SLICE, 1);
     let count_up_to = |thresholds: Tensor<1>| {
         let [ways] = thresholds.dims();
-        let thresholds = thresholds.reshape([ways, 1]).expand([ways, length]);
-        let up_to = values
-            .clone()
-            .expand([ways, length])
-            .lower_equal(thresholds);
-        sum_per_row(as_numbers(&up_to, dtype)).reshape([ways])
+        let thresholds = thresholds.reshape([ways, 1]);
+        let counts = slices.iter().map(|values| {
+            let shape = [ways, values.dims()[1]];
+            let up_to = values.clone().expand(shape);
+            let up_to = up_to.lower_equal(thresholds.clone().expand(shape));
+            sum_per_row(as_numbers(&up_to, dtype)).reshape([ways])
+        });
+        counts.reduce(|a, b| a + b).expect("a batch has tokens")
     };
     // How many of the thresholds are too low.
     let passed = |thresholds: Tensor<1>| {

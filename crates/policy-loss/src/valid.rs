@@ -90,14 +90,14 @@ impl Valid {
     /// `[B, T]`.
     fn changes(&self, ids: &Tensor<2, Int>) -> Tensor<2, Bool> {
         let [rows, tokens] = self.tokens.dims();
-        let order = self.order();
-        let positions = Tensor::<1, Int>::arange(0..tokens as i64, &self.tokens.device());
-        let positions = positions.reshape([1, tokens]).expand([rows, tokens]);
-        let positions = positions.float().cast(self.total.dtype());
-        let positions = self.without_gaps(positions, &order);
-        let before = positions.gather(1, (order.clone() - 1).clamp_min(0));
-        let before = ids.clone().gather(1, before.int());
-        let changes = ids.clone().not_equal(before).bool_or(order.equal_elem(0));
+        // Counted from 1, so that 0 is no place.
+        let places = Tensor::<1, Int>::arange(1..tokens as i64 + 1, &self.tokens.device());
+        let places = places.reshape([1, tokens]).expand([rows, tokens]);
+        let places = self.select(places.float().cast(self.total.dtype()));
+        let before = behind(&running_largest(places), 1);
+        let place = (before.clone() - 1).clamp_min(0).int();
+        let changes = ids.clone().not_equal(ids.clone().gather(1, place));
+        let changes = changes.bool_or(before.equal_elem(0));
         changes.bool_and(self.tokens.clone())
     }
 
@@ -316,20 +316,44 @@ fn sum_per_run(x: Tensor<2>, runs: &Tensor<2>) -> Tensor<2> {
     }
     // Burn's `scatter` adds by atomics on a GPU, in any order, or goes through a row in one loop.
     let [_, tokens] = x.dims();
-    // Sums of the values up to each one, and from each one on: spans of 1, 2, 4, ... are joined.
-    let (mut up_to, mut from) = (x.clone(), x);
+    // Numbered from 1, so that there is another run beyond the ends.
+    let runs = &(runs.clone() + 1);
+    // The sums up to each value: spans of 1, 2, 4, ... are joined.
+    let mut sums = x;
     let mut span = 1;
     while span < tokens {
-        up_to = up_to.clone() + within(runs, behind(runs, span), behind(&up_to, span));
-        from = from.clone() + within(runs, ahead(runs, span), ahead(&from, span));
+        sums = sums.clone() + within(runs, behind(runs, span), behind(&sums, span));
         span *= 2;
     }
-    up_to + within(runs, ahead(runs, 1), ahead(&from, 1))
+    // That of the last one, the same number for all: whatever else there is, is 0.
+    let goes_on = runs.clone().equal(ahead(runs, 1));
+    sums = sums.mask_fill(goes_on, 0);
+    span = 1;
+    while span < tokens {
+        sums = sums.clone() + within(runs, ahead(runs, span), ahead(&sums, span));
+        span *= 2;
+    }
+    sums
 }
 
 /// Values of other places, 0 where those are in another run.
 fn within(runs: &Tensor<2>, runs_there: Tensor<2>, x: Tensor<2>) -> Tensor<2> {
     x.mask_fill(runs.clone().not_equal(runs_there), 0)
+}
+
+/// The largest of the values of each row of `[B, T]`, none of them below 0, up to each one.
+fn running_largest(mut x: Tensor<2>) -> Tensor<2> {
+    if is_host(&x.device()) {
+        return x.cummax(1);
+    }
+    // Burn goes through a row anew for every value on a GPU.
+    let [_, tokens] = x.dims();
+    let mut span = 1;
+    while span < tokens {
+        x = x.clone().max_pair(behind(&x, span));
+        span *= 2;
+    }
+    x
 }
 
 /// The sums of each row of `[B, T]` up to each of its values. In blocks, because a GPU adds up anew for

@@ -81,7 +81,7 @@ fn golden(file: FileCase) -> Golden {
     }
 }
 
-/// The departures that docs/OBJECTIVES.md lists.
+/// The departures that docs/OTHER_TRAINERS.md lists.
 fn departure(kind: &str, corrected: bool, tokens: usize) -> Option<&'static str> {
     match (kind, corrected) {
         // Of one weight the mean is the weight.

@@ -2,7 +2,7 @@
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{DType, Int, Tensor, TensorData};
-use policy_loss::{FutureWeight, PolicyBatch, PolicyLossConfig, Ratio};
+use policy_loss::{EntropyBonus, FutureWeight, PolicyBatch, PolicyLossConfig, Ratio};
 
 use super::properties::for_all;
 use crate::busy::busy;
@@ -61,12 +61,14 @@ pub fn constants_receive_none(runner: &Runner) {
     }
 }
 
-/// Constants may come from outside autodiff altogether, and `log_probs` may be untracked.
+/// Constants may come from outside autodiff altogether, and `log_probs` may be untracked, alone or with
+/// the entropies.
 pub fn contexts_may_differ(runner: &Runner) {
     let of_segments = PolicyLossConfig::new()
         .with_ratio(Ratio::SEGMENT)
         .with_future_weight(FutureWeight::new(0.9));
-    for config in [PolicyLossConfig::new(), of_segments] {
+    let bonus = of_segments.with_entropy_bonus(EntropyBonus::new(0.05));
+    for config in [PolicyLossConfig::new(), of_segments, bonus] {
         check_contexts(runner, &busy(0).with_config(config));
     }
 }
@@ -84,19 +86,37 @@ fn check_contexts(runner: &Runner, case: &Case) {
         &loss,
         plain.batch(case, leaf.clone(), dtype),
     );
-    let expected = crate::compare::bits(&runner.outcome(case, dtype));
+    let mut expected = runner.outcome(case, dtype);
+    let of_entropies = expected.entropy_gradient.take();
+    let expected = crate::compare::bits(&expected);
     let actual = crate::compare::bits(&runner.read(&output, &leaf));
     assert_eq!(actual, expected, "{runner}: constants outside autodiff");
 
-    let untracked = runner.tensor(&case.log_probs, [case.sequences, case.tokens], dtype);
-    let output = runner.forward("untracked", &loss, runner.batch(case, untracked, dtype));
+    let shape = [case.sequences, case.tokens];
+    let untracked: Tensor<2> = runner.tensor(&case.log_probs, shape, dtype);
+    let batch = runner.batch(case, untracked.clone(), dtype);
+    let output = runner.forward("untracked", &loss, batch);
     assert!(!output.loss.is_tracked(), "{runner}: an untracked loss");
-    let values = output.read().expect("it can be read");
+    let read = output.read().expect("it can be read");
     assert_eq!(
-        values.loss.to_bits(),
+        read.loss.to_bits(),
         expected[0],
         "{runner}: an untracked loss"
     );
+
+    if of_entropies.is_some() {
+        let entropies = case.entropies.as_ref().expect("busy has some");
+        let entropies: Tensor<2> = runner.tensor(entropies, shape, dtype).require_grad();
+        let batch = runner.batch(case, untracked, dtype);
+        let batch = batch.with_entropies(entropies.clone());
+        let output = runner.forward("tracked entropies", &loss, batch);
+        let gradient = entropies.grad(&output.loss.backward()).map(values);
+        assert_eq!(
+            gradient, of_entropies,
+            "{runner}: entropies alone are tracked"
+        );
+        assert!(gradient.is_some_and(|it| it.iter().any(|x| *x != 0.0)));
+    }
 }
 
 /// `log_probs` as a trainer computes them: `log_softmax` of logits, gathered at the actions.

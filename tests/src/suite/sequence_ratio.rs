@@ -2,6 +2,8 @@
 
 use policy_loss::{Clip, OpenRlhfPolicyLoss, PolicyLossConfig, Ratio, Reduction};
 
+use policy_loss_oracle::Random;
+
 use crate::case::HostAdvantages;
 use crate::compare::bits;
 use crate::row::Row;
@@ -153,4 +155,34 @@ pub fn of_segments_with_ids(runner: &Runner) {
         .loss(gradient.iter().sum())
         .gradient(&gradient)
         .check(runner);
+}
+
+/// All tokens of a segment have the same ratio, to the last bit, so that a bound never parts them.
+pub fn of_a_segment_is_one_number(runner: &Runner) {
+    const TOKENS: usize = 40;
+    let length = 25 * TOKENS;
+    let mut random = Random(3);
+    let mut case = Row::new("one number", &vec![0.0; length]).case;
+    (case.sequences, case.tokens) = (length / TOKENS, TOKENS);
+    case.prompt_ids = None;
+    case.config = PolicyLossConfig::new().with_ratio(Ratio::SEGMENT);
+    case.log_probs = (0..length).map(|_| random.between(-0.1, 0.1)).collect();
+    let of_row = |row: usize, token: usize| (token / (row + 2)) as i64;
+    let ids: Vec<i64> = (0..length)
+        .map(|i| of_row(i / TOKENS, i % TOKENS))
+        .collect();
+    let starts = |i: usize| i == 0 || i.is_multiple_of(TOKENS) || ids[i] != ids[i - 1];
+    case.segment_ids = Some(ids.clone());
+    for dtype in runner.exact_dtypes() {
+        let losses = runner.token_losses(&case, dtype);
+        let (mut first, mut different) = (0.0, 0);
+        for (i, loss) in losses.into_iter().enumerate() {
+            if starts(i) {
+                different += usize::from(loss != first);
+                first = loss;
+            }
+            assert_eq!(loss, first, "{runner}, {dtype:?}, token {i}");
+        }
+        assert!(different > 100, "{runner}, {dtype:?}: {different} ratios");
+    }
 }

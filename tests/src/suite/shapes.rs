@@ -69,6 +69,8 @@ fn case(shape: [usize; 2], masked: bool) -> Case {
     if masked {
         let valid = |i: usize| i % 7 != 2 && (i / tokens) % 5 != 3;
         case.action_mask = Some((0..length).map(valid).collect());
+        let turn = |i: usize| ((i % tokens) / 50) as i64;
+        case.segment_ids = Some((0..length).map(turn).collect());
     }
     case
 }
