@@ -28,7 +28,7 @@ macro_rules! values {
             second_moments: masks, clips, limits, action_masks;
             future_weight: positions, bounds, what_is_weighed;
             rollout_weights: weights, rejected_weights, only_moving_away, of_segments,
-                of_certain_tokens, ignored_rollout;
+                of_segments_at_a_bound, of_certain_tokens, ignored_rollout;
             masks: every_form, other_values_are_refused, only_valid_tokens_count, nothing_valid,
                 no_mask;
             entropy_mask: quantiles, all_of_many, what_is_dropped, thresholds;

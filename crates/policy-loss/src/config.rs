@@ -101,7 +101,7 @@ impl PolicyLossConfig {
         self
     }
 
-    /// Sets the weight of tokens by what becomes of those behind them.
+    /// Sets the weight of tokens by the log-ratios of them and of those that follow.
     #[must_use]
     pub fn with_future_weight(mut self, weight: impl Into<Option<FutureWeight>>) -> Self {
         self.objective.future_weight = weight.into();

@@ -8,7 +8,7 @@
 //! ```text
 //! ratio              r = exp(log_probs - base), of a token or of several     Ratio
 //! surrogate          one of thirteen formulas, of r and the advantage        Surrogate
-//! future weight      by the log-ratios of the tokens that follow             FutureWeight
+//! future weight      by the log-ratios of a token and of those that follow   FutureWeight
 //! off-policy mask    drops sequences the policy has moved away from          OffPolicyMask
 //! entropy mask       drops tokens that the policy is sure of                 EntropyMask
 //! rollout correction w, from exp(old_log_probs - rollout_log_probs)          RolloutCorrection

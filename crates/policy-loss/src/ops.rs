@@ -9,7 +9,7 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, ExtensionType, backend_extension};
 use policy_loss_kernels::{Columns, Objective};
 
-/// The inputs of the fused loss. What the objective does not read is a stand-in.
+/// The inputs of the fused loss. What the objective does not read is one element, `[1, 1]`.
 #[derive(ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct FusedInputs<B: Backend> {

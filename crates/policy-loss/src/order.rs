@@ -19,7 +19,8 @@ fn in_order_by_sorting(x: Tensor<2>, index: Tensor<1>) -> Tensor<1> {
     x.reshape([rows * columns]).sort(0).gather(0, index.int())
 }
 
-/// How many values are compared at once: what comes of it has room in any buffer.
+/// Values that are compared at once: seven numbers of f32 for each are 117 MB, and the least that a
+/// buffer of wgpu may hold is 128 MiB.
 const SLICE: usize = if cfg!(test) { 10 } else { 1 << 22 };
 
 /// Narrows down between which two numbers of the type the value lies, by counting how many values
@@ -48,7 +49,6 @@ fn in_order_by_counting(x: Tensor<2>, index: Tensor<1>) -> Tensor<1> {
         .clamp(-largest_number, largest_number)
         * 0.5;
     let wanted = index + 1;
-    // As many numbers as thresholds stand beside each value.
     let slices = values.clone().split(SLICE, 1);
     let count_up_to = |thresholds: Tensor<1>| {
         let [ways] = thresholds.dims();

@@ -88,6 +88,8 @@ fn check_contexts(runner: &Runner, case: &Case) {
     );
     let mut expected = runner.outcome(case, dtype);
     let of_entropies = expected.entropy_gradient.take();
+    let has_bonus = case.config.objective.entropy_bonus.is_some();
+    assert_eq!(of_entropies.is_some(), has_bonus, "{runner}");
     let expected = crate::compare::bits(&expected);
     let actual = crate::compare::bits(&runner.read(&output, &leaf));
     assert_eq!(actual, expected, "{runner}: constants outside autodiff");

@@ -184,3 +184,28 @@ pub fn of_segments(runner: &Runner) {
     let one = vec![3; 5];
     check("one segment", Some(one), [0.0; 5]);
 }
+
+/// A filter judges a segment as a whole, also where its mean lies at the bound, up to rounding.
+pub fn of_segments_at_a_bound(runner: &Runner) {
+    for tokens in [3, 5, 7, 12, 20] {
+        for steps in 0..5 {
+            let high = f32::from_bits(0.3_f32.exp().to_bits() + steps - 2);
+            let filter = Filter::new(
+                FilterLevel::SegmentMean,
+                FilterEstimator::K1,
+                Bounds::at_most(high.into()),
+            );
+            let row = Row::new("at a bound", &vec![0.0; tokens]);
+            let row = row.gaps(&vec![0.3; tokens], RolloutCorrection::filter(filter));
+            for dtype in runner.exact_dtypes() {
+                let dropped = runner.outcome(&row.case, dtype).metrics.weight_zeroed;
+                let dropped = dropped.expect("there is a correction");
+                let is_whole = [0.0, 1.0].contains(&dropped);
+                assert!(
+                    is_whole,
+                    "{runner}, {dtype:?}, {high}: {dropped} of {tokens}"
+                );
+            }
+        }
+    }
+}

@@ -157,7 +157,7 @@ pub fn of_segments_with_ids(runner: &Runner) {
         .check(runner);
 }
 
-/// All tokens of a segment have the same ratio, to the last bit, so that a bound never parts them.
+/// All tokens of a segment have the same ratio, to the last bit. What is masked has none.
 pub fn of_a_segment_is_one_number(runner: &Runner) {
     const TOKENS: usize = 40;
     let length = 25 * TOKENS;
@@ -173,6 +173,9 @@ pub fn of_a_segment_is_one_number(runner: &Runner) {
         .collect();
     let starts = |i: usize| i == 0 || i.is_multiple_of(TOKENS) || ids[i] != ids[i - 1];
     case.segment_ids = Some(ids.clone());
+    // No first token of a segment.
+    let valid = |i: usize| starts(i) || !i.is_multiple_of(7);
+    case.action_mask = Some((0..length).map(valid).collect());
     for dtype in runner.exact_dtypes() {
         let losses = runner.token_losses(&case, dtype);
         let (mut first, mut different) = (0.0, 0);
@@ -181,7 +184,8 @@ pub fn of_a_segment_is_one_number(runner: &Runner) {
                 different += usize::from(loss != first);
                 first = loss;
             }
-            assert_eq!(loss, first, "{runner}, {dtype:?}, token {i}");
+            let expected = if valid(i) { first } else { 0.0 };
+            assert_eq!(loss, expected, "{runner}, {dtype:?}, token {i}");
         }
         assert!(different > 100, "{runner}, {dtype:?}: {different} ratios");
     }

@@ -70,7 +70,10 @@ fn case(shape: [usize; 2], masked: bool) -> Case {
         let valid = |i: usize| i % 7 != 2 && (i / tokens) % 5 != 3;
         case.action_mask = Some((0..length).map(valid).collect());
         let turn = |i: usize| ((i % tokens) / 50) as i64;
-        case.segment_ids = Some((0..length).map(turn).collect());
+        // Those of others are the runs between masked tokens.
+        if sequences % 2 == 1 {
+            case.segment_ids = Some((0..length).map(turn).collect());
+        }
     }
     case
 }

@@ -1,11 +1,11 @@
-//! How far the policy moves behind a token, as its weight.
+//! How far the policy moves at a token and behind it, as its weight.
 
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bounds;
 use super::check::{ConfigError, above_one, positive, unit};
 
-/// The weight of a token by what becomes of the tokens behind it. With the log-ratios
+/// The weight of a token by the log-ratios of it and of those that follow. With the log-ratios
 /// `d = log_probs - base` of the tokens, a constant, 0 at masked ones:
 ///
 /// ```text

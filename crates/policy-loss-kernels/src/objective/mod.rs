@@ -71,7 +71,7 @@ pub struct Objective {
     /// Drops tokens at which the policy hardly has a choice, if set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entropy_mask: Option<EntropyMask>,
-    /// The weight of a token by what becomes of those behind it, if any.
+    /// The weight of a token by the log-ratios of it and of those that follow, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub future_weight: Option<FutureWeight>,
     /// The weight that corrects for the mismatch between sampler and trainer, if any.

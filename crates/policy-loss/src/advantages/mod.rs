@@ -106,8 +106,7 @@ impl AdvantageEstimatorConfig {
 
 /// Estimates advantages, the constants of a policy loss.
 ///
-/// Every estimator consists of tensor operations on the device of the rewards and reads nothing
-/// back. No gradient flows: inputs leave autodiff, results are outside of it. A value at a masked
+/// Every estimator computes on the device of the rewards, and reads nothing back from a GPU. No gradient flows: inputs leave autodiff, results are outside of it. A value at a masked
 /// position, whatever it is, changes nothing; a non-finite one at a valid position is not hidden
 /// and reaches whatever depends on it.
 ///
