@@ -5,7 +5,7 @@
 //! renderer ends every loop after 65,536 turns, silently: a row of 100,000 ones sums to 65,532
 //! there. So long rows are reduced block by block.
 
-use burn::tensor::{Bool, DType, IndexingUpdateOp, Int, Tensor};
+use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Tensor};
 
 use crate::Reduction;
 use crate::advantages::{ahead, behind};
@@ -91,9 +91,8 @@ impl Valid {
     fn changes(&self, ids: &Tensor<2, Int>) -> Tensor<2, Bool> {
         let [rows, tokens] = self.tokens.dims();
         // Counted from 1, so that 0 is no place.
-        let places = Tensor::<1, Int>::arange(1..tokens as i64 + 1, &self.tokens.device());
-        let places = places.reshape([1, tokens]).expand([rows, tokens]);
-        let places = self.select(places.float().cast(self.total.dtype()));
+        let places = places(tokens, &self.tokens.device(), self.total.dtype());
+        let places = self.select(places.expand([rows, tokens]));
         let before = behind(&running_largest(places), 1);
         let place = (before.clone() - 1).clamp_min(0).int();
         let changes = ids.clone().not_equal(ids.clone().gather(1, place));
@@ -242,8 +241,7 @@ impl Moments {
         let x = x.clamp_max(Self::BEYOND);
         let x = x.mask_fill(condition.bool_not(), Self::BEYOND);
         let sorted = x.reshape([length]).sort(0).reshape([1, length]);
-        let rank = Tensor::<1, Int>::arange(1..length as i64 + 1, &sorted.device());
-        let rank = rank.float().cast(dtype).reshape([1, length]);
+        let rank = places(length, &sorted.device(), dtype);
         let all = count.clone().reshape([1, 1]).expand([1, length]);
         let there = rank.clone().lower_equal(all);
         let sums = running_sum(sorted.clone().mask_fill(there.clone().bool_not(), 0));
@@ -302,7 +300,7 @@ pub(crate) fn sum_per_row(x: Tensor<2>) -> Tensor<2> {
 }
 
 /// The largest value of each row of `[B, T]`, `[B, 1]`.
-fn largest_per_row(x: Tensor<2>) -> Tensor<2> {
+pub(crate) fn largest_per_row(x: Tensor<2>) -> Tensor<2> {
     in_blocks(x, &|x| x.max_dim(1), &|left, right| left.max_pair(right))
 }
 
@@ -382,6 +380,12 @@ pub(crate) fn running_sum(x: Tensor<2>) -> Tensor<2> {
             .expand([rows * blocks, BLOCK]);
     sums.reshape([rows, blocks * BLOCK])
         .slice([0..rows, 0..columns])
+}
+
+/// 1, 2, 3 and so on, `[1, length]`. With fusion, Burn's `arange` is a running sum in one loop for each
+/// number: slow on a GPU, and cut short at 65,536 by a software renderer.
+pub(crate) fn places(length: usize, device: &Device, dtype: DType) -> Tensor<2> {
+    running_sum(Tensor::ones([1, length], (device, dtype)))
 }
 
 /// Values that are reduced at once.

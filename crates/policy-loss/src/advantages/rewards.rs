@@ -1,9 +1,9 @@
 //! Rewards in the form that an estimator computes with.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 
 use super::Rewards;
-use crate::valid::Valid;
+use crate::valid::{Valid, largest_per_row, places};
 
 /// `[B, T]`, 0 at padding. The reward of a sequence stands at its last valid token.
 pub(crate) fn per_token(rewards: Rewards, valid: &Valid) -> Tensor<2> {
@@ -13,12 +13,10 @@ pub(crate) fn per_token(rewards: Rewards, valid: &Valid) -> Tensor<2> {
     };
     let [batch, tokens] = valid.tokens.dims();
     // Counted from 1, so that a sequence without a valid token has its last one nowhere.
-    let position = Tensor::<1, Int>::arange(1..tokens as i64 + 1, &valid.tokens.device())
-        .reshape([1, tokens])
-        .expand([batch, tokens])
-        .mask_fill(valid.padding.clone(), 0);
-    let last = position.clone().max_dim(1).expand([batch, tokens]);
-    let elsewhere = position.equal(last).bool_not();
+    let places = places(tokens, &valid.tokens.device(), valid.total.dtype());
+    let places = valid.select(places.expand([batch, tokens]));
+    let last = largest_per_row(places.clone()).expand([batch, tokens]);
+    let elsewhere = places.equal(last).bool_not();
     let rewards = rewards.reshape([batch, 1]).expand([batch, tokens]);
     valid.select(rewards.mask_fill(elsewhere, 0))
 }

@@ -1,11 +1,12 @@
 //! The reference: plain tensor operations that read like the formula, hold all logits, and run on
 //! every backend that Burn has. A whole vocabulary is a shard of itself.
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
 use super::seam::{Plan, Rows, Tokens};
 use super::shard::is_own;
 use crate::composed::arithmetic;
+use crate::valid::places;
 
 /// The row of the sums of exponentials among the sums over words: behind the targets that are there,
 /// and their distances from the largest logit.
@@ -54,9 +55,10 @@ impl Scaled {
             Some(kept) => {
                 let device = targets.device();
                 let range = plan.range();
-                let here = Tensor::<1, Int>::arange(range.start as i64..range.end as i64, &device);
+                let here = places(range.len(), &device, DType::F32).int();
+                let here = here + (range.start as i64 - 1);
                 let targets = targets.clone().reshape([tokens, 1]);
-                let is_target = targets.equal(here.unsqueeze());
+                let is_target = targets.equal(here);
                 let is_kept = Tensor::from_data(kept.mask(&range), &device);
                 scaled.mask_fill(is_target.bool_or(is_kept).bool_not(), f64::NEG_INFINITY)
             }
