@@ -43,19 +43,12 @@ pub fn devices() -> Vec<DeviceReport> {
     if adapters.len() > 1 {
         let taken = catch_unwind(|| Device::wgpu(DeviceKind::DefaultDevice).identity());
         let taken = taken.ok().flatten();
-        let is_taken = |adapter: &DeviceReport| {
-            taken.is_some() && catch_unwind(|| adapter.device.identity()).ok().flatten() == taken
-        };
-        first(&mut adapters, is_taken);
+        // The others keep their order.
+        adapters.sort_by_cached_key(|adapter| {
+            taken.is_none() || catch_unwind(|| adapter.device.identity()).ok().flatten() != taken
+        });
     }
     adapters
-}
-
-/// Moves what is looked for to the front; the others keep their order.
-fn first<T>(list: &mut [T], is_looked_for: impl Fn(&T) -> bool) {
-    if let Some(index) = list.iter().position(is_looked_for) {
-        list[..=index].rotate_right(1);
-    }
 }
 
 /// The default adapter, without autodiff: the fastest GPU, or a software renderer where that is
@@ -91,23 +84,4 @@ fn report(device: Device) -> Option<DeviceReport> {
         dtypes: dtypes(&device),
         device,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::first;
-
-    #[test]
-    fn what_is_taken_comes_first() {
-        for (taken, expected) in [
-            (0, [0, 1, 2]),
-            (1, [1, 0, 2]),
-            (2, [2, 0, 1]),
-            (3, [0, 1, 2]),
-        ] {
-            let mut list = [0, 1, 2];
-            first(&mut list, |one| *one == taken);
-            assert_eq!(list, expected);
-        }
-    }
 }
