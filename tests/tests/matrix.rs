@@ -28,13 +28,13 @@ macro_rules! values {
             second_moments: masks, clips, limits, action_masks;
             future_weight: positions, bounds, what_is_weighed;
             rollout_weights: weights, rejected_weights, only_moving_away, of_segments,
-                of_segments_at_a_bound, of_certain_tokens, ignored_rollout;
+                of_segments_at_a_bound, of_certain_tokens, open_sides, ignored_rollout;
             masks: every_form, other_values_are_refused, only_valid_tokens_count, nothing_valid,
                 no_mask;
             entropy_mask: quantiles, all_of_many, what_is_dropped, thresholds;
             missing_rollout: tokens_are_dropped_or_stood_in_for, tokens_stay_missing,
                 diagnostics_are_of_the_others;
-            non_finite: values_are_seen, large_values_are_finite, dropped_values;
+            non_finite: values_are_seen, are_not_clipped, large_values_are_finite, dropped_values;
             tensors: views, expanded, strided_leaf, mixed_types, half_against_single;
             shards: shards_add_up, metrics_add_up, other_metrics_are_not_merged, totals,
                 inspections_add_up;

@@ -128,7 +128,12 @@ struct Quartiles {
 impl Quartiles {
     fn of(mut times: Vec<f64>) -> Self {
         times.sort_by(f64::total_cmp);
-        let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
+        // Between two times where the share falls between them.
+        let at = |share: f64| {
+            let place = (times.len() - 1) as f64 * share;
+            let [low, high] = [place.floor(), place.ceil()].map(|place| times[place as usize]);
+            low + (high - low) * place.fract()
+        };
         Self {
             median: at(0.5),
             spread: at(0.75) - at(0.25),
@@ -145,4 +150,17 @@ fn at_the_peak(bytes: Option<u64>) -> String {
 
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_of_an_even_number_lies_between_two() {
+        let of = |times: &[f64]| Quartiles::of(times.to_vec());
+        assert_eq!(of(&[3.0, 1.0]).median, 2.0);
+        let five = of(&[5.0, 1.0, 2.0, 4.0, 3.0]);
+        assert_eq!((five.median, five.spread), (3.0, 2.0));
+    }
 }

@@ -8,7 +8,7 @@ use crate::args::CompareArguments;
 use crate::batch_file::{self, BatchFile};
 use crate::beside::Beside;
 use crate::eval::explain;
-use crate::objective::Objective;
+use crate::objective::{Objective, short_names};
 use crate::output::{self, Failure, printable};
 use crate::report::{Named, Number, flush_left, plain};
 use crate::tensors::{DeviceBatch, HostBatch};
@@ -68,6 +68,7 @@ pub fn run(arguments: &CompareArguments) -> Result<(), Failure> {
     let objectives = requested
         .map(|requested| Objective::read(requested, arguments.implementation))
         .collect::<Result<Vec<_>, Failure>>()?;
+    let names = short_names(&objectives).into_iter();
     let bytes = batch_file::read(&arguments.batch)?;
     let file = BatchFile::parse(&arguments.batch, &bytes)?;
     let host = HostBatch::read(&file)?;
@@ -87,7 +88,11 @@ pub fn run(arguments: &CompareArguments) -> Result<(), Failure> {
     }
     let comparison = Comparison {
         device: arguments.device.name(),
-        objectives: computed.iter().map(|one| entry(one, &computed)).collect(),
+        objectives: computed
+            .iter()
+            .zip(names)
+            .map(|(one, short)| entry(one, short, &computed))
+            .collect(),
     };
     output::result(arguments.json, &comparison, Comparison::table)?;
     output::pictures(arguments.json);
@@ -140,10 +145,10 @@ fn compute(
     })
 }
 
-fn entry(one: &Computed, all: &[Computed]) -> Entry {
+fn entry(one: &Computed, short: String, all: &[Computed]) -> Entry {
     Entry {
         name: one.objective.requested.to_string(),
-        short: printable(&one.objective.requested.short()),
+        short: printable(&short),
         config: *one.objective.loss.config(),
         implementation: one.implementation.clone(),
         loss: Number(one.loss),

@@ -173,9 +173,17 @@ pub fn explain(error: BatchError, file: &BatchFile, objective: &Objective) -> Fa
             needed_by,
             ..
         } => {
-            let missing = format!("{} is missing, but {needed_by} needs it", flag(tensor));
-            objective.requested.bad(missing)
+            // Said of other commands, too, which do not take it.
+            let flag = flag(tensor);
+            objective.requested.bad(format!(
+                "{flag} is missing, but {needed_by} needs it; it is an argument of `policy-loss eval`"
+            ))
         }
+        BatchError::OutOfRange {
+            field: field @ ("entropy_threshold" | "second_moment_limit"),
+            value,
+            accepted,
+        } => Failure::BadInput(format!("{} is {value}; accepted: {accepted}", flag(field))),
         BatchError::Missing {
             tensor, needed_by, ..
         } => {

@@ -47,6 +47,23 @@ impl Objective {
     }
 }
 
+/// A short name for each objective; of several with the same name, all but the first are numbered.
+pub fn short_names(objectives: &[Objective]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for objective in objectives {
+        let name = objective.requested.short();
+        let mut numbered = name.clone();
+        for number in 2.. {
+            if !names.contains(&numbered) {
+                break;
+            }
+            numbered = format!("{name} ({number})");
+        }
+        names.push(numbered);
+    }
+    names
+}
+
 /// A configuration on one line, in the form that `--config` takes.
 pub fn as_json(config: &PolicyLossConfig) -> String {
     serde_json::to_string(config).unwrap_or_else(|_| format!("{config:?}"))

@@ -10,7 +10,7 @@ use crate::args::ReportArguments;
 use crate::batch_file::{self, BatchFile};
 use crate::beside::{self, Beside};
 use crate::eval::explain;
-use crate::objective::Objective;
+use crate::objective::{Objective, short_names};
 use crate::output::{Failure, note, refuse_overwriting};
 use crate::requested::Requested;
 use crate::steps;
@@ -57,7 +57,7 @@ pub fn run(arguments: &ReportArguments) -> Result<(), Failure> {
     }
     if let Some(path) = &arguments.steps {
         report = report.with_fact("steps", path.display().to_string());
-        report = steps::with_curves(report, path, &objectives, arguments.device)?;
+        report = steps::with_curves(report, path, &objectives, arguments.device, &arguments.out)?;
     }
     let version = concat!("policy-loss ", env!("CARGO_PKG_VERSION"));
     let page = report.with_fact("made by", version).to_html();
@@ -108,10 +108,9 @@ pub fn with_batch(
         );
     let device = arguments.device.device()?;
     let batch = host.move_to(&file, &device)?;
-    let named: Vec<(String, PolicyLoss)> = objectives
-        .iter()
-        .map(|objective| (objective.requested.short(), objective.loss.clone()))
-        .collect();
+    let names = short_names(objectives).into_iter();
+    let losses = objectives.iter().map(|objective| objective.loss.clone());
+    let named: Vec<(String, PolicyLoss)> = names.zip(losses).collect();
     let failed = |error| match error {
         ReportError::Batch { index, source, .. } => explain(*source, &file, &objectives[index]),
         ReportError::Device(_) => Failure::Other(error.to_string()),

@@ -41,6 +41,11 @@ impl Requested {
         }
     }
 
+    /// Whether nobody asked for it.
+    pub fn is_default(&self) -> bool {
+        matches!(self, Self::Default)
+    }
+
     /// A failure that concerns the objective.
     pub fn bad(&self, what: impl Display) -> Failure {
         Failure::BadInput(format!("{self}: {what}"))

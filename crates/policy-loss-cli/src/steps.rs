@@ -13,22 +13,33 @@ use crate::backends::Backend;
 use crate::batch_file::{self, BatchFile};
 use crate::beside::Beside;
 use crate::eval::explain;
-use crate::objective::Objective;
-use crate::output::Failure;
+use crate::objective::{Objective, short_names};
+use crate::output::{Failure, note, refuse_overwriting};
 use crate::tensors::HostBatch;
 use crate::warned::Known;
 
-/// By what a line says which step it is.
-const STEP: [&str; 3] = ["step", "iteration", "epoch"];
-
-/// Adds the curves of what is at `path`, with what there is to warn of.
+/// Adds the curves of what is at `path`, with what there is to warn of. Nothing that is read must be
+/// the file `out`.
 pub fn with_curves(
     report: Report,
     path: &Path,
     objectives: &[Objective],
     backend: Backend,
+    out: &Path,
 ) -> Result<Report, Failure> {
     let bad = |what: &str| Failure::BadInput(format!("--steps {}: {what}", path.display()));
+    let of_lines = |path: &Path| {
+        if objectives
+            .iter()
+            .any(|objective| !objective.requested.is_default())
+        {
+            note(format!(
+                "objectives have no effect on the curves of {}: its numbers are computed already",
+                path.display()
+            ));
+        }
+        of_lines(path)
+    };
     if !path.is_dir() {
         return Ok(report.with_curves(of_lines(path)?));
     }
@@ -41,6 +52,9 @@ pub fn with_curves(
             Some("jsonl") => lines.push(file),
             _ => {}
         }
+    }
+    for file in batches.iter().chain(&lines) {
+        refuse_overwriting("--out", out, "a file of the --steps", file)?;
     }
     match (batches.is_empty(), &lines[..]) {
         (true, [lines]) => Ok(report.with_curves(of_lines(lines)?)),
@@ -61,6 +75,7 @@ fn of_batches(
 ) -> Result<Report, Failure> {
     batches.sort_by(|one, other| natural(&one.to_string_lossy(), &other.to_string_lossy()));
     let device = backend.device()?;
+    let names = short_names(objectives);
     let mut curves = Curves::new();
     let mut warnings: Vec<Warnings> = objectives
         .iter()
@@ -81,7 +96,8 @@ fn of_batches(
             values.push(("reward".to_owned(), mean));
         }
         let known = Known::of_rollout(&batch, &beside, backend)?;
-        for (objective, warnings) in objectives.iter().zip(&mut warnings) {
+        let each = objectives.iter().zip(&names).zip(&mut warnings);
+        for ((objective, of), warnings) in each {
             let output = objective.loss.forward(batch.clone());
             let output = output.map_err(|error| explain(error, &file, objective))?;
             let read = output.read().map_err(|error| {
@@ -92,15 +108,14 @@ fn of_batches(
             })?;
             let name = |metric: &str| match objectives {
                 [_] => metric.to_owned(),
-                _ => format!("{}/{metric}", objective.requested.short()),
+                _ => format!("{of}/{metric}"),
             };
             values.push((name("loss"), read.loss));
             let metrics = read.metrics.named().into_iter();
             let metrics = metrics.filter_map(|(metric, value)| Some((name(metric), value?)));
             values.extend(metrics);
             let new = warnings.observe(&known.observation(read.metrics)?);
-            let of = format!("{}, {step}", objective.requested.short());
-            report = report.with_warnings(&of, &new);
+            report = report.with_warnings(&format!("{of}, {step}"), &new);
         }
         if let Some(rollout) = known.rollout {
             let rollout = rollout.named().into_iter();
@@ -124,15 +139,23 @@ fn of_lines(path: &Path) -> Result<Curves, Failure> {
         let number = index + 1;
         let object: Map<String, Value> = serde_json::from_str(line)
             .map_err(|error| bad(format!("line {number} is no JSON object: {error}")))?;
-        let name = STEP.iter().find_map(|name| object.get_key_value(*name));
-        let step = match name {
-            Some((_, Value::String(step))) => step.clone(),
-            Some((_, step)) => step.to_string(),
-            None => (curves.len() + 1).to_string(),
+        // Iterations are counted within an epoch.
+        let known: &[&str] = match object.contains_key("step") {
+            true => &["step"],
+            false => &["epoch", "iteration"],
         };
+        let step = known.iter().filter_map(|name| object.get(*name));
+        let step = step.map(|step| match step {
+            Value::String(step) => step.clone(),
+            step => step.to_string(),
+        });
+        let mut step = step.collect::<Vec<_>>().join("/");
+        if step.is_empty() {
+            step = (curves.len() + 1).to_string();
+        }
         let mut values = Vec::new();
         for (key, value) in &object {
-            if name.is_none_or(|(name, _)| name != key) {
+            if !known.contains(&key.as_str()) {
                 flatten(key.clone(), value, &mut values);
             }
         }

@@ -35,9 +35,11 @@ macro_rules! numbers {
             impl super::Numbers {
                 pub fn arguments(&self, arithmetic: ElemType) -> NumberArgumentsLaunch {
                     let scalar = |value: f64| {
-                        // A device need not know infinities. A ratio or a weight beyond the largest
-                        // number of f32 is infinite itself.
-                        let value = value.clamp(f64::from(f32::MIN), f64::from(f32::MAX));
+                        // A side of bounds that is open is infinite; no other number becomes so.
+                        let value = match value.is_infinite() {
+                            true => value,
+                            false => value.clamp(f64::from(f32::MIN), f64::from(f32::MAX)),
+                        };
                         InputScalar::new(value, arithmetic)
                     };
                     NumberArgumentsLaunch::new(

@@ -12,8 +12,11 @@ pub struct Curves {
     /// What a step is called.
     steps: Vec<String>,
     curves: Vec<Curve>,
-    /// Every how many steps one is shown.
+    /// Of how many steps in a row one is shown.
     every: usize,
+    /// How many steps there were, and the name of the last.
+    count: usize,
+    last: String,
 }
 
 /// One number over the steps.
@@ -74,14 +77,15 @@ impl Curves {
 
     /// The same with so few steps that a page can hold them.
     pub(crate) fn thinned(mut self) -> Self {
-        self.every = self.steps.len().div_ceil(POINTS).max(1);
+        self.count = self.steps.len();
+        self.last = self.steps.last().cloned().unwrap_or_default();
+        self.every = self.count.div_ceil(POINTS).max(1);
         let every = self.every;
         self.steps = self.steps.into_iter().step_by(every).collect();
         for curve in &mut self.curves {
-            curve.values = std::mem::take(&mut curve.values)
-                .into_iter()
-                .step_by(every)
-                .collect();
+            // What few steps have, such as the numbers of a whole epoch, stays.
+            let parts = curve.values.chunks(every);
+            curve.values = parts.map(|part| part.iter().find_map(|it| *it)).collect();
         }
         self
     }
@@ -118,8 +122,14 @@ mod tests {
         let mut curves = Curves::new();
         for step in 0..2500 {
             curves.push(step.to_string(), [("loss", f64::from(step))]);
+            if step == 2000 {
+                curves.push("epoch 1", [("reward", 0.5)]);
+            }
         }
         let thinned = curves.thinned();
+        assert_eq!((thinned.count, thinned.last.as_str()), (2501, "2499"));
+        let known: Vec<f64> = thinned.curves[1].values.iter().copied().flatten().collect();
+        assert_eq!(known, [0.5]);
         assert_eq!(thinned.every, 3);
         assert_eq!(thinned.len(), 834);
         assert_eq!(thinned.curves[0].values[1], Some(3.0));

@@ -97,7 +97,7 @@ impl Report {
     /// Sets the curves.
     #[must_use]
     pub fn with_curves(mut self, curves: Curves) -> Self {
-        self.curves = Some(curves.thinned());
+        self.curves = (!curves.is_empty()).then(|| curves.thinned());
         self
     }
 

@@ -501,9 +501,9 @@
   }
 
   if (data.curves) {
-    const { steps, curves, every } = data.curves;
+    const { steps, curves, every, count, last } = data.curves;
     section("curves", "Over the steps",
-      html("p", {}, `${plural(steps.length, "step")}, from ${steps[0]} to ${steps[steps.length - 1]}.${every > 1 ? ` Every ${every}th step of the run is shown.` : ""} A gap is a step without the number.`),
+      html("p", {}, `${plural(count, "step")}, from ${steps[0]} to ${last}.${every > 1 ? ` Of ${every} steps in a row, each curve shows the first that has the number.` : ""} A gap is a step without the number.`),
       html("div", { class: "grid small" }, ...curves.map((curve) => {
         const known = curve.values.filter((value) => value !== null);
         let [low, high] = known.length ? [Math.min(...known), Math.max(...known)] : [0, 1];
@@ -518,11 +518,13 @@
           path += `${index > 0 && curve.values[index - 1] !== null ? "L" : "M"}${plot.atX(index).toFixed(1)} ${plot.atY(value).toFixed(1)}`;
         });
         plot.root.append(svg("path", { d: path, fill: "none", stroke: "var(--positive)", "stroke-width": 1.8 }));
-        if (known.length === 1 || steps.length < 40) {
-          curve.values.forEach((value, index) => {
-            if (value !== null) plot.root.append(svg("circle", { class: "positive", cx: plot.atX(index), cy: plot.atY(value), r: 2.4 }, svg("title", {}, `${steps[index]}: ${number(value)}`)));
-          });
-        }
+        const isGap = (index) => curve.values[index] == null;
+        curve.values.forEach((value, index) => {
+          // No line leads to a point between two gaps.
+          if (value !== null && (steps.length < 40 || (isGap(index - 1) && isGap(index + 1)))) {
+            plot.root.append(svg("circle", { class: "positive", cx: plot.atX(index), cy: plot.atY(value), r: 2.4 }, svg("title", {}, `${steps[index]}: ${number(value)}`)));
+          }
+        });
         return figure(curve.name, plot.root, curve.sentence ? prose(curve.sentence) : "");
       })));
   }

@@ -158,8 +158,9 @@ impl PolicyBatch {
     /// `[1, N]`, or one per sequence. The results are those of the padded batch, whose shape the
     /// tokens are brought into on the device.
     ///
-    /// Tokens of no sequence, such as the padding at the end of the row, are masked and may have
-    /// any number.
+    /// Tokens of no sequence, such as the padding at the end of the row, are masked; give them the
+    /// number of any sequence, such as the last. Each number up to the largest is a row of the padded
+    /// batch, which is as long as the longest sequence.
     pub fn with_sequence_ids(mut self, sequence_ids: impl Into<Vec<usize>>) -> Self {
         self.sequence_ids = Some(sequence_ids.into());
         self

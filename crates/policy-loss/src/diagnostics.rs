@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor, TensorReadError};
 use serde::Serialize;
 
 use crate::checked::CheckedBatch;
-use crate::composed::kl::k3;
+use crate::composed::kl::{expm1, k3};
 use crate::composed::ratio::limited;
 use crate::composed::{arithmetic, valid_tokens};
 use crate::valid::Valid;
@@ -181,9 +181,7 @@ impl PolicyBatch {
 fn jensen_shannon(log_p: Tensor<2>, log_q: Tensor<2>) -> Tensor<2> {
     // What is above is so by rounding.
     let [log_p, log_q] = [log_p, log_q].map(|log_prob| log_prob.clamp_max(0));
-    // 1 - exp(x), of which little is left near 0.
-    let [rest_of_p, rest_of_q] =
-        [&log_p, &log_q].map(|log_prob| (k3(log_prob.clone()) + limited(log_prob.clone())).neg());
+    let [rest_of_p, rest_of_q] = [&log_p, &log_q].map(|log_prob| expm1(log_prob.clone()).neg());
     let x = (limited(log_p.clone() - log_q.clone()) * 0.5).tanh();
     let mean = (log_p.exp() + log_q.exp()) * 0.5;
     let rest = (rest_of_p + rest_of_q) * 0.5;

@@ -301,7 +301,15 @@ pub(crate) fn sum_per_row(x: Tensor<2>) -> Tensor<2> {
 
 /// The largest value of each row of `[B, T]`, `[B, 1]`.
 pub(crate) fn largest_per_row(x: Tensor<2>) -> Tensor<2> {
-    in_blocks(x, &|x| x.max_dim(1), &|left, right| left.max_pair(right))
+    let larger = |left: Tensor<2>, right: Tensor<2>| {
+        // Burn's `max_pair` keeps a NaN on the left only.
+        let is_right = left
+            .clone()
+            .lower(right.clone())
+            .bool_or(right.clone().is_nan());
+        left.mask_where(is_right, right)
+    };
+    in_blocks(x, &|x| x.max_dim(1), &larger)
 }
 
 /// For each value of `[B, T]` the sum of the run of its row that it is in. Runs are numbered from 0.
@@ -373,7 +381,8 @@ pub(crate) fn running_sum(x: Tensor<2>) -> Tensor<2> {
     let within = x.reshape([rows * blocks, BLOCK]).cumsum(1);
     let of_blocks = within.clone().slice([0..rows * blocks, BLOCK - 1..BLOCK]);
     let of_blocks = of_blocks.reshape([rows, blocks]);
-    let before = running_sum(of_blocks.clone()) - of_blocks;
+    // Not the sums less what is a block's own: a large one would take the digits of all before it.
+    let before = behind(&running_sum(of_blocks), 1);
     let sums = within
         + before
             .reshape([rows * blocks, 1])
@@ -412,5 +421,45 @@ fn in_blocks(
             let rest = reduce(x.clone().slice([0..rows, whole..columns]));
             combine(of_blocks(x.slice([0..rows, 0..whole])), rest)
         }
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::TensorData;
+
+    use super::*;
+
+    fn row(values: Vec<f32>) -> Tensor<2> {
+        let length = values.len();
+        let data = TensorData::new(values, [1, length]);
+        Tensor::from_data(data, &Device::flex())
+    }
+
+    fn numbers(x: Tensor<2>) -> Vec<f64> {
+        x.into_data().iter::<f64>().collect()
+    }
+
+    #[test]
+    fn a_large_number_takes_nothing_from_the_sums_before_it() {
+        for large in [1e30, f32::INFINITY] {
+            let mut values = vec![1.0; 1200];
+            values[700] = large;
+            let sums = numbers(running_sum(row(values)));
+            let expected: Vec<f64> = (1..=700).map(f64::from).collect();
+            assert_eq!(sums[..700], expected);
+            assert!(sums[700..].iter().all(|sum| *sum >= 1e29), "{large}");
+        }
+    }
+
+    #[test]
+    fn a_nan_is_the_largest_wherever_it_stands() {
+        for place in [0, 600, 1024, 1100] {
+            let mut values = vec![0.5; 1101];
+            values[place] = f32::NAN;
+            assert!(numbers(largest_per_row(row(values)))[0].is_nan(), "{place}");
+        }
+        let rising = (0..1101).map(|index| index as f32).collect();
+        assert_eq!(numbers(largest_per_row(row(rising))), [1100.0]);
     }
 }

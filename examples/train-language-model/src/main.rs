@@ -141,10 +141,12 @@ fn train(arguments: Train) -> Result<(), Box<dyn Error>> {
     }
     while trainer.step < arguments.steps {
         log.step(&trainer.step()?)?;
-        if trainer.step.is_multiple_of(arguments.save_every) && trainer.step < arguments.steps {
+        if trainer.step.is_multiple_of(arguments.save_every) {
             checkpoint::save(&trainer, &model, &out)?;
         }
     }
+    // Before the evaluation: what was learned must not depend on it.
+    let saved = checkpoint::save(&trainer, &model, &out)?;
     let after = trainer.evaluate()?;
     if let Some(after) = &after {
         log.evaluation("after", after);
@@ -157,7 +159,6 @@ fn train(arguments: Train) -> Result<(), Box<dyn Error>> {
             before,
             after: after.reward,
         });
-    let saved = checkpoint::save(&trainer, &model, &out)?;
     let page = log.finish(&trainer.settings, &model, held_out.as_ref())?;
     let seconds = start.elapsed().as_secs_f64();
     let memory = PEAK.peak_usage_as_gb();

@@ -49,8 +49,8 @@ pub struct Settings {
     /// rounding.
     #[arg(long, default_value_t = 32, value_parser = positive)]
     pub microbatch: usize,
-    /// Keep close to the model as it was: the coefficient of the KL penalty, in the place of the
-    /// preset's own; 0 leaves the penalty out.
+    /// The coefficient of the KL penalty, in the place of the preset's own; 0 leaves the penalty out.
+    /// It keeps close to the model as it was, or with `prime_rl` and `prime_rl_ipo` to the sampler.
     #[arg(long, value_name = "COEFFICIENT", value_parser = not_negative)]
     pub kl: Option<f64>,
     /// What the sampler divides logits by.

@@ -9,9 +9,9 @@ use burn::module::Module;
 use burn::optim::{AdamConfig, GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
 use policy_loss::{
-    AdvantageBatch, AdvantageEstimator, GlobalTotals, KlPenalty, LogProbsConfig, LogProbsTokens,
-    MetricValues, Objective, PolicyBatch, PolicyLoss, PolicyLossConfig, PolicyLossMetrics,
-    Reduction, Sums, Surrogate, TokenLogProbs, presets,
+    AdvantageBatch, AdvantageEstimator, GlobalTotals, KlBase, KlPenalty, LogProbsConfig,
+    LogProbsTokens, MetricValues, Objective, PolicyBatch, PolicyLoss, PolicyLossConfig,
+    PolicyLossMetrics, Reduction, Sums, Surrogate, TokenLogProbs, presets,
 };
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -171,11 +171,13 @@ impl Trainer {
             )
             .into());
         }
-        let (learns_from_all, is_penalized) =
-            (learns_from_all(objective), objective.kl_penalty.is_some());
+        let learns_from_all = learns_from_all(objective);
+        // A penalty against the sampler needs no second model.
+        let penalty = objective.kl_penalty;
+        let needs_reference = penalty.is_some_and(|penalty| penalty.against == KlBase::Reference);
         let log_probs = LogProbsConfig::new().with_temperature(settings.temperature);
 
-        let (base, digest) = match settings.lora.is_some() || is_penalized {
+        let (base, digest) = match settings.lora.is_some() || needs_reference {
             true => Some(weights::load_with_digest(directory, device)?).unzip(),
             false => (None, None),
         };
@@ -185,7 +187,7 @@ impl Trainer {
             (_, _, None) => weights::load(directory, device)?,
         };
         let tokenizer = Tokenizer::load(directory, model.config())?;
-        let reference = base.filter(|_| is_penalized);
+        let reference = base.filter(|_| needs_reference);
         device.seed(settings.seed);
         if let Some(rank) = settings.lora {
             let width = model.config().hidden_size;

@@ -17,16 +17,20 @@ mod task;
 mod train;
 
 use std::error::Error;
+use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use policy_loss::{Observation, RolloutCorrection, Warnings, presets};
+use policy_loss::{
+    KlBase, Observation, PolicyLossConfig, Preset, Reduction, RolloutCorrection, Warnings, presets,
+};
 use policy_loss_report::{Curves, Report};
 
 use crate::cli::Arguments;
 use crate::progress::Progress;
+use crate::task::ANSWER_LENGTH;
 use crate::train::Trainer;
 
 /// The sampler's weights are rounded, so its log-probs are not quite those of the trainer. The
@@ -45,10 +49,10 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let preset = arguments.preset;
-    let config = preset.config().with_rollout_correction(CORRECTION);
+    let config = objective(preset)?;
     let device = arguments.device.device()?;
-    // A report that cannot be written is found before the training, not after it.
-    write(&arguments.report, "")?;
+    // A report that cannot be written is found before the training, not after it; an older one stays.
+    write(&arguments.report, None)?;
     let mut trainer = Trainer::new(&device, &config, arguments.learning_rate, arguments.seed)?;
 
     let start = Instant::now();
@@ -71,7 +75,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     }
     let seconds = start.elapsed().as_secs_f64();
 
-    write(&arguments.report, &report.with_curves(curves).to_html())?;
+    write(
+        &arguments.report,
+        Some(&report.with_curves(curves).to_html()),
+    )?;
     println!("learning curves: {}", arguments.report.display());
     let reward = |reward: Option<&f64>| reward.copied().unwrap_or(0.0);
     println!(
@@ -83,9 +90,72 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn write(path: &Path, page: &str) -> Result<(), Box<dyn Error>> {
+/// The objective of a preset, for answers to this task.
+fn objective(preset: Preset) -> Result<PolicyLossConfig, String> {
+    let mut config = preset.config();
+    let penalty = config.objective.kl_penalty;
+    if penalty.is_some_and(|penalty| penalty.against == KlBase::Reference) {
+        return Err(format!(
+            "--preset {preset}: its KL penalty is against a reference policy, and a policy that \
+             learns from nothing has none; the example train-language-model has one"
+        ));
+    }
+    if !config.objective.corrects_mismatch() {
+        config = config.with_rollout_correction(CORRECTION);
+    }
+    // Answers are as long as the task allows, whatever the preset was written for.
+    if let Reduction::FixedLength { .. } = config.objective.reduction {
+        let length = ANSWER_LENGTH;
+        config = config.with_reduction(Reduction::FixedLength { length });
+    }
+    Ok(config)
+}
+
+/// Writes the report, or finds out whether it can be written.
+fn write(path: &Path, page: Option<&str>) -> Result<(), Box<dyn Error>> {
     let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-    folder
-        .and_then(|()| std::fs::write(path, page))
+    let written = folder.and_then(|()| match page {
+        Some(page) => std::fs::write(path, page),
+        None => File::options()
+            .append(true)
+            .create(true)
+            .open(path)
+            .map(drop),
+    });
+    written
         .map_err(|error| format!("cannot write the report to {}: {error}", path.display()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_trained_with_or_refused_by_name() {
+        let mut refused = Vec::new();
+        for preset in Preset::ALL {
+            match objective(preset) {
+                Ok(config) => drop(config.init().expect("a preset has a meaning")),
+                Err(message) => {
+                    assert!(
+                        message.contains(&format!("--preset {preset}:")),
+                        "{message}"
+                    );
+                    refused.push(preset);
+                }
+            }
+        }
+        assert_eq!(refused, [Preset::VerlGrpo]);
+    }
+
+    #[test]
+    fn a_preset_keeps_its_own_correction() {
+        let of = |preset: Preset| objective(preset).map(|config| config.objective);
+        let own = Preset::DecoupledPpo.config().objective;
+        assert_eq!(of(Preset::DecoupledPpo), Ok(own));
+        let length = Reduction::FixedLength {
+            length: ANSWER_LENGTH,
+        };
+        assert_eq!(of(Preset::DrGrpo).map(|own| own.reduction), Ok(length));
+    }
 }

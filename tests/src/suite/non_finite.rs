@@ -1,7 +1,7 @@
 //! What is not finite at a valid position is not hidden.
 
 use policy_loss::{
-    KlBase, MissingRolloutLogProbs, OffPolicyMask, PolicyGradient, PolicyLossConfig,
+    Bounds, KlBase, MissingRolloutLogProbs, OffPolicyMask, PolicyGradient, PolicyLossConfig,
     RolloutCorrection, RolloutWeight, Surrogate,
 };
 
@@ -97,6 +97,23 @@ pub fn values_are_seen(runner: &Runner) {
                     assert_eq!(at_the_mask, 0.0, "{what}: reaches a masked token");
                 }
             }
+        }
+    }
+}
+
+/// A ratio that is no number was neither moved to a bound nor dropped beyond one.
+pub fn are_not_clipped(runner: &Runner) {
+    for surrogate in [
+        PolicyGradient::weighted(Bounds::at_most(5.0)),
+        PolicyGradient::weighted_within(Bounds::new(0.5, 5.0)),
+    ] {
+        let config = PolicyLossConfig::new().with_surrogate(surrogate);
+        let case = case("log_probs", f64::NAN).with_config(config);
+        for dtype in runner.exact_dtypes() {
+            let outcome = runner.outcome(&case, dtype);
+            let what = format!("{runner}, {dtype:?}, {}", describe(&config));
+            assert_eq!(outcome.metrics.clip_ratio, 0.0, "{what}");
+            assert_eq!(outcome.metrics.non_finite, 1.0, "{what}");
         }
     }
 }

@@ -139,6 +139,23 @@ pub fn of_certain_tokens(runner: &Runner) {
     check("token beyond", FilterLevel::Token, 4.61, 2.0);
 }
 
+/// A side of bounds that is left out bounds nothing, not even what is beyond every number.
+pub fn open_sides(runner: &Runner) {
+    let check = |name: &str, gaps: &[f64; 3], bounds, kept: f64| {
+        let filter = Filter::new(FilterLevel::SequenceSum, FilterEstimator::K1, bounds);
+        Row::new(name, &[0.0; 3])
+            .gaps(gaps, RolloutCorrection::filter(filter))
+            .loss(-kept)
+            .metric("weight_zeroed", 1.0 - kept)
+            .check(runner);
+    };
+    let (far, farther) = ([60.0, 30.0, 10.0], [-60.0, -30.0, -10.0]);
+    check("no upper bound", &far, Bounds::at_least(0.5), 1.0);
+    check("an upper bound", &far, Bounds::at_most(2.0), 0.0);
+    check("no lower bound", &farther, Bounds::at_most(2.0), 1.0);
+    check("a lower bound", &farther, Bounds::at_least(0.5), 0.0);
+}
+
 /// Without a correction, rollout log-probs are ignored, and their metrics absent.
 pub fn ignored_rollout(runner: &Runner) {
     for dtype in runner.exact_dtypes() {

@@ -309,7 +309,7 @@ fn an_entropy_threshold() {
     written.refuses(
         &infinite,
         3,
-        &["entropy_threshold", "inf", "a finite number"],
+        &["--entropy-threshold is inf", "a finite number"],
     );
     let notes = written.evaluate(&["--entropy-threshold", "1"]).notes;
     assert!(
@@ -343,7 +343,7 @@ fn a_second_moment_limit() {
     let needs = ["--second-moment-limit is missing", "`surrogate`"];
     written.refuses(&[config, path, total, eight], 3, &needs);
     let unknown = [config, path, "--second-moment-limit", "NaN"];
-    written.refuses(&unknown, 3, &["second_moment_limit", "NaN", "0 or above"]);
+    written.refuses(&unknown, 3, &["--second-moment-limit is NaN", "0 or above"]);
     let notes = written.evaluate(&["--second-moment-limit", "1"]).notes;
     assert!(
         notes.contains("--second-moment-limit has no effect"),

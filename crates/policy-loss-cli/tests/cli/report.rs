@@ -240,6 +240,50 @@ fn steps_are_files_or_lines() {
     assert_eq!(curves[1]["values"], serde_json::json!([null, 0.5]));
     assert_eq!(curves.as_array().unwrap().len(), 2);
 
+    // As training with Burn writes them: iterations are counted within an epoch.
+    let text = "{\"epoch\": 1, \"iteration\": 2, \"loss\": 0.5}\n\
+                {\"epoch\": 1, \"valid_epoch\": {\"reward\": 0.25}}\n";
+    std::fs::write(lines, text).unwrap();
+    let mut command = program();
+    command.args(["report", "--steps", lines, "--preset", "gspo", "--out"]);
+    let said = command.arg(&out).assert().success().get_output().clone();
+    let said = String::from_utf8(said.stderr).unwrap();
+    assert!(said.contains("objectives have no effect"), "{said}");
+    let page = data_of(&std::fs::read_to_string(&out).unwrap());
+    assert_eq!(page["curves"]["steps"], serde_json::json!(["1/2", "1"]));
+    let curves = page["curves"]["curves"].as_array().unwrap();
+    let names: Vec<_> = curves.iter().map(|curve| &curve["name"]).collect();
+    assert_eq!(names, ["loss", "valid_epoch.reward"]);
+
+    // Objectives whose short names are the same keep a curve each.
+    let objective = "an-objective-with-a-long-name.json";
+    let mut arguments = vec!["--steps".to_owned(), steps_text.to_owned()];
+    for folder in ["one", "two"] {
+        let path = directory.path().join(folder).join(objective);
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "{}").unwrap();
+        arguments.extend(["--config".to_owned(), path.to_str().unwrap().to_owned()]);
+    }
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let page = data_of(&report(&arguments, &out));
+    let curves = page["curves"]["curves"].as_array().unwrap();
+    let losses = curves.iter().filter(|curve| {
+        let name = curve["name"].as_str().unwrap();
+        name.ends_with("/loss") && curve["values"][0].is_number()
+    });
+    assert_eq!(losses.count(), 2, "{curves:?}");
+
+    let batch = steps.join("step-9.safetensors");
+    let mut command = program();
+    command
+        .args(["report", "--steps", steps_text, "--out"])
+        .arg(batch);
+    refuses(
+        &mut command,
+        3,
+        &["--out", "would overwrite a file of the --steps"],
+    );
+
     let refuse = |path: &str, telling: &[&str]| {
         let mut command = program();
         command.args(["report", "--steps", path, "--out"]).arg(&out);

@@ -37,8 +37,12 @@ impl<E: Element> WithSimd for Scale<'_, E> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
         let factor = E::Real::from_f64(self.factor);
+        let zero = E::Real::default();
         for value in self.values {
-            *value = E::narrow(value.widen::<E::Real>() * factor);
+            let wide = value.widen::<E::Real>();
+            // What has no gradient keeps none, whatever the factor is.
+            let scaled = if wide == zero { zero } else { wide * factor };
+            *value = E::narrow(scaled);
         }
     }
 }

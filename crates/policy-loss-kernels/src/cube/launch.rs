@@ -195,21 +195,25 @@ impl Visit<'_> {
                 size.vectors,
             )
         };
+        // A mean over sequences needs pieces, and nothing that is gathered.
+        let gathers = !RowSum::needed(&self.blueprint).is_empty();
         // SAFETY: see above.
         unsafe {
-            gather_pieces::launch_unchecked(
-                self.client,
-                self.cubes(),
-                CubeDim::new_1d(CUBE_SIZE),
-                self.geometry.width,
-                inputs(self.batch, &self.blueprint),
-                self.numbers.arguments(self.arithmetic),
-                row_sums.argument(row_sums_length),
-                pieces(),
-                self.geometry.division,
-                self.blueprint,
-                self.types,
-            );
+            if gathers {
+                gather_pieces::launch_unchecked(
+                    self.client,
+                    self.cubes(),
+                    CubeDim::new_1d(CUBE_SIZE),
+                    self.geometry.width,
+                    inputs(self.batch, &self.blueprint),
+                    self.numbers.arguments(self.arithmetic),
+                    row_sums.argument(row_sums_length),
+                    pieces(),
+                    self.geometry.division,
+                    self.blueprint,
+                    self.types,
+                );
+            }
             visit_pieces::launch_unchecked(
                 self.client,
                 self.cubes(),

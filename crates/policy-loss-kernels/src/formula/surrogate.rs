@@ -5,7 +5,8 @@ use super::formulas;
 formulas! {
     use [parts, row, sums];
 
-    /// What a surrogate is made of. All of it is 0 at masked tokens, but for a ratio of 1.
+    /// What a surrogate is made of. All of it is 0 at masked tokens, but for the ratio: 1, or that of the
+    /// sequence where its tokens share one with its gradient.
     #[derive(CubeType, Clone, Copy)]
     pub struct SurrogateInputs<E: Elements> {
         pub log_probs: Values<E>,
@@ -168,21 +169,20 @@ formulas! {
             let zero = constant::<E>(advantage, 0.0);
             let low = number::<E>(inputs.ratio, &numbers.low);
             let high = number::<E>(inputs.ratio, &numbers.high);
-            let cut = !inside::<E>(inputs.ratio, low, high);
+            // A NaN lies on neither side, and goes on.
+            let outside =
+                either::<E>(less::<E>(inputs.ratio, low), greater::<E>(inputs.ratio, high));
             let mut weight = clamped::<E>(inputs.ratio, low, high);
             if comptime!(blueprint.drops_outside) {
-                // A NaN lies on neither side, and goes on.
-                let outside =
-                    either::<E>(less::<E>(inputs.ratio, low), greater::<E>(inputs.ratio, high));
                 weight = drop_where::<E>(outside, inputs.ratio);
             }
             let weighted = weight * advantage;
             // Not where A is 0: such a token, or a masked one, has nothing to lose.
             let negative = less::<E>(advantage, zero);
-            sums.clipped_below += count::<E>(both::<E>(cut, negative));
+            sums.clipped_below += count::<E>(both::<E>(outside, negative));
             if comptime!(blueprint.weighs_others) {
                 let positive = greater::<E>(advantage, zero);
-                sums.clipped_above += count::<E>(both::<E>(cut, positive));
+                sums.clipped_above += count::<E>(both::<E>(outside, positive));
                 slope = weighted;
             } else {
                 slope = choose::<E>(negative, weighted, advantage);

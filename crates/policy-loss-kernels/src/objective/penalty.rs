@@ -17,7 +17,7 @@ use super::check::{ConfigError, not_negative, positive};
 /// abs  kl = |q|
 ///
 /// with max_log_ratio   q is clamped to ± max_log_ratio first
-/// with max_divergence  kl is clamped to ± max_divergence then; beyond either the gradient is 0
+/// with max_divergence  kl is clamped to ± max_divergence then; beyond either it has no gradient
 /// ```
 ///
 /// The reference has to be frozen: a copy of the policy from before the training, whose parameters
@@ -137,14 +137,15 @@ impl KlPenalty {
         self
     }
 
-    /// Bounds `q`, beyond which a token has no gradient.
+    /// Bounds `q`, beyond which the estimate of a token has no gradient.
     #[must_use]
     pub const fn with_max_log_ratio(mut self, max_log_ratio: f64) -> Self {
         self.max_log_ratio = Some(max_log_ratio);
         self
     }
 
-    /// Bounds the divergence of one token, beyond which it has no gradient.
+    /// Bounds the estimate of one token, beyond which it has no gradient. With
+    /// [`KlGradient::ImportanceCorrected`] that of the ratio stays.
     #[must_use]
     pub const fn with_max_divergence(mut self, max_divergence: f64) -> Self {
         self.max_divergence = Some(max_divergence);

@@ -115,19 +115,6 @@ impl RolloutCorrection {
         self
     }
 
-    /// Whether the weight of a token depends on other tokens of its sequence.
-    #[must_use]
-    pub fn reads_sequence(&self) -> bool {
-        let of_sequence = match self.weight {
-            None => false,
-            Some(weight) => match weight.level {
-                WeightLevel::Token => false,
-                WeightLevel::Sequence | WeightLevel::Geometric => true,
-            },
-        };
-        of_sequence || self.veto.is_some() || self.filters.of_sequences()
-    }
-
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         if let Some(weight) = self.weight {
             weight.validate()?;
@@ -543,18 +530,6 @@ impl Filters {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()
-    }
-
-    /// Whether one judges tokens.
-    #[must_use]
-    pub fn of_tokens(&self) -> bool {
-        self.iter().any(|filter| filter.level == FilterLevel::Token)
-    }
-
-    /// Whether one judges sequences, or parts of them.
-    #[must_use]
-    pub fn of_sequences(&self) -> bool {
-        self.iter().any(|filter| filter.level != FilterLevel::Token)
     }
 
     /// Whether one judges segments.

@@ -189,6 +189,13 @@ fn scaling() {
     let mut halves = [half::bf16::from_f32(3.0); 5];
     scale_in_place(&mut halves, 2.0);
     assert_eq!(halves, [half::bf16::from_f32(6.0); 5]);
+    // What has no gradient keeps none.
+    for factor in [f64::INFINITY, f64::NAN] {
+        let mut gradient = [0.0_f32, 2.0, -0.0];
+        scale_in_place(&mut gradient, factor);
+        assert_eq!((gradient[0], gradient[2]), (0.0, 0.0));
+        assert!(!gradient[1].is_finite());
+    }
 }
 
 fn of_reduction(reduction: Reduction) -> Objective {

@@ -213,6 +213,7 @@ impl AdvantageBatch {
         }
         // A mask that was not given has no lengths, although every token of it is valid.
         let masked = self.action_mask.as_ref().map(|_| ());
+        let has_token_rewards = self.token_rewards().is_some();
         let action_mask = alike.mask(self.action_mask)?;
         let needs = match config {
             AdvantageEstimatorConfig::Generalized(config) => {
@@ -246,7 +247,7 @@ impl AdvantageBatch {
                 let add = "AdvantageBatch::with_action_mask";
                 let by = "`baseline = length_weighted`";
                 let unknown_lengths = config.baseline == GroupBaseline::LengthWeighted
-                    && matches!(self.rewards[0].1, Rewards::Sequence(_))
+                    && !has_token_rewards
                     && self.values.is_none()
                     && self.log_probs.is_none();
                 if unknown_lengths {
@@ -267,17 +268,24 @@ impl AdvantageBatch {
 
     /// `[B, T]`, and the tensor that says so.
     fn shape(&self) -> (&'static str, [usize; 2]) {
-        match &self.rewards[0].1 {
-            Rewards::Token(rewards) => ("rewards", rewards.dims()),
-            Rewards::Sequence(rewards) => {
-                match (&self.action_mask, &self.values, &self.log_probs) {
-                    (Some(mask), ..) => ("action_mask", mask.dims()),
-                    (_, Some(values), _) => ("values", values.dims()),
-                    (.., Some(log_probs)) => ("log_probs", log_probs.dims()),
-                    (None, None, None) => ("rewards", [rewards.dims()[0], 1]),
-                }
+        let given = (&self.action_mask, &self.values, &self.log_probs);
+        match (self.token_rewards(), given, &self.rewards[0].1) {
+            (Some(rewards), ..) | (None, _, Rewards::Token(rewards)) => ("rewards", rewards.dims()),
+            (None, (Some(mask), ..), _) => ("action_mask", mask.dims()),
+            (None, (_, Some(values), _), _) => ("values", values.dims()),
+            (None, (.., Some(log_probs)), _) => ("log_probs", log_probs.dims()),
+            (None, (None, None, None), Rewards::Sequence(rewards)) => {
+                ("rewards", [rewards.dims()[0], 1])
             }
         }
+    }
+
+    /// The first rewards that are given for each token.
+    fn token_rewards(&self) -> Option<&Tensor<2>> {
+        self.rewards.iter().find_map(|(_, rewards)| match rewards {
+            Rewards::Token(rewards) => Some(rewards),
+            Rewards::Sequence(_) => None,
+        })
     }
 }
 

@@ -325,10 +325,15 @@ fn lead(behind: Tensor<2>, members: &Members, lowest: f64) -> Tensor<2> {
     let tied = members
         .spread(number(best.clone(), behind.dtype()))
         .greater_elem(1);
+    let not_a_number = behind.clone().is_nan();
+    let not_a_number = not_a_number.bool_and(members.absent.clone().bool_not());
     let second = behind
+        .clone()
         .mask_fill(best.clone().bool_or(members.absent.clone()), lowest)
         .max_dim(1);
     members
         .spread(second.neg())
         .mask_fill(best.bool_not().bool_or(tied), 0)
+        // A score that is not finite is not hidden.
+        .mask_where(not_a_number, behind)
 }

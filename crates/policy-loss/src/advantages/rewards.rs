@@ -24,7 +24,7 @@ pub(crate) fn per_token(rewards: Rewards, valid: &Valid) -> Tensor<2> {
 /// `[B, 1]`, the sum over the valid tokens of each sequence.
 pub(super) fn per_sequence(rewards: Rewards, valid: &Valid) -> Tensor<2> {
     match rewards {
-        Rewards::Token(rewards) => valid.select(rewards).sum_dim(1),
+        Rewards::Token(rewards) => valid.sum_per_sequence(valid.select(rewards)),
         Rewards::Sequence(rewards) => {
             let [batch, _] = valid.tokens.dims();
             // A mask of one column is itself one value a sequence.

@@ -74,6 +74,11 @@ pub(crate) fn k3(x: Tensor<2>) -> Tensor<2> {
     expm1_minus_identity(limited(x))
 }
 
+/// `exp(x) - 1`, of which little is left near 0, with `x` clamped to ±20.
+pub(crate) fn expm1(x: Tensor<2>) -> Tensor<2> {
+    k3(x.clone()) + limited(x)
+}
+
 /// `expm1(x) - x`, accurate to a few roundings.
 ///
 /// In f32, `exp(x) - 1 - x` is 3.3 times too large at `x = 1e-4`, and `expm1(x) - x` still loses

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, Tensor};
 
-use super::kl::{k2, k3};
+use super::kl::{expm1, k2, k3};
 use super::ratio::{is_moved_into, is_within, limited, moved_into};
 use crate::valid::{Valid, total};
 use crate::{
@@ -46,12 +46,8 @@ impl Mismatch {
         let [log_p, log_q] = [&self.old_log_probs, &self.rollout_log_probs]
             .map(|log_probs| log_probs.clone().clamp(least.ln(), 0.0));
         let [p, q] = [&log_p, &log_q].map(|log_probs| log_probs.clone().exp());
-        // 1 - exp(x), of which little is left near 0.
-        let [rest_of_p, rest_of_q] = [&log_p, &log_q].map(|log_probs| {
-            (k3(log_probs.clone()) + log_probs.clone())
-                .neg()
-                .clamp_min(least)
-        });
+        let [rest_of_p, rest_of_q] =
+            [&log_p, &log_q].map(|log_probs| expm1(log_probs.clone()).neg().clamp_min(least));
         let gap = log_p - log_q;
         let gap_of_rest = rest_of_p.clone().log() - rest_of_q.clone().log();
         let forward = p * gap.clone() + rest_of_p * gap_of_rest.clone();
@@ -189,11 +185,7 @@ pub(crate) fn is_filtered(filter: Filter, mismatch: &Mismatch, valid: &Valid) ->
         FilterEstimator::K3 => k3(mismatch.gap()),
         FilterEstimator::BernoulliKl => mismatch.bernoulli_kl(),
         FilterEstimator::Difference => mismatch.difference(),
-        FilterEstimator::RatioDistance => {
-            // expm1(g), of which little is left near 0.
-            let gap = mismatch.gap();
-            (k3(gap.clone()) + limited(gap)).abs()
-        }
+        FilterEstimator::RatioDistance => expm1(mismatch.gap()).abs(),
     };
     let statistic = match filter.level {
         FilterLevel::Token => estimate,

@@ -5,6 +5,7 @@ use policy_loss_kernels::objective::{
     LEAST_BASE_LOG_PROB, LEAST_LOG_RATIO, LEAST_PROBABILITY, LOG_RATIO_LIMIT, SECOND_MOMENT_MARGIN,
 };
 
+use super::kl::expm1;
 use super::ratio::{is_moved_into, limited, moved_into};
 use crate::order::in_order;
 use crate::valid::{Moments, Valid, largest};
@@ -323,7 +324,7 @@ impl Formula for GammaWeight {
         let sum = tokens.valid.sum_per_sequence(bounded);
         let log_ratio = sum.clamp(LEAST_LOG_RATIO, LOG_RATIO_LIMIT);
         let phi = |k: f64, lambda: f64| -> Tensor<2> {
-            let exponent = log_ratio.clone() * k - (log_ratio.clone().exp() - 1.0) * lambda;
+            let exponent = log_ratio.clone() * k - expm1(log_ratio.clone()) * lambda;
             let phi = exponent.exp();
             let not_a_number = phi.clone().is_nan();
             phi.mask_fill(not_a_number, 0).expand(shape)
@@ -533,6 +534,7 @@ fn last_of_smallest(x: Tensor<2>, share: f64, tokens: &Tokens) -> Tensor<2> {
     let [batch, length] = x.dims();
     // A share that is a whole number of tokens must not lose one to a rounding.
     let count = (tokens.valid.total.clone() * (share * (1.0 + 1e-6))).floor();
+    let count = count.min_pair(tokens.valid.total.clone());
     let last = in_order(x, count.clamp_min(1) - 1.0);
     last.reshape([1, 1]).expand([batch, length])
 }
@@ -558,4 +560,34 @@ fn split_mix(seed: u64, index: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::tensor::{Device, Tensor};
+
+    use crate::{CovarianceClip, CovariancePenalty, PolicyBatch, PolicyLossConfig};
+
+    #[test]
+    fn a_share_of_one_is_every_token_of_a_large_batch() {
+        // From a million tokens on, what guards a share against a rounding is a token and more.
+        let shape = [1024, 1040];
+        let zeros = || Tensor::<2>::zeros(shape, &Device::flex());
+        let batch = PolicyBatch::new(zeros(), zeros(), zeros() + 1.0);
+        let clip = CovarianceClip {
+            share: 1.0,
+            ..CovarianceClip::default()
+        };
+        let penalty = CovariancePenalty {
+            share: 1.0,
+            ..CovariancePenalty::default()
+        };
+        let config = PolicyLossConfig::new();
+        for config in [config.with_surrogate(clip), config.with_surrogate(penalty)] {
+            let loss = config.init().expect("sound");
+            let output = loss.forward(batch.clone()).expect("sound");
+            let values = output.read().expect("computed");
+            assert_eq!(values.loss, -1.0);
+        }
+    }
 }

@@ -355,10 +355,10 @@ pub fn products<B: LogProbsOps>(
         hidden: match wanted.hidden {
             true => {
                 let weight = as_rows::<B>(head.weight, settings);
-                // 0 times an infinite weight is NaN, too.
+                // 0 times an infinite weight, or an infinite factor, is NaN, too.
                 let gradient = B::product(logits.clone(), weight, rounded(true));
-                let gradient = B::float_mask_fill(gradient, idle, 0.0.into());
-                cast::<B>(multiplied::<B>(gradient, &factor), narrow)
+                let gradient = multiplied::<B>(gradient, &factor);
+                cast::<B>(B::float_mask_fill(gradient, idle, 0.0.into()), narrow)
             }
             false => gradients.hidden,
         },
@@ -383,7 +383,7 @@ pub fn linear_log_probs<B: LogProbsOps>(
     settings: Settings,
 ) -> RowStatistics<B> {
     let [count, _] = head.hidden.shape().dims();
-    let rows = chunks(count, settings.chunk_tokens).map(|range| {
+    let rows = chunks(count, settings.forward_tokens).map(|range| {
         let chunk = B::head_logits(rows_of(&head, &range), tokens.of(&range), settings);
         RowStatistics {
             values: chunk.values,
@@ -506,9 +506,10 @@ fn by_words<B: LogProbsOps>(
     }
     if wanted.hidden {
         let gradient = B::float_cat(of_hidden.into_iter().flatten().collect(), 0);
-        // 0 times an infinite weight is NaN, too.
+        let gradient = multiplied::<B>(gradient, &factor);
+        // 0 times an infinite weight, or an infinite factor, is NaN, too.
         let gradient = B::float_mask_fill(gradient, idle, 0.0.into());
-        gradients.hidden = cast::<B>(multiplied::<B>(gradient, &factor), narrow);
+        gradients.hidden = cast::<B>(gradient, narrow);
     }
     if wanted.bias {
         gradients.bias = multiplied::<B>(B::float_cat(of_biases, 0), &factor);

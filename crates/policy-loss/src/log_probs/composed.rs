@@ -56,7 +56,7 @@ impl Scaled {
                 let device = targets.device();
                 let range = plan.range();
                 let here = places(range.len(), &device, DType::F32).int();
-                let here = here + (range.start as i64 - 1);
+                let here = (here + (range.start as i64 - 1)).cast(targets.dtype());
                 let targets = targets.clone().reshape([tokens, 1]);
                 let is_target = targets.equal(here);
                 let is_kept = Tensor::from_data(kept.mask(&range), &device);

@@ -39,8 +39,9 @@ pub struct LogProbsConfig {
     pub sum_of_squares: bool,
     /// Bytes that logits and their gradient may take at once, where the library holds them;
     /// without it 128 MiB on a CPU, and on a GPU a share of its memory, at most 1 GiB. It does not
-    /// bound the results, the gradients, or the logits that you give. On a backend that is not
-    /// connected the softmax needs about four times as much.
+    /// bound the results, the gradients, or the logits that you give. A softcap, kept tokens and, on a
+    /// CPU, shards of the vocabulary take up to four times as much. Where tensor operations compute
+    /// (`composed`, and a backend that is not connected), all logits are held, whatever it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_budget: Option<usize>,
     /// Tokens whose logits are held at once; replaces what follows from the memory budget.

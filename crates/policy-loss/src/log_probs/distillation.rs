@@ -2,7 +2,7 @@
 
 use burn::config::Config;
 use burn::module::Module;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use policy_loss_kernels::objective::check::{require, unit};
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,7 @@ use super::config::{Entropy, TokenLogProbs};
 use super::linear::emptied;
 use super::prepared::{Place, Work};
 use super::seam;
+use super::tokens::as_indices;
 use super::{LinearHead, LogProbsTokens, checks, composed};
 use crate::{BatchError, ConfigError};
 
@@ -253,7 +254,7 @@ impl<const D: usize> TokenDistributions<D> {
     fn prepare(self, chosen: &Chosen) -> Result<(Option<Work>, Place<1>), BatchError> {
         let rows = chosen.of(self.rows);
         let plain = rows.device().without_autodiff();
-        let targets = Tensor::<1, Int>::zeros([rows.dims()[0]], &plain);
+        let targets = Tensor::<1, Int>::zeros([rows.dims()[0]], (&plain, DType::I32));
         let tokens = LogProbsTokens::new(targets);
         match &self.head {
             Some(head) => self.log_probs.prepare_linear(rows, head, tokens, None),
@@ -389,8 +390,10 @@ impl Distillation {
         }
         let chosen = Chosen::new(outer, action_mask.into(), &plain)?;
         let is_chunk_given = student.log_probs.config.chunk_tokens.is_some();
+        let mut teacher = teacher.without_autodiff();
+        teacher.log_probs.config.implementation = student.log_probs.config.implementation;
         let (student, place) = student.prepare(&chosen)?;
-        let (teacher, _) = teacher.without_autodiff().prepare(&chosen)?;
+        let (teacher, _) = teacher.prepare(&chosen)?;
         let place = chosen.place(outer, place);
         let (Some(mut student), Some(teacher)) = (student, teacher) else {
             return Ok(place.none(outer));
@@ -446,7 +449,7 @@ impl Distillation {
         checks::shape("teacher.ids", &teacher.ids.dims(), &expected)?;
         checks::shape("teacher.log_probs", &teacher.log_probs.dims(), &expected)?;
         let (ids, log_probs) = (
-            teacher.ids.without_autodiff(),
+            as_indices(teacher.ids.without_autodiff()),
             teacher.log_probs.without_autodiff(),
         );
         checks::device("teacher.ids", &ids.device(), &plain)?;
@@ -569,7 +572,7 @@ impl Chosen {
         let ids: Tensor<2, Int> = ids.reshape([self.count, words]);
         match &self.places {
             // The one that stands in may hold a word beyond the vocabulary, whose NaN would go on.
-            Some(_) if self.is_empty => Tensor::zeros([1, words], &ids.device()),
+            Some(_) if self.is_empty => Tensor::zeros([1, words], (&ids.device(), DType::I32)),
             Some(places) => ids.select(0, places.clone()),
             None => ids,
         }

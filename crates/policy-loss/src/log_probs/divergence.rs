@@ -151,7 +151,7 @@ fn terms<B: Backend>(p: FloatTensor<B>, q: FloatTensor<B>) -> FloatTensor<B> {
     B::float_mask_fill(terms, impossible, 0.0.into())
 }
 
-/// `log(share teacher + (1 - share) student)`.
+/// `log(share teacher + (1 - share) student)`; 0 where both are impossible, or next to it.
 fn mixture<B: Backend>(
     student: FloatTensor<B>,
     teacher: FloatTensor<B>,
@@ -159,7 +159,10 @@ fn mixture<B: Backend>(
 ) -> FloatTensor<B> {
     let teacher = B::float_mul_scalar(B::float_exp(teacher), share.into());
     let student = B::float_mul_scalar(B::float_exp(student), (1.0 - share).into());
-    B::float_log(B::float_add(teacher, student))
+    let mixture = B::float_add(teacher, student);
+    let bools = get_device_settings::<B>(&mixture.device()).bool_dtype;
+    let impossible = B::float_equal_elem(mixture.clone(), 0.0.into(), bools);
+    B::float_log(B::float_mask_fill(mixture, impossible, 1.0.into()))
 }
 
 impl<B: Backend> PairTensors<B> {

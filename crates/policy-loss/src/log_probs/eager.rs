@@ -50,6 +50,7 @@ pub fn forward(
         head,
         given.clone().flat(),
         None,
+        true,
     )?;
     // A block of words needs what is known of whole rows before.
     if !head.is_tracked() || plan.chunk_words < vocabulary {

@@ -6,10 +6,11 @@ use super::config::{HalfProducts, TokenLogProbs};
 use super::plan::Plane;
 use super::prepared::{Place, Work};
 use super::seam::{self, Head, Plan, Rows, Tokens};
+use super::tokens::as_indices;
 use super::{LinearHead, LogProbs, LogProbsTokens, VocabularyShard, checks};
+use crate::BatchError;
 use crate::composed::arithmetic;
 use crate::device::describe;
-use crate::{BatchError, Implementation};
 
 impl TokenLogProbs {
     /// The log-probs of `tokens` under `hidden * weight + bias`, without holding the logits.
@@ -96,7 +97,7 @@ impl TokenLogProbs {
             return Ok((None, place));
         }
         let hidden = hidden.reshape([count, width]);
-        let picked = self.pick(hidden, head, tokens.flat(), shard)?;
+        let picked = self.pick(hidden, head, tokens.flat(), shard, is_fused)?;
         (place.places, place.is_empty) = (picked.places, picked.is_empty);
         let work = Work {
             rows: Rows::Hidden(picked.head),
@@ -108,9 +109,14 @@ impl TokenLogProbs {
     }
 
     /// Whether hidden states and weight are multiplied in their half type.
-    fn is_native(&self, hidden: DType, weight: DType, device: &Device) -> Result<bool, BatchError> {
+    fn is_native(
+        &self,
+        hidden: DType,
+        weight: DType,
+        device: &Device,
+        is_fused: bool,
+    ) -> Result<bool, BatchError> {
         let is_half = matches!(hidden, DType::F16 | DType::BF16);
-        let is_fused = self.config.implementation != Implementation::Composed;
         let possible = is_half && hidden == weight && is_fused && seam::is_gpu(device);
         match self.config.half_products {
             HalfProducts::Native if is_half && !possible => Err(BatchError::NotNative {
@@ -130,6 +136,7 @@ impl TokenLogProbs {
         head: &LinearHead,
         tokens: LogProbsTokens<1>,
         shard: Option<VocabularyShard>,
+        is_fused: bool,
     ) -> Result<Picked, BatchError> {
         let [_, words] = head.dims();
         let vocabulary = checks::vocabulary(shard, words)?;
@@ -163,7 +170,7 @@ impl TokenLogProbs {
             let shape = [valid.len()];
             Tensor::<1, Int>::from_data(TensorData::new(valid, shape), &plain)
         });
-        let targets = targets.without_autodiff();
+        let targets = as_indices(targets.without_autodiff());
         let (hidden, targets) = match &places {
             Some(places) => (
                 hidden.select(0, places.clone()),
@@ -180,7 +187,7 @@ impl TokenLogProbs {
             false => hidden,
         };
         let wide = arithmetic(hidden.dtype());
-        let dtype = match self.is_native(hidden.dtype(), head.weight.dtype(), &plain)? {
+        let dtype = match self.is_native(hidden.dtype(), head.weight.dtype(), &plain, is_fused)? {
             true => hidden.dtype(),
             false => wide,
         };

@@ -6,6 +6,7 @@ use super::config::{Entropy, TokenLogProbs};
 use super::plan::{Cut, Plane};
 use super::prepared::{Place, Work};
 use super::seam::{self, Plan, Rows, Tokens};
+use super::tokens::as_indices;
 use super::{LogProbs, LogProbsTokens, VocabularyShard, checks};
 use crate::composed::arithmetic;
 use crate::device::describe;
@@ -123,7 +124,7 @@ impl TokenLogProbs {
         place.masked = action_mask.map(Tensor::bool_not);
         let plain = device.without_autodiff();
         let tokens = Tokens {
-            targets: targets.without_autodiff(),
+            targets: as_indices(targets.without_autodiff()),
             scales: self.scales(temperatures, count, (&plain, dtype)),
             kept: kept_tokens.map(|kept| kept.sorted()),
             candidates: None,
@@ -172,6 +173,7 @@ impl TokenLogProbs {
             shard,
             chunk_tokens: cut.tokens,
             chunk_words: cut.words,
+            forward_tokens: cut.forward_tokens,
             transposed: false,
             has_bias: false,
         }

@@ -24,9 +24,12 @@ pub struct Plane {
 /// Tokens and words whose logits are held at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
+    /// Tokens in the backward pass.
     pub tokens: usize,
-    /// In the backward pass; the forward pass has all of them.
+    /// Words in the backward pass.
     pub words: usize,
+    /// Tokens in the forward pass, which has all words.
+    pub forward_tokens: usize,
 }
 
 /// Below as many tokens in a chunk, products of a chunk leave matrix units idle, and adding each
@@ -39,14 +42,25 @@ impl Cut {
         let budget = config
             .memory_budget
             .unwrap_or_else(|| seam::default_memory_budget(device));
-        let cut = Self::within(budget, plane, seam::is_gpu(device));
+        let is_gpu = seam::is_gpu(device);
+        let cut = Self::within(budget, plane, is_gpu);
+        // The kernels of a GPU count in 32 bits.
+        let most = |words: usize| match is_gpu {
+            true => (i32::MAX as usize / words.max(1)).max(1),
+            false => usize::MAX,
+        };
         let tokens = config.chunk_tokens.unwrap_or(cut.tokens);
+        let forward_tokens = config.chunk_tokens.unwrap_or(cut.forward_tokens);
         let words = match (config.chunk_words, config.chunk_tokens) {
             (Some(words), _) => words.min(plane.vocabulary),
             (None, Some(_)) => plane.vocabulary,
             (None, None) => cut.words,
         };
-        Self { tokens, words }
+        Self {
+            tokens: tokens.min(most(words)),
+            words,
+            forward_tokens: forward_tokens.min(most(plane.vocabulary)),
+        }
     }
 
     fn within(budget: usize, plane: Plane, blocks_pay: bool) -> Self {
@@ -57,9 +71,11 @@ impl Cut {
             false => plane.dtype.size(),
         };
         let logit = wide + if plane.is_tracked { gradient } else { 0 };
+        let tokens = fitting(budget, plane.vocabulary, logit);
         let by_tokens = Self {
-            tokens: fitting(budget, plane.vocabulary, logit),
+            tokens,
             words: plane.vocabulary,
+            forward_tokens: tokens,
         };
         // A product of one chunk, and a sum where the gradient itself is of a half type.
         let parts = plane.width * plane.vocabulary * wide * if gradient == 0 { 1 } else { 2 };
@@ -74,6 +90,7 @@ impl Cut {
         Self {
             tokens: fitting(budget, words, logit),
             words,
+            forward_tokens: fitting(budget, plane.vocabulary, wide),
         }
     }
 }
@@ -131,7 +148,8 @@ mod tests {
             cut,
             Cut {
                 tokens: 1280,
-                words: SMALL.vocabulary
+                words: SMALL.vocabulary,
+                forward_tokens: 1280,
             }
         );
     }
@@ -153,6 +171,8 @@ mod tests {
                 let plane = Plane { tokens, ..LARGE };
                 let cut = Cut::within(budget, plane, true);
                 let held = cut.tokens.min(tokens) * cut.words * 6;
+                assert!(held <= budget, "{plane:?}, {budget}: {cut:?}");
+                let held = cut.forward_tokens.min(tokens) * plane.vocabulary * 4;
                 assert!(held <= budget, "{plane:?}, {budget}: {cut:?}");
             }
         }

@@ -1,4 +1,4 @@
-//! The softmax in Burn's own operations, for backends without a kernel.
+//! The gradient of the softmax in Burn's own operations, for backends without a kernel for it.
 
 use std::ops::Range;
 
@@ -12,49 +12,6 @@ use crate::composed::arithmetic;
 
 /// Below it, `exp` is 0 in f32, and next to nothing in f64.
 const LOG_OF_NOTHING: f64 = -104.0;
-
-/// What is known of each row of logits.
-pub fn softmax_statistics<B: Backend>(
-    logits: FloatTensor<B>,
-    tokens: TokenTensors<B>,
-    settings: Settings,
-) -> RowStatistics<B> {
-    let TokenTensors {
-        targets, scales, ..
-    } = tokens;
-    let [tokens, vocabulary] = logits.shape().dims();
-    let scaled = scaled::<B>(logits, &scales);
-    let column = |indices| B::int_reshape(indices, Shape::from([tokens, 1]));
-    let row = |column| B::float_reshape(column, Shape::from([1, tokens]));
-
-    let (targets, unknown) = known::<B>(column(targets), 0..vocabulary);
-    let target = B::float_gather(1, scaled.clone(), targets);
-    let largest = B::float_max_dim(scaled.clone(), 1);
-    let distance = B::float_sub(scaled, largest.clone());
-    let exponentials = B::float_exp(distance.clone());
-    let sum = B::float_sum_dim(exponentials.clone(), 1);
-    let log_sum = B::float_log(sum.clone());
-    let log_probs = B::float_sub(B::float_sub(target, largest.clone()), log_sum.clone());
-    let log_probs = B::float_mask_fill(log_probs, unknown, f64::NAN.into());
-
-    let mut values = vec![row(log_probs)];
-    let squares = settings.squares.then(|| {
-        let probabilities = B::float_div(exponentials.clone(), sum.clone());
-        B::float_sum_dim(B::float_mul(probabilities.clone(), probabilities), 1)
-    });
-    if settings.entropy {
-        // A logit of -inf has probability 0, and 0 * -inf would be NaN.
-        let distance = B::float_clamp_min(distance, LOG_OF_NOTHING.into());
-        let weighted = B::float_sum_dim(B::float_mul(exponentials, distance), 1);
-        let entropies = B::float_sub(log_sum.clone(), B::float_div(weighted, sum));
-        values.push(row(entropies));
-    }
-    values.extend(squares.map(row));
-    RowStatistics {
-        values: B::float_cat(values, 0),
-        moments: B::float_cat(vec![row(largest), row(log_sum)], 0),
-    }
-}
 
 /// Rows of logits of some words, and what their gradient is made of.
 pub struct Rows<B: Backend> {

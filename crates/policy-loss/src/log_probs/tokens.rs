@@ -1,6 +1,6 @@
 //! What is given of each token.
 
-use burn::tensor::{Bool, Device, Int, Tensor};
+use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
 use super::{KeptTokens, LogProbsConfig, checks};
 use crate::BatchError;
@@ -125,6 +125,17 @@ impl<const D: usize> LogProbsTokens<D> {
                 .map(|temperatures| temperatures.without_autodiff().reshape([count])),
         }
     }
+}
+
+/// Ids of words in the one type that all operations take them in. Words that it cannot count are none.
+pub(super) fn as_indices<const D: usize>(ids: Tensor<D, Int>) -> Tensor<D, Int> {
+    let ids = match ids.dtype() {
+        DType::I32 => return ids,
+        DType::I64 => ids.clamp(-1, i32::MAX),
+        DType::U32 | DType::U64 => ids.clamp_max(i32::MAX),
+        _ => ids,
+    };
+    ids.cast(DType::I32)
 }
 
 impl<const D: usize> From<Tensor<D, Int>> for LogProbsTokens<D> {

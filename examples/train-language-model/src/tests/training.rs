@@ -275,6 +275,23 @@ fn answers_without_an_advantage_are_left_out_where_they_have_no_gradient() {
 }
 
 #[test]
+fn only_a_penalty_against_the_reference_policy_needs_another_model() {
+    let model = guesser();
+    let rests_on_a_base =
+        |arguments: &str| begin(model.path(), &settings(arguments)).base.is_some();
+    for arguments in [
+        "--preset prime_rl",
+        "--preset prime_rl --kl 0.1",
+        "--preset grpo",
+    ] {
+        assert!(!rests_on_a_base(arguments), "{arguments}");
+    }
+    for arguments in ["--preset verl_grpo", "--preset grpo --kl 0.1"] {
+        assert!(rests_on_a_base(arguments), "{arguments}");
+    }
+}
+
+#[test]
 fn a_chat_template_is_kept_and_another_than_chatml_is_refused() {
     let model = guesser();
     let path = model.path().join("chat_template.jinja");

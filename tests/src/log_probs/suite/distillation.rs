@@ -313,6 +313,11 @@ pub fn impossible_words(runner: &Runner) {
             TeacherDivergence::JensenShannon { teacher_share: 0.4 },
             [teacher, student],
         ),
+        (
+            // The least number of f32, half of which is 0.
+            TeacherDivergence::JensenShannon { teacher_share: 0.5 },
+            [[0.0, -103.3, never, never]; 2],
+        ),
     ] {
         let mut case = HeadCase::new(83, [1, 1, 4]);
         case.log_prob_gradient = vec![2.0];

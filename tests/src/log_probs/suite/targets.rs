@@ -1,9 +1,12 @@
 //! Targets outside of the vocabulary.
 
-use burn::tensor::{DType, Tensor};
-use policy_loss::{BatchError, Entropy};
+use burn::tensor::{DType, Int, Tensor, TensorData};
+use policy_loss::{
+    BatchError, DistillationConfig, Entropy, LinearHead, LogProbsTokens, TeacherDivergence,
+    TokenDistributions, TopK,
+};
 
-use super::{HeadCase, Layout, config, indices, leaf, linear, mask, of_products};
+use super::{HeadCase, Layout, config, indices, is_of_cubecl, leaf, linear, mask, of_products};
 use crate::compare::assert_all_near;
 use crate::runner::{Runner, values};
 
@@ -54,6 +57,85 @@ pub fn are_nan(runner: &Runner) {
             &entropies,
             &answer.entropies,
         );
+    }
+}
+
+/// Targets, and a teacher's words, of whatever integer type they come in.
+pub fn of_any_integer_type(runner: &Runner) {
+    let types: &[DType] = match is_of_cubecl(runner) {
+        true => &[DType::U32],
+        false => &[DType::I64, DType::U64, DType::U32, DType::U16, DType::U8],
+    };
+    let [tokens, width, vocabulary] = [4, 5, 256];
+    let case = HeadCase::new(12, [tokens, width, vocabulary]);
+    for case in [case.clone(), case.with_kept()] {
+        for &dtype in types {
+            let what = format!("{runner}, {dtype:?}, kept: {}", case.kept.is_some());
+            let answer = case.answer();
+            let hidden = leaf(runner, &case.hidden, [tokens, width], DType::F32);
+            let weight: Tensor<2> = leaf(runner, &case.weight, [width, vocabulary], DType::F32);
+            let head = LinearHead::new(weight.clone());
+            let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
+            let targets = indices(runner, &case.targets, [tokens]).cast(dtype);
+            let given = LogProbsTokens::new(targets).with_kept_tokens(case.kept_tokens());
+            let output = log_probs.forward_linear(hidden.clone(), &head, given);
+            let output = output.unwrap_or_else(|error| panic!("{what}: {error}"));
+            let near = of_products(runner, DType::F32);
+            assert_all_near(
+                near,
+                &what,
+                &values(output.log_probs.clone()),
+                &answer.log_probs,
+            );
+            if runner.is_tracked() {
+                let gradients = output.log_probs.sum().backward();
+                let gradient = values(weight.grad(&gradients).expect("tracked"));
+                assert!(
+                    gradient.iter().all(|x| x.is_finite()),
+                    "{what}: {gradient:?}"
+                );
+            }
+            if case.kept.is_some() {
+                continue;
+            }
+            let top_k = |words: Tensor<2, Int>| {
+                let teacher = leaf(
+                    runner,
+                    &[-1.0, -2.0].repeat(tokens),
+                    [tokens, 2],
+                    DType::F32,
+                );
+                let student = TokenDistributions::of_hidden(&log_probs, hidden.clone(), &head);
+                let divergence = DistillationConfig::new(TeacherDivergence::ReverseKl);
+                let divergence = divergence.init().expect("valid");
+                let output: Tensor<1> = divergence
+                    .forward_top_k(student, TopK::new(words, teacher), None)
+                    .unwrap_or_else(|error| panic!("{what}: {error}"));
+                let gradient = runner.is_tracked().then(|| {
+                    let gradients = output.clone().sum().backward();
+                    values(weight.grad(&gradients).expect("tracked"))
+                });
+                (values(output), gradient)
+            };
+            let words = indices(runner, &[0, 255, 7, 3, 255, 0, 1, 2], [tokens, 2]);
+            assert_eq!(top_k(words.clone().cast(dtype)), top_k(words), "{what}");
+        }
+    }
+    if types.contains(&DType::I64) {
+        // Not the word that is left when the upper half is cut off.
+        let data = TensorData::new(vec![(1_i64 << 32) + 5, 5, i64::MIN], [3]);
+        let device = runner.device.clone().without_autodiff();
+        let targets = Tensor::<1, Int>::from_data(data, (&device, DType::I64));
+        let log_probs = config(runner, &self::case(), Entropy::None)
+            .init()
+            .expect("valid");
+        let logits: Tensor<2> = runner.tensor(&[0.0; 24], [3, 8], DType::F32);
+        let output = log_probs.forward(logits, targets).expect("sound");
+        let found: Vec<bool> = values(output.log_probs)
+            .iter()
+            .map(|x| x.is_nan())
+            .collect();
+        assert_eq!(found, [true, false, true], "{runner}");
     }
 }
 

@@ -52,12 +52,13 @@ pub struct Statistics {
 ///
 /// # Panics
 ///
-/// If a buffer is too short, or there is no logit.
+/// If a buffer is too short, there is no logit, or there are 2^31 or more.
 #[must_use]
 pub fn statistics(client: &Client, logits: &Logits) -> Statistics {
     let arithmetic = super::arithmetic(logits.logits.element);
     let rows = logits.rows;
     let length = rows * logits.vocabulary;
+    assert_countable(length);
     let width = geometry::width(client, logits.logits.element.size(), logits.vocabulary);
     let values = rows * logits.values();
     let outputs = Statistics {
@@ -106,7 +107,7 @@ pub struct Words {
 ///
 /// # Panics
 ///
-/// If a buffer is too short, or there is no logit.
+/// If a buffer is too short, there is no logit, or there are 2^31 or more.
 #[must_use]
 pub fn gradient(
     client: &Client,
@@ -125,6 +126,7 @@ pub fn gradient(
         false => 0,
     };
     let length = rows * here;
+    assert_countable(length);
     let width = geometry::width(client, element.size(), here);
     let values = rows * logits.values();
     let input = logits.logits.argument(length);
@@ -165,6 +167,11 @@ pub fn gradient(
         );
     }
     output
+}
+
+/// The kernels count in 32 bits.
+fn assert_countable(length: usize) {
+    assert!(i32::try_from(length).is_ok(), "{length} logits at once");
 }
 
 fn cubes(rows: usize) -> CubeCount {

@@ -61,17 +61,11 @@ macro_rules! for_type {
 
 /// The kernels' view of a head.
 macro_rules! head {
-    ($hidden:ident, $weight:ident, $bias:ident, $shape:expr, $settings:expr) => {{
+    ($count:ident, $hidden:ident, $weight:ident, $bias:ident, $shape:expr, $settings:expr) => {{
         let (weight, strides) = &$weight;
         let weight = Matrix::new(weight, $shape, *strides);
         kernels::Head {
-            hidden: Matrix::of_rows(
-                &$hidden,
-                [
-                    $hidden.len() / width($shape, $settings),
-                    width($shape, $settings),
-                ],
-            ),
+            hidden: Matrix::of_rows(&$hidden, [$count, width($shape, $settings)]),
             weight: match $settings.transposed {
                 true => weight.transposed(),
                 false => weight,
@@ -191,10 +185,11 @@ impl LogProbsOps for NdArray {
         let rows = given(&tokens);
         let dtype = head.hidden.dtype();
         let shape = head.weight.shape().dims();
+        let count = head.hidden.shape()[0];
         for_type!(E, [hidden = &head.hidden, weight = &head.weight, bias = &head.bias] => {
             let (hidden, bias): (Cow<'_, [E]>, Cow<'_, [E]>) = (contiguous!(hidden), contiguous!(bias));
             let weight: (Cow<'_, [E]>, _) = strided!(weight);
-            let head = head!(hidden, weight, bias, shape, settings);
+            let head = head!(count, hidden, weight, bias, shape, settings);
             let shape = [rows.len(), head.weight.shape()[1]];
             let mut logits = vec![0 as E; shape[0] * shape[1]];
             let statistics = kernels::head_logits(head, softmax(settings), &rows, &mut logits);
@@ -233,6 +228,7 @@ impl LogProbsOps for NdArray {
             settings,
         );
         let shape = head.weight.shape().dims();
+        let count = head.hidden.shape()[0];
         let weight_gradient = begun::<NdArray>(gradients.weight, &head.weight, wanted.weight);
         let bias_gradient = begun::<NdArray>(gradients.bias, &head.bias, wanted.bias);
         for_type!(E, [
@@ -245,7 +241,7 @@ impl LogProbsOps for NdArray {
         ] => {
             let (hidden, bias): (Cow<'_, [E]>, Cow<'_, [E]>) = (contiguous!(hidden), contiguous!(bias));
             let weight: (Cow<'_, [E]>, _) = strided!(weight);
-            let head = head!(hidden, weight, bias, shape, settings);
+            let head = head!(count, hidden, weight, bias, shape, settings);
             let [tokens, width] = head.hidden.shape();
             let vocabulary = head.weight.shape()[1];
             let mut hidden_gradient = vec![0 as E; if wanted.hidden { tokens * width } else { 1 }];
