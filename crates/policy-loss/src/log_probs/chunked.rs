@@ -254,33 +254,31 @@ fn gradient_of_bounded<B: LogProbsOps>(
         words,
         tokens,
         statistics,
-        mut upstream,
+        upstream,
     } = rows;
     if settings.candidates == 0 {
         return B::softmax_gradient(logits, words, tokens, statistics, upstream, settings, into);
     }
-    // Each log-prob takes its gradient from all words, as the target's does, and adds it at its own.
+    // Each log-prob takes its gradient from all words, as a target's does, and adds it at its own. The
+    // target itself, word 0, has none: words that are counted from 1 leave it out.
     let [count, here] = logits.shape().dims();
     let rows = 1..1 + settings.candidates;
-    let of_candidates = B::float_slice(upstream.clone(), &[slice(&rows)]);
+    let of_candidates = B::float_slice(upstream, &[slice(&rows)]);
     let sum = B::float_sum_dim(of_candidates.clone(), 0);
-    upstream = B::float_slice(upstream, &[slice(&(0..1))]);
-    upstream = B::float_add(upstream, sum.clone());
     let statistics = RowStatistics {
         values: B::float_slice(statistics.values, &[slice(&(0..1))]),
         ..statistics
     };
     let scales = B::float_reshape(tokens.scales.clone(), Shape::from([count, 1]));
-    let own = B::float_cat(vec![B::float_neg(sum), of_candidates], 0);
-    let own = B::float_mul(B::float_transpose(own), scales);
-    let target = B::int_reshape(tokens.targets.clone(), Shape::from([count, 1]));
-    let places = B::int_cat(vec![target, tokens.candidates.clone()], 1);
-    let (places, elsewhere) = known::<B>(places, words.first..words.first + here);
+    let own = B::float_mul(B::float_transpose(of_candidates), scales);
+    let candidates = tokens.candidates.clone();
+    let (places, elsewhere) = known::<B>(candidates, words.first..words.first + here);
     let places = B::int_sub_scalar(places, words.first.into());
     let own = B::float_mask_fill(own, elsewhere, 0.0.into());
     let alone = settings.without_candidates();
     let wide = arithmetic(logits.dtype());
-    let gradient = B::softmax_gradient(logits, words, tokens, statistics, upstream, alone, wide);
+    let from_one = VocabularyShard::new(words.first + 1, words.vocabulary + 1);
+    let gradient = B::softmax_gradient(logits, from_one, tokens, statistics, sum, alone, wide);
     let gradient = B::float_scatter(1, gradient, places, own, IndexingUpdateOp::Add);
     cast::<B>(gradient, into)
 }

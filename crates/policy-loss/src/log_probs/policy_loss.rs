@@ -13,7 +13,7 @@ impl PolicyLoss {
     ///
     /// The same as [`TokenLogProbs::forward_linear`] followed by [`forward`](Self::forward), and
     /// faster where the objective is a sum over tokens (a ratio per token, a surrogate of tokens, no
-    /// off-policy mask, no entropy mask and no entropy bonus): then the gradients of
+    /// off-policy mask, no entropy mask, no future weight and no entropy bonus): then the gradients of
     /// hidden states and head are made in the forward pass, while a chunk's logits are still
     /// there, with three products in all and not four. The backward pass only scales them. Where a
     /// sequence shares a ratio, each chunk's logits are computed again.
