@@ -5,7 +5,7 @@
 //! the same names there, so that anybody can run cases of their own through the whole matrix:
 //!
 //! ```text
-//! POLICY_LOSS_GOLDEN=DIR cargo test -p policy-loss-tests golden
+//! POLICY_LOSS_GOLDEN=DIR cargo test golden
 //! ```
 //!
 //! Every test that reads a file has `golden` in its name. What is missing or damaged is a failure.
