@@ -46,8 +46,16 @@ for_each_backend! { matrix {
         }
     }
 
+    // It differs in what the backward pass keeps, which values do not see.
     mod checkpointed {
-        parts!(Checkpointed);
+        policy_loss_tests::tests! { policy_loss_tests::run_with_each, policy_loss_tests::log_probs::suite, Checkpointed;
+            logits: values_and_gradients, half_types;
+            linear: values_and_gradients, chunks, blocks_of_words, half_types;
+            kept: the_others_have_no_part;
+            shards: of_hidden_states, of_logits;
+            distillation: whole_vocabulary, top_k;
+            objective: agrees_with_the_long_way;
+        }
         gradient_parts!(Checkpointed);
     }
 } }
