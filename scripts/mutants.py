@@ -48,7 +48,7 @@ FILES = {
     ],
     "loops": [
         *(f"{KERNELS}/cpu/{name}.rs" for name in ("visit", "specialization", "drive", "stage", "exp")),
-        *(f"{KERNELS}/{name}.rs" for name in ("sums", "metrics", "blueprint")),
+        *(f"{KERNELS}/{name}.rs" for name in ("sums", "blueprint")),
     ],
 }
 
@@ -74,7 +74,7 @@ BREAKS = [
     (r"(?<!tokens) \+= ", " = "),
     (r"!(?=positive|inside)", ""),
     # `double` asks for another exponential on a device; on a CPU it has no effect.
-    (r"comptime!\((?!E)(blueprint\.(?!double)[\w()]+)\)", r"comptime!(!\1)"),
+    (r"comptime!\((?!E)(blueprint\.(?!double)[\w.()]+)\)", r"comptime!(!\1)"),
     (r", (0\.5|4\.0|80\.0|1\.0)\)", ", 2.0)"),
     (r"choose::<E>\((\w+), (\w+), (\w+)\)", r"choose::<E>(\1, \3, \2)"),
 ]

@@ -23,8 +23,7 @@ macro_rules! accumulators {
         }
 
         #[doc = concat!("Names the fields of [`", stringify!($Sums), "`].")]
-        #[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-        #[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[allow(non_camel_case_types, missing_docs)]
         pub enum $Sum { $($name,)* }
 

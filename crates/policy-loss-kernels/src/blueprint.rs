@@ -3,9 +3,9 @@
 use crate::columns::Columns;
 use crate::numbers::{FILTER_BOUNDS, Numbers, filter_place};
 use crate::objective::{
-    Behavior, Denominator, Divergence, FilterEstimator, FilterLevel, KlBase, KlEstimator,
-    KlGradient, MissingRolloutLogProbs, Objective, RatioLevel, RolloutWeight, SurrogateKind,
-    WeightLevel, WeightMode,
+    Behavior, Denominator, FilterEstimator, FilterLevel, KlBase, KlEstimator, KlGradient,
+    KlPenalty, MissingRolloutLogProbs, Objective, RatioLevel, RolloutCorrection, RolloutWeight,
+    SurrogateChoices, SurrogateKind, WeightLevel, WeightMode,
 };
 
 /// The choices of an objective and of a batch, without their numbers. What is not chosen leaves no
@@ -13,23 +13,12 @@ use crate::objective::{
 ///
 /// What is asked of it is inlined: the loops of the CPU know most choices when they are compiled,
 /// and a call would hide them from the compiler.
-#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Blueprint {
     /// The formula of the ratio and the advantage.
     pub surrogate: SurrogateKind,
-    /// The clip is bounded for negative advantages.
-    pub dual_clip: bool,
-    /// The policy gradient is weighted for negative advantages.
-    pub weighs_negative: bool,
-    /// The policy gradient is weighted for all other advantages.
-    pub weighs_others: bool,
-    /// Weights of the policy gradient out of their bounds are 0.
-    pub drops_outside: bool,
-    /// The measure of a trust region.
-    pub divergence: Divergence,
-    /// Within a trust region the ratio is multiplied, and not `log_probs`.
-    pub multiplies_ratio: bool,
+    /// What that formula leaves open.
+    pub choices: SurrogateChoices,
     /// Where the ratio is formed.
     pub ratio_level: RatioLevel,
     /// What the ratio is taken against.
@@ -99,52 +88,36 @@ impl Blueprint {
         with_gradient: bool,
         double: bool,
     ) -> Option<Self> {
-        let correction = objective.rollout_correction;
-        let weight = correction.and_then(|correction| correction.weight);
+        let correction = objective.rollout_correction.unwrap_or_default();
+        let weight = correction.weight;
         let mode = weight.map(|weight| weight.mode);
-        let choices = objective.surrogate.choices();
+        let penalty = objective.kl_penalty.unwrap_or(KlPenalty::new(0.0));
         let denominator = objective.reduction.denominator();
         Some(Self {
             surrogate: objective.surrogate.kind()?,
-            dual_clip: choices.dual_clip,
-            weighs_negative: choices.weighs_negative,
-            weighs_others: choices.weighs_others,
-            drops_outside: choices.drops_outside,
-            divergence: choices.divergence,
-            multiplies_ratio: choices.multiplies_ratio,
+            choices: objective.surrogate.choices(),
             ratio_level: objective.ratio.level,
             against: objective.ratio.against,
             missing: objective.missing_rollout_log_probs,
-            corrected: correction.is_some(),
+            corrected: objective.rollout_correction.is_some(),
             weighted: weight.is_some(),
             weight_level: weight.map_or(WeightLevel::Token, |weight: RolloutWeight| weight.level),
-            normalizes: correction.is_some_and(|correction| correction.normalize),
+            normalizes: correction.normalize,
             truncates: matches!(mode, Some(WeightMode::Truncate(_))),
             masks: matches!(mode, Some(WeightMode::Mask(_))),
-            filter_bits: correction.map_or(0, |correction| {
-                let filters = correction.filters.iter();
-                filters.fold(0, |bits, filter| {
-                    bits | filter_bit(filter.level, filter.estimator)
-                })
+            filter_bits: correction.filters.iter().fold(0, |bits, filter| {
+                bits | filter_bit(filter.level, filter.estimator)
             }),
-            only_moving_away: correction.is_some_and(|correction| correction.only_moving_away),
-            vetoes: correction.is_some_and(|correction| correction.veto.is_some()),
+            only_moving_away: correction.only_moving_away,
+            vetoes: correction.veto.is_some(),
             off_policy: objective.off_policy_mask.is_some(),
             masks_entropy: objective.entropy_mask.is_some(),
             weighs_future: objective.future_weight.is_some(),
             penalized: objective.kl_penalty.is_some(),
-            kl_estimator: objective
-                .kl_penalty
-                .map_or(KlEstimator::K3, |penalty| penalty.estimator),
-            kl_gradient: objective
-                .kl_penalty
-                .map_or(KlGradient::Estimator, |penalty| penalty.gradient),
-            kl_base: objective
-                .kl_penalty
-                .map_or(KlBase::Reference, |penalty| penalty.against),
-            bounds_kl: objective.kl_penalty.is_some_and(|penalty| {
-                penalty.max_log_ratio.is_some() || penalty.max_divergence.is_some()
-            }),
+            kl_estimator: penalty.estimator,
+            kl_gradient: penalty.gradient,
+            kl_base: penalty.against,
+            bounds_kl: penalty.max_log_ratio.is_some() || penalty.max_divergence.is_some(),
             entropy: objective.entropy_bonus.is_some(),
             sequence_mean: objective.reduction.takes_sequence_means(),
             has_sequence_weights: objective.reduction.has_sequence_weights(),
@@ -400,8 +373,9 @@ impl Numbers {
     /// The numbers of an objective.
     #[must_use]
     pub fn new(objective: &Objective) -> Self {
-        let correction = objective.rollout_correction;
-        let weight_bounds = match correction.and_then(|correction| correction.weight) {
+        let correction = objective.rollout_correction.unwrap_or_default();
+        let penalty = objective.kl_penalty.unwrap_or(KlPenalty::new(0.0));
+        let weight_bounds = match correction.weight {
             Some(RolloutWeight { mode, .. }) => match mode {
                 WeightMode::Truncate(bounds) | WeightMode::Mask(bounds) => Some(bounds),
                 WeightMode::Raw => None,
@@ -411,32 +385,24 @@ impl Numbers {
         Self {
             weight_low: weight_bounds.map_or(0.0, |it| it.low_or_zero()),
             weight_high: weight_bounds.map_or(f64::INFINITY, |it| it.high_or_infinity()),
-            filters: filter_bounds(objective),
-            least_gap: correction
-                .and_then(|correction| correction.veto)
-                .map_or(0.0, f64::ln),
+            filters: filter_bounds(&correction),
+            least_gap: correction.veto.map_or(0.0, f64::ln),
             least_mean_log_ratio: objective.off_policy_mask.map_or(0.0, |mask| -mask.delta),
-            kl_coefficient: objective.kl_penalty.map_or(0.0, |it| it.coefficient),
-            max_kl_log_ratio: or_infinity(objective.kl_penalty.and_then(|it| it.max_log_ratio)),
-            max_kl: or_infinity(objective.kl_penalty.and_then(|it| it.max_divergence)),
+            kl_coefficient: penalty.coefficient,
+            max_kl_log_ratio: penalty.max_log_ratio.unwrap_or(f64::INFINITY),
+            max_kl: penalty.max_divergence.unwrap_or(f64::INFINITY),
             entropy_coefficient: objective.entropy_bonus.map_or(0.0, |it| it.coefficient),
             ..objective.surrogate.numbers()
         }
     }
 }
 
-fn or_infinity(bound: Option<f64>) -> f64 {
-    bound.unwrap_or(f64::INFINITY)
-}
-
-fn filter_bounds(objective: &Objective) -> [f64; FILTER_BOUNDS] {
+fn filter_bounds(correction: &RolloutCorrection) -> [f64; FILTER_BOUNDS] {
     let mut filters = [0.0; FILTER_BOUNDS];
-    if let Some(correction) = objective.rollout_correction {
-        for filter in correction.filters.iter() {
-            let place = 2 * filter_place(filter.level, filter.estimator);
-            filters[place] = filter.low();
-            filters[place + 1] = filter.bounds.high_or_infinity();
-        }
+    for filter in correction.filters.iter() {
+        let place = 2 * filter_place(filter.level, filter.estimator);
+        filters[place] = filter.low();
+        filters[place + 1] = filter.bounds.high_or_infinity();
     }
     filters
 }

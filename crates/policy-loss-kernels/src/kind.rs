@@ -1,8 +1,7 @@
 //! The kinds of numbers that are accumulated over tokens.
 
 /// How two parts of a number become that of both.
-#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Added.
     Sum,

@@ -128,10 +128,10 @@ fn correction(arguments: &OpenRlhfPolicyLoss) -> Result<Option<RolloutCorrection
     };
     // Thresholds are checked even where nothing reads them: a wrong value is never silent.
     if let Some([low, high]) = arguments.vllm_is_truncated_threshold {
-        Bounds::new(low, high).validate(
+        Bounds::new(low, high).validate([
             "vllm_is_truncated_threshold[0]",
             "vllm_is_truncated_threshold[1]",
-        )?;
+        ])?;
     }
     match (
         arguments.enable_vllm_is_correction,

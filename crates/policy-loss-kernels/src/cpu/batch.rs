@@ -44,7 +44,7 @@ impl<'a> From<&'a [u8]> for Mask<'a> {
     }
 }
 
-/// Why a batch, or the memory for its result, was refused.
+/// Why a batch was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BatchError {
@@ -83,11 +83,11 @@ impl<'a> Batch<'a> {
             .sequences
             .checked_mul(self.tokens)
             .ok_or(BatchError::TooLarge)?;
-        let check = |name, got| match got == total {
+        let check = |name, expected, got| match got == expected {
             true => Ok(()),
             false => Err(BatchError::Length {
                 name,
-                expected: total,
+                expected,
                 got,
             }),
         };
@@ -97,22 +97,16 @@ impl<'a> Batch<'a> {
                 (_, false) => {}
                 (None, true) => return Err(BatchError::Missing { name }),
                 (Some(column), true) if name == "advantages" && column.len() == self.sequences => {}
-                (Some(column), true) => check(name, column.len())?,
+                (Some(column), true) => check(name, total, column.len())?,
             }
         }
         if let Some(mask) = self.mask {
-            check("mask", mask.0.len())?;
+            check("mask", total, mask.0.len())?;
         }
         if blueprint.has_sequence_weights {
             let name = "sequence_weights";
             let weights = self.sequence_weights.ok_or(BatchError::Missing { name })?;
-            if weights.len() != self.sequences {
-                return Err(BatchError::Length {
-                    name,
-                    expected: self.sequences,
-                    got: weights.len(),
-                });
-            }
+            check(name, self.sequences, weights.len())?;
         }
         let read = self.columns.zip(reads);
         Ok((

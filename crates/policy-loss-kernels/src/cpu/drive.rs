@@ -5,60 +5,31 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::batch::{Batch, BatchError, Mask};
+use super::batch::{Batch, Mask};
 use super::element::Floats;
 use super::partition::{self, Chunk};
 use super::specialization::Arithmetic;
 use super::stage::{BLOCK, Inputs, Scratch, value_at};
 use super::visit::{Block, Gradients, Kernels, Plan, RowState, Terms};
 use crate::blueprint::Blueprint;
+use crate::columns::Columns;
 use crate::numbers::Numbers;
 use crate::objective::Objective;
 use crate::sums::Sums;
 
-/// What is wanted beside the sums.
-#[derive(Default)]
-pub struct Wanted<'a, T> {
-    /// Memory for the gradients; empty where one is not wanted. Those of the entropies, where there is
-    /// an entropy bonus, and of the log-ratios of segments, where they make the ratios, are wanted with
-    /// that of the log-probs.
-    pub gradients: Gradients<'a, T>,
-    /// Whether they are wanted.
-    pub with_gradient: bool,
-    /// Replaces the factor `1 / count` of the reduction.
-    pub scale: Option<f64>,
-}
-
-/// Evaluates a batch. Returns the loss and the sums; every element of the gradients is written.
+/// Evaluates a batch whose columns have been checked. Returns the loss and the sums; every element of
+/// the gradients is written, which are as long as the batch, or empty. `scale` replaces the factor
+/// `1 / count` of the reduction.
 pub fn run<T: Arithmetic>(
     arch: Arch,
     objective: &Objective,
     batch: &Batch<'_>,
-    wanted: Wanted<'_, T>,
-) -> Result<(f64, Sums), BatchError> {
-    let with_gradient = wanted.with_gradient;
-    let blueprint = Blueprint::new(objective, batch.mask.is_some(), with_gradient, T::IS_DOUBLE)
-        .ok_or(BatchError::NoKernel)?;
-    let (columns, total) = batch.check(&blueprint)?;
-    let check = |name, got: usize, is_wanted: bool| match got == total || !is_wanted {
-        true => Ok(()),
-        false => Err(BatchError::Length {
-            name,
-            expected: total,
-            got,
-        }),
-    };
-    check("gradient", wanted.gradients.log_probs.len(), with_gradient)?;
-    check(
-        "entropy_gradient",
-        wanted.gradients.entropies.len(),
-        with_gradient && blueprint.entropy,
-    )?;
-    check(
-        "segment_gradient",
-        wanted.gradients.segment_log_ratios.len(),
-        with_gradient && blueprint.segment_ratio(),
-    )?;
+    blueprint: Blueprint,
+    columns: Columns<Option<Floats<'_>>>,
+    gradients: Gradients<'_, T>,
+    scale: Option<f64>,
+) -> (f64, Sums) {
+    let total = batch.sequences * batch.tokens;
     let counts = Counts::new(arch, batch, total);
     let sequence_weights = batch
         .sequence_weights
@@ -70,7 +41,7 @@ pub fn run<T: Arithmetic>(
     let count = objective
         .reduction
         .count(counts.tokens as f64, counts.sequences as f64, prompts);
-    let scale = wanted.scale.unwrap_or(1.0 / count);
+    let scale = scale.unwrap_or(1.0 / count);
     let evaluation = Evaluation {
         arch,
         plan: Plan {
@@ -91,11 +62,11 @@ pub fn run<T: Arithmetic>(
         sequence_weights,
         counts: &counts,
     };
-    let mut sums = evaluation.sums(wanted.gradients);
+    let mut sums = evaluation.sums(gradients);
     sums.valid_tokens = counts.tokens as f64;
     sums.valid_sequences = counts.sequences as f64;
     sums.valid_prompts = prompts;
-    Ok((sums.loss * scale, sums))
+    (sums.loss * scale, sums)
 }
 
 struct Evaluation<'a, T: Arithmetic> {
@@ -343,16 +314,9 @@ impl<T: Arithmetic> Evaluation<'_, T> {
             sums.merge(&Sums {
                 ratio: tokens * ratio,
                 squared_ratio: tokens * ratio * ratio,
-                least_ratio: if ratio.is_nan() {
-                    f64::from(f32::MAX)
-                } else {
-                    ratio
-                },
-                largest_ratio: if ratio.is_nan() {
-                    f64::from(f32::MIN)
-                } else {
-                    ratio
-                },
+                // Neither takes a NaN.
+                least_ratio: ratio,
+                largest_ratio: ratio,
                 ..Sums::default()
             });
         }

@@ -74,8 +74,6 @@ pub trait Stored: Copy + Send + Sync + 'static {
     type Real: Real;
 
     fn floats(values: &[Self]) -> Floats<'_>;
-    fn from_f64(value: f64) -> Self;
-    fn to_f64(self) -> f64;
     fn widen<T: Real>(self) -> T;
     fn narrow(value: Self::Real) -> Self;
 
@@ -113,16 +111,6 @@ macro_rules! implement_stored_for_real {
             }
 
             #[inline(always)]
-            fn from_f64(value: f64) -> Self {
-                Real::from_f64(value)
-            }
-
-            #[inline(always)]
-            fn to_f64(self) -> f64 {
-                Real::to_f64(self)
-            }
-
-            #[inline(always)]
             fn widen<T: Real>(self) -> T {
                 T::$from(self)
             }
@@ -149,14 +137,6 @@ macro_rules! implement_stored_for_half {
 
             fn floats(values: &[Self]) -> Floats<'_> {
                 Floats::$variant(values)
-            }
-
-            fn from_f64(value: f64) -> Self {
-                Self::from_f64(value)
-            }
-
-            fn to_f64(self) -> f64 {
-                Self::to_f64(self)
             }
 
             #[inline(always)]

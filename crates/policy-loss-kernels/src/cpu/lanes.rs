@@ -165,6 +165,16 @@ pub struct F32Lanes<S>(pub S);
 #[derive(Clone, Copy)]
 pub struct F64Lanes<S>(pub S);
 
+/// Methods that are one of [`Simd`] by another name.
+macro_rules! forward {
+    ($($name:ident($($argument:ident: $type:ident),*) -> $output:ident = $method:ident;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($argument: Self::$type),*) -> Self::$output {
+            self.0.$method($($argument),*)
+        }
+    )*};
+}
+
 /// [`Lanes`] by the methods of [`Simd`], whose names end in the type of the lanes.
 macro_rules! implement_lanes {
     ($lanes:ident, $real:ident, $bits:ident, $mask:ident) => {
@@ -215,39 +225,23 @@ macro_rules! implement_lanes {
                     self.0.[<splat_ $real s>](value)
                 }
 
-                #[inline(always)]
-                fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
-                    self.0.[<add_ $real s>](a, b)
-                }
-
-                #[inline(always)]
-                fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
-                    self.0.[<sub_ $real s>](a, b)
-                }
-
-                #[inline(always)]
-                fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
-                    self.0.[<mul_ $real s>](a, b)
-                }
-
-                #[inline(always)]
-                fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
-                    self.0.[<div_ $real s>](a, b)
-                }
-
-                #[inline(always)]
-                fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
-                    self.0.[<mul_add_e_ $real s>](a, b, c)
-                }
-
-                #[inline(always)]
-                fn negative(self, a: Self::Vector) -> Self::Vector {
-                    self.0.[<neg_ $real s>](a)
-                }
-
-                #[inline(always)]
-                fn square_root(self, a: Self::Vector) -> Self::Vector {
-                    self.0.[<sqrt_ $real s>](a)
+                forward! {
+                    add(a: Vector, b: Vector) -> Vector = [<add_ $real s>];
+                    sub(a: Vector, b: Vector) -> Vector = [<sub_ $real s>];
+                    mul(a: Vector, b: Vector) -> Vector = [<mul_ $real s>];
+                    div(a: Vector, b: Vector) -> Vector = [<div_ $real s>];
+                    mul_add(a: Vector, b: Vector, c: Vector) -> Vector = [<mul_add_e_ $real s>];
+                    negative(a: Vector) -> Vector = [<neg_ $real s>];
+                    square_root(a: Vector) -> Vector = [<sqrt_ $real s>];
+                    max(a: Vector, b: Vector) -> Vector = [<max_ $real s>];
+                    less(a: Vector, b: Vector) -> Mask = [<less_than_ $real s>];
+                    greater(a: Vector, b: Vector) -> Mask = [<greater_than_ $real s>];
+                    at_most(a: Vector, b: Vector) -> Mask = [<less_than_or_equal_ $real s>];
+                    equal(a: Vector, b: Vector) -> Mask = [<equal_ $real s>];
+                    and(a: Mask, b: Mask) -> Mask = [<and_ $mask s>];
+                    or(a: Mask, b: Mask) -> Mask = [<or_ $mask s>];
+                    not(a: Mask) -> Mask = [<not_ $mask s>];
+                    select(mask: Mask, yes: Vector, no: Vector) -> Vector = [<select_ $real s>];
                 }
 
                 #[inline(always)]
@@ -283,46 +277,6 @@ macro_rules! implement_lanes {
                 }
 
                 #[inline(always)]
-                fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
-                    self.0.[<max_ $real s>](a, b)
-                }
-
-                #[inline(always)]
-                fn less(self, a: Self::Vector, b: Self::Vector) -> Self::Mask {
-                    self.0.[<less_than_ $real s>](a, b)
-                }
-
-                #[inline(always)]
-                fn greater(self, a: Self::Vector, b: Self::Vector) -> Self::Mask {
-                    self.0.[<greater_than_ $real s>](a, b)
-                }
-
-                #[inline(always)]
-                fn at_most(self, a: Self::Vector, b: Self::Vector) -> Self::Mask {
-                    self.0.[<less_than_or_equal_ $real s>](a, b)
-                }
-
-                #[inline(always)]
-                fn equal(self, a: Self::Vector, b: Self::Vector) -> Self::Mask {
-                    self.0.[<equal_ $real s>](a, b)
-                }
-
-                #[inline(always)]
-                fn and(self, a: Self::Mask, b: Self::Mask) -> Self::Mask {
-                    self.0.[<and_ $mask s>](a, b)
-                }
-
-                #[inline(always)]
-                fn or(self, a: Self::Mask, b: Self::Mask) -> Self::Mask {
-                    self.0.[<or_ $mask s>](a, b)
-                }
-
-                #[inline(always)]
-                fn not(self, a: Self::Mask) -> Self::Mask {
-                    self.0.[<not_ $mask s>](a)
-                }
-
-                #[inline(always)]
                 fn map(
                     self,
                     vector: Self::Vector,
@@ -335,16 +289,6 @@ macro_rules! implement_lanes {
                         *lane = function(*lane);
                     }
                     vector
-                }
-
-                #[inline(always)]
-                fn select(
-                    self,
-                    mask: Self::Mask,
-                    yes: Self::Vector,
-                    no: Self::Vector,
-                ) -> Self::Vector {
-                    self.0.[<select_ $real s>](mask, yes, no)
                 }
 
                 #[inline(always)]

@@ -36,7 +36,8 @@ pub(crate) mod words;
 
 use std::mem::MaybeUninit;
 
-use crate::objective::{Objective, RatioLevel};
+use crate::blueprint::Blueprint;
+use crate::objective::Objective;
 use crate::sums::Sums;
 
 pub use batch::{Batch, BatchError, Mask};
@@ -48,7 +49,6 @@ pub use specialization::Arithmetic;
 #[doc(hidden)]
 pub use vector_unit::units;
 
-use drive::Wanted;
 use vector_unit::vector_unit;
 use visit::Gradients;
 
@@ -98,12 +98,13 @@ pub fn evaluate_on<T: Arithmetic>(
     scale: Option<f64>,
     with_gradient: bool,
 ) -> Result<Evaluated<T>, BatchError> {
-    let length = batch.columns.log_probs.map_or(0, |it| it.len());
-    let wanted = |is_wanted: bool| if is_wanted { length } else { 0 };
+    let blueprint = Blueprint::new(objective, batch.mask.is_some(), with_gradient, T::IS_DOUBLE)
+        .ok_or(BatchError::NoKernel)?;
+    let (columns, total) = batch.check(&blueprint)?;
+    let wanted = |is_wanted: bool| if is_wanted { total } else { 0 };
     let length = wanted(with_gradient);
-    let entropy_length = wanted(with_gradient && objective.entropy_bonus.is_some());
-    let segment_ratio = objective.ratio.level == RatioLevel::Segment;
-    let segment_length = wanted(with_gradient && segment_ratio);
+    let entropy_length = wanted(with_gradient && blueprint.entropy);
+    let segment_length = wanted(with_gradient && blueprint.segment_ratio());
     // Not zeroed first: the threads touch the memory when they write their parts.
     let mut gradient = Vec::with_capacity(length);
     let mut entropy_gradient = Vec::with_capacity(entropy_length);
@@ -112,17 +113,16 @@ pub fn evaluate_on<T: Arithmetic>(
         arch,
         objective,
         batch,
-        Wanted {
-            gradients: Gradients {
-                log_probs: spare(&mut gradient, length),
-                entropies: spare(&mut entropy_gradient, entropy_length),
-                segment_log_ratios: spare(&mut segment_gradient, segment_length),
-            },
-            with_gradient,
-            scale,
+        blueprint,
+        columns,
+        Gradients {
+            log_probs: spare(&mut gradient, length),
+            entropies: spare(&mut entropy_gradient, entropy_length),
+            segment_log_ratios: spare(&mut segment_gradient, segment_length),
         },
-    )?;
-    // SAFETY: `run` was successful, so that it has written all elements up to these lengths.
+        scale,
+    );
+    // SAFETY: `run` has written all elements up to these lengths.
     #[allow(unsafe_code)]
     unsafe {
         gradient.set_len(length);

@@ -24,13 +24,16 @@ pub struct Chunk {
 
 /// Chunks that pay no heed to rows.
 pub fn flat(total: usize) -> Vec<Chunk> {
-    (0..total)
-        .step_by(CHUNK)
-        .map(|start| Chunk {
-            rows: 0..1,
-            tokens: start..total.min(start + CHUNK),
-        })
-        .collect()
+    pieces(0, 0..total).collect()
+}
+
+/// Pieces of one row.
+fn pieces(row: usize, tokens: Range<usize>) -> impl Iterator<Item = Chunk> {
+    let end = tokens.end;
+    tokens.step_by(CHUNK).map(move |start| Chunk {
+        rows: row..row + 1,
+        tokens: start..end.min(start + CHUNK),
+    })
 }
 
 /// Whether the chunks of [`by_row`] are pieces of rows, and not whole rows.
@@ -44,17 +47,8 @@ pub fn by_row(rows: usize, row_length: usize) -> Vec<Chunk> {
         return Vec::new();
     }
     if divides_rows(row_length) {
-        return (0..rows)
-            .flat_map(|row| {
-                let end = (row + 1) * row_length;
-                (row * row_length..end)
-                    .step_by(CHUNK)
-                    .map(move |start| Chunk {
-                        rows: row..row + 1,
-                        tokens: start..end.min(start + CHUNK),
-                    })
-            })
-            .collect();
+        let of_row = |row| pieces(row, row * row_length..(row + 1) * row_length);
+        return (0..rows).flat_map(of_row).collect();
     }
     let rows_in_chunk = (CHUNK / row_length).max(1);
     (0..rows)
@@ -86,4 +80,20 @@ pub fn each<T: Send, S, R: Send>(
             .map(|item| visit(&mut scratch, item))
             .collect()
     }
+}
+
+/// Logits from which on waking other threads pays.
+const PARALLEL_LOGITS: usize = 64 * 1024;
+
+/// Visits rows of logits, on all threads if there are enough.
+pub fn rows<T: Send, R: Send>(
+    logits: usize,
+    rows: impl Iterator<Item = T>,
+    visit: impl Fn(T) -> R + Send + Sync,
+) -> Vec<R> {
+    if logits < PARALLEL_LOGITS {
+        return rows.map(visit).collect();
+    }
+    let rows: Vec<T> = rows.collect();
+    rows.into_par_iter().map(visit).collect()
 }

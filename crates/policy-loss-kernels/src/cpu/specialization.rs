@@ -4,26 +4,19 @@ use pulp::Arch;
 
 use super::lanes::{Lanes, Real};
 use super::vector_unit::has_vectors;
-#[cfg(not(test))]
-use super::visit::Surrogates;
-use super::visit::{AnySurrogates, Kernels, kernels};
+use super::visit::{Kernels, Surrogates, kernels};
 use crate::blueprint::Blueprint;
 use crate::formula::row::cpu::Row;
 use crate::formula::surrogate::cpu::*;
 use crate::numbers::Numbers;
-use crate::objective::{Behavior, Divergence, RatioLevel, SurrogateKind};
+use crate::objective::{Behavior, Divergence, RatioLevel, SurrogateChoices, SurrogateKind};
 use crate::sums::cpu::Sums;
 
 /// What the loops of an objective are compiled for: their choices are constants.
 #[derive(Clone, Copy, PartialEq)]
 pub struct Specialization {
     surrogate: SurrogateKind,
-    dual_clip: bool,
-    weighs_negative: bool,
-    weighs_others: bool,
-    drops_outside: bool,
-    divergence: Divergence,
-    multiplies_ratio: bool,
+    choices: SurrogateChoices,
     ratio_level: RatioLevel,
     against: Behavior,
 }
@@ -32,15 +25,14 @@ impl Specialization {
     const fn new(surrogate: SurrogateKind) -> Self {
         Self {
             surrogate,
-            dual_clip: false,
-            weighs_negative: false,
-            weighs_others: false,
-            drops_outside: false,
-            divergence: Divergence::TotalVariation,
-            multiplies_ratio: false,
+            choices: SurrogateChoices::NONE,
             ratio_level: RatioLevel::Token,
             against: Behavior::Old,
         }
+    }
+
+    const fn with(self, choices: SurrogateChoices) -> Self {
+        Self { choices, ..self }
     }
 
     const fn at(self, ratio_level: RatioLevel) -> Self {
@@ -53,12 +45,7 @@ impl Specialization {
     fn of(blueprint: &Blueprint) -> Self {
         Self {
             surrogate: blueprint.surrogate,
-            dual_clip: blueprint.dual_clip,
-            weighs_negative: blueprint.weighs_negative,
-            weighs_others: blueprint.weighs_others,
-            drops_outside: blueprint.drops_outside,
-            divergence: blueprint.divergence,
-            multiplies_ratio: blueprint.multiplies_ratio,
+            choices: blueprint.choices,
             ratio_level: blueprint.ratio_level,
             against: blueprint.against,
         }
@@ -67,51 +54,31 @@ impl Specialization {
     /// The blueprint, with constants in the place of what is known when the loop is compiled.
     #[inline(always)]
     pub fn apply(self, blueprint: Blueprint) -> Blueprint {
-        let Self {
-            surrogate,
-            dual_clip,
-            weighs_negative,
-            weighs_others,
-            drops_outside,
-            divergence,
-            multiplies_ratio,
-            ratio_level,
-            against,
-        } = self;
         Blueprint {
-            surrogate,
-            dual_clip,
-            weighs_negative,
-            weighs_others,
-            drops_outside,
-            divergence,
-            multiplies_ratio,
-            ratio_level,
-            against,
+            surrogate: self.surrogate,
+            choices: self.choices,
+            ratio_level: self.ratio_level,
+            against: self.against,
             ..blueprint
         }
     }
 }
 
 const CLIP: Specialization = Specialization::new(SurrogateKind::Clip);
-const DUAL_CLIP: Specialization = Specialization {
+const DUAL_CLIP: Specialization = CLIP.with(SurrogateChoices {
     dual_clip: true,
-    ..CLIP
-};
+    ..SurrogateChoices::NONE
+});
 const POLICY_GRADIENT: Specialization = Specialization::new(SurrogateKind::PolicyGradient);
-const WEIGHTED: Specialization = Specialization {
+const WEIGHS_NEGATIVE: SurrogateChoices = SurrogateChoices {
     weighs_negative: true,
+    ..SurrogateChoices::NONE
+};
+const WEIGHS_ALL: SurrogateChoices = SurrogateChoices {
     weighs_others: true,
-    ..POLICY_GRADIENT
+    ..WEIGHS_NEGATIVE
 };
-const WEIGHTED_WHERE_NEGATIVE: Specialization = Specialization {
-    weighs_negative: true,
-    ..POLICY_GRADIENT
-};
-const KL_REGION: Specialization = Specialization {
-    divergence: Divergence::Kl,
-    ..Specialization::new(SurrogateKind::TrustRegion)
-};
+const TRUST_REGION: Specialization = Specialization::new(SurrogateKind::TrustRegion);
 
 /// The surrogates that have a loop of their own. All others share one that looks everything up.
 const SPECIALIZED: [Specialization; 18] = [
@@ -125,27 +92,39 @@ const SPECIALIZED: [Specialization; 18] = [
     CLIP.at(RatioLevel::SequenceToken),
     CLIP.at(RatioLevel::SequenceSum),
     POLICY_GRADIENT,
-    WEIGHTED,
-    WEIGHTED_WHERE_NEGATIVE,
+    POLICY_GRADIENT.with(WEIGHS_ALL),
+    POLICY_GRADIENT.with(WEIGHS_NEGATIVE),
     Specialization::new(SurrogateKind::SigmoidGate),
     Specialization::new(SurrogateKind::GeometricMean),
     Specialization::new(SurrogateKind::GammaWeight),
-    Specialization::new(SurrogateKind::TrustRegion),
-    KL_REGION,
+    TRUST_REGION,
+    TRUST_REGION.with(SurrogateChoices {
+        divergence: Divergence::Kl,
+        ..SurrogateChoices::NONE
+    }),
     Specialization::new(SurrogateKind::SquaredLogRatio),
     Specialization::new(SurrogateKind::DynamicClip),
     Specialization::new(SurrogateKind::GradientPreservingClip),
     Specialization {
-        drops_outside: true,
         against: Behavior::Rollout,
-        ..WEIGHTED
+        ..POLICY_GRADIENT.with(SurrogateChoices {
+            drops_outside: true,
+            ..WEIGHS_ALL
+        })
     },
 ];
+
+/// The place of the loop that looks everything up.
+pub const ANY: usize = SPECIALIZED.len();
 
 /// The blueprint, with constants in the place of what is known when the loop is compiled.
 #[inline(always)]
 pub fn specialized<const INDEX: usize>(blueprint: Blueprint) -> Blueprint {
-    SPECIALIZED[INDEX].apply(blueprint)
+    if const { INDEX == ANY } {
+        blueprint
+    } else {
+        SPECIALIZED[INDEX].apply(blueprint)
+    }
 }
 
 /// The surrogate of these objectives. The condition is known before code is generated, so that no
@@ -177,13 +156,13 @@ pub fn specialized_surrogate<L: Lanes, const INDEX: usize>(
     } else if const { is::<INDEX>(SurrogateKind::GradientPreservingClip) } {
         gradient_preserving_clip(numbers, inputs, sums)
     } else {
-        // A kind without a line here.
+        // Any, or a kind without a line here.
         surrogate(numbers, row, inputs, sums, blueprint)
     }
 }
 
 const fn is<const INDEX: usize>(surrogate: SurrogateKind) -> bool {
-    SPECIALIZED[INDEX].surrogate as u8 == surrogate as u8
+    INDEX < ANY && SPECIALIZED[INDEX].surrogate as u8 == surrogate as u8
 }
 
 /// A type that a batch is computed in, f32 or f64.
@@ -202,7 +181,7 @@ macro_rules! implement_arithmetic {
                     $(Some($index) => {
                         kernels::<f32, Surrogates<$index, true>, Surrogates<$index, false>>()
                     })*
-                    _ => kernels::<f32, AnySurrogates<true>, AnySurrogates<false>>(),
+                    _ => kernels::<f32, Surrogates<ANY, true>, Surrogates<ANY, false>>(),
                 }
             }
         }
@@ -212,9 +191,9 @@ macro_rules! implement_arithmetic {
             fn kernels(arch: Arch, blueprint: &Blueprint) -> Kernels<f64> {
                 match place(arch, blueprint) {
                     $(Some($index) => {
-                        kernels::<f64, Surrogates<$index, true>, AnySurrogates<false>>()
+                        kernels::<f64, Surrogates<$index, true>, Surrogates<ANY, false>>()
                     })*
-                    _ => kernels::<f64, AnySurrogates<true>, AnySurrogates<false>>(),
+                    _ => kernels::<f64, Surrogates<ANY, true>, Surrogates<ANY, false>>(),
                 }
             }
         }

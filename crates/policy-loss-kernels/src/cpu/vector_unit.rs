@@ -80,40 +80,20 @@ fn list<'a>(units: impl Iterator<Item = &'a (&'static str, Option<Arch>)>) -> St
 
 /// Every unit that has a name, absent where the machine does not have it.
 pub fn units() -> [(&'static str, Option<Arch>); 4] {
+    #[cfg(target_arch = "x86_64")]
+    let (avx512, avx2, neon) = (
+        pulp::x86::V4::try_new().map(Arch::V4),
+        pulp::x86::V3::try_new().map(Arch::V3),
+        None,
+    );
+    #[cfg(target_arch = "aarch64")]
+    let (avx512, avx2, neon) = (None, None, pulp::aarch64::Neon::try_new().map(Arch::Neon));
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let (avx512, avx2, neon) = (None, None, None);
     [
-        ("avx512", avx512()),
-        ("avx2", avx2()),
-        ("neon", neon()),
+        ("avx512", avx512),
+        ("avx2", avx2),
+        ("neon", neon),
         ("scalar", Some(Arch::Scalar)),
     ]
-}
-
-#[cfg(target_arch = "x86_64")]
-fn avx512() -> Option<Arch> {
-    pulp::x86::V4::try_new().map(Arch::V4)
-}
-
-#[cfg(target_arch = "x86_64")]
-fn avx2() -> Option<Arch> {
-    pulp::x86::V3::try_new().map(Arch::V3)
-}
-
-#[cfg(target_arch = "aarch64")]
-fn neon() -> Option<Arch> {
-    pulp::aarch64::Neon::try_new().map(Arch::Neon)
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn avx512() -> Option<Arch> {
-    None
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn avx2() -> Option<Arch> {
-    None
-}
-
-#[cfg(not(target_arch = "aarch64"))]
-fn neon() -> Option<Arch> {
-    None
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use pulp::{Arch, Scalar, Simd, WithSimd};
 
 use super::lanes::{Lanes, Real};
-use super::specialization::{specialized, specialized_surrogate};
+use super::specialization::{ANY, specialized, specialized_surrogate};
 use super::stage::{Staged, Term};
 use super::vector_unit::dispatch_to_vectors;
 use super::words::{
@@ -22,7 +22,6 @@ use crate::formula::row::cpu::{
 };
 use crate::formula::row_sums::RowSums;
 use crate::formula::row_sums::cpu::{RowSums as LaneRowSums, RowTotals};
-use crate::formula::surrogate::cpu::surrogate;
 use crate::formula::token::cpu::{
     TokenGradient, TokenTerm, corrected_term, objective, policy_term, regularized,
     surrogate_inputs, token, token_gradient,
@@ -261,10 +260,6 @@ fn add_extras<T: Real>(
 pub trait Pass {
     /// Whether it writes gradients, and not what the next pass reads.
     const IS_LAST: bool;
-    /// Whether it writes its second output, if that is wanted.
-    const WRITES_SECOND: bool;
-    /// Whether it writes its third output, if that is wanted.
-    const WRITES_THIRD: bool;
 
     /// Runs a loop on a vector unit.
     #[inline(always)]
@@ -287,18 +282,20 @@ pub trait Pass {
     ) -> TokenGradient<L>;
 }
 
-/// The surrogates of [`specialized`] objectives, none of which has ratios of segments, on vectors.
-/// Writes gradients if it is the last pass, else slopes and values.
+/// The surrogates of [`specialized`] objectives, on vectors, or, of [`ANY`], all others. Writes gradients
+/// if it is the last pass, else slopes and values.
 pub struct Surrogates<const INDEX: usize, const IS_LAST: bool>;
 
 impl<const INDEX: usize, const IS_LAST: bool> Pass for Surrogates<INDEX, IS_LAST> {
     const IS_LAST: bool = IS_LAST;
-    const WRITES_SECOND: bool = !IS_LAST;
-    const WRITES_THIRD: bool = false;
 
     #[inline(always)]
     fn dispatch<Loop: WithSimd>(arch: Arch, tokens: Loop) -> Loop::Output {
-        dispatch_to_vectors(arch, tokens)
+        if const { INDEX == ANY } {
+            arch.dispatch(tokens)
+        } else {
+            dispatch_to_vectors(arch, tokens)
+        }
     }
 
     #[inline(always)]
@@ -318,35 +315,6 @@ impl<const INDEX: usize, const IS_LAST: bool> Pass for Surrogates<INDEX, IS_LAST
         let inputs_of_surrogate = surrogate_inputs(row, inputs, sums, blueprint);
         let surrogate =
             specialized_surrogate::<L, INDEX>(numbers, row, &inputs_of_surrogate, sums, blueprint);
-        let term = policy_term(inputs, &inputs_of_surrogate, surrogate);
-        written::<L, IS_LAST>(row, inputs, term, sums, blueprint)
-    }
-}
-
-/// All other surrogates: looks everything up.
-pub struct AnySurrogates<const IS_LAST: bool>;
-
-impl<const IS_LAST: bool> Pass for AnySurrogates<IS_LAST> {
-    const IS_LAST: bool = IS_LAST;
-    const WRITES_SECOND: bool = !IS_LAST;
-    const WRITES_THIRD: bool = IS_LAST;
-
-    #[inline(always)]
-    fn choices(blueprint: Blueprint) -> Blueprint {
-        without_extras(blueprint)
-    }
-
-    #[inline(always)]
-    fn visit<L: Lanes>(
-        numbers: &Numbers,
-        blueprint: Blueprint,
-        row: &Row<L>,
-        inputs: &TokenInputs<L>,
-        _: TokenTerm<L>,
-        sums: &mut LaneSums<L>,
-    ) -> TokenGradient<L> {
-        let inputs_of_surrogate = surrogate_inputs(row, inputs, sums, blueprint);
-        let surrogate = surrogate(numbers, row, &inputs_of_surrogate, sums, blueprint);
         let term = policy_term(inputs, &inputs_of_surrogate, surrogate);
         written::<L, IS_LAST>(row, inputs, term, sums, blueprint)
     }
@@ -381,8 +349,6 @@ impl<const HAS_WEIGHTS_ALONE: bool, const IS_LAST: bool> Pass
     for Correction<HAS_WEIGHTS_ALONE, IS_LAST>
 {
     const IS_LAST: bool = IS_LAST;
-    const WRITES_SECOND: bool = !IS_LAST;
-    const WRITES_THIRD: bool = IS_LAST;
 
     #[inline(always)]
     fn choices(blueprint: Blueprint) -> Blueprint {
@@ -456,8 +422,6 @@ struct Penalties<const PENALTY: usize, const HAS_BONUS: bool>;
 
 impl<const PENALTY: usize, const HAS_BONUS: bool> Pass for Penalties<PENALTY, HAS_BONUS> {
     const IS_LAST: bool = true;
-    const WRITES_SECOND: bool = HAS_BONUS;
-    const WRITES_THIRD: bool = true;
 
     #[inline(always)]
     fn choices(blueprint: Blueprint) -> Blueprint {
@@ -567,7 +531,8 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
         };
         // Else it is written when the row has been visited.
         let writes_first = !(P::IS_LAST && blueprint.gradient_is_of_row());
-        let writes_third = P::WRITES_THIRD && blueprint.segment_ratio();
+        let writes_second = !P::IS_LAST || blueprint.entropy;
+        let writes_third = P::IS_LAST && blueprint.segment_ratio();
         let mut sums = LaneSums::new(lanes);
         let mut pending = 0;
         // What is not wanted is written here: cheaper than to ask for each vector.
@@ -624,7 +589,7 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
                         if writes_first {
                             first[place].write(written.log_probs.1);
                         }
-                        if P::WRITES_SECOND {
+                        if writes_second {
                             second[place].write(written.entropy.1);
                         }
                         if writes_third {
@@ -647,7 +612,7 @@ impl<T: Real, P: Pass> WithSimd for Visit<'_, '_, T, P> {
             }
             if has_rest {
                 store_rest(lanes, first_rest[0], first.1);
-                if P::WRITES_SECOND {
+                if writes_second {
                     store_rest(lanes, second_rest[0], second.1);
                 }
                 if writes_third {

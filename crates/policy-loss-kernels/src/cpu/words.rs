@@ -122,19 +122,33 @@ pub fn nowhere<E: Elements>(like: Values<E>) -> Flags<E> {
     Flags(like.0, like.0.never())
 }
 
-#[inline(always)]
-pub fn less<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
-    Flags(left.0, left.0.less(left.1, right.1))
+/// Operations that the lanes have themselves.
+macro_rules! words {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident($first:ident: $First:ident $(, $other:ident: $Other:ident)*) -> $Output:ident = $method:ident;
+    )*) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name<E: Elements>($first: $First<E> $(, $other: $Other<E>)*) -> $Output<E> {
+            $Output($first.0, $first.0.$method($first.1 $(, $other.1)*))
+        }
+    )*};
 }
-
-#[inline(always)]
-pub fn greater<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
-    Flags(left.0, left.0.greater(left.1, right.1))
-}
-
-#[inline(always)]
-pub fn at_most<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
-    Flags(left.0, left.0.at_most(left.1, right.1))
+words! {
+    less(left: Values, right: Values) -> Flags = less;
+    greater(left: Values, right: Values) -> Flags = greater;
+    at_most(left: Values, right: Values) -> Flags = at_most;
+    equal(left: Values, right: Values) -> Flags = equal;
+    both(left: Flags, right: Flags) -> Flags = and;
+    either(left: Flags, right: Flags) -> Flags = or;
+    choose(condition: Flags, yes: Values, no: Values) -> Values = select;
+    /// The value, but `low` where it is less; NaN stays.
+    raised(x: Values, low: Values) -> Values = raised;
+    /// The value, but `high` where it is greater; NaN stays.
+    lowered(x: Values, high: Values) -> Values = lowered;
+    negative(x: Values) -> Values = negative;
+    square_root(x: Values) -> Values = square_root;
 }
 
 #[inline(always)]
@@ -143,45 +157,8 @@ pub fn at_least<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
 }
 
 #[inline(always)]
-pub fn equal<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
-    Flags(left.0, left.0.equal(left.1, right.1))
-}
-
-#[inline(always)]
 pub fn is_nan<E: Elements>(x: Values<E>) -> Flags<E> {
     !equal(x, x)
-}
-
-#[inline(always)]
-pub fn both<E: Elements>(left: Flags<E>, right: Flags<E>) -> Flags<E> {
-    Flags(left.0, left.0.and(left.1, right.1))
-}
-
-#[inline(always)]
-pub fn either<E: Elements>(left: Flags<E>, right: Flags<E>) -> Flags<E> {
-    Flags(left.0, left.0.or(left.1, right.1))
-}
-
-#[inline(always)]
-pub fn choose<E: Elements>(condition: Flags<E>, yes: Values<E>, no: Values<E>) -> Values<E> {
-    Values(yes.0, yes.0.select(condition.1, yes.1, no.1))
-}
-
-/// The value, but `low` where it is less; NaN stays.
-#[inline(always)]
-pub fn raised<E: Elements>(x: Values<E>, low: Values<E>) -> Values<E> {
-    Values(x.0, x.0.raised(x.1, low.1))
-}
-
-/// The value, but `high` where it is greater; NaN stays.
-#[inline(always)]
-pub fn lowered<E: Elements>(x: Values<E>, high: Values<E>) -> Values<E> {
-    Values(x.0, x.0.lowered(x.1, high.1))
-}
-
-#[inline(always)]
-pub fn negative<E: Elements>(x: Values<E>) -> Values<E> {
-    Values(x.0, x.0.negative(x.1))
 }
 
 /// `x - a * b`, rounded once.
@@ -193,11 +170,6 @@ pub fn minus_product<E: Elements>(x: Values<E>, a: Values<E>, b: Values<E>) -> V
 #[inline(always)]
 pub fn exponential<E: Elements>(x: Values<E>) -> Values<E> {
     Values(x.0, exp(x.0, x.1))
-}
-
-#[inline(always)]
-pub fn square_root<E: Elements>(x: Values<E>) -> Values<E> {
-    Values(x.0, x.0.square_root(x.1))
 }
 
 /// Of `x` within ±20, or NaN.

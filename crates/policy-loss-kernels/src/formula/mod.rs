@@ -20,7 +20,8 @@ pub(crate) mod row_sums;
 pub(crate) mod surrogate;
 pub(crate) mod token;
 
-use crate::sums;
+pub(crate) use crate::sums;
+pub(crate) use crate::sums::observed;
 
 /// Compiles items for both machines, in the modules `gpu` and `cpu`. The modules beside this one
 /// whose items they use are named first.

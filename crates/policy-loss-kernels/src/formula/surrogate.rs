@@ -90,7 +90,7 @@ formulas! {
         sums.clipped_below += count::<E>(both::<E>(clipped, !positive));
         let mut value = choose::<E>(clipped, bounded, unclipped);
         let mut constant_branch = either::<E>(inputs.saturated, clipped);
-        if comptime!(blueprint.dual_clip) {
+        if comptime!(blueprint.choices.dual_clip) {
             let floor = advantage * number::<E>(advantage, &numbers.dual_clip);
             let raised = both::<E>(less::<E>(value, floor), less::<E>(advantage, zero));
             sums.dual_clipped += count::<E>(raised);
@@ -165,7 +165,7 @@ formulas! {
     ) -> SurrogateOutput<E> {
         let advantage = inputs.advantage;
         let mut slope = advantage;
-        if comptime!(blueprint.weighs_negative) {
+        if comptime!(blueprint.choices.weighs_negative) {
             let zero = constant::<E>(advantage, 0.0);
             let low = number::<E>(inputs.ratio, &numbers.low);
             let high = number::<E>(inputs.ratio, &numbers.high);
@@ -173,14 +173,14 @@ formulas! {
             let outside =
                 either::<E>(less::<E>(inputs.ratio, low), greater::<E>(inputs.ratio, high));
             let mut weight = clamped::<E>(inputs.ratio, low, high);
-            if comptime!(blueprint.drops_outside) {
+            if comptime!(blueprint.choices.drops_outside) {
                 weight = drop_where::<E>(outside, inputs.ratio);
             }
             let weighted = weight * advantage;
             // Not where A is 0: such a token, or a masked one, has nothing to lose.
             let negative = less::<E>(advantage, zero);
             sums.clipped_below += count::<E>(both::<E>(outside, negative));
-            if comptime!(blueprint.weighs_others) {
+            if comptime!(blueprint.choices.weighs_others) {
                 let positive = greater::<E>(advantage, zero);
                 sums.clipped_above += count::<E>(both::<E>(outside, positive));
                 slope = weighted;
@@ -265,7 +265,7 @@ formulas! {
         let high = number::<E>(advantage, &numbers.high);
         let p = exponential::<E>(inputs.log_probs);
         let q = exponential::<E>(inputs.base_log_probs);
-        let moved = match blueprint.divergence {
+        let moved = match blueprint.choices.divergence {
             Divergence::TotalVariation => moved_by_difference::<E>(p, q, low, high),
             Divergence::SymmetricTotalVariation => {
                 either_way::<E>(moved_by_difference::<E>(p, q, low, high))
@@ -281,7 +281,7 @@ formulas! {
         let weight = lowered::<E>(inputs.ratio, most);
         let mut value = weight * advantage;
         let mut slope = value;
-        if comptime!(blueprint.multiplies_ratio) {
+        if comptime!(blueprint.choices.multiplies_ratio) {
             let constant_ratio = either::<E>(inputs.saturated, greater::<E>(inputs.ratio, most));
             slope = drop_where::<E>(constant_ratio, slope);
         } else {

@@ -10,6 +10,7 @@ formulas! {
         rollout,
         penalty,
         sums,
+        observed,
     ];
 
     /// The derivatives of the loss of tokens, times the row's factor; 0 at masked ones.
@@ -64,23 +65,11 @@ formulas! {
         let advantage = keep::<E>(valid, inputs.advantage);
         let log_ratio = keep::<E>(valid, inputs.log_probs - inputs.old_log_probs);
         let against_old = bounded_ratio::<E>(log_ratio, comptime!(blueprint.double));
-        sums.log_ratio += total::<E>(log_ratio);
-        sums.squared_log_ratio = plus_product::<E>(sums.squared_log_ratio, log_ratio, log_ratio);
-        sums.k3 += total::<E>(against_old.k3);
-
         let own = token_ratio::<E>(row, inputs, blueprint);
+        add_ratio::<E>(inputs, log_ratio, &against_old, &own, sums, blueprint);
         let mut probe = log_ratio + advantage;
         if comptime!(blueprint.against == Behavior::Rollout) {
             probe = probe + own.log_ratio;
-        }
-        // Ratios of sequences are added up where they are made: n_b equal addends would only add
-        // rounding errors.
-        if comptime!(!blueprint.sequence_ratio()) {
-            let kept = keep::<E>(valid, own.ratio);
-            sums.ratio += total::<E>(kept);
-            sums.squared_ratio = plus_product::<E>(sums.squared_ratio, kept, kept);
-            sums.least_ratio = least::<E>(sums.least_ratio, valid, own.ratio);
-            sums.largest_ratio = largest::<E>(sums.largest_ratio, valid, own.ratio);
         }
         SurrogateInputs::<E> {
             log_probs: keep::<E>(valid, inputs.log_probs),
@@ -130,27 +119,17 @@ formulas! {
             let weight = token_weight::<E>(numbers, row, inputs, blueprint);
             corrected.probe = corrected.probe + weight.gap;
             let kept = keep::<E>(valid, weight.value);
-            sums.rollout_gap += total::<E>(weight.gap);
-            sums.least_rollout_gap = least::<E>(sums.least_rollout_gap, valid, weight.gap);
-            sums.largest_rollout_gap = largest::<E>(sums.largest_rollout_gap, valid, weight.gap);
-            sums.weight += total::<E>(kept);
-            sums.squared_weight = plus_product::<E>(sums.squared_weight, kept, kept);
-            sums.truncated_weights += count::<E>(both::<E>(valid, weight.truncated));
-            sums.rejected_weights += count::<E>(both::<E>(valid, weight.rejected));
+            add_weight::<E>(inputs, &weight, kept, sums);
             corrected.value = corrected.value * kept;
             if comptime!(!blueprint.slope_is_of_row()) {
                 corrected.slope = corrected.slope * kept;
             }
         }
-        // After the weight, which may be infinite.
-        if comptime!(blueprint.off_policy) {
-            let advantage = keep::<E>(valid, inputs.advantage);
-            sums.off_policy_dropped += count::<E>(off_policy_tokens::<E>(row, advantage));
-        }
+        add_dropped::<E>(row, inputs, sums, blueprint);
         if comptime!(blueprint.masks_entropy) {
             corrected.probe = corrected.probe + keep::<E>(valid, inputs.entropy);
-            sums.low_entropy_dropped += count::<E>(low_entropy_tokens::<E>(row, inputs));
         }
+        // After the weight, which may be infinite.
         if comptime!(blueprint.drops_tokens()) {
             let dropped = dropped_tokens::<E>(row, inputs, blueprint);
             corrected.value = drop_where::<E>(dropped, corrected.value);
@@ -199,7 +178,7 @@ formulas! {
             let coefficient = number::<E>(regularized.value, &numbers.kl_coefficient);
             let penalty = penalty::<E>(numbers, row, inputs, blueprint);
             regularized.probe = regularized.probe + penalty.log_ratio;
-            sums.kl += total::<E>(penalty.value);
+            add_penalty::<E>(&penalty, sums);
             regularized.value =
                 minus_product::<E>(regularized.value, penalty.value, coefficient);
             regularized.slope =
@@ -214,7 +193,7 @@ formulas! {
             let coefficient = number::<E>(regularized.value, &numbers.entropy_coefficient);
             let entropy = keep::<E>(valid, inputs.entropy);
             regularized.probe = regularized.probe + entropy;
-            sums.entropy += total::<E>(entropy);
+            add_entropy::<E>(entropy, sums);
             let mut rewarded = valid;
             if comptime!(blueprint.masks_entropy) {
                 rewarded = both::<E>(valid, !low_entropy_tokens::<E>(row, inputs));
@@ -235,15 +214,8 @@ formulas! {
         sums: &mut Sums<E>,
         #[comptime] blueprint: Blueprint,
     ) -> TokenGradient<E> {
-        if comptime!(blueprint.reads_rollout()) {
-            sums.missing_rollout_log_probs += count::<E>(inputs.missing);
-        }
-        if comptime!(blueprint.masked) {
-            sums.valid_tokens += count::<E>(inputs.valid);
-        }
-        sums.non_finite += count_non_finite::<E>(objective.probe);
-        // What is good counts against the loss.
-        sums.loss = plus_product::<E>(sums.loss, negative::<E>(objective.value), row.factor);
+        let value = objective.value;
+        add_token::<E>(row, inputs, value, objective.probe, sums, blueprint);
         // Subtracted from 0, not negated, so that a masked token gets 0 and not -0.
         let zero = constant::<E>(objective.value, 0.0);
         let factor = row.gradient_factor;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{ConfigError, finite, positive};
+use super::check::{ConfigError, each, finite, positive};
 
 /// A closed range `[low, high]` of positive numbers, or, where it says so, of any; a side that is left out is open.
 ///
@@ -75,19 +75,10 @@ impl Bounds {
     /// # Errors
     ///
     /// A bound that is not finite and above 0, `low` above `high`, or no bound at all. The errors
-    /// name the sides `low_field` and `high_field`.
-    pub fn validate(
-        &self,
-        low_field: &'static str,
-        high_field: &'static str,
-    ) -> Result<(), ConfigError> {
-        for (field, bound) in [(low_field, self.low), (high_field, self.high)] {
-            if let Some(bound) = bound {
-                positive(field, bound)?;
-            }
-        }
+    /// call the sides as `fields` does.
+    pub fn validate(&self, fields: [&'static str; 2]) -> Result<(), ConfigError> {
         let accepted = "`low`, `high` or both, finite and above 0";
-        self.validate_order(low_field, high_field, accepted)
+        self.validate_sides(fields, positive, accepted)
     }
 
     /// Checks both sides of a range of numbers of either sign.
@@ -95,25 +86,18 @@ impl Bounds {
     /// # Errors
     ///
     /// A bound that is not finite, `low` above `high`, or no bound at all.
-    pub fn validate_of_either_sign(
-        &self,
-        low_field: &'static str,
-        high_field: &'static str,
-    ) -> Result<(), ConfigError> {
-        for (field, bound) in [(low_field, self.low), (high_field, self.high)] {
-            if let Some(bound) = bound {
-                finite(field, bound)?;
-            }
-        }
-        self.validate_order(low_field, high_field, "`low`, `high` or both, finite")
+    pub fn validate_of_either_sign(&self, fields: [&'static str; 2]) -> Result<(), ConfigError> {
+        self.validate_sides(fields, finite, "`low`, `high` or both, finite")
     }
 
-    fn validate_order(
+    fn validate_sides(
         &self,
-        low_field: &'static str,
-        high_field: &'static str,
+        [low_field, high_field]: [&'static str; 2],
+        check: fn(&'static str, f64) -> Result<(), ConfigError>,
         accepted: &'static str,
     ) -> Result<(), ConfigError> {
+        each(self.low, |low| check(low_field, *low))?;
+        each(self.high, |high| check(high_field, *high))?;
         match (self.low, self.high) {
             (None, None) => Err(ConfigError::Missing {
                 field: high_field,

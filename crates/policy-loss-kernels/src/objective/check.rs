@@ -1,5 +1,109 @@
 //! Checks of numbers, and what they find.
 
+use super::ratio::LOG_RATIO_LIMIT;
+
+/// Declares a part of an objective, each of its numbers once: sentence, type, default, and the check
+/// that it has to pass, if any. What `new` is documented with stands last, where all numbers are given.
+macro_rules! part {
+    (
+        $(#[$doc:meta])*
+        $Part:ident at $path:literal {
+            $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr $(, $check:ident)?;)*
+        }
+        $(#[$new:meta])+
+        new
+    ) => {
+        $crate::objective::check::part! {
+            $(#[$doc])*
+            $Part at $path {
+                $($(#[$field_doc])* $field: $type = $default $(, $check)?;)*
+            }
+        }
+
+        impl $Part {
+            $(#[$new])+
+            #[must_use]
+            pub const fn new($($field: $type),*) -> Self {
+                Self { $($field),* }
+            }
+        }
+    };
+    (
+        $(#[$doc:meta])*
+        $Part:ident at $path:literal {
+            $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr $(, $check:ident)?;)*
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $Part {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl Default for $Part {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        impl $Part {
+            /// Checks each number by itself.
+            pub(super) fn check_numbers(&self) -> Result<(), $crate::objective::ConfigError> {
+                $($($crate::objective::check::$check(
+                    concat!($path, ".", stringify!($field)),
+                    self.$field,
+                )?;)?)*
+                Ok(())
+            }
+        }
+    };
+}
+pub(crate) use part;
+
+/// Declares a choice, each variant once, with the name that JSON carries: an enum with the list of all
+/// of them, in this order.
+macro_rules! listed {
+    (
+        $(#[$doc:meta])*
+        $Choice:ident { $($(#[$variant_doc:meta])* $name:ident: $Variant:ident,)* }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $Choice {
+            $($(#[$variant_doc])* $Variant,)*
+        }
+
+        impl $Choice {
+            /// All of them, in the order in which they are listed.
+            pub const ALL: [Self; [$(stringify!($name)),*].len()] = [$(Self::$Variant),*];
+
+            /// As it is written in JSON.
+            const fn name(self) -> &'static str {
+                match self { $(Self::$Variant => stringify!($name),)* }
+            }
+        }
+    };
+}
+pub(crate) use listed;
+
+/// The paths of both sides of a range, for errors.
+macro_rules! sides {
+    ($path:literal) => {
+        [concat!($path, ".low"), concat!($path, ".high")]
+    };
+}
+pub(crate) use sides;
+
+/// Checks what is there.
+pub fn each<T>(
+    part: Option<T>,
+    check: impl FnOnce(&T) -> Result<(), ConfigError>,
+) -> Result<(), ConfigError> {
+    part.as_ref().map_or(Ok(()), check)
+}
+
 /// A configuration that has no meaning, found when it is built.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -76,6 +180,17 @@ pub fn not_negative(field: &'static str, value: f64) -> Result<(), ConfigError> 
 pub fn share(field: &'static str, value: f64) -> Result<(), ConfigError> {
     let holds = value > 0.0 && value <= 1.0;
     require(holds, field, value, "a number above 0, 1 at most")
+}
+
+/// A bound of log-ratios: above 0, and no further than they are clamped.
+pub fn log_ratio_bound(field: &'static str, value: f64) -> Result<(), ConfigError> {
+    let accepted = "a number above 0, at most 20, where every log-ratio is clamped";
+    require(
+        value > 0.0 && value <= LOG_RATIO_LIMIT,
+        field,
+        value,
+        accepted,
+    )
 }
 
 /// From 0 to 1, both included.

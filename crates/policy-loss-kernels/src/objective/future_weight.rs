@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bounds;
-use super::check::{ConfigError, above_one, positive, unit};
+use super::check::{ConfigError, above_one, each, positive, sides, unit};
 
 /// The weight of a token by the log-ratios of it and of those that follow. With the log-ratios
 /// `d = log_probs - base` of the tokens, a constant, 0 at masked ones:
@@ -102,15 +102,13 @@ impl FutureWeight {
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         unit("future_weight.discount", self.discount)?;
-        if let Some(bounds) = self.bounds {
-            bounds.validate("future_weight.bounds.low", "future_weight.bounds.high")?;
-        }
+        each(self.bounds, |it| {
+            it.validate(sides!("future_weight.bounds"))
+        })?;
         if let Some(guard) = self.guard {
             positive("future_weight.guard.ratio", guard.ratio)?;
-            guard.bounds.validate(
-                "future_weight.guard.bounds.low",
-                "future_weight.guard.bounds.high",
-            )?;
+            let fields = sides!("future_weight.guard.bounds");
+            guard.bounds.validate(fields)?;
         }
         above_one("future_weight.max_ratio", self.max_ratio)
     }

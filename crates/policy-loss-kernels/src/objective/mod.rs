@@ -17,6 +17,7 @@ mod surrogate;
 
 pub use bounds::*;
 pub use check::ConfigError;
+use check::each;
 pub use entropy_mask::*;
 pub use future_weight::*;
 pub use off_policy_mask::*;
@@ -101,21 +102,11 @@ impl Objective {
     /// field, the value and what would be accepted.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.surrogate.validate(self.ratio)?;
-        if let Some(mask) = self.off_policy_mask {
-            mask.validate()?;
-        }
-        if let Some(mask) = self.entropy_mask {
-            mask.validate()?;
-        }
-        if let Some(weight) = self.future_weight {
-            weight.validate()?;
-        }
-        if let Some(penalty) = self.kl_penalty {
-            penalty.validate()?;
-        }
-        if let Some(bonus) = self.entropy_bonus {
-            bonus.validate()?;
-        }
+        each(self.off_policy_mask, OffPolicyMask::check_numbers)?;
+        each(self.entropy_mask, EntropyMask::check_numbers)?;
+        each(self.future_weight, FutureWeight::validate)?;
+        each(self.kl_penalty, KlPenalty::validate)?;
+        each(self.entropy_bonus, EntropyBonus::validate)?;
         self.reduction.validate()?;
         if !self.missing_rollout_log_probs.is_default() && !self.reads_rollout() {
             return Err(ConfigError::Missing {

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{ConfigError, not_negative, positive};
+use super::check::{ConfigError, each, not_negative, positive};
 
 /// A KL penalty in the loss, against a frozen reference policy, or against the sampler:
 ///
@@ -50,9 +50,7 @@ pub struct KlPenalty {
 }
 
 /// The policy that a [`KlPenalty`] keeps the trained one near to.
-#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KlBase {
     /// The frozen reference policy: `ref_log_probs`.
@@ -64,9 +62,7 @@ pub enum KlBase {
 
 /// The estimate of KL(new, base) from one sampled token, with the difference `q` of the two
 /// log-probs; see [`KlPenalty`].
-#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KlEstimator {
     /// `q`.
@@ -81,9 +77,7 @@ pub enum KlEstimator {
 }
 
 /// The gradient that a [`KlPenalty`] has.
-#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KlGradient {
     /// That of the estimator.
@@ -154,12 +148,12 @@ impl KlPenalty {
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         not_negative("kl_penalty.coefficient", self.coefficient)?;
-        if let Some(most) = self.max_log_ratio {
-            positive("kl_penalty.max_log_ratio", most)?;
-        }
-        if let Some(most) = self.max_divergence {
-            positive("kl_penalty.max_divergence", most)?;
-        }
+        each(self.max_log_ratio, |most| {
+            positive("kl_penalty.max_log_ratio", *most)
+        })?;
+        each(self.max_divergence, |most| {
+            positive("kl_penalty.max_divergence", *most)
+        })?;
         if self.estimator == KlEstimator::K2 && self.gradient == KlGradient::StraightThrough {
             return Err(ConfigError::Combination {
                 first: "kl_penalty.estimator = k2",

@@ -80,9 +80,7 @@ impl Ratio {
 }
 
 /// The level at which a [`Ratio`] is taken.
-#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RatioLevel {
     /// One ratio per token.
@@ -99,9 +97,7 @@ pub enum RatioLevel {
 }
 
 /// The behavior policy: the one in the denominator of a [`Ratio`].
-#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Behavior {
     /// The policy that the update started from, `old_log_probs`.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::bounds::Bounds;
-use super::check::{ConfigError, positive};
+use super::check::{ConfigError, each, listed, positive, sides};
 
 /// The correction for the mismatch between the policy that sampled and the policy that the update
 /// started from. With the gap `g = old_log_probs - rollout_log_probs`, a constant, and
@@ -63,15 +63,21 @@ pub struct RolloutCorrection {
 }
 
 impl RolloutCorrection {
+    /// Nothing, which `validate` refuses.
+    const NONE: Self = Self {
+        weight: None,
+        normalize: false,
+        filters: Filters::NONE,
+        veto: None,
+        only_moving_away: false,
+    };
+
     /// A weight, and nothing is dropped but what the weight itself drops.
     #[must_use]
     pub const fn weigh(weight: RolloutWeight) -> Self {
         Self {
             weight: Some(weight),
-            normalize: false,
-            filters: Filters::NONE,
-            veto: None,
-            only_moving_away: false,
+            ..Self::NONE
         }
     }
 
@@ -79,11 +85,8 @@ impl RolloutCorrection {
     #[must_use]
     pub const fn filter(filter: Filter) -> Self {
         Self {
-            weight: None,
-            normalize: false,
             filters: Filters::NONE.and(filter),
-            veto: None,
-            only_moving_away: false,
+            ..Self::NONE
         }
     }
 
@@ -116,13 +119,9 @@ impl RolloutCorrection {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        if let Some(weight) = self.weight {
-            weight.validate()?;
-        }
-        self.filters.validate()?;
-        if let Some(veto) = self.veto {
-            positive("rollout_correction.veto", veto)?;
-        }
+        each(self.weight, RolloutWeight::validate)?;
+        self.filters.iter().try_for_each(|it| it.validate())?;
+        each(self.veto, |veto| positive("rollout_correction.veto", *veto))?;
         if self.only_moving_away && self.filters.is_empty() && self.veto.is_none() {
             return Err(ConfigError::Missing {
                 field: "rollout_correction.filters",
@@ -163,9 +162,7 @@ impl RolloutCorrection {
 /// Whatever is chosen, the metric `missing_rollout_log_probs` counts them. The denominators of the
 /// reduction, and means over a sequence, keep counting what was dropped. An infinite log-prob is not
 /// a missing one.
-#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingRolloutLogProbs {
     /// It stays NaN, and so does the loss, unless the correction rejects it.
@@ -210,9 +207,7 @@ pub struct RolloutWeight {
 }
 
 /// What the ratio of a [`RolloutWeight`] is taken over.
-#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightLevel {
     /// Each token its own.
@@ -271,14 +266,12 @@ impl RolloutWeight {
 
     fn validate(&self) -> Result<(), ConfigError> {
         match self.mode {
-            WeightMode::Truncate(bounds) => bounds.validate(
-                "rollout_correction.weight.mode.truncate.low",
-                "rollout_correction.weight.mode.truncate.high",
-            ),
-            WeightMode::Mask(bounds) => bounds.validate(
-                "rollout_correction.weight.mode.mask.low",
-                "rollout_correction.weight.mode.mask.high",
-            ),
+            WeightMode::Truncate(bounds) => {
+                bounds.validate(sides!("rollout_correction.weight.mode.truncate"))
+            }
+            WeightMode::Mask(bounds) => {
+                bounds.validate(sides!("rollout_correction.weight.mode.mask"))
+            }
             WeightMode::Raw => Ok(()),
         }
     }
@@ -327,55 +320,42 @@ pub struct Filter {
     pub bounds: Bounds,
 }
 
-/// What a [`Filter`] judges.
-#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FilterLevel {
-    /// Each token by its own estimate.
-    Token,
-    /// Each sequence by the sum of its tokens' estimates.
-    SequenceSum,
-    /// Each sequence by the mean of its tokens' estimates.
-    SequenceMean,
-    /// Each sequence by the largest of its tokens' estimates.
-    SequenceMax,
-    /// Each segment by the mean of its tokens' estimates.
-    SegmentMean,
+listed! {
+    /// What a [`Filter`] judges.
+    FilterLevel {
+        /// Each token by its own estimate.
+        token: Token,
+        /// Each sequence by the sum of its tokens' estimates.
+        sequence_sum: SequenceSum,
+        /// Each sequence by the mean of its tokens' estimates.
+        sequence_mean: SequenceMean,
+        /// Each sequence by the largest of its tokens' estimates.
+        sequence_max: SequenceMax,
+        /// Each segment by the mean of its tokens' estimates.
+        segment_mean: SegmentMean,
+    }
 }
 
-/// The estimate of the mismatch at one token that a [`Filter`] is made of.
-#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FilterEstimator {
-    /// The log-ratio; its bounds are ratios.
-    K1,
-    /// Half of its square.
-    K2,
-    /// The estimate that is never negative.
-    K3,
-    /// The divergence of whether the token is sampled or another, in the direction in which it is
-    /// larger.
-    BernoulliKl,
-    /// How much more probable the token is than when it was sampled.
-    Difference,
-    /// How far the ratio is from 1.
-    RatioDistance,
+listed! {
+    /// The estimate of the mismatch at one token that a [`Filter`] is made of.
+    FilterEstimator {
+        /// The log-ratio; its bounds are ratios.
+        k1: K1,
+        /// Half of its square.
+        k2: K2,
+        /// The estimate that is never negative.
+        k3: K3,
+        /// The divergence of whether the token is sampled or another, in the direction in which it is
+        /// larger.
+        bernoulli_kl: BernoulliKl,
+        /// How much more probable the token is than when it was sampled.
+        difference: Difference,
+        /// How far the ratio is from 1.
+        ratio_distance: RatioDistance,
+    }
 }
 
 impl FilterLevel {
-    /// All of them, in the order in which filters are listed.
-    pub const ALL: [Self; 5] = [
-        Self::Token,
-        Self::SequenceSum,
-        Self::SequenceMean,
-        Self::SequenceMax,
-        Self::SegmentMean,
-    ];
-
     /// Whether its statistic is made of the sum of the estimates over a sequence.
     pub(crate) const fn adds_up(self) -> bool {
         match self {
@@ -391,48 +371,15 @@ impl FilterLevel {
             Self::Token | Self::SequenceSum | Self::SequenceMean | Self::SegmentMean => false,
         }
     }
-
-    /// As it is written in JSON.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Token => "token",
-            Self::SequenceSum => "sequence_sum",
-            Self::SequenceMean => "sequence_mean",
-            Self::SequenceMax => "sequence_max",
-            Self::SegmentMean => "segment_mean",
-        }
-    }
 }
 
 impl FilterEstimator {
-    /// All of them, in the order in which filters are listed.
-    pub const ALL: [Self; 6] = [
-        Self::K1,
-        Self::K2,
-        Self::K3,
-        Self::BernoulliKl,
-        Self::Difference,
-        Self::RatioDistance,
-    ];
-
     /// The least value of the estimate.
     const fn least(self) -> f64 {
         match self {
             Self::Difference => f64::NEG_INFINITY,
             // Of k1 it is the ratio.
             Self::K1 | Self::K2 | Self::K3 | Self::BernoulliKl | Self::RatioDistance => 0.0,
-        }
-    }
-
-    /// As it is written in JSON.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::K1 => "k1",
-            Self::K2 => "k2",
-            Self::K3 => "k3",
-            Self::BernoulliKl => "bernoulli_kl",
-            Self::Difference => "difference",
-            Self::RatioDistance => "ratio_distance",
         }
     }
 }
@@ -472,17 +419,14 @@ impl Filter {
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        let (low, high) = (
-            "rollout_correction.filters[].bounds.low",
-            "rollout_correction.filters[].bounds.high",
-        );
+        let fields = sides!("rollout_correction.filters[].bounds");
         match self.estimator {
-            FilterEstimator::Difference => self.bounds.validate_of_either_sign(low, high),
+            FilterEstimator::Difference => self.bounds.validate_of_either_sign(fields),
             FilterEstimator::K1
             | FilterEstimator::K2
             | FilterEstimator::K3
             | FilterEstimator::BernoulliKl
-            | FilterEstimator::RatioDistance => self.bounds.validate(low, high),
+            | FilterEstimator::RatioDistance => self.bounds.validate(fields),
         }
     }
 }
@@ -537,10 +481,6 @@ impl Filters {
     pub fn of_segments(&self) -> bool {
         self.iter()
             .any(|filter| filter.level == FilterLevel::SegmentMean)
-    }
-
-    fn validate(&self) -> Result<(), ConfigError> {
-        self.iter().try_for_each(|filter| filter.validate())
     }
 }
 

@@ -3,15 +3,18 @@
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bounds;
-use super::check::{ConfigError, above_one, not_negative, positive, require, share};
+use super::check::{ConfigError, part, require, sides};
 use super::ratio::{LEAST_LOG_RATIO, LOG_RATIO_LIMIT, Ratio, RatioLevel};
 use crate::numbers::Numbers;
 
-/// Declares the surrogates once: the name that JSON carries, and the type.
+/// Declares the surrogates once: the name that JSON carries, the type, and what the surrogate of a token
+/// depends on.
 macro_rules! surrogates {
     (
-        with kernels { $($(#[$doc:meta])* $name:ident: $type:ident,)* }
-        composed only { $($(#[$composed_doc:meta])* $composed_name:ident: $composed:ident,)* }
+        with kernels { $($(#[$doc:meta])* $name:ident: $type:ident of $scope:ident,)* }
+        composed only {
+            $($(#[$composed_doc:meta])* $composed_name:ident: $composed:ident of $composed_scope:ident,)*
+        }
     ) => {
         /// The surrogate objective of one token; its negative is the token loss.
         ///
@@ -28,8 +31,7 @@ macro_rules! surrogates {
 
         /// A [`Surrogate`] without its numbers, of those that have kernels: what a kernel is
         /// compiled for.
-        #[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-        #[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum SurrogateKind {
             $($(#[$doc])* $type,)*
         }
@@ -71,6 +73,22 @@ macro_rules! surrogates {
                 }
             }
 
+            /// What the surrogate of a token depends on, beside the ratio.
+            #[must_use]
+            pub const fn scope(&self) -> SurrogateScope {
+                match self {
+                    $(Self::$type(_) => SurrogateScope::$scope,)*
+                    $(Self::$composed(_) => SurrogateScope::$composed_scope,)*
+                }
+            }
+
+            fn check_numbers(&self) -> Result<(), ConfigError> {
+                match self {
+                    $(Self::$type(surrogate) => surrogate.check_numbers(),)*
+                    $(Self::$composed(surrogate) => surrogate.check_numbers(),)*
+                }
+            }
+
             fn properties(&self) -> &dyn Properties {
                 match self {
                     $(Self::$type(surrogate) => surrogate,)*
@@ -84,33 +102,33 @@ macro_rules! surrogates {
 surrogates! {
     with kernels {
         /// The clipped surrogate.
-        clip: Clip,
+        clip: Clip of Token,
         /// The policy gradient, with or without an importance weight.
-        policy_gradient: PolicyGradient,
+        policy_gradient: PolicyGradient of Token,
         /// A soft gate in the place of the clip.
-        sigmoid_gate: SigmoidGate,
+        sigmoid_gate: SigmoidGate of Token,
         /// The geometric mean of a sequence's clipped ratios.
-        geometric_mean: GeometricMean,
+        geometric_mean: GeometricMean of Sequence,
         /// The policy gradient with a smooth weight of the whole sequence's ratio.
-        gamma_weight: GammaWeight,
+        gamma_weight: GammaWeight of Sequence,
         /// The policy gradient within a trust region of the divergence.
-        trust_region: TrustRegion,
+        trust_region: TrustRegion of Token,
         /// The policy gradient with a squared log-ratio as its penalty.
-        squared_log_ratio: SquaredLogRatio,
+        squared_log_ratio: SquaredLogRatio of Token,
         /// The clip, with bounds of the ratio that depend on the probability of the token.
-        dynamic_clip: DynamicClip,
+        dynamic_clip: DynamicClip of Token,
         /// The clip, with a part of the gradient left beyond its bounds.
-        gradient_preserving_clip: GradientPreservingClip,
+        gradient_preserving_clip: GradientPreservingClip of Token,
     }
     composed only {
         /// The clip, without a random share of the tokens of high covariance.
-        covariance_clip: CovarianceClip,
+        covariance_clip: CovarianceClip of Batch,
         /// The ratio, with a penalty on the tokens of the highest covariance.
-        covariance_penalty: CovariancePenalty,
+        covariance_penalty: CovariancePenalty of Batch,
         /// The ratio, without the tokens that have moved away furthest.
-        second_moment_mask: SecondMomentMask,
+        second_moment_mask: SecondMomentMask of Batch,
         /// The clip, with one range for the batch that bounds how far tokens have moved away.
-        second_moment_clip: SecondMomentClip,
+        second_moment_clip: SecondMomentClip of Batch,
     }
 }
 
@@ -132,12 +150,6 @@ pub enum SurrogateScope {
 }
 
 impl Surrogate {
-    /// What the surrogate of a token depends on, beside the ratio.
-    #[must_use]
-    pub fn scope(&self) -> SurrogateScope {
-        self.properties().scope()
-    }
-
     /// Whether it is made of the second moment of a batch, of which a part is told the limit.
     #[must_use]
     pub const fn reads_second_moment(&self) -> bool {
@@ -155,6 +167,7 @@ impl Surrogate {
     }
 
     pub(super) fn validate(&self, ratio: Ratio) -> Result<(), ConfigError> {
+        self.check_numbers()?;
         self.properties().validate()?;
         let first = match ratio.level {
             RatioLevel::Token => return Ok(()),
@@ -176,19 +189,18 @@ impl Surrogate {
 
 /// What there is to say about every surrogate.
 trait Properties {
-    /// Checks the numbers.
-    fn validate(&self) -> Result<(), ConfigError>;
+    /// Checks the numbers together, and bounds; each by itself is checked before.
+    fn validate(&self) -> Result<(), ConfigError> {
+        Ok(())
+    }
 
     /// Why a ratio of another level than the token's has no meaning in the formula; `None` where
     /// it has one.
     fn needs_token_ratio(&self) -> Option<&'static str>;
 
-    /// As [`Surrogate::scope`].
-    fn scope(&self) -> SurrogateScope;
-
     /// As [`Surrogate::choices`]; a formula without choices, or without a kernel, has none.
     fn choices(&self) -> SurrogateChoices {
-        SurrogateChoices::default()
+        SurrogateChoices::NONE
     }
 
     /// As [`Surrogate::numbers`]; a formula without numbers, or without a kernel, has none.
@@ -198,8 +210,8 @@ trait Properties {
 }
 
 /// What a surrogate's kernel is compiled for, beside its kind.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct SurrogateChoices {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SurrogateChoices {
     /// The surrogate is bounded for negative advantages.
     pub dual_clip: bool,
     /// The policy gradient is weighted for negative advantages.
@@ -212,6 +224,18 @@ pub(crate) struct SurrogateChoices {
     pub divergence: Divergence,
     /// Within a trust region the ratio is multiplied, and not `log_probs`.
     pub multiplies_ratio: bool,
+}
+
+impl SurrogateChoices {
+    /// Those of a formula without choices.
+    pub(crate) const NONE: Self = Self {
+        dual_clip: false,
+        weighs_negative: false,
+        weighs_others: false,
+        drops_outside: false,
+        divergence: Divergence::TotalVariation,
+        multiplies_ratio: false,
+    };
 }
 
 /// The reason of every surrogate whose gradient is that of `log_probs`.
@@ -238,40 +262,34 @@ fn sorted(squares: impl IntoIterator<Item = f64>) -> Vec<f64> {
 const OF_SECOND_MOMENTS: &str =
     "second moments are those of the tokens' log-ratios; use `ratio.level = token`";
 
-/// The clipped surrogate:
-///
-/// ```text
-/// s1 = r * A;  with delta: min(r, delta) * A
-/// s2 = clamp(r, 1 - low, 1 + high) * A
-/// surrogate = min(s1, s2);  with dual_clip c and A < 0: max(min(s1, s2), c * A)
-/// ```
-///
-/// Gradient: `r * A` on the unclipped branch, 0 on every other; where `s1 == s2` the unclipped
-/// branch is taken. With a sequence ratio it is the surrogate of GSPO. Default: 0.2 and 0.2.
-///
-/// Papers: PPO [arXiv 1707.06347](https://arxiv.org/abs/1707.06347), dual clip
-/// [arXiv 1912.09729](https://arxiv.org/abs/1912.09729), clip-higher (DAPO)
-/// [arXiv 2503.14476](https://arxiv.org/abs/2503.14476), two-sided clip with `delta`
-/// (INTELLECT-2) [arXiv 2505.07291](https://arxiv.org/abs/2505.07291). Used by every framework.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Clip {
-    /// The lower bound of the ratio is `1 - low`. Finite and above 0.
-    pub low: f64,
-    /// The upper bound of the ratio is `1 + high`. Finite and above 0.
-    pub high: f64,
-    /// For `A < 0` the surrogate is bounded below by `dual_clip * A`. Finite and above 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dual_clip: Option<f64>,
-    /// The unclipped branch uses `min(r, delta)`. Finite, `1 + high` or above; there it matters
-    /// for `A < 0` alone, and is a dual clip of the same size.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub delta: Option<f64>,
-}
-
-impl Default for Clip {
-    fn default() -> Self {
-        Self::new(0.2, 0.2)
+part! {
+    /// The clipped surrogate:
+    ///
+    /// ```text
+    /// s1 = r * A;  with delta: min(r, delta) * A
+    /// s2 = clamp(r, 1 - low, 1 + high) * A
+    /// surrogate = min(s1, s2);  with dual_clip c and A < 0: max(min(s1, s2), c * A)
+    /// ```
+    ///
+    /// Gradient: `r * A` on the unclipped branch, 0 on every other; where `s1 == s2` the unclipped
+    /// branch is taken. With a sequence ratio it is the surrogate of GSPO. Default: 0.2 and 0.2.
+    ///
+    /// Papers: PPO [arXiv 1707.06347](https://arxiv.org/abs/1707.06347), dual clip
+    /// [arXiv 1912.09729](https://arxiv.org/abs/1912.09729), clip-higher (DAPO)
+    /// [arXiv 2503.14476](https://arxiv.org/abs/2503.14476), two-sided clip with `delta`
+    /// (INTELLECT-2) [arXiv 2505.07291](https://arxiv.org/abs/2505.07291). Used by every framework.
+    Clip at "surrogate.clip" {
+        /// The lower bound of the ratio is `1 - low`. Finite and above 0.
+        low: f64 = 0.2, positive;
+        /// The upper bound of the ratio is `1 + high`. Finite and above 0.
+        high: f64 = 0.2, positive;
+        /// For `A < 0` the surrogate is bounded below by `dual_clip * A`. Finite and above 1.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dual_clip: Option<f64> = None, above_one;
+        /// The unclipped branch uses `min(r, delta)`. Finite, `1 + high` or above; there it matters
+        /// for `A < 0` alone, and is a dual clip of the same size.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        delta: Option<f64> = None, above_one;
     }
 }
 
@@ -314,10 +332,6 @@ impl Clip {
 
 impl Properties for Clip {
     fn validate(&self) -> Result<(), ConfigError> {
-        positive("surrogate.clip.low", self.low)?;
-        positive("surrogate.clip.high", self.high)?;
-        above_one("surrogate.clip.dual_clip", self.dual_clip)?;
-        above_one("surrogate.clip.delta", self.delta)?;
         let least = 1.0 + self.high;
         match (self.dual_clip, self.delta) {
             (None, Some(delta)) if delta < least => Err(ConfigError::OutOfRange {
@@ -338,14 +352,10 @@ impl Properties for Clip {
         None
     }
 
-    fn scope(&self) -> SurrogateScope {
-        SurrogateScope::Token
-    }
-
     fn choices(&self) -> SurrogateChoices {
         SurrogateChoices {
             dual_clip: self.lower_bound().is_some(),
-            ..SurrogateChoices::default()
+            ..SurrogateChoices::NONE
         }
     }
 
@@ -359,38 +369,32 @@ impl Properties for Clip {
     }
 }
 
-/// The clip, with bounds that depend on the probability `q` of the token in the base of the ratio: a
-/// probability may change by so much, whatever that is as a ratio.
-///
-/// ```text
-/// least    = (1 + sqrt(max(1 - 4 low / q, 0))) / 2
-/// greatest = min((1 + sqrt(1 + 4 high / q)) / 2, max_ratio)
-/// surrogate = min(r * A, clamp(r, least, greatest) * A)
-/// ```
-///
-/// which is `r (1 - r) q <= low` and `r (r - 1) q <= high`. `least` is 0.5 at least, and `greatest`
-/// grows without end as `q` falls, unless `max_ratio` stops it. `q` is `exp(-80)` at least.
-///
-/// Gradient: `r * A` on the unclipped branch, 0 on the other; where both are equal the unclipped branch
-/// is taken. Defaults: 0.16 and 0.2, no `max_ratio`.
-///
-/// Paper: DCPO, [arXiv 2509.02333](https://arxiv.org/abs/2509.02333), which adds up the means of
-/// sequences without dividing by their number.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DynamicClip {
-    /// How much of a probability may be lost, where `A < 0`. Finite and above 0.
-    pub low: f64,
-    /// How much of a probability may be won, where `A > 0`. Finite and above 0.
-    pub high: f64,
-    /// The largest upper bound of a ratio. Finite and above 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_ratio: Option<f64>,
-}
-
-impl Default for DynamicClip {
-    fn default() -> Self {
-        Self::new(0.16, 0.2)
+part! {
+    /// The clip, with bounds that depend on the probability `q` of the token in the base of the ratio: a
+    /// probability may change by so much, whatever that is as a ratio.
+    ///
+    /// ```text
+    /// least    = (1 + sqrt(max(1 - 4 low / q, 0))) / 2
+    /// greatest = min((1 + sqrt(1 + 4 high / q)) / 2, max_ratio)
+    /// surrogate = min(r * A, clamp(r, least, greatest) * A)
+    /// ```
+    ///
+    /// which is `r (1 - r) q <= low` and `r (r - 1) q <= high`. `least` is 0.5 at least, and `greatest`
+    /// grows without end as `q` falls, unless `max_ratio` stops it. `q` is `exp(-80)` at least.
+    ///
+    /// Gradient: `r * A` on the unclipped branch, 0 on the other; where both are equal the unclipped branch
+    /// is taken. Defaults: 0.16 and 0.2, no `max_ratio`.
+    ///
+    /// Paper: DCPO, [arXiv 2509.02333](https://arxiv.org/abs/2509.02333), which adds up the means of
+    /// sequences without dividing by their number.
+    DynamicClip at "surrogate.dynamic_clip" {
+        /// How much of a probability may be lost, where `A < 0`. Finite and above 0.
+        low: f64 = 0.16, positive;
+        /// How much of a probability may be won, where `A > 0`. Finite and above 0.
+        high: f64 = 0.2, positive;
+        /// The largest upper bound of a ratio. Finite and above 1.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        max_ratio: Option<f64> = None, above_one;
     }
 }
 
@@ -414,18 +418,8 @@ impl DynamicClip {
 }
 
 impl Properties for DynamicClip {
-    fn validate(&self) -> Result<(), ConfigError> {
-        positive("surrogate.dynamic_clip.low", self.low)?;
-        positive("surrogate.dynamic_clip.high", self.high)?;
-        above_one("surrogate.dynamic_clip.max_ratio", self.max_ratio)
-    }
-
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some("the bounds are those of each token's own probability; use `ratio.level = token`")
-    }
-
-    fn scope(&self) -> SurrogateScope {
-        SurrogateScope::Token
     }
 
     fn numbers(&self) -> Numbers {
@@ -438,73 +432,39 @@ impl Properties for DynamicClip {
     }
 }
 
-/// The clip, beyond whose bounds a part of the gradient is left: what is clipped in PPO keeps
-/// `low_gradient` or `high_gradient` of the gradient that it has at the bound.
-///
-/// ```text
-/// surrogate = r * A                                     inside
-///             low_gradient * (1 - low) * r / sg(r) * A    where A < 0 and r < 1 - low
-///             high_gradient * (1 + high) * r / sg(r) * A  where A > 0 and r > 1 + high
-/// ```
-///
-/// Gradient: `r * A` inside, `low_gradient * (1 - low) * A` and `high_gradient * (1 + high) * A` beyond,
-/// which is that of PPO with both 0, and does not jump at the bounds with both 1. A token beyond a bound
-/// counts as clipped. Tokens that fall below with `A < 0` are those that keep the entropy up, tokens
-/// that rise above with `A > 0` let it fall. Defaults: 0.2 and 0.28, 0.5 and 1.
-///
-/// Paper: CE-GPPO, [arXiv 2509.20712](https://arxiv.org/abs/2509.20712).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct GradientPreservingClip {
-    /// The lower bound of the ratio is `1 - low`. Finite and above 0.
-    pub low: f64,
-    /// The upper bound of the ratio is `1 + high`. Finite and above 0.
-    pub high: f64,
-    /// The part of the gradient that is left below. Finite, 0 or above.
-    pub low_gradient: f64,
-    /// The part of the gradient that is left above. Finite, 0 or above.
-    pub high_gradient: f64,
-}
-
-impl Default for GradientPreservingClip {
-    fn default() -> Self {
-        Self::new(0.2, 0.28, 0.5, 1.0)
+part! {
+    /// The clip, beyond whose bounds a part of the gradient is left: what is clipped in PPO keeps
+    /// `low_gradient` or `high_gradient` of the gradient that it has at the bound.
+    ///
+    /// ```text
+    /// surrogate = r * A                                     inside
+    ///             low_gradient * (1 - low) * r / sg(r) * A    where A < 0 and r < 1 - low
+    ///             high_gradient * (1 + high) * r / sg(r) * A  where A > 0 and r > 1 + high
+    /// ```
+    ///
+    /// Gradient: `r * A` inside, `low_gradient * (1 - low) * A` and `high_gradient * (1 + high) * A` beyond,
+    /// which is that of PPO with both 0, and does not jump at the bounds with both 1. A token beyond a bound
+    /// counts as clipped. Tokens that fall below with `A < 0` are those that keep the entropy up, tokens
+    /// that rise above with `A > 0` let it fall. Defaults: 0.2 and 0.28, 0.5 and 1.
+    ///
+    /// Paper: CE-GPPO, [arXiv 2509.20712](https://arxiv.org/abs/2509.20712).
+    GradientPreservingClip at "surrogate.gradient_preserving_clip" {
+        /// The lower bound of the ratio is `1 - low`. Finite and above 0.
+        low: f64 = 0.2, positive;
+        /// The upper bound of the ratio is `1 + high`. Finite and above 0.
+        high: f64 = 0.28, positive;
+        /// The part of the gradient that is left below. Finite, 0 or above.
+        low_gradient: f64 = 0.5, not_negative;
+        /// The part of the gradient that is left above. Finite, 0 or above.
+        high_gradient: f64 = 1.0, not_negative;
     }
-}
-
-impl GradientPreservingClip {
     /// Clips the ratio to `[1 - low, 1 + high]`, and keeps these parts of the gradient beyond.
-    #[must_use]
-    pub const fn new(low: f64, high: f64, low_gradient: f64, high_gradient: f64) -> Self {
-        Self {
-            low,
-            high,
-            low_gradient,
-            high_gradient,
-        }
-    }
+    new
 }
 
 impl Properties for GradientPreservingClip {
-    fn validate(&self) -> Result<(), ConfigError> {
-        positive("surrogate.gradient_preserving_clip.low", self.low)?;
-        positive("surrogate.gradient_preserving_clip.high", self.high)?;
-        not_negative(
-            "surrogate.gradient_preserving_clip.low_gradient",
-            self.low_gradient,
-        )?;
-        not_negative(
-            "surrogate.gradient_preserving_clip.high_gradient",
-            self.high_gradient,
-        )
-    }
-
     fn needs_token_ratio(&self) -> Option<&'static str> {
         None
-    }
-
-    fn scope(&self) -> SurrogateScope {
-        SurrogateScope::Token
     }
 
     fn numbers(&self) -> Numbers {
@@ -518,41 +478,41 @@ impl Properties for GradientPreservingClip {
     }
 }
 
-/// The surrogate of a policy gradient, whose importance weight `w` is a constant, so that no token
-/// loses its gradient:
-///
-/// ```text
-/// none                  w = 1
-/// ratio                 w = sg(clamp(r, low, high))
-/// ratio_where_negative  w = sg(clamp(r, low, high)) where A < 0, 1 elsewhere
-/// ratio_within          w = sg(r) where low <= r <= high, 0 elsewhere
-///
-/// surrogate = w * A * log_probs
-/// ```
-///
-/// Gradient: `w * A`. The bounds are those of the ratio itself, not of its distance from 1. A token
-/// counts as clipped where its weight was moved to a bound, or to 0, and `A` is not 0. Default: no
-/// weight.
-///
-/// - Without a weight it is REINFORCE ([Williams 1992](https://doi.org/10.1007/BF00992696)), as GPG
-///   [arXiv 2504.02546](https://arxiv.org/abs/2504.02546): right where the batch was sampled by the
-///   policy that is trained. Used by verl, ROLL, NeMo-RL and rlax.
-/// - With a weight up to 1 it is truncated importance sampling
-///   ([Ionides 2008](https://doi.org/10.1198/106186008X320456)): no token counts more than on
-///   policy. Used by ROLL.
-/// - With room above 1 it is CISPO, MiniMax-M1
-///   ([arXiv 2506.13585](https://arxiv.org/abs/2506.13585)), whose upper bound TRL and Liger-Kernel
-///   call `epsilon_high`. Used by TRL, verl, Liger-Kernel, slime, NeMo-RL, ROLL and SkyRL.
-/// - With a weight up to 1 where `A < 0` it is TOPR
-///   ([arXiv 2503.14286](https://arxiv.org/abs/2503.14286)): what went well is learnt whatever its
-///   ratio, what went badly fades as it becomes unlikely. Used by ROLL.
-/// - With a ratio against the sampler that counts within its bounds only, it is what SkyRL calls
-///   `rollout_is`; there a ratio on the bound itself does not count.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PolicyGradient {
-    /// What the gradient of a token is weighed with.
-    pub weight: ImportanceWeight,
+part! {
+    /// The surrogate of a policy gradient, whose importance weight `w` is a constant, so that no token
+    /// loses its gradient:
+    ///
+    /// ```text
+    /// none                  w = 1
+    /// ratio                 w = sg(clamp(r, low, high))
+    /// ratio_where_negative  w = sg(clamp(r, low, high)) where A < 0, 1 elsewhere
+    /// ratio_within          w = sg(r) where low <= r <= high, 0 elsewhere
+    ///
+    /// surrogate = w * A * log_probs
+    /// ```
+    ///
+    /// Gradient: `w * A`. The bounds are those of the ratio itself, not of its distance from 1. A token
+    /// counts as clipped where its weight was moved to a bound, or to 0, and `A` is not 0. Default: no
+    /// weight.
+    ///
+    /// - Without a weight it is REINFORCE ([Williams 1992](https://doi.org/10.1007/BF00992696)), as GPG
+    ///   [arXiv 2504.02546](https://arxiv.org/abs/2504.02546): right where the batch was sampled by the
+    ///   policy that is trained. Used by verl, ROLL, NeMo-RL and rlax.
+    /// - With a weight up to 1 it is truncated importance sampling
+    ///   ([Ionides 2008](https://doi.org/10.1198/106186008X320456)): no token counts more than on
+    ///   policy. Used by ROLL.
+    /// - With room above 1 it is CISPO, MiniMax-M1
+    ///   ([arXiv 2506.13585](https://arxiv.org/abs/2506.13585)), whose upper bound TRL and Liger-Kernel
+    ///   call `epsilon_high`. Used by TRL, verl, Liger-Kernel, slime, NeMo-RL, ROLL and SkyRL.
+    /// - With a weight up to 1 where `A < 0` it is TOPR
+    ///   ([arXiv 2503.14286](https://arxiv.org/abs/2503.14286)): what went well is learnt whatever its
+    ///   ratio, what went badly fades as it becomes unlikely. Used by ROLL.
+    /// - With a ratio against the sampler that counts within its bounds only, it is what SkyRL calls
+    ///   `rollout_is`; there a ratio on the bound itself does not count.
+    PolicyGradient at "surrogate.policy_gradient" {
+        /// What the gradient of a token is weighed with.
+        weight: ImportanceWeight = ImportanceWeight::None;
+    }
 }
 
 /// The constant that a [`PolicyGradient`] weighs a token with.
@@ -608,18 +568,15 @@ impl Properties for PolicyGradient {
     fn validate(&self) -> Result<(), ConfigError> {
         match self.weight {
             ImportanceWeight::None => Ok(()),
-            ImportanceWeight::Ratio(bounds) => bounds.validate(
-                "surrogate.policy_gradient.weight.ratio.low",
-                "surrogate.policy_gradient.weight.ratio.high",
-            ),
-            ImportanceWeight::RatioWhereNegative(bounds) => bounds.validate(
-                "surrogate.policy_gradient.weight.ratio_where_negative.low",
-                "surrogate.policy_gradient.weight.ratio_where_negative.high",
-            ),
-            ImportanceWeight::RatioWithin(bounds) => bounds.validate(
-                "surrogate.policy_gradient.weight.ratio_within.low",
-                "surrogate.policy_gradient.weight.ratio_within.high",
-            ),
+            ImportanceWeight::Ratio(bounds) => {
+                bounds.validate(sides!("surrogate.policy_gradient.weight.ratio"))
+            }
+            ImportanceWeight::RatioWhereNegative(bounds) => bounds.validate(sides!(
+                "surrogate.policy_gradient.weight.ratio_where_negative"
+            )),
+            ImportanceWeight::RatioWithin(bounds) => {
+                bounds.validate(sides!("surrogate.policy_gradient.weight.ratio_within"))
+            }
         }
     }
 
@@ -632,10 +589,6 @@ impl Properties for PolicyGradient {
         })
     }
 
-    fn scope(&self) -> SurrogateScope {
-        SurrogateScope::Token
-    }
-
     fn choices(&self) -> SurrogateChoices {
         SurrogateChoices {
             weighs_negative: self.weight != ImportanceWeight::None,
@@ -644,7 +597,7 @@ impl Properties for PolicyGradient {
                 ImportanceWeight::Ratio(_) | ImportanceWeight::RatioWithin(_)
             ),
             drops_outside: matches!(self.weight, ImportanceWeight::RatioWithin(_)),
-            ..SurrogateChoices::default()
+            ..SurrogateChoices::NONE
         }
     }
 
@@ -662,63 +615,33 @@ impl Properties for PolicyGradient {
     }
 }
 
-/// A soft gate in the place of the clip: the gradient fades smoothly as the ratio moves away from
-/// 1, faster for negative advantages:
-///
-/// ```text
-/// tau = positive_temperature where A > 0, else negative_temperature
-/// surrogate = A * sigmoid(tau * (r - 1)) * 4 / tau
-/// ```
-///
-/// Gradient: `4 p (1 - p) * r * A` with `p = sigmoid(tau (r - 1))`; at `r = 1` that is `A`.
-/// Defaults: 1 and 1.05.
-///
-/// Paper: SAPO, [arXiv 2511.20347](https://arxiv.org/abs/2511.20347). Used by TRL, verl,
-/// Liger-Kernel and AReaL.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SigmoidGate {
-    /// The temperature where `A > 0`. Finite and above 0.
-    pub positive_temperature: f64,
-    /// The temperature elsewhere. Finite and above 0.
-    pub negative_temperature: f64,
-}
-
-impl Default for SigmoidGate {
-    fn default() -> Self {
-        Self::new(1.0, 1.05)
+part! {
+    /// A soft gate in the place of the clip: the gradient fades smoothly as the ratio moves away from
+    /// 1, faster for negative advantages:
+    ///
+    /// ```text
+    /// tau = positive_temperature where A > 0, else negative_temperature
+    /// surrogate = A * sigmoid(tau * (r - 1)) * 4 / tau
+    /// ```
+    ///
+    /// Gradient: `4 p (1 - p) * r * A` with `p = sigmoid(tau (r - 1))`; at `r = 1` that is `A`.
+    /// Defaults: 1 and 1.05.
+    ///
+    /// Paper: SAPO, [arXiv 2511.20347](https://arxiv.org/abs/2511.20347). Used by TRL, verl,
+    /// Liger-Kernel and AReaL.
+    SigmoidGate at "surrogate.sigmoid_gate" {
+        /// The temperature where `A > 0`. Finite and above 0.
+        positive_temperature: f64 = 1.0, positive;
+        /// The temperature elsewhere. Finite and above 0.
+        negative_temperature: f64 = 1.05, positive;
     }
-}
-
-impl SigmoidGate {
     /// With the temperatures of positive and of negative advantages.
-    #[must_use]
-    pub const fn new(positive_temperature: f64, negative_temperature: f64) -> Self {
-        Self {
-            positive_temperature,
-            negative_temperature,
-        }
-    }
+    new
 }
 
 impl Properties for SigmoidGate {
-    fn validate(&self) -> Result<(), ConfigError> {
-        positive(
-            "surrogate.sigmoid_gate.positive_temperature",
-            self.positive_temperature,
-        )?;
-        positive(
-            "surrogate.sigmoid_gate.negative_temperature",
-            self.negative_temperature,
-        )
-    }
-
     fn needs_token_ratio(&self) -> Option<&'static str> {
         None
-    }
-
-    fn scope(&self) -> SurrogateScope {
-        SurrogateScope::Token
     }
 
     fn numbers(&self) -> Numbers {
@@ -730,70 +653,37 @@ impl Properties for SigmoidGate {
     }
 }
 
-/// The geometric mean of a sequence's ratios, each clipped in log space on the side where it would
-/// gain:
-///
-/// ```text
-/// c = min(d, high) where A > 0, max(d, -low) where A < 0, 0 where A = 0;  d clamped to ±20
-/// surrogate = mean of A * exp(mean of c)      means over the valid tokens of the sequence
-/// ```
-///
-/// Gradient: `surrogate / n_b` for every token that is not clipped, 0 for the others. The losses of
-/// all tokens of the sequence have it: with rollout weights, the gradient of each token takes the
-/// sum of the weights of its sequence, not its own. The geometric mean is less sensitive to a
-/// single large ratio than the mean. Defaults: 0.4 and 0.4.
-///
-/// Paper: GMPO, [arXiv 2507.20673](https://arxiv.org/abs/2507.20673). Used by verl and TRL.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct GeometricMean {
-    /// The log-ratio is bounded below by `-low` where `A < 0`. Above 0, at most 20.
-    pub low: f64,
-    /// The log-ratio is bounded above by `high` where `A > 0`. Above 0, at most 20.
-    pub high: f64,
-}
-
-impl Default for GeometricMean {
-    fn default() -> Self {
-        Self::new(0.4, 0.4)
+part! {
+    /// The geometric mean of a sequence's ratios, each clipped in log space on the side where it would
+    /// gain:
+    ///
+    /// ```text
+    /// c = min(d, high) where A > 0, max(d, -low) where A < 0, 0 where A = 0;  d clamped to ±20
+    /// surrogate = mean of A * exp(mean of c)      means over the valid tokens of the sequence
+    /// ```
+    ///
+    /// Gradient: `surrogate / n_b` for every token that is not clipped, 0 for the others. The losses of
+    /// all tokens of the sequence have it: with rollout weights, the gradient of each token takes the
+    /// sum of the weights of its sequence, not its own. The geometric mean is less sensitive to a
+    /// single large ratio than the mean. Defaults: 0.4 and 0.4.
+    ///
+    /// Paper: GMPO, [arXiv 2507.20673](https://arxiv.org/abs/2507.20673). Used by verl and TRL.
+    GeometricMean at "surrogate.geometric_mean" {
+        /// The log-ratio is bounded below by `-low` where `A < 0`. Above 0, at most 20.
+        low: f64 = 0.4, log_ratio_bound;
+        /// The log-ratio is bounded above by `high` where `A > 0`. Above 0, at most 20.
+        high: f64 = 0.4, log_ratio_bound;
     }
-}
-
-impl GeometricMean {
     /// Clips log-ratios to `[-low, high]` on the side where they would gain.
-    #[must_use]
-    pub const fn new(low: f64, high: f64) -> Self {
-        Self { low, high }
-    }
+    new
 }
 
 impl Properties for GeometricMean {
-    fn validate(&self) -> Result<(), ConfigError> {
-        for (field, bound) in [
-            ("surrogate.geometric_mean.low", self.low),
-            ("surrogate.geometric_mean.high", self.high),
-        ] {
-            positive(field, bound)?;
-            if bound > LOG_RATIO_LIMIT {
-                return Err(ConfigError::OutOfRange {
-                    field,
-                    value: bound.to_string(),
-                    accepted: "a number above 0, at most 20, where every log-ratio is clamped",
-                });
-            }
-        }
-        Ok(())
-    }
-
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(
             "the geometric mean is taken over the clipped ratios of the tokens; \
              use `ratio.level = token`",
         )
-    }
-
-    fn scope(&self) -> SurrogateScope {
-        SurrogateScope::Sequence
     }
 
     fn numbers(&self) -> Numbers {
@@ -809,41 +699,30 @@ impl Properties for GeometricMean {
 /// comes on top.
 const LARGEST_LOG_WEIGHT: f64 = 80.0;
 
-/// A policy gradient whose weight is a smooth function of the ratio of the whole sequence, like the
-/// density of a gamma distribution:
-///
-/// ```text
-/// W = clamp(sum of clamp(d, -20, 20) over the sequence, ln 1e-8, 20)
-/// phi = exp(lambda + k W - lambda e^W),  k and lambda by the sign of A (A = 0 as positive)
-/// surrogate = sg(phi) * A * log_probs
-/// ```
-///
-/// Gradient: `phi * A`; at `W = 0` that is `A`. `phi` is 0 where it is not a number, and largest at
-/// `e^W = k / lambda`, where it may be e^80 at most. Defaults: k 2 and 3, lambda 3 and 2.
-///
-/// Paper: VESPO, [arXiv 2602.10693](https://arxiv.org/abs/2602.10693). Used by TRL and
-/// Liger-Kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct GammaWeight {
-    /// `k` where `A >= 0`. Finite and above 0.
-    pub positive_k: f64,
-    /// `lambda` where `A >= 0`. Finite and above 0.
-    pub positive_lambda: f64,
-    /// `k` where `A < 0`. Finite and above 0.
-    pub negative_k: f64,
-    /// `lambda` where `A < 0`. Finite and above 0.
-    pub negative_lambda: f64,
-}
-
-impl Default for GammaWeight {
-    fn default() -> Self {
-        Self {
-            positive_k: 2.0,
-            positive_lambda: 3.0,
-            negative_k: 3.0,
-            negative_lambda: 2.0,
-        }
+part! {
+    /// A policy gradient whose weight is a smooth function of the ratio of the whole sequence, like the
+    /// density of a gamma distribution:
+    ///
+    /// ```text
+    /// W = clamp(sum of clamp(d, -20, 20) over the sequence, ln 1e-8, 20)
+    /// phi = exp(lambda + k W - lambda e^W),  k and lambda by the sign of A (A = 0 as positive)
+    /// surrogate = sg(phi) * A * log_probs
+    /// ```
+    ///
+    /// Gradient: `phi * A`; at `W = 0` that is `A`. `phi` is 0 where it is not a number, and largest at
+    /// `e^W = k / lambda`, where it may be e^80 at most. Defaults: k 2 and 3, lambda 3 and 2.
+    ///
+    /// Paper: VESPO, [arXiv 2602.10693](https://arxiv.org/abs/2602.10693). Used by TRL and
+    /// Liger-Kernel.
+    GammaWeight at "surrogate.gamma_weight" {
+        /// `k` where `A >= 0`. Finite and above 0.
+        positive_k: f64 = 2.0, positive;
+        /// `lambda` where `A >= 0`. Finite and above 0.
+        positive_lambda: f64 = 3.0, positive;
+        /// `k` where `A < 0`. Finite and above 0.
+        negative_k: f64 = 3.0, positive;
+        /// `lambda` where `A < 0`. Finite and above 0.
+        negative_lambda: f64 = 2.0, positive;
     }
 }
 
@@ -857,28 +736,21 @@ impl GammaWeight {
 
 impl Properties for GammaWeight {
     fn validate(&self) -> Result<(), ConfigError> {
-        let sides = [
+        for (field, k, lambda) in [
             (
-                ("surrogate.gamma_weight.positive_k", self.positive_k),
-                (
-                    "surrogate.gamma_weight.positive_lambda",
-                    self.positive_lambda,
-                ),
+                "surrogate.gamma_weight.positive_lambda",
+                self.positive_k,
+                self.positive_lambda,
             ),
             (
-                ("surrogate.gamma_weight.negative_k", self.negative_k),
-                (
-                    "surrogate.gamma_weight.negative_lambda",
-                    self.negative_lambda,
-                ),
+                "surrogate.gamma_weight.negative_lambda",
+                self.negative_k,
+                self.negative_lambda,
             ),
-        ];
-        for ((k_field, k), (lambda_field, lambda)) in sides {
-            positive(k_field, k)?;
-            positive(lambda_field, lambda)?;
+        ] {
             require(
                 Self::largest_log_weight(k, lambda) <= LARGEST_LOG_WEIGHT,
-                lambda_field,
+                field,
                 lambda,
                 "a number that makes, with the `k` beside it, no weight larger than e^80, which \
                  f32 still holds",
@@ -894,10 +766,6 @@ impl Properties for GammaWeight {
         )
     }
 
-    fn scope(&self) -> SurrogateScope {
-        SurrogateScope::Sequence
-    }
-
     fn numbers(&self) -> Numbers {
         Numbers {
             positive_k: self.positive_k,
@@ -909,42 +777,42 @@ impl Properties for GammaWeight {
     }
 }
 
-/// A policy gradient in which a token takes part unless its probability has already moved out of a
-/// trust region, to the side that its advantage asks for. A ratio says little about how far a
-/// policy has moved: from 1e-6 to 1e-5 it is 10, and hardly anything has changed.
-///
-/// With `p` and `q` the probabilities of the token, now and in the base of the ratio:
-///
-/// ```text
-/// total_variation            dropped where A > 0 and p - q > high, or A < 0 and q - p > low
-/// symmetric_total_variation  dropped where p - q > high or q - p > low, whatever A asks for
-/// kl                         dropped where D > high, A > 0 and p > q, or D > low, A < 0 and p < q
-///                            D = q ln(q / p) + (1 - q) ln(max(1 - q, 1e-8) / max(1 - p, 1e-8))
-///
-/// weight  surrogate = sg(min(r, max_ratio)) * A * log_probs, 0 where dropped
-/// ratio   surrogate = min(r, max_ratio) * A, 0 where dropped
-/// ```
-///
-/// Gradient: `min(r, max_ratio) * A`, 0 where dropped; in the form of a ratio it is 0 beyond `max_ratio`
-/// as well. A `max_ratio` of 1e9 is never met. Tokens that are dropped count as clipped where `A` is not
-/// 0. Defaults: total variation, 0.2 and 0.2, the form of a weight, `max_ratio` 20.
-///
-/// Paper: DPPO, [arXiv 2602.04879](https://arxiv.org/abs/2602.04879). Used by verl in the form of a
-/// weight, by SkyRL and prime-rl in that of a ratio without a bound; prime-rl calls the symmetric region
-/// `ipo`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TrustRegion {
-    /// How far the probability has moved.
-    pub divergence: Divergence,
-    /// The bound where `A < 0`, or of a probability that has fallen. Finite and above 0.
-    pub low: f64,
-    /// The bound where `A > 0`, or of a probability that has risen. Finite and above 0.
-    pub high: f64,
-    /// The largest ratio. Finite and above 0.
-    pub max_ratio: f64,
-    /// What is multiplied by the advantage of a token that is kept.
-    pub form: TrustRegionForm,
+part! {
+    /// A policy gradient in which a token takes part unless its probability has already moved out of a
+    /// trust region, to the side that its advantage asks for. A ratio says little about how far a
+    /// policy has moved: from 1e-6 to 1e-5 it is 10, and hardly anything has changed.
+    ///
+    /// With `p` and `q` the probabilities of the token, now and in the base of the ratio:
+    ///
+    /// ```text
+    /// total_variation            dropped where A > 0 and p - q > high, or A < 0 and q - p > low
+    /// symmetric_total_variation  dropped where p - q > high or q - p > low, whatever A asks for
+    /// kl                         dropped where D > high, A > 0 and p > q, or D > low, A < 0 and p < q
+    ///                            D = q ln(q / p) + (1 - q) ln(max(1 - q, 1e-8) / max(1 - p, 1e-8))
+    ///
+    /// weight  surrogate = sg(min(r, max_ratio)) * A * log_probs, 0 where dropped
+    /// ratio   surrogate = min(r, max_ratio) * A, 0 where dropped
+    /// ```
+    ///
+    /// Gradient: `min(r, max_ratio) * A`, 0 where dropped; in the form of a ratio it is 0 beyond `max_ratio`
+    /// as well. A `max_ratio` of 1e9 is never met. Tokens that are dropped count as clipped where `A` is not
+    /// 0. Defaults: total variation, 0.2 and 0.2, the form of a weight, `max_ratio` 20.
+    ///
+    /// Paper: DPPO, [arXiv 2602.04879](https://arxiv.org/abs/2602.04879). Used by verl in the form of a
+    /// weight, by SkyRL and prime-rl in that of a ratio without a bound; prime-rl calls the symmetric region
+    /// `ipo`.
+    TrustRegion at "surrogate.trust_region" {
+        /// How far the probability has moved.
+        divergence: Divergence = Divergence::TotalVariation;
+        /// The bound where `A < 0`, or of a probability that has fallen. Finite and above 0.
+        low: f64 = 0.2, positive;
+        /// The bound where `A > 0`, or of a probability that has risen. Finite and above 0.
+        high: f64 = 0.2, positive;
+        /// The largest ratio. Finite and above 0.
+        max_ratio: f64 = 20.0, positive;
+        /// What is multiplied by the advantage of a token that is kept.
+        form: TrustRegionForm = TrustRegionForm::Weight;
+    }
 }
 
 /// What a [`TrustRegion`] multiplies by the advantage of a token that it keeps.
@@ -959,9 +827,7 @@ pub enum TrustRegionForm {
 }
 
 /// How far the probability of a sampled token has moved; see [`TrustRegion`].
-#[cfg_attr(feature = "cube", cubecl::derive_cube_comptime)]
-#[cfg_attr(not(feature = "cube"), derive(Clone, Copy, Debug, PartialEq, Eq, Hash))]
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Divergence {
     /// By the difference of its probabilities, to the side that the advantage asks for.
@@ -971,12 +837,6 @@ pub enum Divergence {
     SymmetricTotalVariation,
     /// By the KL divergence between the token and everything else.
     Kl,
-}
-
-impl Default for TrustRegion {
-    fn default() -> Self {
-        Self::new(Divergence::TotalVariation, 0.2, 0.2)
-    }
 }
 
 impl TrustRegion {
@@ -1002,25 +862,15 @@ impl TrustRegion {
 }
 
 impl Properties for TrustRegion {
-    fn validate(&self) -> Result<(), ConfigError> {
-        positive("surrogate.trust_region.low", self.low)?;
-        positive("surrogate.trust_region.high", self.high)?;
-        positive("surrogate.trust_region.max_ratio", self.max_ratio)
-    }
-
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(WEIGHS_LOG_PROBS)
-    }
-
-    fn scope(&self) -> SurrogateScope {
-        SurrogateScope::Token
     }
 
     fn choices(&self) -> SurrogateChoices {
         SurrogateChoices {
             divergence: self.divergence,
             multiplies_ratio: self.form == TrustRegionForm::Ratio,
-            ..SurrogateChoices::default()
+            ..SurrogateChoices::NONE
         }
     }
 
@@ -1034,50 +884,30 @@ impl Properties for TrustRegion {
     }
 }
 
-/// The policy gradient with a squared log-ratio that keeps the policy near the base of the ratio:
-///
-/// ```text
-/// surrogate = A * log_probs - coefficient / 2 * d^2
-/// ```
-///
-/// Gradient: `A - coefficient * d`. The penalty is part of the policy term: a rollout correction
-/// weighs it, which is what tells it from a KL penalty of k2. Kimi k1.5 calls the coefficient
-/// `tau`, DRO `beta`; their objectives are the same. Default: 0.1.
-///
-/// Papers: Kimi k1.5 [arXiv 2501.12599](https://arxiv.org/abs/2501.12599), DRO
-/// [arXiv 2405.19107](https://arxiv.org/abs/2405.19107). Used by ROLL and verl.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SquaredLogRatio {
-    /// What half of the squared log-ratio is multiplied by. Finite and above 0.
-    pub coefficient: f64,
-}
-
-impl Default for SquaredLogRatio {
-    fn default() -> Self {
-        Self::new(0.1)
+part! {
+    /// The policy gradient with a squared log-ratio that keeps the policy near the base of the ratio:
+    ///
+    /// ```text
+    /// surrogate = A * log_probs - coefficient / 2 * d^2
+    /// ```
+    ///
+    /// Gradient: `A - coefficient * d`. The penalty is part of the policy term: a rollout correction
+    /// weighs it, which is what tells it from a KL penalty of k2. Kimi k1.5 calls the coefficient
+    /// `tau`, DRO `beta`; their objectives are the same. Default: 0.1.
+    ///
+    /// Papers: Kimi k1.5 [arXiv 2501.12599](https://arxiv.org/abs/2501.12599), DRO
+    /// [arXiv 2405.19107](https://arxiv.org/abs/2405.19107). Used by ROLL and verl.
+    SquaredLogRatio at "surrogate.squared_log_ratio" {
+        /// What half of the squared log-ratio is multiplied by. Finite and above 0.
+        coefficient: f64 = 0.1, positive;
     }
-}
-
-impl SquaredLogRatio {
     /// With `coefficient / 2` times the square.
-    #[must_use]
-    pub const fn new(coefficient: f64) -> Self {
-        Self { coefficient }
-    }
+    new
 }
 
 impl Properties for SquaredLogRatio {
-    fn validate(&self) -> Result<(), ConfigError> {
-        positive("surrogate.squared_log_ratio.coefficient", self.coefficient)
-    }
-
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some("this surrogate is made of each token's own log-ratio; use `ratio.level = token`")
-    }
-
-    fn scope(&self) -> SurrogateScope {
-        SurrogateScope::Token
     }
 
     fn numbers(&self) -> Numbers {
@@ -1088,67 +918,43 @@ impl Properties for SquaredLogRatio {
     }
 }
 
-/// The clip, without a random few of the tokens of high covariance. Few tokens carry most of the
-/// covariance between log-prob and advantage, which is what the entropy falls with:
-///
-/// ```text
-/// cov = (A - mean A) * (log_probs - mean log_probs)      means over the batch, constants
-/// candidates: unclipped tokens with min_covariance < cov < max_covariance
-/// dropped: max(1, floor(share * n)) of the candidates, by chance; or all, if there are fewer
-/// surrogate = that of Clip, 0 where dropped
-/// ```
-///
-/// Gradient: that of [`Clip`], 0 where dropped; the denominators keep counting what was dropped,
-/// and it counts as clipped where `A` is not 0. The chance is that of `seed` and of the position in
-/// the batch, the same on every device. Defaults: 0.2 and 0.2, share 2e-4, covariances from 1 to 5.
-///
-/// The means, the share and the positions are those of the batch at hand: shards do not add up to
-/// the undivided batch.
-///
-/// Paper: Clip-Cov, [arXiv 2505.22617](https://arxiv.org/abs/2505.22617). Used by verl and SkyRL.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CovarianceClip {
-    /// The lower bound of the ratio is `1 - low`. Finite and above 0.
-    pub low: f64,
-    /// The upper bound of the ratio is `1 + high`. Finite and above 0.
-    pub high: f64,
-    /// The share of the valid tokens that is dropped. Above 0, 1 at most.
-    pub share: f64,
-    /// Candidates have more covariance. Finite and above 0.
-    pub min_covariance: f64,
-    /// Candidates have less covariance. Finite and above `min_covariance`.
-    pub max_covariance: f64,
-    /// Chooses among the candidates.
-    pub seed: u64,
-}
-
-impl Default for CovarianceClip {
-    fn default() -> Self {
-        Self {
-            low: 0.2,
-            high: 0.2,
-            share: 2e-4,
-            min_covariance: 1.0,
-            max_covariance: 5.0,
-            seed: 0,
-        }
+part! {
+    /// The clip, without a random few of the tokens of high covariance. Few tokens carry most of the
+    /// covariance between log-prob and advantage, which is what the entropy falls with:
+    ///
+    /// ```text
+    /// cov = (A - mean A) * (log_probs - mean log_probs)      means over the batch, constants
+    /// candidates: unclipped tokens with min_covariance < cov < max_covariance
+    /// dropped: max(1, floor(share * n)) of the candidates, by chance; or all, if there are fewer
+    /// surrogate = that of Clip, 0 where dropped
+    /// ```
+    ///
+    /// Gradient: that of [`Clip`], 0 where dropped; the denominators keep counting what was dropped,
+    /// and it counts as clipped where `A` is not 0. The chance is that of `seed` and of the position in
+    /// the batch, the same on every device. Defaults: 0.2 and 0.2, share 2e-4, covariances from 1 to 5.
+    ///
+    /// The means, the share and the positions are those of the batch at hand: shards do not add up to
+    /// the undivided batch.
+    ///
+    /// Paper: Clip-Cov, [arXiv 2505.22617](https://arxiv.org/abs/2505.22617). Used by verl and SkyRL.
+    CovarianceClip at "surrogate.covariance_clip" {
+        /// The lower bound of the ratio is `1 - low`. Finite and above 0.
+        low: f64 = 0.2, positive;
+        /// The upper bound of the ratio is `1 + high`. Finite and above 0.
+        high: f64 = 0.2, positive;
+        /// The share of the valid tokens that is dropped. Above 0, 1 at most.
+        share: f64 = 2e-4, share;
+        /// Candidates have more covariance. Finite and above 0.
+        min_covariance: f64 = 1.0, positive;
+        /// Candidates have less covariance. Finite and above `min_covariance`.
+        max_covariance: f64 = 5.0, positive;
+        /// Chooses among the candidates.
+        seed: u64 = 0;
     }
 }
 
 impl Properties for CovarianceClip {
     fn validate(&self) -> Result<(), ConfigError> {
-        positive("surrogate.covariance_clip.low", self.low)?;
-        positive("surrogate.covariance_clip.high", self.high)?;
-        share("surrogate.covariance_clip.share", self.share)?;
-        positive(
-            "surrogate.covariance_clip.min_covariance",
-            self.min_covariance,
-        )?;
-        positive(
-            "surrogate.covariance_clip.max_covariance",
-            self.max_covariance,
-        )?;
         match self.min_covariance < self.max_covariance {
             true => Ok(()),
             false => Err(ConfigError::OutOfRange {
@@ -1165,100 +971,68 @@ impl Properties for CovarianceClip {
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(OF_COVARIANCES)
     }
-
-    fn scope(&self) -> SurrogateScope {
-        SurrogateScope::Batch
-    }
 }
 
-/// The ratio without a clip; the tokens of the highest covariance between log-prob and advantage,
-/// which is what the entropy falls with, are held back by a penalty instead:
-///
-/// ```text
-/// cov = (A - mean A) * (log_probs - mean log_probs)      means over the batch, constants
-/// surrogate = r * A                        everywhere
-///             - coefficient * abs(d)       at the max(1, floor(share * n)) largest cov
-/// ```
-///
-/// Gradient: `r * A - coefficient * sign(d)` there, `r * A` elsewhere. Tokens that tie with the
-/// last of the largest are held back as well. Defaults: share 2e-4, coefficient 1.
-///
-/// The means and the share are those of the batch at hand: shards do not add up to the undivided
-/// batch.
-///
-/// Paper: KL-Cov, [arXiv 2505.22617](https://arxiv.org/abs/2505.22617). Used by verl and SkyRL.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CovariancePenalty {
-    /// The share of the valid tokens that is held back. Above 0, 1 at most.
-    pub share: f64,
-    /// What the absolute log-ratio is multiplied by. Finite and above 0.
-    pub coefficient: f64,
-}
-
-impl Default for CovariancePenalty {
-    fn default() -> Self {
-        Self {
-            share: 2e-4,
-            coefficient: 1.0,
-        }
+part! {
+    /// The ratio without a clip; the tokens of the highest covariance between log-prob and advantage,
+    /// which is what the entropy falls with, are held back by a penalty instead:
+    ///
+    /// ```text
+    /// cov = (A - mean A) * (log_probs - mean log_probs)      means over the batch, constants
+    /// surrogate = r * A                        everywhere
+    ///             - coefficient * abs(d)       at the max(1, floor(share * n)) largest cov
+    /// ```
+    ///
+    /// Gradient: `r * A - coefficient * sign(d)` there, `r * A` elsewhere. Tokens that tie with the
+    /// last of the largest are held back as well. Defaults: share 2e-4, coefficient 1.
+    ///
+    /// The means and the share are those of the batch at hand: shards do not add up to the undivided
+    /// batch.
+    ///
+    /// Paper: KL-Cov, [arXiv 2505.22617](https://arxiv.org/abs/2505.22617). Used by verl and SkyRL.
+    CovariancePenalty at "surrogate.covariance_penalty" {
+        /// The share of the valid tokens that is held back. Above 0, 1 at most.
+        share: f64 = 2e-4, share;
+        /// What the absolute log-ratio is multiplied by. Finite and above 0.
+        coefficient: f64 = 1.0, positive;
     }
 }
 
 impl Properties for CovariancePenalty {
-    fn validate(&self) -> Result<(), ConfigError> {
-        share("surrogate.covariance_penalty.share", self.share)?;
-        positive("surrogate.covariance_penalty.coefficient", self.coefficient)
-    }
-
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(OF_COVARIANCES)
     }
-
-    fn scope(&self) -> SurrogateScope {
-        SurrogateScope::Batch
-    }
 }
 
-/// The ratio, without the tokens that have moved away furthest: of those that move away from the base of
-/// the ratio (`A > 0` and `r > 1`, or `A < 0` and `r < 1`), the ones with the largest `d^2` are dropped
-/// until the mean of `d^2` over the rest of them is `threshold` at most.
-///
-/// ```text
-/// surrogate = r * A;  0 where dropped
-/// ```
-///
-/// Gradient: `r * A`, nothing where dropped. All other tokens stay whatever their ratio, and nothing is
-/// clipped; a dropped token counts as clipped, and the denominators of the reduction keep counting it.
-/// Where several tokens are as far as the first that is dropped, all of them are. Default: 0.04.
-///
-/// Which tokens are dropped is a statistic of all tokens of an update. A part of a batch is told the least
-/// `d^2` that is dropped by `PolicyBatch::with_second_moment_limit`, for which [`limit`](Self::limit)
-/// makes it.
-///
-/// Paper: M2PO, [arXiv 2510.01161](https://arxiv.org/abs/2510.01161), its Algorithm 1. What goes by the
-/// same name in its authors' code is a [`SecondMomentClip`]; what does in AReaL is an action mask,
-/// `policy_loss::within_second_moment`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SecondMomentMask {
-    /// The largest mean of `d^2`. Finite and above 0.
-    pub threshold: f64,
-}
-
-impl Default for SecondMomentMask {
-    fn default() -> Self {
-        Self::new(0.04)
+part! {
+    /// The ratio, without the tokens that have moved away furthest: of those that move away from the base of
+    /// the ratio (`A > 0` and `r > 1`, or `A < 0` and `r < 1`), the ones with the largest `d^2` are dropped
+    /// until the mean of `d^2` over the rest of them is `threshold` at most.
+    ///
+    /// ```text
+    /// surrogate = r * A;  0 where dropped
+    /// ```
+    ///
+    /// Gradient: `r * A`, nothing where dropped. All other tokens stay whatever their ratio, and nothing is
+    /// clipped; a dropped token counts as clipped, and the denominators of the reduction keep counting it.
+    /// Where several tokens are as far as the first that is dropped, all of them are. Default: 0.04.
+    ///
+    /// Which tokens are dropped is a statistic of all tokens of an update. A part of a batch is told the least
+    /// `d^2` that is dropped by `PolicyBatch::with_second_moment_limit`, for which [`limit`](Self::limit)
+    /// makes it.
+    ///
+    /// Paper: M2PO, [arXiv 2510.01161](https://arxiv.org/abs/2510.01161), its Algorithm 1. What goes by the
+    /// same name in its authors' code is a [`SecondMomentClip`]; what does in AReaL is an action mask,
+    /// `policy_loss::within_second_moment`.
+    SecondMomentMask at "surrogate.second_moment_mask" {
+        /// The largest mean of `d^2`. Finite and above 0.
+        threshold: f64 = 0.04, positive;
     }
+    /// Drops tokens until the mean of `d^2` is this at most.
+    new
 }
 
 impl SecondMomentMask {
-    /// Drops tokens until the mean of `d^2` is this at most.
-    #[must_use]
-    pub const fn new(threshold: f64) -> Self {
-        Self { threshold }
-    }
-
     /// The least `d^2` that is dropped, of those of all tokens that move away; infinity where nothing
     /// is dropped. A NaN moves nowhere.
     #[must_use]
@@ -1275,65 +1049,43 @@ impl SecondMomentMask {
 }
 
 impl Properties for SecondMomentMask {
-    fn validate(&self) -> Result<(), ConfigError> {
-        positive("surrogate.second_moment_mask.threshold", self.threshold)
-    }
-
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(OF_SECOND_MOMENTS)
     }
-
-    fn scope(&self) -> SurrogateScope {
-        SurrogateScope::Batch
-    }
 }
 
-/// The clip with one range for the batch, no wider than that the mean of `d^2` over the tokens that move
-/// away (`A > 0` and `r > 1`, or `A < 0` and `r < 1`) is `threshold` at most, were each of them moved
-/// back into it:
-///
-/// ```text
-/// cap^2     = the largest d^2 of theirs, v, with mean(min(d^2, v)) < threshold; 0 where there is none
-/// low, high = max(1 - exp(-cap), min_low), max(exp(cap) - 1, min_high)
-/// surrogate = min(r * A, clamp(r, 1 - low, 1 + high) * A)
-/// ```
-///
-/// Nothing is clipped where their mean of `d^2` is `threshold` at most. Gradient: `r * A`, nothing where
-/// clipped; the token that `cap` is made of lies on the bound and is clipped. Defaults: 0.04, 0.3, 0.5.
-///
-/// The range is a statistic of all tokens of an update. A part of a batch is told `cap^2` by
-/// `PolicyBatch::with_second_moment_limit`, for which [`limit`](Self::limit) makes it.
-///
-/// Source: the code of the authors of M2PO, [arXiv 2510.01161](https://arxiv.org/abs/2510.01161), whose
-/// paper drops tokens instead: [`SecondMomentMask`].
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SecondMomentClip {
-    /// The largest mean of `d^2`. Finite and above 0.
-    pub threshold: f64,
-    /// The least `low` of the range. Finite, 0 or above.
-    pub min_low: f64,
-    /// The least `high` of the range. Finite, 0 or above.
-    pub min_high: f64,
-}
-
-impl Default for SecondMomentClip {
-    fn default() -> Self {
-        Self::new(0.04, 0.3, 0.5)
+part! {
+    /// The clip with one range for the batch, no wider than that the mean of `d^2` over the tokens that move
+    /// away (`A > 0` and `r > 1`, or `A < 0` and `r < 1`) is `threshold` at most, were each of them moved
+    /// back into it:
+    ///
+    /// ```text
+    /// cap^2     = the largest d^2 of theirs, v, with mean(min(d^2, v)) < threshold; 0 where there is none
+    /// low, high = max(1 - exp(-cap), min_low), max(exp(cap) - 1, min_high)
+    /// surrogate = min(r * A, clamp(r, 1 - low, 1 + high) * A)
+    /// ```
+    ///
+    /// Nothing is clipped where their mean of `d^2` is `threshold` at most. Gradient: `r * A`, nothing where
+    /// clipped; the token that `cap` is made of lies on the bound and is clipped. Defaults: 0.04, 0.3, 0.5.
+    ///
+    /// The range is a statistic of all tokens of an update. A part of a batch is told `cap^2` by
+    /// `PolicyBatch::with_second_moment_limit`, for which [`limit`](Self::limit) makes it.
+    ///
+    /// Source: the code of the authors of M2PO, [arXiv 2510.01161](https://arxiv.org/abs/2510.01161), whose
+    /// paper drops tokens instead: [`SecondMomentMask`].
+    SecondMomentClip at "surrogate.second_moment_clip" {
+        /// The largest mean of `d^2`. Finite and above 0.
+        threshold: f64 = 0.04, positive;
+        /// The least `low` of the range. Finite, 0 or above.
+        min_low: f64 = 0.3, not_negative;
+        /// The least `high` of the range. Finite, 0 or above.
+        min_high: f64 = 0.5, not_negative;
     }
+    /// A range for this mean of `d^2`, and how narrow it may be at most.
+    new
 }
 
 impl SecondMomentClip {
-    /// A range for this mean of `d^2`, and how narrow it may be at most.
-    #[must_use]
-    pub const fn new(threshold: f64, min_low: f64, min_high: f64) -> Self {
-        Self {
-            threshold,
-            min_low,
-            min_high,
-        }
-    }
-
     /// `cap^2` of the `d^2` of all tokens that move away; infinity where nothing is clipped. A NaN moves
     /// nowhere.
     #[must_use]
@@ -1357,17 +1109,7 @@ impl SecondMomentClip {
 }
 
 impl Properties for SecondMomentClip {
-    fn validate(&self) -> Result<(), ConfigError> {
-        positive("surrogate.second_moment_clip.threshold", self.threshold)?;
-        not_negative("surrogate.second_moment_clip.min_low", self.min_low)?;
-        not_negative("surrogate.second_moment_clip.min_high", self.min_high)
-    }
-
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(OF_SECOND_MOMENTS)
-    }
-
-    fn scope(&self) -> SurrogateScope {
-        SurrogateScope::Batch
     }
 }

@@ -1,15 +1,12 @@
 //! A language-model head over a chunk of tokens: a block of the vocabulary at a time, so that what
 //! one product writes is still in the cache when the softmax and the next product read it.
 
-use rayon::prelude::*;
-
 use super::super::lanes::Real;
+use super::super::partition;
 use super::super::vector_unit::vector_unit;
 use super::matrix::multiply;
 use super::statistics::Moments;
-use super::{
-    Matrix, MatrixMut, PARALLEL, RowGradient, Softmax, Statistics, Token, gradient, place, real,
-};
+use super::{Matrix, MatrixMut, RowGradient, Softmax, Statistics, Token, gradient, place, real};
 
 /// A head and the hidden states of some tokens.
 #[derive(Clone, Copy, Debug)]
@@ -81,18 +78,8 @@ pub fn head_logits<T: Real>(
             let target = place(row.target, range.clone());
             moments.visit(arch, softmax, row.scale, &logits[range], target);
         };
-        match tokens * count >= PARALLEL {
-            true => logits
-                .par_chunks(vocabulary)
-                .zip(&mut moments)
-                .zip(rows)
-                .for_each(visit),
-            false => logits
-                .chunks(vocabulary)
-                .zip(&mut moments)
-                .zip(rows)
-                .for_each(visit),
-        }
+        let logits = logits.chunks(vocabulary);
+        partition::rows(tokens * count, logits.zip(&mut moments).zip(rows), visit);
     }
     let statistics = moments
         .into_iter()
@@ -178,13 +165,8 @@ fn of_active<T: Real>(
             let logits = &mut logits[range.clone()];
             gradient::replace(arch, row, is_valid, logits, target);
         };
-        match tokens * count >= PARALLEL {
-            true => logits
-                .par_chunks_mut(vocabulary)
-                .zip(rows)
-                .for_each(replace),
-            false => logits.chunks_mut(vocabulary).zip(rows).for_each(replace),
-        }
+        let of_rows = logits.chunks_mut(vocabulary).zip(rows);
+        partition::rows(tokens * count, of_rows, replace);
         let block = Matrix::of_rows(logits, [tokens, vocabulary]).columns(start, count);
         let weight = head.weight.columns(start, count);
         if let Some(hidden) = gradients.hidden.as_deref_mut() {

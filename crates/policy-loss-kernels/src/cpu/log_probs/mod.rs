@@ -99,9 +99,6 @@ impl RowGradient {
 /// search for the largest and the exponentials.
 const BLOCK: usize = 1024;
 
-/// From this many elements on, waking other threads pays.
-const PARALLEL: usize = 64 * 1024;
-
 /// The place of a target within `range` of the vocabulary.
 fn place(target: i64, range: std::ops::Range<usize>) -> Option<usize> {
     let target = usize::try_from(target).ok()?;

@@ -1,12 +1,12 @@
 //! Whole rows of logits that somebody else has computed.
 
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::super::element::{Element, Stored};
+use super::super::partition;
 use super::super::vector_unit::vector_unit;
 use super::statistics::Moments;
-use super::{BLOCK, PARALLEL, RowGradient, Softmax, Statistics, Token, gradient, place, real};
+use super::{BLOCK, RowGradient, Softmax, Statistics, Token, gradient, place, real};
 
 /// The statistics of `rows.len()` rows of logits, one after another.
 ///
@@ -25,10 +25,8 @@ pub fn statistics<E: Element>(softmax: Softmax, logits: &[E], rows: &[Token]) ->
         visit_row(arch, softmax, row, token, &mut moments);
         moments.statistics(softmax)
     };
-    match logits.len() >= PARALLEL {
-        true => logits.par_chunks(vocabulary).zip(rows).map(visit).collect(),
-        false => logits.chunks(vocabulary).zip(rows).map(visit).collect(),
-    }
+    let rows = logits.chunks(vocabulary).zip(rows);
+    partition::rows(logits.len(), rows, visit)
 }
 
 fn visit_row<E: Stored>(
@@ -58,7 +56,7 @@ fn visit_row<E: Stored>(
 ///
 /// There are not as many whole rows of logits as `rows`.
 pub fn gradients<E: Element>(logits: &[E], rows: &[RowGradient]) -> Vec<E> {
-    let mut gradients = vec![E::from_f64(0.0); logits.len()];
+    let mut gradients = vec![E::narrow(E::Real::default()); logits.len()];
     let Some(vocabulary) = row_length(logits.len(), rows.len()) else {
         return gradients;
     };
@@ -68,18 +66,10 @@ pub fn gradients<E: Element>(logits: &[E], rows: &[RowGradient]) -> Vec<E> {
         gradients.copy_from_slice(logits);
         replace_row(arch, row, gradients);
     };
-    match logits.len() >= PARALLEL {
-        true => gradients
-            .par_chunks_mut(vocabulary)
-            .zip(logits.par_chunks(vocabulary))
-            .zip(rows)
-            .for_each(replace),
-        false => gradients
-            .chunks_mut(vocabulary)
-            .zip(logits.chunks(vocabulary))
-            .zip(rows)
-            .for_each(replace),
-    }
+    let both = gradients
+        .chunks_mut(vocabulary)
+        .zip(logits.chunks(vocabulary));
+    partition::rows(logits.len(), both.zip(rows), replace);
     gradients
 }
 
@@ -94,13 +84,8 @@ pub fn gradients_in_place<E: Element>(logits: &mut [E], rows: &[RowGradient]) {
     };
     let arch = vector_unit();
     let replace = |(logits, row): (&mut [E], &RowGradient)| replace_row(arch, row, logits);
-    match logits.len() >= PARALLEL {
-        true => logits
-            .par_chunks_mut(vocabulary)
-            .zip(rows)
-            .for_each(replace),
-        false => logits.chunks_mut(vocabulary).zip(rows).for_each(replace),
-    }
+    let count = logits.len();
+    partition::rows(count, logits.chunks_mut(vocabulary).zip(rows), replace);
 }
 
 fn replace_row<E: Stored>(arch: Arch, row: &RowGradient, logits: &mut [E]) {

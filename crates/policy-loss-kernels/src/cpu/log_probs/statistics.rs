@@ -47,28 +47,12 @@ impl Moments {
             self.target = Some((logits[place] * scale).to_f64());
         }
         for block in logits.chunks(BLOCK) {
-            let moments = *self;
+            let at_once = (block, scale, *self);
             *self = match (softmax.entropy, softmax.squares) {
-                (false, false) => arch.dispatch(Visit::<_, false, false> {
-                    block,
-                    scale,
-                    moments,
-                }),
-                (true, false) => arch.dispatch(Visit::<_, true, false> {
-                    block,
-                    scale,
-                    moments,
-                }),
-                (false, true) => arch.dispatch(Visit::<_, false, true> {
-                    block,
-                    scale,
-                    moments,
-                }),
-                (true, true) => arch.dispatch(Visit::<_, true, true> {
-                    block,
-                    scale,
-                    moments,
-                }),
+                (false, false) => arch.dispatch(Visit::<_, false, false>(at_once)),
+                (true, false) => arch.dispatch(Visit::<_, true, false>(at_once)),
+                (false, true) => arch.dispatch(Visit::<_, false, true>(at_once)),
+                (true, true) => arch.dispatch(Visit::<_, true, true>(at_once)),
             };
         }
     }
@@ -110,11 +94,8 @@ impl Moments {
     }
 }
 
-struct Visit<'a, T, const ENTROPY: bool, const SQUARES: bool> {
-    block: &'a [T],
-    scale: T,
-    moments: Moments,
-}
+/// Adds a block, by its scale, to what has been visited.
+struct Visit<'a, T, const ENTROPY: bool, const SQUARES: bool>((&'a [T], T, Moments));
 
 impl<T: Real, const ENTROPY: bool, const SQUARES: bool> WithSimd
     for Visit<'_, T, ENTROPY, SQUARES>
@@ -124,8 +105,9 @@ impl<T: Real, const ENTROPY: bool, const SQUARES: bool> WithSimd
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Moments {
         let lanes = T::lanes(simd);
-        let (vectors, rest) = <T::Lanes<S> as Lanes>::split(self.block);
-        let scale = lanes.splat(self.scale);
+        let Self((block, own_scale, visited)) = self;
+        let (vectors, rest) = <T::Lanes<S> as Lanes>::split(block);
+        let scale = lanes.splat(own_scale);
 
         let mut largest = [lanes.splat(real(f64::NEG_INFINITY)); 4];
         let (quads, single) = vectors.as_chunks::<4>();
@@ -143,14 +125,14 @@ impl<T: Real, const ENTROPY: bool, const SQUARES: bool> WithSimd
         );
         let mut block_shift = lanes.largest(largest);
         for &value in rest {
-            block_shift = block_shift.max((value * self.scale).to_f64());
+            block_shift = block_shift.max((value * own_scale).to_f64());
         }
         // A NaN may have displaced the largest. It reaches the sums below, whatever the shift.
-        let shift = match block_shift > self.moments.shift {
+        let shift = match block_shift > visited.shift {
             true => block_shift,
-            false => self.moments.shift,
+            false => visited.shift,
         };
-        let mut moments = self.moments.shifted(shift);
+        let mut moments = visited.shifted(shift);
 
         // A block of -inf alone has no shift; relative to a very low number it is still -inf.
         let shift = match shift == f64::NEG_INFINITY {
@@ -221,24 +203,17 @@ struct Sums<L: Lanes> {
 impl<L: Lanes> Sums<L> {
     #[inline(always)]
     fn add<const ENTROPY: bool, const SQUARES: bool>(&mut self, lanes: L, logits: L::Vector) {
-        let distance = lanes.sub(lanes.mul(logits, self.scale), self.shift);
+        let mut distance = lanes.sub(lanes.mul(logits, self.scale), self.shift);
         if ENTROPY {
             // A logit of -inf has probability 0, and 0 * -inf would be NaN.
             let low = lanes.splat(L::Real::EXP_IS_ZERO);
-            let distance = lanes.select(lanes.less(distance, low), low, distance);
-            let probability = exp(lanes, distance);
-            self.sum = lanes.add(self.sum, probability);
-            self.weighted = lanes.mul_add(probability, distance, self.weighted);
-            self.square::<SQUARES>(lanes, probability);
-        } else {
-            let probability = exp(lanes, distance);
-            self.sum = lanes.add(self.sum, probability);
-            self.square::<SQUARES>(lanes, probability);
+            distance = lanes.select(lanes.less(distance, low), low, distance);
         }
-    }
-
-    #[inline(always)]
-    fn square<const SQUARES: bool>(&mut self, lanes: L, probability: L::Vector) {
+        let probability = exp(lanes, distance);
+        self.sum = lanes.add(self.sum, probability);
+        if ENTROPY {
+            self.weighted = lanes.mul_add(probability, distance, self.weighted);
+        }
         if SQUARES {
             self.squares = lanes.mul_add(probability, probability, self.squares);
         }
