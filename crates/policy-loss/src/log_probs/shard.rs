@@ -181,10 +181,9 @@ impl<const E: usize> ShardPartials<E> {
     ///
     /// # Errors
     ///
-    /// `largest` has another shape than that of this shard.
+    /// `largest` has another shape than that of this shard, or is on another device.
     pub fn sums(&self, largest: Tensor<1>) -> Result<Tensor<2>, BatchError> {
-        checks::shape("largest", &largest.dims(), &self.largest().dims())?;
-        let largest = largest.without_autodiff();
+        let largest = self.reduced("largest", largest, self.largest().dims())?;
         Ok(match &self.known {
             None => self.place.none([self.rows(), 0]),
             Some(Known::Composed(scaled)) => scaled.sums(largest).without_autodiff(),
@@ -197,12 +196,11 @@ impl<const E: usize> ShardPartials<E> {
     ///
     /// # Errors
     ///
-    /// `largest` or `sums` has another shape than that of this shard.
+    /// `largest` or `sums` has another shape than that of this shard, or is on another device.
     pub fn finish(self, largest: Tensor<1>, sums: Tensor<2>) -> Result<LogProbs<E>, BatchError> {
         let [tokens] = self.largest().dims();
-        checks::shape("largest", &largest.dims(), &[tokens])?;
-        checks::shape("sums", &sums.dims(), &[self.rows(), tokens])?;
-        let (largest, sums) = (largest.without_autodiff(), sums.without_autodiff());
+        let largest = self.reduced("largest", largest, [tokens])?;
+        let sums = self.reduced("sums", sums, [self.rows(), tokens])?;
         let values = match self.known {
             None => return Ok(self.log_probs.of_no_tokens(&self.place)),
             Some(Known::Composed(scaled)) => scaled.values(largest, sums),
@@ -217,6 +215,20 @@ impl<const E: usize> ShardPartials<E> {
             }
         };
         Ok(self.log_probs.split(values, &self.place))
+    }
+
+    /// What was reduced over the shards, in the type that this one computes in: a collective operation
+    /// may have a type of its own.
+    fn reduced<const D: usize>(
+        &self,
+        name: &'static str,
+        tensor: Tensor<D>,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, BatchError> {
+        checks::shape(name, &tensor.dims(), &shape)?;
+        checks::device(name, &tensor.device(), &self.place.device)?;
+        checks::dtype(name, tensor.dtype(), &self.place.device)?;
+        Ok(tensor.without_autodiff().cast(self.place.dtype))
     }
 
     /// How many sums there are of each token.

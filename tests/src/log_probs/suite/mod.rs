@@ -19,7 +19,7 @@ pub mod shards;
 pub mod targets;
 pub mod temperatures;
 
-use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use policy_loss::{Entropy, LinearHead, LogProbs, LogProbsConfig, LogProbsTokens};
 
 use super::case::HeadCase;
@@ -48,6 +48,15 @@ pub struct Outcome {
     /// `[H, V]`, whatever the layout.
     pub weight_gradient: Option<Vec<f64>>,
     pub bias_gradient: Option<Vec<f64>>,
+}
+
+/// A device of another backend.
+pub fn elsewhere(runner: &Runner) -> Device {
+    let device = match runner.backend {
+        "flex" => policy_loss_ndarray::device(),
+        _ => policy_loss_flex::device(),
+    };
+    device.expect("every machine has it")
 }
 
 /// The configuration that a runner asks for.

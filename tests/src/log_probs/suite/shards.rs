@@ -8,7 +8,9 @@ use policy_loss::{
     VocabularyShard,
 };
 
-use super::{HeadCase, config, indices, leaf, of_products, tokens as given, tolerance, weighted};
+use super::{
+    HeadCase, config, elsewhere, indices, leaf, of_products, tokens as given, tolerance, weighted,
+};
 use crate::compare::{Tolerance, assert_all_near};
 use crate::log_probs::oracle;
 use crate::runner::{Runner, values};
@@ -545,6 +547,25 @@ pub fn refused(runner: &Runner) {
         partials.sums(partials.largest()).expect("its own"),
     );
     assert_eq!((largest.dims(), sums.dims()), ([4], [4, 4]), "{runner}");
+    // What was reduced may have another type, and comes from no other device.
+    if runner.exact_dtypes().contains(&DType::F64) {
+        let (largest, sums) = (largest.clone(), sums.clone().cast(DType::F64));
+        let result = partials.clone().finish(largest.cast(DType::F64), sums);
+        let log_probs = result.expect("accepted").log_probs;
+        assert_eq!(log_probs.dtype(), DType::F32, "{runner}");
+    }
+    let there = elsewhere(runner);
+    let error = partials.sums(largest.clone().to_device(&there));
+    let message = error.expect_err("refused").to_string();
+    assert!(
+        message.starts_with("`largest` is on"),
+        "{runner}: {message}"
+    );
+    let result = partials
+        .clone()
+        .finish(largest.clone(), sums.clone().to_device(&there));
+    let message = result.expect_err("refused").to_string();
+    assert!(message.starts_with("`sums` is on"), "{runner}: {message}");
     let short = largest.clone().narrow(0, 0, 3);
     let message = "`largest` has shape [3]; expected [4]";
     seen(partials.sums(short.clone()).err(), message);
