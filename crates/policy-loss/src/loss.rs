@@ -86,7 +86,10 @@ impl PolicyLoss {
     }
 
     /// The implementation that a batch's device has for this objective.
-    fn implementation(&self, batch: &CheckedBatch) -> Result<Implementation, BatchError> {
+    pub(crate) fn implementation(
+        &self,
+        batch: &CheckedBatch,
+    ) -> Result<Implementation, BatchError> {
         let must_be_fused = match self.config.implementation {
             Implementation::Composed => return Ok(Implementation::Composed),
             Implementation::Auto => false,

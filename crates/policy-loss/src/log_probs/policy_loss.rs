@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use super::config::{Entropy, TokenLogProbs};
 #[cfg(feature = "fused")]
 use super::eager;
-use super::{LinearHead, LogProbsTokens};
+use super::{LinearHead, LogProbsTokens, checks};
 use crate::{BatchError, PolicyBatch, PolicyLoss, PolicyLossOutput};
 
 impl PolicyLoss {
@@ -93,13 +93,14 @@ impl PolicyLoss {
                 Tensor::zeros([sequences, tokens], &hidden.device().without_autodiff())
             }
         };
-        let [sequences, tokens] = known.dims();
+        let ([sequences, tokens], device) = (known.dims(), known.device());
         let mut complete = batch.clone();
         complete.log_probs = Some(known.clone());
         if objective.reads_entropies() {
             complete.entropies = Some(known);
         }
-        complete.check(objective)?;
+        self.implementation(&complete.check(objective)?)?;
+        checks::device("hidden", &hidden.device(), &device)?;
         let got = hidden.dims();
         if got[..2] != [sequences, tokens] {
             return Err(BatchError::Shape {

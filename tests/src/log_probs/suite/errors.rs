@@ -6,7 +6,7 @@ use policy_loss::{
     PolicyLossConfig,
 };
 
-use super::{HeadCase, config, indices, is_of_cubecl, leaf, mask};
+use super::{HeadCase, config, elsewhere, indices, is_of_cubecl, leaf, mask};
 use crate::runner::Runner;
 
 /// Shapes that do not fit, each named with what would.
@@ -81,6 +81,15 @@ pub fn shapes(runner: &Runner) {
     assert_eq!(policy([2, 2, 3], 2), Ok(()));
     refused(policy([2, 2, 3], 3), "targets", "[2, 2]");
     refused(policy([2, 3, 3], 2), "hidden", "[2, 2, H]");
+
+    // Hidden states on another device than the batch, before anything is multiplied.
+    let there = elsewhere(runner);
+    let hidden = Tensor::<3>::zeros([2, 2, 3], &there);
+    let batch = PolicyBatch::without_log_probs(floats([2, 2]), floats([2, 2]));
+    let targets = indices(runner, &[0; 4], [2, 2]);
+    let result = loss.forward_linear(&log_probs, hidden, &head, targets, batch);
+    let message = result.map(drop).expect_err("refused").to_string();
+    assert!(message.starts_with("`hidden` is on"), "{message}");
 
     // A mask comes once.
     let twice = |in_batch: bool, in_tokens: bool| {
