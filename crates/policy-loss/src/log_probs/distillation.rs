@@ -237,6 +237,16 @@ impl<const D: usize> TokenDistributions<D> {
         }
     }
 
+    /// Fails unless the device computes them; found before any token is chosen.
+    fn check(&self, name: &'static str, device: &Device) -> Result<(), BatchError> {
+        checks::device(name, &self.rows.device(), device)?;
+        checks::dtype(name, self.rows.dtype(), device)?;
+        match &self.head {
+            Some(head) => checks::head(head, self.rows.dims()[D - 1], device),
+            None => Ok(()),
+        }
+    }
+
     /// The same values outside of autodiff.
     fn without_autodiff(self) -> Self {
         Self {
@@ -373,13 +383,12 @@ impl Distillation {
             });
         }
         let outer = outer::<D, E>(&student.rows);
-        let device = student.rows.device();
+        let plain = student.rows.device().without_autodiff();
         let mut expected = student.rows.dims();
         expected[D - 1] = teacher.rows.dims()[D - 1];
         checks::shape("teacher", &teacher.rows.dims(), &expected)?;
-        let plain = device.clone().without_autodiff();
-        let elsewhere = teacher.rows.device().without_autodiff();
-        checks::device("teacher", &elsewhere, &plain)?;
+        student.check("student", &plain)?;
+        teacher.check("teacher", &plain)?;
         let (vocabulary, other) = (student.vocabulary(), teacher.vocabulary());
         if vocabulary != other {
             return Err(BatchError::OutOfRange {
@@ -448,13 +457,15 @@ impl Distillation {
         expected[D - 1] = words.max(1);
         checks::shape("teacher.ids", &teacher.ids.dims(), &expected)?;
         checks::shape("teacher.log_probs", &teacher.log_probs.dims(), &expected)?;
+        student.check("student", &plain)?;
         let (ids, log_probs) = (
-            as_indices(teacher.ids.without_autodiff()),
+            teacher.ids.without_autodiff(),
             teacher.log_probs.without_autodiff(),
         );
         checks::device("teacher.ids", &ids.device(), &plain)?;
         checks::device("teacher.log_probs", &log_probs.device(), &plain)?;
         checks::dtype("teacher.log_probs", log_probs.dtype(), &plain)?;
+        let ids = as_indices(ids);
         let chosen = Chosen::new(outer, action_mask.into(), &plain)?;
         let (work, place) = student.prepare(&chosen)?;
         let place = chosen.place(outer, place);
