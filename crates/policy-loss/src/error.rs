@@ -140,6 +140,19 @@ pub enum BatchError {
     /// Metrics of different objectives do not add up.
     #[error("these metrics belong to different objectives; accepted: metrics of one objective")]
     Merge,
+    /// Metrics or inspections on different devices do not add up there.
+    #[error(
+        "`{tensor}` is on {got}, but what it is merged with is on {expected}; add up what is read of \
+         them (`sums`, `read`)"
+    )]
+    MergeDevices {
+        /// What was to be merged.
+        tensor: &'static str,
+        /// The device of what was to be added.
+        got: String,
+        /// The device of what it was to be added to.
+        expected: String,
+    },
     /// The fused implementation was asked for an objective that it does not cover.
     #[error(
         "`implementation` is fused, which does not cover `{part}` on {device}; accepted for this \

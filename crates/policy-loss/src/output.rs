@@ -184,10 +184,10 @@ pub(crate) fn below(
 ) -> Result<Tensor<2>, BatchError> {
     let (expected, got) = (one.device(), other.device());
     if expected != got {
-        return Err(BatchError::Device {
+        return Err(BatchError::MergeDevices {
             tensor,
-            expected: describe(&expected),
             got: describe(&got),
+            expected: describe(&expected),
         });
     }
     let other = other.clone().cast(one.dtype());

@@ -261,7 +261,7 @@ pub fn other_metrics_are_not_merged(runner: &Runner) {
     assert!(
         matches!(
             error,
-            BatchError::Device {
+            BatchError::MergeDevices {
                 tensor: "metrics",
                 ..
             }
