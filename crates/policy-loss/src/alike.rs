@@ -32,7 +32,7 @@ impl Alike {
     pub fn mask(&self, mask: Option<Tensor<2, Bool>>) -> Result<Tensor<2, Bool>, BatchError> {
         let Some(mask) = mask else {
             let device = self.device.clone().without_autodiff();
-            return Ok(Tensor::<2>::zeros(self.shape, &device).equal_elem(0));
+            return Ok(Tensor::ones(self.shape, &device));
         };
         self.shape("action_mask", &mask.dims(), &self.shape)?;
         self.device("action_mask", &mask.device())?;
@@ -80,4 +80,18 @@ impl Alike {
             expected: describe(&self.device),
         })
     }
+}
+
+/// What something needs.
+pub(crate) fn needed<E>(
+    given: Option<E>,
+    tensor: &'static str,
+    needed_by: &'static str,
+    add_with: &'static str,
+) -> Result<E, BatchError> {
+    given.ok_or(BatchError::Missing {
+        tensor,
+        needed_by,
+        add_with,
+    })
 }

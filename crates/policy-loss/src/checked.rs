@@ -2,6 +2,7 @@
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
+use crate::alike::needed;
 use crate::device::{computes, describe, dtypes, names};
 use crate::packed::Packing;
 use crate::prompts::Prompts;
@@ -12,13 +13,12 @@ use crate::{
 impl PolicyBatch {
     /// Every check, none of which touches the device's queue.
     pub(crate) fn check(self, objective: &Objective) -> Result<CheckedBatch, BatchError> {
-        let Some(log_probs) = self.log_probs else {
-            return Err(BatchError::Missing {
-                tensor: "log_probs",
-                needed_by: "every method but `PolicyLoss::forward_linear`, which computes them,",
-                add_with: "PolicyBatch::new` or `PolicyBatch::on_policy",
-            });
-        };
+        let log_probs = needed(
+            self.log_probs,
+            "log_probs",
+            "every method but `PolicyLoss::forward_linear`, which computes them,",
+            "PolicyBatch::new` or `PolicyBatch::on_policy",
+        )?;
         let shape = log_probs.dims();
         let device = log_probs.device();
         let floats = [
@@ -48,24 +48,22 @@ impl PolicyBatch {
         };
         let sequences = packing.as_ref().map_or(shape[0], Packing::sequences);
         let advantages = check_advantages(self.advantages, shape, packing.as_ref(), &device)?;
-        let rollout_log_probs = needed(
-            self.rollout_log_probs,
-            needs_rollout(objective),
-            "rollout_log_probs",
-            "PolicyBatch::with_rollout_log_probs",
-        )?;
-        let ref_log_probs = needed(
-            self.ref_log_probs,
-            reads_reference(objective).then_some("`kl_penalty`"),
-            "ref_log_probs",
-            "PolicyBatch::with_ref_log_probs",
-        )?;
-        let entropies = needed(
-            self.entropies,
-            needs_entropies(objective),
-            "entropies",
-            "PolicyBatch::with_entropies",
-        )?;
+        // What nothing reads is left out.
+        let rollout_log_probs = needs_rollout(objective).map(|by| {
+            let add = "PolicyBatch::with_rollout_log_probs";
+            needed(self.rollout_log_probs, "rollout_log_probs", by, add)
+        });
+        let ref_log_probs = reads_reference(objective).then(|| {
+            let add = "PolicyBatch::with_ref_log_probs";
+            needed(self.ref_log_probs, "ref_log_probs", "`kl_penalty`", add)
+        });
+        let entropies = needs_entropies(objective).map(|by| {
+            let add = "PolicyBatch::with_entropies";
+            needed(self.entropies, "entropies", by, add)
+        });
+        let rollout_log_probs = rollout_log_probs.transpose()?;
+        let ref_log_probs = ref_log_probs.transpose()?;
+        let entropies = entropies.transpose()?;
         let scale = match self.totals {
             Some(totals) => Some(totals.scale(objective.reduction)?),
             None => None,
@@ -134,24 +132,6 @@ impl CheckedBatch {
     /// Whether there is no token at all: `B` or `T` is 0.
     pub fn is_empty(&self) -> bool {
         self.log_probs.dims().contains(&0)
-    }
-}
-
-/// The tensor where something needs it, and none where nothing reads it.
-fn needed(
-    tensor: Option<Tensor<2>>,
-    needed_by: Option<&'static str>,
-    name: &'static str,
-    add_with: &'static str,
-) -> Result<Option<Tensor<2>>, BatchError> {
-    match (needed_by, tensor) {
-        (None, _) => Ok(None),
-        (Some(_), Some(tensor)) => Ok(Some(tensor)),
-        (Some(needed_by), None) => Err(BatchError::Missing {
-            tensor: name,
-            needed_by,
-            add_with,
-        }),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::checked::CheckedBatch;
 use crate::composed::kl::{expm1, k3};
 use crate::composed::ratio::limited;
 use crate::composed::{arithmetic, valid_tokens};
-use crate::valid::Valid;
+use crate::valid::{Valid, sum_per_row};
 use crate::{BatchError, PolicyBatch, PolicyLossConfig, RolloutCorrection, RolloutWeight};
 
 /// Declares the diagnostics once, as tensors and as numbers.
@@ -142,7 +142,7 @@ impl PolicyBatch {
         let mean_of_sequences =
             |x: Tensor<2>| valid.select(x).sum() / valid.sequences.clone().clamp_min(1);
         let exp_mean = |x: Tensor<2>| mean_of_sequences(valid.mean_per_sequence(x).exp());
-        let sum = valid.sum_per_sequence(gap.clone());
+        let sum = sum_per_row(gap.clone());
         let sequence_rho = limited(sum).exp();
         let any = valid.total.clone().clamp_max(1);
         let nothing = square.clone().equal_elem(0);

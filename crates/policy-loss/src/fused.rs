@@ -79,7 +79,7 @@ mod with_kernels {
         let dtype = arithmetic(batch.log_probs.dtype());
         // Half precision is widened first: the kernel's gradient is then f32, autodiff rounds it once,
         // on the way out, and loss scaling reaches it before that.
-        let log_probs = in_type(batch.log_probs.clone(), dtype);
+        let log_probs = batch.log_probs.clone().cast(dtype);
         let of_many = OfManyTokens {
             objective,
             batch: &batch,
@@ -104,13 +104,13 @@ mod with_kernels {
             None => Tensor::<2, Bool>::from_data([[true]], &old_log_probs.device()),
         };
         let unread = Tensor::<2>::empty([1, 1], (&old_log_probs.device(), dtype));
-        let constant_in_type = |x: Tensor<2>| in_type(x.without_autodiff(), dtype);
+        let constant_in_type = |x: Tensor<2>| x.without_autodiff().cast(dtype);
         let rollout_log_probs = batch.rollout_log_probs.map(Tensor::without_autodiff);
         let ref_log_probs = batch.ref_log_probs.map(constant_in_type);
         let entropies = match batch.entropies {
             // An entropy mask alone gives them no gradient.
             Some(entropies) => match objective.entropy_bonus {
-                Some(_) => in_type(entropies, dtype),
+                Some(_) => entropies.cast(dtype),
                 None => constant_in_type(entropies),
             },
             None => unread.clone(),
@@ -172,7 +172,7 @@ mod with_kernels {
         }
 
         fn constant(&self, x: &Tensor<2>) -> Tensor<2> {
-            in_type(x.clone().without_autodiff(), self.dtype)
+            x.clone().without_autodiff().cast(self.dtype)
         }
 
         fn old_log_probs(&self) -> Tensor<2> {
@@ -259,13 +259,6 @@ mod with_kernels {
                 .map(|filter| is_filtered(filter, &mismatch, valid))
                 .reduce(Tensor::bool_or)
                 .map(|rejected| rejected.float().cast(self.dtype))
-        }
-    }
-
-    fn in_type(x: Tensor<2>, dtype: DType) -> Tensor<2> {
-        match x.dtype() == dtype {
-            true => x,
-            false => x.cast(dtype),
         }
     }
 }

@@ -7,7 +7,7 @@ use policy_loss_kernels::objective::check::{not_negative, positive, share, unit}
 use serde::{Deserialize, Serialize};
 
 use crate::advantages::backwards;
-use crate::alike::Alike;
+use crate::alike::{Alike, needed};
 use crate::composed::arithmetic;
 use crate::device::describe;
 use crate::valid::Valid;
@@ -328,17 +328,14 @@ impl TeacherSignal {
         };
         alike.tokens("log_probs", &batch.log_probs)?;
         alike.tokens("teacher_log_probs", &batch.teacher_log_probs)?;
-        let advantages = match (batch.advantages, self.config) {
-            (Some(advantages), _) => Some(column(advantages, &alike)?),
-            (None, TeacherSignalConfig::ReverseKl(_)) => None,
-            (None, TeacherSignalConfig::Factor(_)) => {
-                return Err(BatchError::Missing {
-                    tensor: "advantages",
-                    needed_by: "a factor of them",
-                    add_with: "TeacherBatch::with_advantages",
-                });
+        let advantages = match self.config {
+            TeacherSignalConfig::ReverseKl(_) => batch.advantages,
+            TeacherSignalConfig::Factor(_) => {
+                let (by, add) = ("a factor of them", "TeacherBatch::with_advantages");
+                Some(needed(batch.advantages, "advantages", by, add)?)
             }
         };
+        let advantages = advantages.map(|given| column(given, &alike)).transpose()?;
         let mask = alike.mask(batch.action_mask)?;
 
         let dtype = arithmetic(batch.log_probs.dtype());

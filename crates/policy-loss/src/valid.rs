@@ -117,11 +117,6 @@ impl Valid {
         as_numbers(&self.tokens, self.total.dtype())
     }
 
-    /// The sum over the valid tokens of each sequence, `[B, 1]`.
-    pub fn sum_per_sequence(&self, selected: Tensor<2>) -> Tensor<2> {
-        sum_per_row(selected)
-    }
-
     /// The largest value among the valid tokens of each sequence, `[B, 1]`; 0 where there is none.
     pub fn max_per_sequence(&self, x: Tensor<2>) -> Tensor<2> {
         let largest = largest_per_row(x.mask_fill(self.padding.clone(), f32::MIN));

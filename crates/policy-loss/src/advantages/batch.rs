@@ -7,7 +7,7 @@ use super::{
     TokenBaseline, token_baseline::Evidence,
 };
 use crate::BatchError;
-use crate::alike::Alike;
+use crate::alike::{Alike, needed};
 
 /// One batch of `B` sequences of `T` tokens, to estimate advantages for.
 ///
@@ -287,19 +287,6 @@ impl AdvantageBatch {
             Rewards::Sequence(_) => None,
         })
     }
-}
-
-fn needed<E>(
-    given: Option<E>,
-    tensor: &'static str,
-    needed_by: &'static str,
-    add_with: &'static str,
-) -> Result<E, BatchError> {
-    given.ok_or(BatchError::Missing {
-        tensor,
-        needed_by,
-        add_with,
-    })
 }
 
 /// A batch that has passed every check, with what its estimator reads.

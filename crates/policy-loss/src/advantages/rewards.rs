@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::Rewards;
-use crate::valid::{Valid, largest_per_row, places};
+use crate::valid::{Valid, largest_per_row, places, sum_per_row};
 
 /// `[B, T]`, 0 at padding. The reward of a sequence stands at its last valid token.
 pub(crate) fn per_token(rewards: Rewards, valid: &Valid) -> Tensor<2> {
@@ -24,7 +24,7 @@ pub(crate) fn per_token(rewards: Rewards, valid: &Valid) -> Tensor<2> {
 /// `[B, 1]`, the sum over the valid tokens of each sequence.
 pub(super) fn per_sequence(rewards: Rewards, valid: &Valid) -> Tensor<2> {
     match rewards {
-        Rewards::Token(rewards) => valid.sum_per_sequence(valid.select(rewards)),
+        Rewards::Token(rewards) => sum_per_row(valid.select(rewards)),
         Rewards::Sequence(rewards) => {
             let [batch, _] = valid.tokens.dims();
             // A mask of one column is itself one value a sequence.

@@ -271,7 +271,7 @@ pub(crate) fn valid_tokens(
 ) -> Valid {
     let all = || {
         let device = log_probs.device().without_autodiff();
-        Tensor::<2>::zeros(log_probs.dims(), &device).equal_elem(0)
+        Tensor::ones(log_probs.dims(), &device)
     };
     Valid::new(action_mask.unwrap_or_else(all), dtype)
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{Bool, Tensor};
 use policy_loss_kernels::objective::LOG_RATIO_LIMIT;
 
-use crate::valid::Valid;
+use crate::valid::{Valid, sum_per_row};
 use crate::{Bounds, Ratio, RatioLevel};
 
 /// `r` of a log-ratio `[B, T]` that is 0 at padding: `[B, T]`, or `[B, 1]` where a sequence shares
@@ -17,7 +17,7 @@ pub(crate) fn ratio(
     match ratio.level {
         RatioLevel::Token => limited(log_ratio).exp(),
         RatioLevel::Sequence => limited(valid.mean_per_sequence(log_ratio)).exp(),
-        RatioLevel::SequenceSum => limited(valid.sum_per_sequence(log_ratio)).exp(),
+        RatioLevel::SequenceSum => limited(sum_per_row(log_ratio)).exp(),
         RatioLevel::Segment => limited(valid.mean_per_segment(log_ratio)).exp(),
         RatioLevel::SequenceToken => {
             let constant = log_probs.clone().without_autodiff();

@@ -4,7 +4,7 @@ use burn::tensor::{Bool, Tensor};
 
 use super::kl::{expm1, k2, k3};
 use super::ratio::{is_moved_into, is_within, limited, moved_into};
-use crate::valid::{Valid, total};
+use crate::valid::{Valid, sum_per_row, total};
 use crate::{
     Filter, FilterEstimator, FilterLevel, LEAST_PROBABILITY, RolloutCorrection, RolloutWeight,
     WeightLevel, WeightMode,
@@ -116,7 +116,7 @@ fn bounded_ratio(weight: RolloutWeight, gap: Tensor<2>, valid: &Valid) -> Bounde
     let shape = gap.dims();
     let rho = match weight.level {
         WeightLevel::Token => gap.exp(),
-        WeightLevel::Sequence => limited(valid.sum_per_sequence(gap)).exp(),
+        WeightLevel::Sequence => limited(sum_per_row(gap)).exp(),
         WeightLevel::Geometric => limited(valid.mean_per_sequence(gap)).exp(),
     };
     let rho = rho.expand(shape);
@@ -189,7 +189,7 @@ pub(crate) fn is_filtered(filter: Filter, mismatch: &Mismatch, valid: &Valid) ->
     };
     let statistic = match filter.level {
         FilterLevel::Token => estimate,
-        FilterLevel::SequenceSum => valid.sum_per_sequence(estimate),
+        FilterLevel::SequenceSum => sum_per_row(estimate),
         FilterLevel::SequenceMean => valid.mean_per_sequence(estimate),
         FilterLevel::SequenceMax => valid.max_per_sequence(estimate),
         FilterLevel::SegmentMean => valid.mean_per_segment(estimate),

@@ -8,7 +8,7 @@ use policy_loss_kernels::objective::{
 use super::kl::expm1;
 use super::ratio::{is_moved_into, limited, moved_into};
 use crate::order::in_order;
-use crate::valid::{Moments, Valid, largest};
+use crate::valid::{Moments, Valid, largest, sum_per_row};
 use crate::{
     Clip, CovarianceClip, CovariancePenalty, Divergence, DynamicClip, GammaWeight, GeometricMean,
     GradientPreservingClip, ImportanceWeight, PolicyGradient, SecondMomentClip, SecondMomentMask,
@@ -321,7 +321,7 @@ impl Formula for GammaWeight {
     fn of(&self, tokens: &Tokens) -> SurrogateOutput {
         let shape = tokens.shape();
         let bounded = limited(tokens.log_ratio.clone().without_autodiff());
-        let sum = tokens.valid.sum_per_sequence(bounded);
+        let sum = sum_per_row(bounded);
         let log_ratio = sum.clamp(LEAST_LOG_RATIO, LOG_RATIO_LIMIT);
         let phi = |k: f64, lambda: f64| -> Tensor<2> {
             let exponent = log_ratio.clone() * k - expm1(log_ratio.clone()) * lambda;

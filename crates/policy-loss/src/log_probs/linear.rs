@@ -1,6 +1,6 @@
 //! Log-probs of hidden states, without their logits.
 
-use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::config::{HalfProducts, TokenLogProbs};
 use super::plan::Plane;
@@ -192,7 +192,7 @@ impl TokenLogProbs {
             false => wide,
         };
         let bias = match &head.bias {
-            Some(bias) => one_type(bias.clone(), wide),
+            Some(bias) => bias.clone().cast(wide),
             None => Tensor::zeros([1], (&plain, wide)),
         };
         let [tokens, width] = hidden.dims();
@@ -213,8 +213,8 @@ impl TokenLogProbs {
                 ..self.plan(plane, shard, &plain)
             },
             head: Head {
-                hidden: one_type(hidden, dtype),
-                weight: one_type(head.weight.clone(), dtype),
+                hidden: hidden.cast(dtype),
+                weight: head.weight.clone().cast(dtype),
                 bias,
             },
             tokens: Tokens {
@@ -259,13 +259,6 @@ pub(super) fn scattered(
 /// Exactly 0, whatever stood there, in the same graph.
 pub(super) fn emptied<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     let plain = tensor.device().without_autodiff();
-    let everywhere = Tensor::<D>::zeros(tensor.dims(), &plain).equal_elem(0.0);
+    let everywhere = Tensor::<D, Bool>::ones(tensor.dims(), &plain);
     tensor.mask_fill(everywhere, 0.0)
-}
-
-fn one_type<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Tensor<D> {
-    match tensor.dtype() == dtype {
-        true => tensor,
-        false => tensor.cast(dtype),
-    }
 }

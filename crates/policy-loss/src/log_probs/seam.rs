@@ -376,11 +376,7 @@ mod connected {
                 true => Tensor::cat(self.hidden, 0),
                 false => Tensor::zeros([1, 1], (&self.weight.device(), head.hidden.dtype())),
             };
-            let weight_type = head.weight.dtype();
-            let weight = match self.weight.dtype() == weight_type {
-                true => self.weight,
-                false => self.weight.cast(weight_type),
-            };
+            let weight = self.weight.cast(head.weight.dtype());
             let gradients = HeadGradients {
                 hidden: hidden.into_dispatch(),
                 weight: weight.into_dispatch(),

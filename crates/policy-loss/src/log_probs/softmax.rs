@@ -7,6 +7,7 @@ use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice};
 
 use super::VocabularyShard;
+use super::chunked::cast;
 use super::ops::{RowStatistics, Settings, TokenTensors};
 use crate::composed::arithmetic;
 
@@ -136,8 +137,5 @@ pub fn scaled<B: Backend>(logits: FloatTensor<B>, scales: &FloatTensor<B>) -> Fl
 /// In the type of the arithmetic.
 pub fn widened<B: Backend>(logits: FloatTensor<B>) -> FloatTensor<B> {
     let wide = arithmetic(logits.dtype());
-    match logits.dtype() == wide {
-        true => logits,
-        false => B::float_cast(logits, wide.into()),
-    }
+    cast::<B>(logits, wide)
 }

@@ -3,7 +3,7 @@
 use burn::tensor::{Bool, Tensor};
 
 use super::ValueLossConfig;
-use crate::alike::Alike;
+use crate::alike::{Alike, needed};
 use crate::{BatchError, GlobalTotals};
 
 /// One batch of `B` sequences of `T` tokens.
@@ -70,11 +70,10 @@ impl ValueBatch {
         }
         let action_mask = alike.mask(self.action_mask)?;
         let old_values = match config.clip {
-            Some(_) => Some(self.old_values.ok_or(BatchError::Missing {
-                tensor: "old_values",
-                needed_by: "`clip`",
-                add_with: "ValueBatch::with_old_values",
-            })?),
+            Some(_) => {
+                let add = "ValueBatch::with_old_values";
+                Some(needed(self.old_values, "old_values", "`clip`", add)?)
+            }
             None => None,
         };
         let scale = match self.totals {
