@@ -2,7 +2,10 @@
 
 #[cfg(any(feature = "flex", feature = "ndarray", feature = "wgpu"))]
 use burn::backend::DispatchDevice;
-use burn::tensor::{DType, Device};
+use burn::tensor::kind::Basic;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use crate::BatchError;
 
 /// The float types, widest first.
 const FLOATS: [DType; 4] = [DType::F64, DType::F32, DType::F16, DType::BF16];
@@ -93,6 +96,19 @@ pub fn computes(device: &Device, dtype: DType) -> bool {
         },
         _ => FLOATS.contains(&dtype) && device.supports_dtype(dtype),
     }
+}
+
+/// The numbers of a tensor, for a check.
+pub(crate) fn read_back<const D: usize, K: Basic>(
+    tensor: &'static str,
+    x: Tensor<D, K>,
+) -> Result<TensorData, BatchError> {
+    let device = x.device();
+    x.try_into_data().map_err(|error| BatchError::Read {
+        tensor,
+        device: describe(&device),
+        message: error.to_string(),
+    })
 }
 
 /// A short name for messages.

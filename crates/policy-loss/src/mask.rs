@@ -5,7 +5,7 @@ use burn::tensor::{Bool, Device, Tensor, TensorData};
 use crate::BatchError;
 use crate::alike::Alike;
 use crate::composed::arithmetic;
-use crate::device::describe;
+use crate::device::read_back;
 use crate::valid::Moments;
 
 /// Turns a mask of bools, integers or floats, on the host, into the mask of a
@@ -61,11 +61,7 @@ pub fn action_mask(data: TensorData, device: &Device) -> Result<Tensor<2, Bool>,
 /// As [`action_mask`], and a device that fails to deliver the mask.
 pub fn action_mask_from_tensor(mask: Tensor<2>) -> Result<Tensor<2, Bool>, BatchError> {
     let device = mask.device();
-    let data = mask.try_into_data().map_err(|error| BatchError::Read {
-        tensor: "action_mask",
-        device: describe(&device),
-        message: error.to_string(),
-    })?;
+    let data = read_back("action_mask", mask)?;
     action_mask(data, &device.without_autodiff())
 }
 

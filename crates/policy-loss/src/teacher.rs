@@ -1,15 +1,13 @@
 //! What a teacher's log-probs do to the advantages: on-policy distillation before the loss.
 
-use std::fmt::Display;
-
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Bool, Tensor};
 use policy_loss_kernels::objective::check::{not_negative, positive, share, unit};
 use serde::{Deserialize, Serialize};
 
 use crate::advantages::backwards;
 use crate::alike::{Alike, needed};
 use crate::composed::arithmetic;
-use crate::device::describe;
+use crate::device::read_back;
 use crate::valid::Valid;
 use crate::{Advantages, BatchError, ConfigError};
 
@@ -385,17 +383,13 @@ fn column(advantages: Advantages, alike: &Alike) -> Result<Tensor<2>, BatchError
 
 /// Finds a valid token that the teacher has no finite log-prob for.
 fn refuse_missing(teacher: &Tensor<2>, valid: &Valid) -> Result<(), BatchError> {
-    let read = |result: Result<TensorData, _>| match result {
-        Ok(data) => Ok(data),
-        Err(error) => Err(unreadable(&teacher.device(), error)),
-    };
     let selected = valid.select(teacher.clone());
     let missing = valid.count(selected.clone().is_finite().bool_not());
-    let count = read(missing.try_into_data())?;
+    let count = read_back("teacher_log_probs", missing)?;
     if count.iter::<f64>().all(|count| count == 0.0) {
         return Ok(());
     }
-    let values = read(selected.try_into_data())?;
+    let values = read_back("teacher_log_probs", selected)?;
     let mut values = values.iter::<f64>().enumerate();
     match values.find(|(_, value)| !value.is_finite()) {
         Some((index, value)) => Err(BatchError::NotFinite {
@@ -405,13 +399,5 @@ fn refuse_missing(teacher: &Tensor<2>, valid: &Valid) -> Result<(), BatchError> 
             accepted: "finite log-probs; mask tokens that the teacher has not scored",
         }),
         None => Ok(()),
-    }
-}
-
-fn unreadable(device: &Device, error: impl Display) -> BatchError {
-    BatchError::Read {
-        tensor: "teacher_log_probs",
-        device: describe(device),
-        message: error.to_string(),
     }
 }

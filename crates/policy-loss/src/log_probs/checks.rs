@@ -1,11 +1,11 @@
 //! Every check of what goes in. None but those of the values of targets and temperatures touches the
 //! device's queue.
 
-use burn::tensor::{Bool, DType, Device, Int, Tensor};
+use burn::tensor::{Bool, DType, Device, Tensor};
 
-use super::{LinearHead, VocabularyShard};
+use super::{LinearHead, LogProbsTokens, VocabularyShard};
 use crate::BatchError;
-use crate::device::{computes, describe, dtypes, names};
+use crate::device::{computes, describe, dtypes, names, read_back};
 
 /// Fails unless the shape is the expected one.
 pub fn shape(tensor: &'static str, got: &[usize], expected: &[usize]) -> Result<(), BatchError> {
@@ -87,16 +87,11 @@ pub fn vocabulary(shard: Option<VocabularyShard>, here: usize) -> Result<usize, 
 }
 
 /// The indices of the valid tokens, read back from the device; absent where all are valid.
-pub fn valid_tokens(mask: &Tensor<1, Bool>) -> Result<Option<Vec<usize>>, BatchError> {
-    let data = mask
-        .clone()
-        .without_autodiff()
-        .try_into_data()
-        .map_err(|error| BatchError::Read {
-            tensor: "action_mask",
-            device: describe(&mask.device()),
-            message: error.to_string(),
-        })?;
+pub fn valid_tokens(mask: Option<&Tensor<1, Bool>>) -> Result<Option<Vec<usize>>, BatchError> {
+    let Some(mask) = mask else {
+        return Ok(None);
+    };
+    let data = read_back("action_mask", mask.clone())?;
     let valid: Vec<usize> = data
         .iter::<bool>()
         .enumerate()
@@ -105,55 +100,35 @@ pub fn valid_tokens(mask: &Tensor<1, Bool>) -> Result<Option<Vec<usize>>, BatchE
     Ok((valid.len() < mask.dims()[0]).then_some(valid))
 }
 
-/// Reads temperatures back, and fails where a valid one is not finite or not above 0.
-pub fn temperature_values(
-    temperatures: &Tensor<1>,
-    valid: Option<&[usize]>,
-) -> Result<(), BatchError> {
-    let data = temperatures
-        .clone()
-        .try_into_data()
-        .map_err(|error| BatchError::Read {
-            tensor: "temperatures",
-            device: describe(&temperatures.device()),
-            message: error.to_string(),
-        })?;
-    let is_valid = |index: &usize| valid.is_none_or(|valid| valid.binary_search(index).is_ok());
-    for (index, value) in data.iter::<f64>().enumerate() {
-        if !(value.is_finite() && value > 0.0) && is_valid(&index) {
-            return Err(BatchError::OutOfRange {
-                field: "temperatures",
-                value: format!("{value} at flat index {index}"),
-                accepted: "finite numbers above 0".into(),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Reads targets back, and fails where a valid one is not in the vocabulary.
-pub fn target_values(
-    targets: &Tensor<1, Int>,
+/// Reads targets and temperatures back, and fails where a valid token has a target that is not in the
+/// vocabulary, or a temperature that is not finite or not above 0.
+pub fn values(
+    tokens: &LogProbsTokens<1>,
     valid: Option<&[usize]>,
     vocabulary: usize,
 ) -> Result<(), BatchError> {
-    let data = targets
-        .clone()
-        .without_autodiff()
-        .try_into_data()
-        .map_err(|error| BatchError::Read {
-            tensor: "targets",
-            device: describe(&targets.device()),
-            message: error.to_string(),
-        })?;
-    let is_valid = |index: &usize| valid.is_none_or(|valid| valid.binary_search(index).is_ok());
-    for (index, value) in data.iter::<i64>().enumerate() {
+    let is_valid = |index: usize| valid.is_none_or(|valid| valid.binary_search(&index).is_ok());
+    let targets = read_back("targets", tokens.targets.clone())?;
+    for (index, value) in targets.iter::<i64>().enumerate() {
         let known = usize::try_from(value).is_ok_and(|value| value < vocabulary);
-        if !known && is_valid(&index) {
+        if !known && is_valid(index) {
             return Err(BatchError::Target {
                 value,
                 index,
                 vocabulary,
+            });
+        }
+    }
+    let Some(temperatures) = &tokens.temperatures else {
+        return Ok(());
+    };
+    let temperatures = read_back("temperatures", temperatures.clone())?;
+    for (index, value) in temperatures.iter::<f64>().enumerate() {
+        if !(value.is_finite() && value > 0.0) && is_valid(index) {
+            return Err(BatchError::OutOfRange {
+                field: "temperatures",
+                value: format!("{value} at flat index {index}"),
+                accepted: "finite numbers above 0".into(),
             });
         }
     }

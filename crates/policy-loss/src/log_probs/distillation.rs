@@ -542,12 +542,12 @@ impl Chosen {
         plain: &Device,
     ) -> Result<Self, BatchError> {
         let count = outer.iter().product();
-        let mut valid = None;
-        if let Some(mask) = mask {
+        if let Some(mask) = &mask {
             checks::shape("action_mask", &mask.dims(), &outer)?;
-            checks::device("action_mask", &mask.device().without_autodiff(), plain)?;
-            valid = checks::valid_tokens(&mask.reshape([count]))?;
+            checks::device("action_mask", &mask.device(), plain)?;
         }
+        let mask = mask.map(|mask| mask.reshape([count]));
+        let mut valid = checks::valid_tokens(mask.as_ref())?;
         let is_empty = valid.as_ref().is_some_and(Vec::is_empty);
         if is_empty {
             valid = Some(vec![0]);

@@ -141,16 +141,9 @@ impl TokenLogProbs {
         let [_, words] = head.dims();
         let vocabulary = checks::vocabulary(shard, words)?;
         let device = hidden.device();
-        let targets = tokens.targets;
-        let mut valid = match &tokens.action_mask {
-            Some(mask) => checks::valid_tokens(mask)?,
-            None => None,
-        };
+        let mut valid = checks::valid_tokens(tokens.action_mask.as_ref())?;
         if self.config.check_targets {
-            checks::target_values(&targets, valid.as_deref(), vocabulary)?;
-            if let Some(temperatures) = &tokens.temperatures {
-                checks::temperature_values(temperatures, valid.as_deref())?;
-            }
+            checks::values(&tokens, valid.as_deref(), vocabulary)?;
         }
         let mut temperatures = tokens.temperatures;
         let is_empty = valid.as_ref().is_some_and(Vec::is_empty);
@@ -170,7 +163,7 @@ impl TokenLogProbs {
             let shape = [valid.len()];
             Tensor::<1, Int>::from_data(TensorData::new(valid, shape), &plain)
         });
-        let targets = as_indices(targets.without_autodiff());
+        let targets = as_indices(tokens.targets.without_autodiff());
         let (hidden, targets) = match &places {
             Some(places) => (
                 hidden.select(0, places.clone()),

@@ -95,21 +95,10 @@ impl TokenLogProbs {
         if count == 0 {
             return Ok((None, place));
         }
-        let LogProbsTokens {
-            targets,
-            action_mask,
-            kept_tokens,
-            temperatures,
-        } = tokens.flat();
+        let tokens = tokens.flat();
         if self.config.check_targets {
-            let valid = match &action_mask {
-                Some(mask) => checks::valid_tokens(mask)?,
-                None => None,
-            };
-            checks::target_values(&targets, valid.as_deref(), vocabulary)?;
-            if let Some(temperatures) = &temperatures {
-                checks::temperature_values(temperatures, valid.as_deref())?;
-            }
+            let valid = checks::valid_tokens(tokens.action_mask.as_ref())?;
+            checks::values(&tokens, valid.as_deref(), vocabulary)?;
         }
         let plane = Plane {
             tokens: count,
@@ -121,12 +110,12 @@ impl TokenLogProbs {
         };
         let plan = self.plan(plane, shard, &device);
         let logits: Tensor<2> = logits.reshape([count, words]);
-        place.masked = action_mask.map(Tensor::bool_not);
+        place.masked = tokens.action_mask.map(Tensor::bool_not);
         let plain = device.without_autodiff();
         let tokens = Tokens {
-            targets: as_indices(targets.without_autodiff()),
-            scales: self.scales(temperatures, count, (&plain, dtype)),
-            kept: kept_tokens.map(|kept| kept.sorted()),
+            targets: as_indices(tokens.targets.without_autodiff()),
+            scales: self.scales(tokens.temperatures, count, (&plain, dtype)),
+            kept: tokens.kept_tokens.map(|kept| kept.sorted()),
             candidates: None,
         };
         let logits = match &place.masked {
