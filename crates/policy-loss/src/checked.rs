@@ -1,9 +1,8 @@
 //! Every check of a batch.
 
-use burn::tensor::{Bool, DType, Device, Int, Tensor};
+use burn::tensor::{Bool, Int, Tensor};
 
-use crate::alike::needed;
-use crate::device::{computes, describe, dtypes, names};
+use crate::alike::{Alike, needed};
 use crate::packed::Packing;
 use crate::prompts::Prompts;
 use crate::{
@@ -19,10 +18,9 @@ impl PolicyBatch {
             "every method but `PolicyLoss::forward_linear`, which computes them,",
             "PolicyBatch::new` or `PolicyBatch::on_policy",
         )?;
-        let shape = log_probs.dims();
-        let device = log_probs.device();
+        let alike = Alike::of("log_probs", &log_probs)?;
+        let shape = alike.shape;
         let floats = [
-            ("log_probs", Some(&log_probs)),
             ("old_log_probs", self.old_log_probs.as_ref()),
             ("rollout_log_probs", self.rollout_log_probs.as_ref()),
             ("ref_log_probs", self.ref_log_probs.as_ref()),
@@ -30,24 +28,21 @@ impl PolicyBatch {
         ];
         for (name, tensor) in floats {
             if let Some(tensor) = tensor {
-                check_shape(name, tensor.dims(), shape)?;
-                check_place(name, tensor.device(), tensor.dtype(), &device)?;
+                alike.tokens(name, tensor)?;
             }
         }
         if let Some(mask) = &self.action_mask {
-            check_shape("action_mask", mask.dims(), shape)?;
-            check_device("action_mask", &mask.device(), &device)?;
+            alike.shaped("action_mask", mask)?;
         }
         if let Some(ids) = &self.segment_ids {
-            check_shape("segment_ids", ids.dims(), shape)?;
-            check_device("segment_ids", &ids.device(), &device)?;
+            alike.shaped("segment_ids", ids)?;
         }
         let packing = match &self.sequence_ids {
             Some(ids) => Some(Packing::new(ids, shape)?),
             None => None,
         };
         let sequences = packing.as_ref().map_or(shape[0], Packing::sequences);
-        let advantages = check_advantages(self.advantages, shape, packing.as_ref(), &device)?;
+        let advantages = check_advantages(self.advantages, &alike, packing.as_ref())?;
         // What nothing reads is left out.
         let rollout_log_probs = needs_rollout(objective).map(|by| {
             let add = "PolicyBatch::with_rollout_log_probs";
@@ -201,12 +196,12 @@ fn reads_reference(objective: &Objective) -> bool {
 
 fn check_advantages(
     advantages: Advantages,
-    [batch, tokens]: [usize; 2],
+    alike: &Alike<2>,
     packing: Option<&Packing>,
-    device: &Device,
 ) -> Result<Tensor<2>, BatchError> {
+    let [batch, tokens] = alike.shape;
     let sequences = packing.map_or(batch, Packing::sequences);
-    let (place, dtype, got, fits) = match &advantages {
+    let (device, dtype, got, fits) = match &advantages {
         Advantages::Token(a) => {
             let dims = a.dims();
             let fits = dims == [batch, tokens] || dims == [sequences, 1];
@@ -224,53 +219,9 @@ fn check_advantages(
             got,
         });
     }
-    check_place("advantages", place, dtype, device)?;
+    alike.place("advantages", &device, dtype)?;
     Ok(match advantages {
         Advantages::Token(a) => a,
         Advantages::Sequence(a) => a.reshape([sequences, 1]),
-    })
-}
-
-fn check_shape(
-    tensor: &'static str,
-    got: [usize; 2],
-    expected: [usize; 2],
-) -> Result<(), BatchError> {
-    if got == expected {
-        return Ok(());
-    }
-    Err(BatchError::Shape {
-        tensor,
-        expected: format!("{expected:?}, the shape of `log_probs`"),
-        got: got.to_vec(),
-    })
-}
-
-fn check_place(
-    tensor: &'static str,
-    got: Device,
-    dtype: DType,
-    expected: &Device,
-) -> Result<(), BatchError> {
-    check_device(tensor, &got, expected)?;
-    if computes(expected, dtype) {
-        return Ok(());
-    }
-    Err(BatchError::Dtype {
-        tensor,
-        got: dtype,
-        device: describe(expected),
-        accepted: names(&dtypes(expected)),
-    })
-}
-
-fn check_device(tensor: &'static str, got: &Device, expected: &Device) -> Result<(), BatchError> {
-    if got == expected {
-        return Ok(());
-    }
-    Err(BatchError::Device {
-        tensor,
-        expected: describe(expected),
-        got: describe(got),
     })
 }

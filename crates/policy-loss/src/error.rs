@@ -18,15 +18,17 @@ pub enum BatchError {
         /// The shape that was given.
         got: Vec<usize>,
     },
-    /// A tensor lives on another device than the rest of the batch.
-    #[error("`{tensor}` is on {got}, but the batch is on {expected}; move it with `to_device`")]
+    /// Two tensors of a batch live on different devices.
+    #[error("`{tensor}` is on {got}, but `{reference}` is on {expected}; move it with `to_device`")]
     Device {
         /// The tensor's name.
         tensor: &'static str,
-        /// The device of `log_probs`, or of what they are computed from.
-        expected: String,
         /// The device that was found.
         got: String,
+        /// The tensor that it has to stand beside.
+        reference: &'static str,
+        /// The device of that one.
+        expected: String,
     },
     /// A tensor that the objective needs was not given.
     #[error("`{tensor}` is missing, but {needed_by} needs it; add it with `{add_with}`")]
@@ -163,18 +165,6 @@ pub enum BatchError {
         part: &'static str,
         /// The device.
         device: String,
-    },
-    /// Two tensors of a batch live on different devices.
-    #[error("`{tensor}` is on {got}, but `{reference}` is on {expected}; move it with `to_device`")]
-    Apart {
-        /// The tensor's name.
-        tensor: &'static str,
-        /// The device that was found.
-        got: String,
-        /// The tensor that it has to stand beside.
-        reference: &'static str,
-        /// The device of that one.
-        expected: String,
     },
     /// A number that comes with each step lies outside its range.
     #[error("`{field}` is {value}; accepted: {accepted}")]

@@ -119,12 +119,7 @@ impl KlReward {
                 accepted: "a finite number not below 0".into(),
             });
         }
-        let alike = Alike {
-            reference: "log_probs",
-            shape: batch.log_probs.dims(),
-            device: batch.log_probs.device(),
-        };
-        alike.tokens("log_probs", &batch.log_probs)?;
+        let alike = Alike::of("log_probs", &batch.log_probs)?;
         alike.tokens("ref_log_probs", &batch.ref_log_probs)?;
         batch.rewards.check(&alike)?;
         let mask = alike.mask(batch.action_mask)?;

@@ -94,12 +94,7 @@ pub fn within_second_moment(
     threshold: f64,
 ) -> Result<Tensor<2, Bool>, BatchError> {
     let shape = log_ratios.dims();
-    let alike = Alike {
-        reference: "log_ratios",
-        shape,
-        device: log_ratios.device(),
-    };
-    alike.tokens("log_ratios", &log_ratios)?;
+    let alike = Alike::of("log_ratios", &log_ratios)?;
     let valid = alike.mask(action_mask)?.without_autodiff();
     if !(threshold.is_finite() && threshold > 0.0) {
         return Err(BatchError::OutOfRange {

@@ -319,12 +319,7 @@ impl TeacherSignal {
     /// needed and absent: found before any device work. A log-prob of the teacher that is not
     /// finite at a valid token, and a device that fails to deliver.
     pub fn forward(&self, batch: TeacherBatch) -> Result<TeacherOutput, BatchError> {
-        let alike = Alike {
-            reference: "log_probs",
-            shape: batch.log_probs.dims(),
-            device: batch.log_probs.device(),
-        };
-        alike.tokens("log_probs", &batch.log_probs)?;
+        let alike = Alike::of("log_probs", &batch.log_probs)?;
         alike.tokens("teacher_log_probs", &batch.teacher_log_probs)?;
         let advantages = match self.config {
             TeacherSignalConfig::ReverseKl(_) => batch.advantages,
@@ -367,7 +362,7 @@ impl TeacherSignal {
 }
 
 /// `[B, T]` or `[B, 1]`.
-fn column(advantages: Advantages, alike: &Alike) -> Result<Tensor<2>, BatchError> {
+fn column(advantages: Advantages, alike: &Alike<2>) -> Result<Tensor<2>, BatchError> {
     let [batch, _] = alike.shape;
     let per_sequence = match advantages {
         Advantages::Token(x) if x.dims() != [batch, 1] || x.dims() == alike.shape => {

@@ -76,7 +76,7 @@ impl Rewards {
         }
     }
 
-    pub(crate) fn check(&self, alike: &Alike) -> Result<(), BatchError> {
+    pub(crate) fn check(&self, alike: &Alike<2>) -> Result<(), BatchError> {
         match self {
             Self::Token(rewards) => alike.tokens("rewards", rewards),
             Self::Sequence(rewards) => alike.sequences("rewards", rewards),

@@ -94,12 +94,7 @@ impl Whitening {
         values: Tensor<2>,
         action_mask: Option<Tensor<2, Bool>>,
     ) -> Result<Tensor<2>, BatchError> {
-        let alike = Alike {
-            reference: "values",
-            shape: values.dims(),
-            device: values.device(),
-        };
-        alike.tokens("values", &values)?;
+        let alike = Alike::of("values", &values)?;
         let mask = alike.mask(action_mask)?;
         let dtype = arithmetic(values.dtype());
         let values = values.without_autodiff().cast(dtype);

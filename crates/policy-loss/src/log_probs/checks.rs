@@ -1,11 +1,12 @@
 //! Every check of what goes in. None but those of the values of targets and temperatures touches the
 //! device's queue.
 
-use burn::tensor::{Bool, DType, Device, Tensor};
+use burn::tensor::{Bool, Tensor};
 
 use super::{LinearHead, LogProbsTokens, VocabularyShard};
 use crate::BatchError;
-use crate::device::{computes, describe, dtypes, names, read_back};
+use crate::alike::Alike;
+use crate::device::read_back;
 
 /// Fails unless the shape is the expected one.
 pub fn shape(tensor: &'static str, got: &[usize], expected: &[usize]) -> Result<(), BatchError> {
@@ -19,33 +20,12 @@ pub fn shape(tensor: &'static str, got: &[usize], expected: &[usize]) -> Result<
     })
 }
 
-/// Fails unless the tensor is where the others are.
-pub fn device(tensor: &'static str, got: &Device, expected: &Device) -> Result<(), BatchError> {
-    if got == expected {
-        return Ok(());
-    }
-    Err(BatchError::Device {
-        tensor,
-        expected: describe(expected),
-        got: describe(got),
-    })
-}
-
-/// Fails unless the device computes the type.
-pub fn dtype(tensor: &'static str, got: DType, on: &Device) -> Result<(), BatchError> {
-    if computes(on, got) {
-        return Ok(());
-    }
-    Err(BatchError::Dtype {
-        tensor,
-        got,
-        device: describe(on),
-        accepted: names(&dtypes(on)),
-    })
-}
-
-/// Fails unless the head fits hidden states of `width` on `on`.
-pub fn head(head: &LinearHead, width: usize, on: &Device) -> Result<(), BatchError> {
+/// Fails unless the head fits hidden states of `width`, to which it belongs.
+pub fn head<const D: usize>(
+    head: &LinearHead,
+    width: usize,
+    alike: &Alike<D>,
+) -> Result<(), BatchError> {
     let [got, vocabulary] = head.dims();
     if got != width || vocabulary == 0 {
         let expected = match head.transposed {
@@ -58,12 +38,10 @@ pub fn head(head: &LinearHead, width: usize, on: &Device) -> Result<(), BatchErr
             got: head.weight.dims().to_vec(),
         });
     }
-    device("weight", &head.weight.device(), on)?;
-    dtype("weight", head.weight.dtype(), on)?;
+    alike.place("weight", &head.weight.device(), head.weight.dtype())?;
     if let Some(bias) = &head.bias {
         shape("bias", &bias.dims(), &[vocabulary])?;
-        device("bias", &bias.device(), on)?;
-        dtype("bias", bias.dtype(), on)?;
+        alike.place("bias", &bias.device(), bias.dtype())?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use burn::config::Config;
 use burn::module::Module;
-use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
 use policy_loss_kernels::objective::check::{require, unit};
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,7 @@ use super::prepared::{Place, Work};
 use super::seam;
 use super::tokens::as_indices;
 use super::{LinearHead, LogProbsTokens, checks, composed};
+use crate::alike::Alike;
 use crate::{BatchError, ConfigError};
 
 /// How a student's distribution `s` differs from a teacher's `t`. Its gradient is the student's alone.
@@ -237,12 +238,25 @@ impl<const D: usize> TokenDistributions<D> {
         }
     }
 
+    /// What belongs to the student's.
+    fn alike<const E: usize>(&self) -> Alike<E> {
+        let dims = self.rows.dims();
+        Alike {
+            reference: "student",
+            shape: std::array::from_fn(|dim| dims[dim]),
+            device: self.rows.device(),
+        }
+    }
+
     /// Fails unless the device computes them; found before any token is chosen.
-    fn check(&self, name: &'static str, device: &Device) -> Result<(), BatchError> {
-        checks::device(name, &self.rows.device(), device)?;
-        checks::dtype(name, self.rows.dtype(), device)?;
+    fn check<const E: usize>(
+        &self,
+        name: &'static str,
+        alike: &Alike<E>,
+    ) -> Result<(), BatchError> {
+        alike.place(name, &self.rows.device(), self.rows.dtype())?;
         match &self.head {
-            Some(head) => checks::head(head, self.rows.dims()[D - 1], device),
+            Some(head) => checks::head(head, self.rows.dims()[D - 1], alike),
             None => Ok(()),
         }
     }
@@ -382,13 +396,12 @@ impl Distillation {
                 accepted: "none over a whole vocabulary; it is of a top-k".into(),
             });
         }
-        let outer = outer::<D, E>(&student.rows);
-        let plain = student.rows.device().without_autodiff();
+        let alike = student.alike::<E>();
         let mut expected = student.rows.dims();
         expected[D - 1] = teacher.rows.dims()[D - 1];
         checks::shape("teacher", &teacher.rows.dims(), &expected)?;
-        student.check("student", &plain)?;
-        teacher.check("teacher", &plain)?;
+        student.check("student", &alike)?;
+        teacher.check("teacher", &alike)?;
         let (vocabulary, other) = (student.vocabulary(), teacher.vocabulary());
         if vocabulary != other {
             return Err(BatchError::OutOfRange {
@@ -397,15 +410,15 @@ impl Distillation {
                 accepted: format!("{vocabulary}, the student's"),
             });
         }
-        let chosen = Chosen::new(outer, action_mask.into(), &plain)?;
+        let chosen = Chosen::new(action_mask.into(), &alike)?;
         let is_chunk_given = student.log_probs.config.chunk_tokens.is_some();
         let mut teacher = teacher.without_autodiff();
         teacher.log_probs.config.implementation = student.log_probs.config.implementation;
         let (student, place) = student.prepare(&chosen)?;
         let (teacher, _) = teacher.prepare(&chosen)?;
-        let place = chosen.place(outer, place);
+        let place = chosen.place(alike.shape, place);
         let (Some(mut student), Some(teacher)) = (student, teacher) else {
-            return Ok(place.none(outer));
+            return Ok(place.none(alike.shape));
         };
         if !is_chunk_given {
             // Whole rows, two of them for a token, and what is made of them.
@@ -450,27 +463,25 @@ impl Distillation {
         action_mask: impl Into<Option<Tensor<E, Bool>>>,
     ) -> Result<Tensor<E>, BatchError> {
         const { assert!(D == E + 1, "the mask has the rank of the logits, less one") };
-        let outer = outer::<D, E>(&student.rows);
-        let plain = student.rows.device().without_autodiff();
+        let alike = student.alike::<E>();
         let words = teacher.ids.dims()[D - 1];
         let mut expected = student.rows.dims();
         expected[D - 1] = words.max(1);
         checks::shape("teacher.ids", &teacher.ids.dims(), &expected)?;
         checks::shape("teacher.log_probs", &teacher.log_probs.dims(), &expected)?;
-        student.check("student", &plain)?;
+        student.check("student", &alike)?;
         let (ids, log_probs) = (
             teacher.ids.without_autodiff(),
             teacher.log_probs.without_autodiff(),
         );
-        checks::device("teacher.ids", &ids.device(), &plain)?;
-        checks::device("teacher.log_probs", &log_probs.device(), &plain)?;
-        checks::dtype("teacher.log_probs", log_probs.dtype(), &plain)?;
+        alike.device("teacher.ids", &ids.device())?;
+        alike.place("teacher.log_probs", &log_probs.device(), log_probs.dtype())?;
         let ids = as_indices(ids);
-        let chosen = Chosen::new(outer, action_mask.into(), &plain)?;
+        let chosen = Chosen::new(action_mask.into(), &alike)?;
         let (work, place) = student.prepare(&chosen)?;
-        let place = chosen.place(outer, place);
+        let place = chosen.place(alike.shape, place);
         let Some(mut work) = work else {
-            return Ok(place.none(outer));
+            return Ok(place.none(alike.shape));
         };
         let ids = chosen.of_ids(ids);
         work.tokens.candidates = Some(ids.clone());
@@ -520,11 +531,6 @@ impl Distillation {
 /// The least logarithm of what a top-k leaves out, with its sign turned.
 const LEAST_TAIL: f64 = 1e-7;
 
-fn outer<const D: usize, const E: usize>(rows: &Tensor<D>) -> [usize; E] {
-    let dims = rows.dims();
-    std::array::from_fn(|dim| dims[dim])
-}
-
 /// The tokens that are computed.
 struct Chosen {
     /// Of all tokens.
@@ -537,14 +543,12 @@ struct Chosen {
 
 impl Chosen {
     fn new<const E: usize>(
-        outer: [usize; E],
         mask: Option<Tensor<E, Bool>>,
-        plain: &Device,
+        alike: &Alike<E>,
     ) -> Result<Self, BatchError> {
-        let count = outer.iter().product();
+        let count = alike.shape.iter().product();
         if let Some(mask) = &mask {
-            checks::shape("action_mask", &mask.dims(), &outer)?;
-            checks::device("action_mask", &mask.device(), plain)?;
+            alike.shaped("action_mask", mask)?;
         }
         let mask = mask.map(|mask| mask.reshape([count]));
         let mut valid = checks::valid_tokens(mask.as_ref())?;
@@ -555,7 +559,8 @@ impl Chosen {
         let places = valid.map(|valid| {
             let valid: Vec<i64> = valid.into_iter().map(|index| index as i64).collect();
             let shape = [valid.len()];
-            Tensor::from_data(TensorData::new(valid, shape), plain)
+            let plain = alike.device.clone().without_autodiff();
+            Tensor::from_data(TensorData::new(valid, shape), &plain)
         });
         Ok(Self {
             count,

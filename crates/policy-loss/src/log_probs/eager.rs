@@ -12,6 +12,7 @@ use super::config::{Entropy, TokenLogProbs};
 use super::linear::{Picked, scattered};
 use super::seam::{Chunk, Known};
 use super::{LinearHead, LogProbsTokens, checks, chunks};
+use crate::alike::Alike;
 use crate::composed::arithmetic;
 use crate::{BatchError, PolicyBatch, PolicyLoss, PolicyLossOutput};
 
@@ -27,10 +28,15 @@ pub fn forward(
     let [sequences, tokens, width] = hidden.dims();
     let shape = [sequences, tokens];
     let device = hidden.device();
-    checks::dtype("hidden", hidden.dtype(), &device)?;
-    checks::head(head, width, &device)?;
+    let alike = Alike {
+        reference: "hidden",
+        shape,
+        device: device.clone(),
+    };
+    alike.place("hidden", &device, hidden.dtype())?;
+    checks::head(head, width, &alike)?;
     let [_, vocabulary] = head.dims();
-    given.check(&shape, vocabulary, log_probs.config(), &device)?;
+    given.check(&alike, vocabulary, log_probs.config())?;
     if !log_probs.is_fused(vocabulary, &device)? || sequences * tokens == 0 {
         return Ok(None);
     }

@@ -9,6 +9,7 @@ use super::seam::{self, Head, Plan, Rows, Tokens};
 use super::tokens::as_indices;
 use super::{LinearHead, LogProbs, LogProbsTokens, VocabularyShard, checks};
 use crate::BatchError;
+use crate::alike::Alike;
 use crate::composed::arithmetic;
 use crate::device::describe;
 
@@ -79,11 +80,16 @@ impl TokenLogProbs {
         let outer: [usize; E] = std::array::from_fn(|dim| dims[dim]);
         let (count, width) = (outer.iter().product(), dims[D - 1]);
         let device = hidden.device();
-        checks::dtype("hidden", hidden.dtype(), &device)?;
-        checks::head(head, width, &device)?;
+        let alike = Alike {
+            reference: "hidden",
+            shape: outer,
+            device: device.clone(),
+        };
+        alike.place("hidden", &device, hidden.dtype())?;
+        checks::head(head, width, &alike)?;
         let [_, words] = head.dims();
         let vocabulary = checks::vocabulary(shard, words)?;
-        tokens.check(&outer, vocabulary, &self.config, &device)?;
+        tokens.check(&alike, vocabulary, &self.config)?;
         let is_fused = self.is_fused(words, &device)?;
         let mut place = Place {
             outer,

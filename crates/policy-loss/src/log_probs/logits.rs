@@ -8,6 +8,7 @@ use super::prepared::{Place, Work};
 use super::seam::{self, Plan, Rows, Tokens};
 use super::tokens::as_indices;
 use super::{LogProbs, LogProbsTokens, VocabularyShard, checks};
+use crate::alike::Alike;
 use crate::composed::arithmetic;
 use crate::device::describe;
 use crate::{BatchError, Implementation};
@@ -72,7 +73,12 @@ impl TokenLogProbs {
         let outer: [usize; E] = std::array::from_fn(|dim| dims[dim]);
         let (count, words) = (outer.iter().product(), dims[D - 1]);
         let device = logits.device();
-        checks::dtype("logits", logits.dtype(), &device)?;
+        let alike = Alike {
+            reference: "logits",
+            shape: outer,
+            device: device.clone(),
+        };
+        alike.place("logits", &device, logits.dtype())?;
         if words == 0 {
             return Err(BatchError::Shape {
                 tensor: "logits",
@@ -81,7 +87,7 @@ impl TokenLogProbs {
             });
         }
         let vocabulary = checks::vocabulary(shard, words)?;
-        tokens.check(&outer, vocabulary, &self.config, &device)?;
+        tokens.check(&alike, vocabulary, &self.config)?;
         let is_fused = self.is_fused(words, &device)?;
         let dtype = arithmetic(logits.dtype());
         let mut place = Place {

@@ -5,7 +5,8 @@ use burn::tensor::Tensor;
 use super::config::{Entropy, TokenLogProbs};
 #[cfg(feature = "fused")]
 use super::eager;
-use super::{LinearHead, LogProbsTokens, checks};
+use super::{LinearHead, LogProbsTokens};
+use crate::alike::Alike;
 use crate::{BatchError, PolicyBatch, PolicyLoss, PolicyLossOutput};
 
 impl PolicyLoss {
@@ -93,14 +94,19 @@ impl PolicyLoss {
                 Tensor::zeros([sequences, tokens], &hidden.device().without_autodiff())
             }
         };
-        let ([sequences, tokens], device) = (known.dims(), known.device());
+        let [sequences, tokens] = known.dims();
+        let alike = Alike {
+            reference: "old_log_probs",
+            shape: known.dims(),
+            device: known.device(),
+        };
         let mut complete = batch.clone();
         complete.log_probs = Some(known.clone());
         if objective.reads_entropies() {
             complete.entropies = Some(known);
         }
         self.implementation(&complete.check(objective)?)?;
-        checks::device("hidden", &hidden.device(), &device)?;
+        alike.device("hidden", &hidden.device())?;
         let got = hidden.dims();
         if got[..2] != [sequences, tokens] {
             return Err(BatchError::Shape {

@@ -5,8 +5,9 @@ use burn::tensor::{Bool, Int, Tensor};
 use super::config::{Entropy, TokenLogProbs};
 use super::prepared::{Place, Work};
 use super::seam::{self, Plan, Statistics, Tokens};
-use super::{LinearHead, LogProbs, LogProbsTokens, checks, composed};
+use super::{LinearHead, LogProbs, LogProbsTokens, composed};
 use crate::BatchError;
+use crate::alike::Alike;
 
 /// Which words of a vocabulary logits are of: those from `first` on, as many as there are logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,9 +226,12 @@ impl<const E: usize> ShardPartials<E> {
         tensor: Tensor<D>,
         shape: [usize; D],
     ) -> Result<Tensor<D>, BatchError> {
-        checks::shape(name, &tensor.dims(), &shape)?;
-        checks::device(name, &tensor.device(), &self.place.device)?;
-        checks::dtype(name, tensor.dtype(), &self.place.device)?;
+        let alike = Alike {
+            reference: "ShardPartials",
+            shape,
+            device: self.place.device.clone(),
+        };
+        alike.tokens(name, &tensor)?;
         Ok(tensor.without_autodiff().cast(self.place.dtype))
     }
 

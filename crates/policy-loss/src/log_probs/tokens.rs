@@ -1,9 +1,10 @@
 //! What is given of each token.
 
-use burn::tensor::{Bool, DType, Device, Int, Tensor};
+use burn::tensor::{Bool, DType, Int, Tensor};
 
-use super::{KeptTokens, LogProbsConfig, checks};
+use super::{KeptTokens, LogProbsConfig};
 use crate::BatchError;
+use crate::alike::Alike;
 
 /// The tokens whose log-probs are taken, and what is said of each of them. Targets alone are enough:
 /// every method that takes this takes a tensor of targets, too.
@@ -85,21 +86,16 @@ impl<const D: usize> LogProbsTokens<D> {
 
     pub(super) fn check(
         &self,
-        shape: &[usize; D],
+        alike: &Alike<D>,
         vocabulary: usize,
         config: &LogProbsConfig,
-        device: &Device,
     ) -> Result<(), BatchError> {
-        checks::shape("targets", &self.targets.dims(), shape)?;
-        checks::device("targets", &self.targets.device(), device)?;
+        alike.shaped("targets", &self.targets)?;
         if let Some(mask) = &self.action_mask {
-            checks::shape("action_mask", &mask.dims(), shape)?;
-            checks::device("action_mask", &mask.device(), device)?;
+            alike.shaped("action_mask", mask)?;
         }
         if let Some(temperatures) = &self.temperatures {
-            checks::shape("temperatures", &temperatures.dims(), shape)?;
-            checks::device("temperatures", &temperatures.device(), device)?;
-            checks::dtype("temperatures", temperatures.dtype(), device)?;
+            alike.tokens("temperatures", temperatures)?;
             if config.temperature != 1.0 {
                 return Err(BatchError::Twice {
                     tensor: "temperature",
@@ -108,7 +104,7 @@ impl<const D: usize> LogProbsTokens<D> {
             }
         }
         match &self.kept_tokens {
-            Some(kept) => kept.check(shape.iter().product(), vocabulary),
+            Some(kept) => kept.check(alike.shape.iter().product(), vocabulary),
             None => Ok(()),
         }
     }

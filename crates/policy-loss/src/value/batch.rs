@@ -58,12 +58,7 @@ impl ValueBatch {
 
     /// Every check, none of which touches the device's queue.
     pub(super) fn check(self, config: &ValueLossConfig) -> Result<CheckedBatch, BatchError> {
-        let alike = Alike {
-            reference: "values",
-            shape: self.values.dims(),
-            device: self.values.device(),
-        };
-        alike.tokens("values", &self.values)?;
+        let alike = Alike::of("values", &self.values)?;
         alike.tokens("returns", &self.returns)?;
         if let Some(old_values) = &self.old_values {
             alike.tokens("old_values", old_values)?;

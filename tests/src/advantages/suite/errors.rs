@@ -173,7 +173,7 @@ pub fn devices(runner: &Runner) {
             &[name, "`rewards`", "to_device"],
         );
         assert!(
-            matches!(error, BatchError::Apart { tensor, .. } if tensor == name),
+            matches!(error, BatchError::Device { tensor, .. } if tensor == name),
             "{runner}: {error:?}"
         );
     }

@@ -627,7 +627,7 @@ pub fn refused(runner: &Runner) {
             logits([4, 5]),
             mask(runner, &[true; 3], [3]),
         ),
-        "`action_mask` has shape [3]; expected [4]",
+        "`action_mask` has shape [3]; expected [4], as `student`",
     );
     let top_k = |ids: [usize; 2], shape: [usize; 2]| {
         let ids = indices(runner, &vec![0; ids[0] * ids[1]], ids);

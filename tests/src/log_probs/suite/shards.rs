@@ -567,10 +567,10 @@ pub fn refused(runner: &Runner) {
     let message = result.expect_err("refused").to_string();
     assert!(message.starts_with("`sums` is on"), "{runner}: {message}");
     let short = largest.clone().narrow(0, 0, 3);
-    let message = "`largest` has shape [3]; expected [4]";
+    let message = "`largest` has shape [3]; expected [4], as `ShardPartials`";
     seen(partials.sums(short.clone()).err(), message);
     seen(partials.clone().finish(short, sums.clone()).err(), message);
-    let message = "`sums` has shape [3, 4]; expected [4, 4]";
+    let message = "`sums` has shape [3, 4]; expected [4, 4], as `ShardPartials`";
     seen(
         partials.finish(largest, sums.narrow(0, 0, 3)).err(),
         message,
