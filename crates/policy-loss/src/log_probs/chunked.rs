@@ -43,7 +43,7 @@ pub fn token_log_probs<B: LogProbsOps>(
     let [count, words] = logits.shape().dims();
     let rows = chunks(count, settings.chunk_tokens).map(|range| {
         let logits = B::float_slice(logits.clone(), &[slice(&range)]);
-        let choices = Choices::new(tokens.of(&range), 0..words, settings.words(words));
+        let choices = Choices::new(tokens.of(&range), 0..words, settings.shard());
         let logits = choices.logits(logits, settings);
         choices.statistics(logits, settings)
     });
@@ -64,7 +64,7 @@ pub fn token_log_probs_backward<B: LogProbsOps>(
             upstream,
         } = known.of(&range);
         let logits = B::float_slice(logits.clone(), &[slice(&range)]);
-        let choices = Choices::new(tokens, 0..words, settings.words(words));
+        let choices = Choices::new(tokens, 0..words, settings.shard());
         let logits = choices.logits(logits, settings);
         choices.gradient(logits, words, statistics, upstream, settings, into)
     });
@@ -76,8 +76,7 @@ pub fn head_logits<B: LogProbsOps>(
     tokens: TokenTensors<B>,
     settings: Settings,
 ) -> HeadLogits<B> {
-    let words = settings.width::<B>(&head.weight);
-    let choices = Choices::new(tokens, 0..words, settings.words(words));
+    let choices = Choices::new(tokens, 0..settings.words, settings.shard());
     let logits = choices.logits(logits::<B>(head, settings), settings);
     let RowStatistics { values, moments } = choices.statistics(logits.clone(), settings);
     HeadLogits {
@@ -294,11 +293,11 @@ pub fn head_gradients<B: LogProbsOps>(
         values,
         moments,
     } = chunk.logits;
-    let words = settings.width::<B>(&chunk.head.weight);
+    let words = settings.words;
     let narrow = chunk.head.hidden.dtype();
     let idle = idle::<B>(&chunk.upstream);
     let (upstream, factor) = within_range::<B>(chunk.upstream, narrow);
-    let choices = Choices::new(chunk.tokens, 0..words, settings.words(words));
+    let choices = Choices::new(chunk.tokens, 0..words, settings.shard());
     let statistics = RowStatistics { values, moments };
     let logits = choices.gradient(logits, words, statistics, upstream, settings, narrow);
     let of_logits = LogitsGradient {
@@ -398,7 +397,7 @@ pub fn linear_log_probs_backward<B: LogProbsOps>(
     wanted: Wanted,
 ) -> HeadGradients<B> {
     // A chunk of tokens learns of its rows again, a block of words does not: of a shard it could not.
-    let is_part = settings.chunk_words < settings.width::<B>(&head.weight);
+    let is_part = settings.chunk_words < settings.words;
     match is_part || settings.shard.is_some() {
         true => by_words(head, known, settings, wanted),
         false => by_tokens(head, known, settings, wanted),
@@ -446,7 +445,6 @@ fn by_words<B: LogProbsOps>(
     wanted: Wanted,
 ) -> HeadGradients<B> {
     let [tokens, width] = head.hidden.shape().dims();
-    let vocabulary = settings.width::<B>(&head.weight);
     let narrow = head.hidden.dtype();
     let wide = arithmetic(narrow);
     let device = head.hidden.device();
@@ -463,7 +461,7 @@ fn by_words<B: LogProbsOps>(
         vec![None; chunks(tokens, settings.chunk_tokens).count()];
     let mut of_biases = Vec::new();
     let in_parts = of_hidden.len() > 1;
-    for words in chunks(vocabulary, settings.chunk_words) {
+    for words in chunks(settings.words, settings.chunk_words) {
         let block = words_of(&head, &words, settings);
         let mut sum: Option<FloatTensor<B>> = None;
         let mut sum_of_bias: Option<FloatTensor<B>> = None;
@@ -474,7 +472,7 @@ fn by_words<B: LogProbsOps>(
                 statistics,
                 upstream,
             } = known.of(&range);
-            let choices = Choices::new(tokens, words.clone(), settings.words(vocabulary));
+            let choices = Choices::new(tokens, words.clone(), settings.shard());
             let left = choices.logits(logits::<B>(part.clone(), settings), settings);
             let here = words.len();
             let logits = choices.gradient(left, here, statistics, upstream, settings, narrow);
@@ -536,11 +534,6 @@ pub fn scaled_gradient<B: Backend>(
 }
 
 impl Settings {
-    /// How many words a weight has.
-    fn width<B: Backend>(self, weight: &FloatTensor<B>) -> usize {
-        weight.shape()[usize::from(!self.transposed)]
-    }
-
     /// The same for the targets alone.
     fn without_candidates(self) -> Self {
         Self {
@@ -549,9 +542,9 @@ impl Settings {
         }
     }
 
-    /// The words of `here` logits.
-    fn words(self, here: usize) -> VocabularyShard {
-        self.shard.unwrap_or(VocabularyShard::all(here))
+    /// The words that there are.
+    fn shard(self) -> VocabularyShard {
+        self.shard.unwrap_or(VocabularyShard::all(self.words))
     }
 }
 

@@ -3,7 +3,8 @@
 
 use burn::tensor::{DType, Int, Tensor};
 
-use super::seam::{Plan, Rows, Tokens};
+use super::plan::Settings;
+use super::seam::{Rows, Tokens};
 use super::shard::is_own;
 use crate::composed::arithmetic;
 use crate::valid::places;
@@ -14,10 +15,10 @@ pub const EXPONENTIALS: usize = 2;
 
 /// Log-probs, and a row more each where entropies, and then where sums of squared probabilities are
 /// wanted.
-pub fn log_probs(rows: Rows, tokens: Tokens, plan: Plan) -> Tensor<2> {
+pub fn log_probs(rows: Rows, tokens: Tokens, settings: Settings) -> Tensor<2> {
     let candidates = tokens.candidates.clone();
-    let scaled = Scaled::new(rows, tokens, plan);
-    let values = values(scaled.sums(scaled.largest()), plan);
+    let scaled = Scaled::new(rows, tokens, settings);
+    let values = values(scaled.sums(scaled.largest()), settings);
     match candidates {
         Some(words) => Tensor::cat(vec![values, scaled.of(words)], 0),
         None => values,
@@ -30,22 +31,22 @@ pub struct Scaled {
     /// `[N, V]`.
     logits: Tensor<2>,
     targets: Tensor<1, Int>,
-    plan: Plan,
+    settings: Settings,
 }
 
 impl Scaled {
-    pub fn new(rows: Rows, tokens: Tokens, plan: Plan) -> Self {
+    pub fn new(rows: Rows, tokens: Tokens, settings: Settings) -> Self {
         let Tokens {
             targets,
             scales,
             kept,
             ..
         } = tokens;
-        let logits = logits(rows, plan);
+        let logits = logits(rows, settings);
         let [tokens, _] = logits.dims();
         let dtype = arithmetic(logits.dtype());
         let logits = logits.cast(dtype);
-        let logits = match plan.softcap {
+        let logits = match settings.softcap {
             // Not a division: its gradient is made with an f32 (Burn 0.22.1).
             Some(cap) => (logits * cap.recip()).tanh() * cap,
             None => logits,
@@ -54,7 +55,7 @@ impl Scaled {
         let scaled = match kept {
             Some(kept) => {
                 let device = targets.device();
-                let range = plan.range();
+                let range = settings.range();
                 let here = places(range.len(), &device, DType::F32).int();
                 let here = (here + (range.start as i64 - 1)).cast(targets.dtype());
                 let targets = targets.clone().reshape([tokens, 1]);
@@ -67,7 +68,7 @@ impl Scaled {
         Self {
             logits: scaled,
             targets,
-            plan,
+            settings,
         }
     }
 
@@ -87,7 +88,7 @@ impl Scaled {
     /// Those of some words at each token, `[K, N]`.
     fn of(&self, words: Tensor<2, Int>) -> Tensor<2> {
         let unknown = words.clone().lower_elem(0);
-        let unknown = unknown.bool_or(words.clone().greater_equal_elem(self.plan.words as i64));
+        let unknown = unknown.bool_or(words.clone().greater_equal_elem(self.settings.words as i64));
         let log_probs = self.log_probabilities();
         let log_probs = log_probs.gather(1, words.mask_fill(unknown.clone(), 0));
         log_probs.mask_fill(unknown, f64::NAN).transpose()
@@ -98,9 +99,9 @@ impl Scaled {
     pub fn sums(&self, largest: Tensor<1>) -> Tensor<2> {
         let [tokens, _] = self.logits.dims();
         let distance = self.logits.clone() - largest.reshape([tokens, 1]);
-        let is_own = is_own(&self.targets, self.plan).reshape([tokens, 1]);
+        let is_own = is_own(&self.targets, self.settings).reshape([tokens, 1]);
         let is_elsewhere = is_own.clone().bool_not();
-        let first = self.plan.range().start as i64;
+        let first = self.settings.range().start as i64;
         let targets = self.targets.clone().reshape([tokens, 1]) - first;
         let targets = targets.mask_fill(is_elsewhere.clone(), 0);
         let target = distance.clone().gather(1, targets);
@@ -110,13 +111,13 @@ impl Scaled {
             target.mask_fill(is_elsewhere, 0.0),
             exponentials.clone().sum_dim(1),
         ];
-        if self.plan.entropy {
+        if self.settings.entropy {
             // A logit of -inf has probability 0, and 0 * -inf would be NaN.
             let impossible = exponentials.clone().without_autodiff().equal_elem(0.0);
             let finite = distance.mask_fill(impossible, 0.0);
             sums.push((exponentials.clone() * finite).sum_dim(1));
         }
-        if self.plan.squares {
+        if self.settings.squares {
             sums.push((exponentials.clone() * exponentials).sum_dim(1));
         }
         Tensor::cat(sums, 1).transpose()
@@ -130,22 +131,22 @@ impl Scaled {
         // itself.
         let infinite = known.clone().lower_elem(-1e30);
         let no_change = own - known.mask_fill(infinite.clone(), 0.0);
-        values(no_change + sums.mask_fill(infinite, 0.0), self.plan)
+        values(no_change + sums.mask_fill(infinite, 0.0), self.settings)
     }
 }
 
 /// Log-probs and what goes with them, as in [`log_probs`], from sums over all words.
-pub fn values(sums: Tensor<2>, plan: Plan) -> Tensor<2> {
+pub fn values(sums: Tensor<2>, settings: Settings) -> Tensor<2> {
     let row = |index: usize| sums.clone().narrow(0, index, 1);
     let is_unknown = row(0).without_autodiff().not_equal_elem(1.0);
     let sum = row(EXPONENTIALS);
     let log_sum = sum.clone().log();
     let log_probs = row(1) - log_sum.clone();
     let mut values = vec![log_probs.mask_fill(is_unknown, f64::NAN)];
-    if plan.entropy {
+    if settings.entropy {
         values.push(log_sum - row(EXPONENTIALS + 1) / sum.clone());
     }
-    if plan.squares {
+    if settings.squares {
         let squares = row(sums.dims()[0] - 1);
         values.push(squares / (sum.clone() * sum));
     }
@@ -153,17 +154,17 @@ pub fn values(sums: Tensor<2>, plan: Plan) -> Tensor<2> {
 }
 
 /// Logits as the model makes them.
-fn logits(rows: Rows, plan: Plan) -> Tensor<2> {
+fn logits(rows: Rows, settings: Settings) -> Tensor<2> {
     let head = match rows {
         Rows::Logits(logits) => return logits,
         Rows::Hidden(head) => head,
     };
-    let weight = match plan.transposed {
+    let weight = match settings.transposed {
         true => head.weight.transpose(),
         false => head.weight,
     };
     let logits = head.hidden.matmul(weight);
-    match plan.has_bias {
+    match settings.has_bias {
         true => logits + head.bias.unsqueeze::<2>(),
         false => logits,
     }

@@ -422,16 +422,16 @@ impl Distillation {
         };
         if !is_chunk_given {
             // Whole rows, two of them for a token, and what is made of them.
-            let plan = &mut student.plan;
-            let logits = plan.chunk_tokens.saturating_mul(plan.chunk_words);
-            plan.chunk_tokens = (logits / plan.words / 4).max(1);
+            let settings = &mut student.settings;
+            let logits = settings.chunk_tokens.saturating_mul(settings.chunk_words);
+            settings.chunk_tokens = (logits / settings.words / 4).max(1);
         }
         let divergence = self.config.divergence;
         let values = match student.is_fused {
             true => seam::divergence(student, teacher, divergence).squeeze_dim(0),
             false => {
-                let teacher = composed::Scaled::new(teacher.rows, teacher.tokens, teacher.plan);
-                let student = composed::Scaled::new(student.rows, student.tokens, student.plan);
+                let teacher = composed::Scaled::new(teacher.rows, teacher.tokens, teacher.settings);
+                let student = composed::Scaled::new(student.rows, student.tokens, student.settings);
                 let student = student.log_probabilities();
                 let teacher = teacher.log_probabilities().cast(student.dtype());
                 divergence.of(student, teacher)
@@ -485,6 +485,7 @@ impl Distillation {
         };
         let ids = chosen.of_ids(ids);
         work.tokens.candidates = Some(ids.clone());
+        work.settings.candidates = words;
         let values = work.values();
         let student = values.narrow(0, 1, words).transpose();
         let teacher = chosen.of(log_probs).cast(student.dtype());

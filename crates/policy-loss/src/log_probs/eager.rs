@@ -49,7 +49,7 @@ pub fn forward(
         head,
         tokens,
         places,
-        plan,
+        settings,
         ..
     } = TokenLogProbs { config }.pick(
         hidden.clone().reshape([count, width]),
@@ -59,7 +59,7 @@ pub fn forward(
         true,
     )?;
     // A block of words needs what is known of whole rows before.
-    if !head.is_tracked() || plan.chunk_words < vocabulary {
+    if !head.is_tracked() || settings.chunk_words < vocabulary {
         return Ok(None);
     }
 
@@ -77,20 +77,20 @@ pub fn forward(
             None => all.slice_assign(start..end, values),
         }
     };
-    let mut known = Known::of(&head, plan);
+    let mut known = Known::of(&head, settings);
     let mut all = Tensor::<1>::zeros([count], (&plain.hidden.device(), dtype));
-    for range in chunks(picked, plan.chunk_tokens) {
+    for range in chunks(picked, settings.chunk_tokens) {
         let (start, length) = (range.start, range.len());
         let mut head = plain.clone();
         head.hidden = head.hidden.slice(range.clone());
-        let chunk = Chunk::forward(head, tokens.slice(range), plan);
+        let chunk = Chunk::forward(head, tokens.slice(range), settings);
         all = place(chunk.values().reshape([length]), start, length, all);
         let gradient = gradient(loss, batch, all.clone().reshape(shape))?.reshape([count]);
         let gradient: Tensor<1> = match &places {
             Some(places) => gradient.select(0, places.clone().slice(start..start + length)),
             None => gradient.slice(start..start + length),
         };
-        known.add(chunk, gradient.reshape([1, length]), plan);
+        known.add(chunk, gradient.reshape([1, length]), settings);
     }
 
     let output = with_log_probs(loss, batch, all.reshape(shape))?;

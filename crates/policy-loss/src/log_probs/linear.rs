@@ -3,9 +3,9 @@
 use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::config::{HalfProducts, TokenLogProbs};
-use super::plan::Plane;
+use super::plan::{Plane, Settings};
 use super::prepared::{Place, Work};
-use super::seam::{self, Head, Plan, Rows, Tokens};
+use super::seam::{self, Head, Rows, Tokens};
 use super::tokens::as_indices;
 use super::{LinearHead, LogProbs, LogProbsTokens, VocabularyShard, checks};
 use crate::BatchError;
@@ -108,7 +108,7 @@ impl TokenLogProbs {
         let work = Work {
             rows: Rows::Hidden(picked.head),
             tokens: picked.tokens,
-            plan: picked.plan,
+            settings: picked.settings,
             is_fused,
         };
         Ok((Some(work), place))
@@ -206,10 +206,10 @@ impl TokenLogProbs {
             is_weight_tracked: head.weight.is_tracked(),
         };
         Ok(Picked {
-            plan: Plan {
+            settings: Settings {
                 transposed: head.transposed,
                 has_bias: head.bias.is_some(),
-                ..self.plan(plane, shard, &plain)
+                ..self.settings(plane, shard, &plain)
             },
             head: Head {
                 hidden: hidden.cast(dtype),
@@ -236,7 +236,7 @@ pub(super) struct Picked {
     pub places: Option<Tensor<1, Int>>,
     /// Whether no token is valid, and one stands in.
     pub is_empty: bool,
-    pub plan: Plan,
+    pub settings: Settings,
 }
 
 /// A vector of `length` with values at their places, and 0 elsewhere.

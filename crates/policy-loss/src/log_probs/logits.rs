@@ -3,9 +3,9 @@
 use burn::tensor::{DType, Device, Tensor};
 
 use super::config::{Entropy, TokenLogProbs};
-use super::plan::{Cut, Plane};
+use super::plan::{Cut, Plane, Settings};
 use super::prepared::{Place, Work};
-use super::seam::{self, Plan, Rows, Tokens};
+use super::seam::{self, Rows, Tokens};
 use super::tokens::as_indices;
 use super::{LogProbs, LogProbsTokens, VocabularyShard, checks};
 use crate::alike::Alike;
@@ -114,7 +114,7 @@ impl TokenLogProbs {
             is_tracked: logits.is_tracked(),
             is_weight_tracked: false,
         };
-        let plan = self.plan(plane, shard, &device);
+        let settings = self.settings(plane, shard, &device);
         let logits: Tensor<2> = logits.reshape([count, words]);
         place.masked = tokens.action_mask.map(Tensor::bool_not);
         let plain = device.without_autodiff();
@@ -131,7 +131,7 @@ impl TokenLogProbs {
         let work = Work {
             rows: Rows::Logits(logits),
             tokens,
-            plan,
+            settings,
             is_fused,
         };
         Ok((Some(work), place))
@@ -151,19 +151,20 @@ impl TokenLogProbs {
     }
 
     /// What the configuration means for a plane of logits.
-    pub(super) fn plan(
+    pub(super) fn settings(
         &self,
         plane: Plane,
         shard: Option<VocabularyShard>,
         device: &Device,
-    ) -> Plan {
+    ) -> Settings {
         let config = &self.config;
         let cut = Cut::of(plane, config, device);
-        Plan {
+        Settings {
             softcap: config.logit_softcap,
             entropy: config.entropy != Entropy::None,
             entropy_gradient: config.entropy == Entropy::Tracked,
             squares: config.sum_of_squares,
+            candidates: 0,
             words: plane.vocabulary,
             shard,
             chunk_tokens: cut.tokens,

@@ -12,34 +12,8 @@ use burn::tensor::DType;
 #[cfg(all(feature = "fusion", feature = "cube"))]
 use burn::tensor::Shape;
 
+pub use super::plan::Settings;
 use super::{KeptTokens, TeacherDivergence, VocabularyShard, chunked, divergence, softmax};
-
-/// How log-probs are computed. Resolved: nothing here is optional.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Settings {
-    /// Where logits are bounded, before they are divided by a temperature.
-    pub softcap: Option<f64>,
-    /// Whether the entropies are computed.
-    pub entropy: bool,
-    /// Whether a gradient can reach the entropies.
-    pub entropy_gradient: bool,
-    /// Whether the sums of squared probabilities are computed.
-    pub squares: bool,
-    /// Of how many other words the log-probs are computed, too; only where nothing else is.
-    pub candidates: usize,
-    /// Which words there are, where they are not the whole vocabulary.
-    pub shard: Option<VocabularyShard>,
-    /// Tokens whose logits are held at once.
-    pub chunk_tokens: usize,
-    /// Words whose logits are held at once in the backward pass.
-    pub chunk_words: usize,
-    /// Tokens whose logits are held at once in the forward pass of hidden states, for all words.
-    pub forward_tokens: usize,
-    /// Whether the weight is `[V, H]`.
-    pub transposed: bool,
-    /// Whether the bias is one, and not a stand-in.
-    pub has_bias: bool,
-}
 
 impl Settings {
     /// How many values there are of each token.

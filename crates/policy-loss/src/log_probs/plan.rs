@@ -1,10 +1,49 @@
-//! How the plane of tokens times words is cut.
+//! How the plane of tokens times words is cut, and what is computed of it.
+
+use std::ops::Range;
 
 use burn::tensor::{DType, Device};
 
 use super::config::LogProbsConfig;
-use super::{TILE, seam};
+use super::{TILE, VocabularyShard, seam};
 use crate::composed::arithmetic;
+
+/// How log-probs are computed, resolved for one call.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// Where logits are bounded, before they are divided by a temperature.
+    pub softcap: Option<f64>,
+    /// Whether the entropies are computed.
+    pub entropy: bool,
+    /// Whether a gradient can reach the entropies.
+    pub entropy_gradient: bool,
+    /// Whether the sums of squared probabilities are computed.
+    pub squares: bool,
+    /// Of how many other words the log-probs are computed, too; only where nothing else is.
+    pub candidates: usize,
+    /// How many words there are.
+    pub words: usize,
+    /// Which they are, where they are not the whole vocabulary.
+    pub shard: Option<VocabularyShard>,
+    /// Tokens whose logits are held at once.
+    pub chunk_tokens: usize,
+    /// Words whose logits are held at once in the backward pass.
+    pub chunk_words: usize,
+    /// Tokens whose logits are held at once in the forward pass of hidden states, for all words.
+    pub forward_tokens: usize,
+    /// Whether the weight is `[V, H]`.
+    pub transposed: bool,
+    /// Whether the bias is one, and not a stand-in.
+    pub has_bias: bool,
+}
+
+impl Settings {
+    /// The words that there are.
+    pub fn range(self) -> Range<usize> {
+        let first = self.shard.map_or(0, |shard| shard.first);
+        first..first + self.words
+    }
+}
 
 /// What has to be computed.
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,8 @@ use burn::tensor::{Bool, DType, Device, Int, Tensor};
 
 use super::config::{Entropy, TokenLogProbs};
 use super::linear::{emptied, scattered};
-use super::seam::{self, Plan, Rows, Tokens};
+use super::plan::Settings;
+use super::seam::{self, Rows, Tokens};
 use super::{LogProbs, composed};
 
 /// What is computed.
@@ -12,7 +13,7 @@ use super::{LogProbs, composed};
 pub(super) struct Work {
     pub rows: Rows,
     pub tokens: Tokens,
-    pub plan: Plan,
+    pub settings: Settings,
     pub is_fused: bool,
 }
 
@@ -20,8 +21,8 @@ impl Work {
     /// Values, as in `RowStatistics`.
     pub fn values(self) -> Tensor<2> {
         match self.is_fused {
-            true => seam::log_probs(self.rows, self.tokens, self.plan),
-            false => composed::log_probs(self.rows, self.tokens, self.plan),
+            true => seam::log_probs(self.rows, self.tokens, self.settings),
+            false => composed::log_probs(self.rows, self.tokens, self.settings),
         }
     }
 }

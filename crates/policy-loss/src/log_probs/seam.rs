@@ -1,10 +1,12 @@
 //! From tensors to the backends and back.
 
+#[cfg(feature = "fused")]
 use std::ops::Range;
 
 use burn::tensor::{Device, Int, Tensor};
 
-use super::{KeptTokens, VocabularyShard};
+use super::KeptTokens;
+use super::plan::Settings;
 
 #[cfg(feature = "fused")]
 pub use connected::*;
@@ -78,32 +80,6 @@ impl Tokens {
     }
 }
 
-/// How log-probs are computed, resolved for one call.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Plan {
-    pub softcap: Option<f64>,
-    pub entropy: bool,
-    pub entropy_gradient: bool,
-    pub squares: bool,
-    /// How many words there are.
-    pub words: usize,
-    /// Which they are, where they are not the whole vocabulary.
-    pub shard: Option<VocabularyShard>,
-    pub chunk_tokens: usize,
-    pub chunk_words: usize,
-    pub forward_tokens: usize,
-    pub transposed: bool,
-    pub has_bias: bool,
-}
-
-impl Plan {
-    /// The words that there are.
-    pub fn range(self) -> Range<usize> {
-        let first = self.shard.map_or(0, |shard| shard.first);
-        first..first + self.words
-    }
-}
-
 /// 128 MiB: 671 tokens of a vocabulary of 50,000 in f32, or 223 of 150,000.
 const HOST_MEMORY_BUDGET: usize = 128 << 20;
 
@@ -111,11 +87,11 @@ const HOST_MEMORY_BUDGET: usize = 128 << 20;
 mod connected {
     use burn::backend::{Dispatch, DispatchDevice};
 
-    use super::{Device, HOST_MEMORY_BUDGET, Head, Plan, Rows, Statistics, Tensor, Tokens};
+    use super::{Device, HOST_MEMORY_BUDGET, Head, Rows, Settings, Statistics, Tensor, Tokens};
     use crate::log_probs::TeacherDivergence;
     use crate::log_probs::ops::{
         HeadGradients, HeadLogits, HeadTensors, LogProbsOps, Pair, PairTensors, RowStatistics,
-        Settings, TokenTensors, Wanted,
+        TokenTensors, Wanted,
     };
     use crate::log_probs::prepared::Work;
 
@@ -155,24 +131,6 @@ mod connected {
         }
     }
 
-    impl Plan {
-        fn settings(self) -> Settings {
-            Settings {
-                softcap: self.softcap,
-                entropy: self.entropy,
-                entropy_gradient: self.entropy_gradient,
-                squares: self.squares,
-                candidates: 0,
-                shard: self.shard,
-                chunk_tokens: self.chunk_tokens,
-                chunk_words: self.chunk_words,
-                forward_tokens: self.forward_tokens,
-                transposed: self.transposed,
-                has_bias: self.has_bias,
-            }
-        }
-    }
-
     impl Head {
         fn tensors(self) -> HeadTensors<Dispatch> {
             HeadTensors {
@@ -197,25 +155,20 @@ mod connected {
     }
 
     /// Values, as in `RowStatistics`.
-    pub fn log_probs(rows: Rows, tokens: Tokens, plan: Plan) -> Tensor<2> {
-        computed(rows, tokens, plan).values
+    pub fn log_probs(rows: Rows, tokens: Tokens, settings: Settings) -> Tensor<2> {
+        computed(rows, tokens, settings).values
     }
 
     /// What is known of each token, outside of autodiff.
-    pub fn statistics(rows: Rows, tokens: Tokens, plan: Plan) -> Statistics {
+    pub fn statistics(rows: Rows, tokens: Tokens, settings: Settings) -> Statistics {
         let rows = match rows {
             Rows::Logits(logits) => Rows::Logits(logits.without_autodiff()),
             Rows::Hidden(head) => Rows::Hidden(head.without_autodiff()),
         };
-        computed(rows, tokens, plan)
+        computed(rows, tokens, settings)
     }
 
-    fn computed(rows: Rows, tokens: Tokens, plan: Plan) -> Statistics {
-        let candidates = tokens.candidates.as_ref();
-        let settings = Settings {
-            candidates: candidates.map_or(0, |words| words.dims()[1]),
-            ..plan.settings()
-        };
+    fn computed(rows: Rows, tokens: Tokens, settings: Settings) -> Statistics {
         let tokens = tokens.tensors();
         let statistics = match rows {
             Rows::Logits(logits) => {
@@ -234,9 +187,9 @@ mod connected {
         rows: Rows,
         tokens: Tokens,
         statistics: Statistics,
-        plan: Plan,
+        settings: Settings,
     ) -> Tensor<2> {
-        let (tokens, settings) = (tokens.tensors(), plan.settings());
+        let (tokens, settings) = (tokens.tensors(), settings);
         let statistics = RowStatistics {
             values: statistics.values.into_dispatch(),
             moments: statistics.moments.into_dispatch(),
@@ -255,8 +208,8 @@ mod connected {
     pub fn divergence(student: Work, teacher: Work, divergence: TeacherDivergence) -> Tensor<2> {
         let pair = Pair {
             divergence,
-            student: student.plan.settings(),
-            teacher: teacher.plan.settings(),
+            student: student.settings,
+            teacher: teacher.settings,
             of_student_logits: matches!(student.rows, Rows::Logits(_)),
             of_teacher_logits: matches!(teacher.rows, Rows::Logits(_)),
         };
@@ -295,12 +248,9 @@ mod connected {
     }
 
     impl Chunk {
-        pub fn forward(head: Head, tokens: Tokens, plan: Plan) -> Self {
-            let logits = Dispatch::head_logits(
-                head.clone().tensors(),
-                tokens.clone().tensors(),
-                plan.settings(),
-            );
+        pub fn forward(head: Head, tokens: Tokens, settings: Settings) -> Self {
+            let logits =
+                Dispatch::head_logits(head.clone().tensors(), tokens.clone().tensors(), settings);
             Self {
                 logits,
                 head,
@@ -324,15 +274,15 @@ mod connected {
 
     impl Known {
         /// Gradients for what is tracked of a head.
-        pub fn of(head: &Head, plan: Plan) -> Self {
+        pub fn of(head: &Head, settings: Settings) -> Self {
             let [tokens, _] = head.hidden.dims();
             let device = head.weight.device().without_autodiff();
             Self {
                 wanted: Wanted {
                     hidden: head.hidden.is_tracked(),
                     weight: head.weight.is_tracked(),
-                    bias: plan.has_bias && head.bias.is_tracked(),
-                    in_parts: tokens > plan.chunk_tokens,
+                    bias: settings.has_bias && head.bias.is_tracked(),
+                    in_parts: tokens > settings.chunk_tokens,
                 },
                 hidden: Vec::new(),
                 weight: Tensor::zeros([1, 1], (&device, head.weight.dtype())),
@@ -341,7 +291,7 @@ mod connected {
         }
 
         /// Adds those of a chunk, for the gradient `upstream` of its values.
-        pub fn add(&mut self, chunk: Chunk, upstream: Tensor<2>, plan: Plan) {
+        pub fn add(&mut self, chunk: Chunk, upstream: Tensor<2>, settings: Settings) {
             let device = upstream.device();
             // Taken out, so that the memory has one owner, which adds in place.
             let stand_in = |dtype| Tensor::<2>::zeros([1, 1], (&device, dtype));
@@ -360,7 +310,7 @@ mod connected {
                 chunk.tokens.tensors(),
                 upstream.into_dispatch(),
                 gradients,
-                plan.settings(),
+                settings,
                 self.wanted,
             );
             if self.wanted.hidden {
@@ -392,7 +342,7 @@ mod connected {
 mod unconnected {
     //! A build without a backend of ours: everything is composed, and nothing here is reached.
 
-    use super::{Device, Plan, Rows, Statistics, Tensor, Tokens};
+    use super::{Device, Rows, Settings, Statistics, Tensor, Tokens};
     use crate::log_probs::prepared::Work;
     use crate::log_probs::{TeacherDivergence, composed};
 
@@ -411,11 +361,11 @@ mod unconnected {
         false
     }
 
-    pub fn log_probs(rows: Rows, tokens: Tokens, plan: Plan) -> Tensor<2> {
-        composed::log_probs(rows, tokens, plan)
+    pub fn log_probs(rows: Rows, tokens: Tokens, settings: Settings) -> Tensor<2> {
+        composed::log_probs(rows, tokens, settings)
     }
 
-    pub fn statistics(_rows: Rows, _tokens: Tokens, _plan: Plan) -> Statistics {
+    pub fn statistics(_rows: Rows, _tokens: Tokens, _settings: Settings) -> Statistics {
         unreachable!("everything is composed")
     }
 
@@ -423,7 +373,7 @@ mod unconnected {
         _rows: Rows,
         _tokens: Tokens,
         _statistics: Statistics,
-        _plan: Plan,
+        _settings: Settings,
     ) -> Tensor<2> {
         unreachable!("everything is composed")
     }

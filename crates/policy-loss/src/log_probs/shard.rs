@@ -3,8 +3,9 @@
 use burn::tensor::{Bool, Int, Tensor};
 
 use super::config::{Entropy, TokenLogProbs};
+use super::plan::Settings;
 use super::prepared::{Place, Work};
-use super::seam::{self, Plan, Statistics, Tokens};
+use super::seam::{self, Statistics, Tokens};
 use super::{LinearHead, LogProbs, LogProbsTokens, composed};
 use crate::BatchError;
 use crate::alike::Alike;
@@ -154,10 +155,10 @@ impl TokenLogProbs {
     fn partials<const E: usize>(&self, work: Option<Work>, place: Place<E>) -> ShardPartials<E> {
         let known = work.map(|work| match work.is_fused {
             true => Known::Fused {
-                own: seam::statistics(work.rows.clone(), work.tokens.clone(), work.plan),
+                own: seam::statistics(work.rows.clone(), work.tokens.clone(), work.settings),
                 work: Box::new(work),
             },
-            false => Known::Composed(composed::Scaled::new(work.rows, work.tokens, work.plan)),
+            false => Known::Composed(composed::Scaled::new(work.rows, work.tokens, work.settings)),
         });
         ShardPartials {
             log_probs: self.clone(),
@@ -188,7 +189,7 @@ impl<const E: usize> ShardPartials<E> {
         Ok(match &self.known {
             None => self.place.none([self.rows(), 0]),
             Some(Known::Composed(scaled)) => scaled.sums(largest).without_autodiff(),
-            Some(Known::Fused { work, own }) => sums(own, &work.tokens, work.plan, largest),
+            Some(Known::Fused { work, own }) => sums(own, &work.tokens, work.settings, largest),
         })
     }
 
@@ -210,9 +211,9 @@ impl<const E: usize> ShardPartials<E> {
                 let log_sum = row(&sums, composed::EXPONENTIALS).log();
                 let statistics = Statistics {
                     moments: Tensor::cat(vec![largest.unsqueeze(), log_sum], 0),
-                    values: composed::values(sums, work.plan),
+                    values: composed::values(sums, work.settings),
                 };
-                seam::with_statistics(work.rows, work.tokens, statistics, work.plan)
+                seam::with_statistics(work.rows, work.tokens, statistics, work.settings)
             }
         };
         Ok(self.log_probs.split(values, &self.place))
@@ -244,8 +245,8 @@ impl<const E: usize> ShardPartials<E> {
 }
 
 /// Which targets are among the words at hand.
-pub(super) fn is_own(targets: &Tensor<1, Int>, plan: Plan) -> Tensor<1, Bool> {
-    let words = plan.range();
+pub(super) fn is_own(targets: &Tensor<1, Int>, settings: Settings) -> Tensor<1, Bool> {
+    let words = settings.range();
     let is_behind = targets.clone().greater_equal_elem(words.start as i64);
     is_behind.bool_and(targets.clone().lower_elem(words.end as i64))
 }
@@ -256,7 +257,7 @@ fn row(rows: &Tensor<2>, index: usize) -> Tensor<2> {
 
 /// The sums of a shard, from its own log-probs: with `p` the share of the shard in all
 /// exponentials, `log_prob + log p` is the log-prob over all shards.
-fn sums(own: &Statistics, tokens: &Tokens, plan: Plan, largest: Tensor<1>) -> Tensor<2> {
+fn sums(own: &Statistics, tokens: &Tokens, settings: Settings, largest: Tensor<1>) -> Tensor<2> {
     let log_sum = row(&own.moments, 1);
     // There is a 1 in every sum, unless all logits are -inf: such a shard adds nothing.
     let is_nothing = log_sum.clone().lower_elem(-1.0);
@@ -264,16 +265,16 @@ fn sums(own: &Statistics, tokens: &Tokens, plan: Plan, largest: Tensor<1>) -> Te
     let log_sum = (row(&own.moments, 0) - largest.unsqueeze()) + log_sum;
     let finite = |sums: Tensor<2>| sums.mask_fill(is_nothing.clone(), 0.0);
     let sum = finite(log_sum.clone().exp());
-    let is_own = is_own(&tokens.targets, plan).unsqueeze::<2>();
+    let is_own = is_own(&tokens.targets, settings).unsqueeze::<2>();
     let target = (row(&own.values, 0) + log_sum.clone())
         .mask_fill(is_nothing.clone(), f64::NEG_INFINITY)
         .mask_fill(is_own.clone().bool_not(), 0.0);
     let mut sums = vec![sum.zeros_like().mask_fill(is_own, 1.0), target, sum.clone()];
-    if plan.entropy {
+    if settings.entropy {
         let entropy = row(&own.values, 1);
         sums.push(finite(sum.clone() * (log_sum - entropy)));
     }
-    if plan.squares {
+    if settings.squares {
         let squares = row(&own.values, own.values.dims()[0] - 1);
         sums.push(finite(squares * sum.clone() * sum));
     }
