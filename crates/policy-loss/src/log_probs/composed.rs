@@ -4,6 +4,7 @@
 use burn::tensor::{DType, Int, Tensor};
 
 use super::plan::Settings;
+use super::prepared::Work;
 use super::seam::{Rows, Tokens};
 use super::shard::is_own;
 use crate::composed::arithmetic;
@@ -15,10 +16,10 @@ pub const EXPONENTIALS: usize = 2;
 
 /// Log-probs, and a row more each where entropies, and then where sums of squared probabilities are
 /// wanted.
-pub fn log_probs(rows: Rows, tokens: Tokens, settings: Settings) -> Tensor<2> {
-    let candidates = tokens.candidates.clone();
-    let scaled = Scaled::new(rows, tokens, settings);
-    let values = values(scaled.sums(scaled.largest()), settings);
+pub fn log_probs(work: Work) -> Tensor<2> {
+    let candidates = work.tokens.candidates.clone();
+    let scaled = Scaled::new(work);
+    let values = values(scaled.sums(scaled.largest()), scaled.settings);
     match candidates {
         Some(words) => Tensor::cat(vec![values, scaled.of(words)], 0),
         None => values,
@@ -35,7 +36,13 @@ pub struct Scaled {
 }
 
 impl Scaled {
-    pub fn new(rows: Rows, tokens: Tokens, settings: Settings) -> Self {
+    pub fn new(work: Work) -> Self {
+        let Work {
+            rows,
+            tokens,
+            settings,
+            ..
+        } = work;
         let Tokens {
             targets,
             scales,

@@ -430,8 +430,8 @@ impl Distillation {
         let values = match student.is_fused {
             true => seam::divergence(student, teacher, divergence).squeeze_dim(0),
             false => {
-                let teacher = composed::Scaled::new(teacher.rows, teacher.tokens, teacher.settings);
-                let student = composed::Scaled::new(student.rows, student.tokens, student.settings);
+                let teacher = composed::Scaled::new(teacher);
+                let student = composed::Scaled::new(student);
                 let student = student.log_probabilities();
                 let teacher = teacher.log_probabilities().cast(student.dtype());
                 divergence.of(student, teacher)

@@ -21,8 +21,8 @@ impl Work {
     /// Values, as in `RowStatistics`.
     pub fn values(self) -> Tensor<2> {
         match self.is_fused {
-            true => seam::log_probs(self.rows, self.tokens, self.settings),
-            false => composed::log_probs(self.rows, self.tokens, self.settings),
+            true => seam::log_probs(self),
+            false => composed::log_probs(self),
         }
     }
 }

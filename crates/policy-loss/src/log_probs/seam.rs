@@ -6,7 +6,6 @@ use std::ops::Range;
 use burn::tensor::{Device, Int, Tensor};
 
 use super::KeptTokens;
-use super::plan::Settings;
 
 #[cfg(feature = "fused")]
 pub use connected::*;
@@ -87,11 +86,11 @@ const HOST_MEMORY_BUDGET: usize = 128 << 20;
 mod connected {
     use burn::backend::{Dispatch, DispatchDevice};
 
-    use super::{Device, HOST_MEMORY_BUDGET, Head, Rows, Settings, Statistics, Tensor, Tokens};
+    use super::{Device, HOST_MEMORY_BUDGET, Head, Rows, Statistics, Tensor, Tokens};
     use crate::log_probs::TeacherDivergence;
     use crate::log_probs::ops::{
         HeadGradients, HeadLogits, HeadTensors, LogProbsOps, Pair, PairTensors, RowStatistics,
-        TokenTensors, Wanted,
+        Settings, TokenTensors, Wanted,
     };
     use crate::log_probs::prepared::Work;
 
@@ -155,22 +154,22 @@ mod connected {
     }
 
     /// Values, as in `RowStatistics`.
-    pub fn log_probs(rows: Rows, tokens: Tokens, settings: Settings) -> Tensor<2> {
-        computed(rows, tokens, settings).values
+    pub fn log_probs(work: Work) -> Tensor<2> {
+        computed(work).values
     }
 
     /// What is known of each token, outside of autodiff.
-    pub fn statistics(rows: Rows, tokens: Tokens, settings: Settings) -> Statistics {
-        let rows = match rows {
+    pub fn statistics(work: Work) -> Statistics {
+        let rows = match work.rows {
             Rows::Logits(logits) => Rows::Logits(logits.without_autodiff()),
             Rows::Hidden(head) => Rows::Hidden(head.without_autodiff()),
         };
-        computed(rows, tokens, settings)
+        computed(Work { rows, ..work })
     }
 
-    fn computed(rows: Rows, tokens: Tokens, settings: Settings) -> Statistics {
-        let tokens = tokens.tensors();
-        let statistics = match rows {
+    fn computed(work: Work) -> Statistics {
+        let (tokens, settings) = (work.tokens.tensors(), work.settings);
+        let statistics = match work.rows {
             Rows::Logits(logits) => {
                 Dispatch::token_log_probs(logits.into_dispatch(), tokens, settings)
             }
@@ -183,18 +182,13 @@ mod connected {
     }
 
     /// The values of statistics that are known already, with the gradients that they mean.
-    pub fn with_statistics(
-        rows: Rows,
-        tokens: Tokens,
-        statistics: Statistics,
-        settings: Settings,
-    ) -> Tensor<2> {
-        let (tokens, settings) = (tokens.tensors(), settings);
+    pub fn with_statistics(work: Work, statistics: Statistics) -> Tensor<2> {
+        let (tokens, settings) = (work.tokens.tensors(), work.settings);
         let statistics = RowStatistics {
             values: statistics.values.into_dispatch(),
             moments: statistics.moments.into_dispatch(),
         };
-        Tensor::from_dispatch(match rows {
+        Tensor::from_dispatch(match work.rows {
             Rows::Logits(logits) => {
                 Dispatch::token_log_probs_with(logits.into_dispatch(), tokens, statistics, settings)
             }
@@ -342,7 +336,7 @@ mod connected {
 mod unconnected {
     //! A build without a backend of ours: everything is composed, and nothing here is reached.
 
-    use super::{Device, Rows, Settings, Statistics, Tensor, Tokens};
+    use super::{Device, Statistics, Tensor};
     use crate::log_probs::prepared::Work;
     use crate::log_probs::{TeacherDivergence, composed};
 
@@ -361,20 +355,15 @@ mod unconnected {
         false
     }
 
-    pub fn log_probs(rows: Rows, tokens: Tokens, settings: Settings) -> Tensor<2> {
-        composed::log_probs(rows, tokens, settings)
+    pub fn log_probs(work: Work) -> Tensor<2> {
+        composed::log_probs(work)
     }
 
-    pub fn statistics(_rows: Rows, _tokens: Tokens, _settings: Settings) -> Statistics {
+    pub fn statistics(_work: Work) -> Statistics {
         unreachable!("everything is composed")
     }
 
-    pub fn with_statistics(
-        _rows: Rows,
-        _tokens: Tokens,
-        _statistics: Statistics,
-        _settings: Settings,
-    ) -> Tensor<2> {
+    pub fn with_statistics(_work: Work, _statistics: Statistics) -> Tensor<2> {
         unreachable!("everything is composed")
     }
 

@@ -5,7 +5,7 @@ use burn::tensor::{Bool, Int, Tensor};
 use super::config::{Entropy, TokenLogProbs};
 use super::plan::Settings;
 use super::prepared::{Place, Work};
-use super::seam::{self, Statistics, Tokens};
+use super::seam::{self, Statistics};
 use super::{LinearHead, LogProbs, LogProbsTokens, composed};
 use crate::BatchError;
 use crate::alike::Alike;
@@ -155,10 +155,10 @@ impl TokenLogProbs {
     fn partials<const E: usize>(&self, work: Option<Work>, place: Place<E>) -> ShardPartials<E> {
         let known = work.map(|work| match work.is_fused {
             true => Known::Fused {
-                own: seam::statistics(work.rows.clone(), work.tokens.clone(), work.settings),
+                own: seam::statistics(work.clone()),
                 work: Box::new(work),
             },
-            false => Known::Composed(composed::Scaled::new(work.rows, work.tokens, work.settings)),
+            false => Known::Composed(composed::Scaled::new(work)),
         });
         ShardPartials {
             log_probs: self.clone(),
@@ -189,7 +189,7 @@ impl<const E: usize> ShardPartials<E> {
         Ok(match &self.known {
             None => self.place.none([self.rows(), 0]),
             Some(Known::Composed(scaled)) => scaled.sums(largest).without_autodiff(),
-            Some(Known::Fused { work, own }) => sums(own, &work.tokens, work.settings, largest),
+            Some(Known::Fused { work, own }) => sums(own, work, largest),
         })
     }
 
@@ -207,13 +207,12 @@ impl<const E: usize> ShardPartials<E> {
             None => return Ok(self.log_probs.of_no_tokens(&self.place)),
             Some(Known::Composed(scaled)) => scaled.values(largest, sums),
             Some(Known::Fused { work, .. }) => {
-                let work = *work;
                 let log_sum = row(&sums, composed::EXPONENTIALS).log();
                 let statistics = Statistics {
                     moments: Tensor::cat(vec![largest.unsqueeze(), log_sum], 0),
                     values: composed::values(sums, work.settings),
                 };
-                seam::with_statistics(work.rows, work.tokens, statistics, work.settings)
+                seam::with_statistics(*work, statistics)
             }
         };
         Ok(self.log_probs.split(values, &self.place))
@@ -257,7 +256,7 @@ fn row(rows: &Tensor<2>, index: usize) -> Tensor<2> {
 
 /// The sums of a shard, from its own log-probs: with `p` the share of the shard in all
 /// exponentials, `log_prob + log p` is the log-prob over all shards.
-fn sums(own: &Statistics, tokens: &Tokens, settings: Settings, largest: Tensor<1>) -> Tensor<2> {
+fn sums(own: &Statistics, work: &Work, largest: Tensor<1>) -> Tensor<2> {
     let log_sum = row(&own.moments, 1);
     // There is a 1 in every sum, unless all logits are -inf: such a shard adds nothing.
     let is_nothing = log_sum.clone().lower_elem(-1.0);
@@ -265,16 +264,16 @@ fn sums(own: &Statistics, tokens: &Tokens, settings: Settings, largest: Tensor<1
     let log_sum = (row(&own.moments, 0) - largest.unsqueeze()) + log_sum;
     let finite = |sums: Tensor<2>| sums.mask_fill(is_nothing.clone(), 0.0);
     let sum = finite(log_sum.clone().exp());
-    let is_own = is_own(&tokens.targets, settings).unsqueeze::<2>();
+    let is_own = is_own(&work.tokens.targets, work.settings).unsqueeze::<2>();
     let target = (row(&own.values, 0) + log_sum.clone())
         .mask_fill(is_nothing.clone(), f64::NEG_INFINITY)
         .mask_fill(is_own.clone().bool_not(), 0.0);
     let mut sums = vec![sum.zeros_like().mask_fill(is_own, 1.0), target, sum.clone()];
-    if settings.entropy {
+    if work.settings.entropy {
         let entropy = row(&own.values, 1);
         sums.push(finite(sum.clone() * (log_sum - entropy)));
     }
-    if settings.squares {
+    if work.settings.squares {
         let squares = row(&own.values, own.values.dims()[0] - 1);
         sums.push(finite(squares * sum.clone() * sum));
     }
