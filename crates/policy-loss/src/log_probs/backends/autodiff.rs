@@ -4,7 +4,7 @@ use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind, unary};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend};
 
@@ -16,16 +16,8 @@ use crate::log_probs::ops::{
 #[derive(Debug)]
 struct TokenLogProbs;
 
-#[derive(Debug, Clone)]
-struct SavedLogits<B: Backend> {
-    logits: FloatTensor<B>,
-    tokens: TokenTensors<B>,
-    statistics: RowStatistics<B>,
-    settings: Settings,
-}
-
 impl<B: LogProbsOps> Backward<B, 1> for TokenLogProbs {
-    type State = SavedLogits<B>;
+    type State = (FloatTensor<B>, TokenTensors<B>, RowStatistics<B>, Settings);
 
     fn backward(
         self,
@@ -33,15 +25,9 @@ impl<B: LogProbsOps> Backward<B, 1> for TokenLogProbs {
         grads: &mut Gradients,
         _checkpointer: &mut Checkpointer,
     ) {
-        let saved = ops.state;
+        let (logits, tokens, statistics, settings) = ops.state;
         unary::<B, _>(ops.parents, ops.node, grads, |upstream| {
-            B::token_log_probs_backward(
-                saved.logits,
-                saved.tokens,
-                saved.statistics,
-                upstream,
-                saved.settings,
-            )
+            B::token_log_probs_backward(logits, tokens, statistics, upstream, settings)
         });
     }
 }
@@ -49,16 +35,8 @@ impl<B: LogProbsOps> Backward<B, 1> for TokenLogProbs {
 #[derive(Debug)]
 struct LinearLogProbs;
 
-#[derive(Debug, Clone)]
-struct SavedHead<B: Backend> {
-    head: HeadTensors<B>,
-    tokens: TokenTensors<B>,
-    statistics: RowStatistics<B>,
-    settings: Settings,
-}
-
 impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
-    type State = SavedHead<B>;
+    type State = (HeadTensors<B>, TokenTensors<B>, RowStatistics<B>, Settings);
 
     fn backward(
         self,
@@ -67,12 +45,7 @@ impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
         _checkpointer: &mut Checkpointer,
     ) {
         let upstream = grads.consume::<B>(&ops.node);
-        let SavedHead {
-            head,
-            tokens,
-            statistics,
-            settings,
-        } = ops.state;
+        let (head, tokens, statistics, settings) = ops.state;
         let nodes = ops.parents.map(|node| node.map(|node| node.id));
         let wanted = wanted(nodes, settings);
         let gradients =
@@ -84,16 +57,8 @@ impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
 #[derive(Debug)]
 struct Divergence;
 
-#[derive(Debug, Clone)]
-struct SavedPair<B: Backend> {
-    student: HeadTensors<B>,
-    teacher: HeadTensors<B>,
-    tokens: PairTensors<B>,
-    pair: Pair,
-}
-
 impl<B: LogProbsOps> Backward<B, 3> for Divergence {
-    type State = SavedPair<B>;
+    type State = (HeadTensors<B>, HeadTensors<B>, PairTensors<B>, Pair);
 
     fn backward(
         self,
@@ -102,12 +67,7 @@ impl<B: LogProbsOps> Backward<B, 3> for Divergence {
         _checkpointer: &mut Checkpointer,
     ) {
         let upstream = grads.consume::<B>(&ops.node);
-        let SavedPair {
-            student,
-            teacher,
-            tokens,
-            pair,
-        } = ops.state;
+        let (student, teacher, tokens, pair) = ops.state;
         let nodes = ops.parents.map(|node| node.map(|node| node.id));
         let wanted = wanted(nodes, pair.student);
         let gradients = B::divergence_backward(student, teacher, tokens, upstream, pair, wanted);
@@ -180,6 +140,10 @@ fn inner<B: Backend, C: CheckpointStrategy>(
     }
 }
 
+fn nodes<B: Backend, C: CheckpointStrategy>(head: &HeadTensors<Autodiff<B, C>>) -> [NodeGuard; 3] {
+    [&head.hidden, &head.weight, &head.bias].map(|tensor| tensor.node())
+}
+
 fn primitives<B: Backend, C: CheckpointStrategy>(
     head: HeadTensors<Autodiff<B, C>>,
 ) -> HeadTensors<B> {
@@ -191,15 +155,6 @@ fn primitives<B: Backend, C: CheckpointStrategy>(
 }
 
 /// Statistics have no gradient of their own.
-fn lifted<B: Backend, C: CheckpointStrategy>(
-    statistics: RowStatistics<B>,
-) -> RowStatistics<Autodiff<B, C>> {
-    RowStatistics {
-        values: Autodiff::<B, C>::from_inner(statistics.values),
-        moments: Autodiff::<B, C>::from_inner(statistics.moments),
-    }
-}
-
 fn lowered<B: Backend, C: CheckpointStrategy>(
     statistics: RowStatistics<Autodiff<B, C>>,
 ) -> RowStatistics<B> {
@@ -209,18 +164,60 @@ fn lowered<B: Backend, C: CheckpointStrategy>(
     }
 }
 
+/// The values of logits, from their statistics.
+fn of_logits<B: LogProbsOps, C: CheckpointStrategy>(
+    logits: FloatTensor<Autodiff<B, C>>,
+    tokens: TokenTensors<B>,
+    statistics: RowStatistics<B>,
+    settings: Settings,
+) -> FloatTensor<Autodiff<B, C>> {
+    let (logits, node) = logits.into_parts();
+    let prepared = TokenLogProbs
+        .prepare::<C>([node])
+        .compute_bound()
+        .stateful();
+    let values = statistics.values.clone();
+    match prepared {
+        OpsKind::Tracked(prepared) => {
+            prepared.finish((logits, tokens, statistics, settings), values)
+        }
+        OpsKind::UnTracked(prepared) => prepared.finish(values),
+    }
+}
+
+/// The values of a head, from the statistics of its logits.
+fn of_head<B: LogProbsOps, C: CheckpointStrategy>(
+    head: HeadTensors<Autodiff<B, C>>,
+    tokens: TokenTensors<B>,
+    statistics: RowStatistics<B>,
+    settings: Settings,
+) -> FloatTensor<Autodiff<B, C>> {
+    // Recomputed already as far as it pays: what is saved are the inputs, and a few numbers a
+    // token.
+    let prepared = LinearLogProbs
+        .prepare::<C>(nodes(&head))
+        .compute_bound()
+        .stateful();
+    let values = statistics.values.clone();
+    match prepared {
+        OpsKind::Tracked(prepared) => {
+            prepared.finish((primitives(head), tokens, statistics, settings), values)
+        }
+        OpsKind::UnTracked(prepared) => prepared.finish(values),
+    }
+}
+
 impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
     fn token_log_probs(
         logits: FloatTensor<Self>,
         tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        let plain = logits.clone().into_primitive();
-        let statistics = B::token_log_probs(plain, inner(tokens.clone()), settings);
-        let statistics = lifted(statistics);
+        let (plain, tokens) = (logits.clone().into_primitive(), inner(tokens));
+        let statistics = B::token_log_probs(plain, tokens.clone(), settings);
         RowStatistics {
-            moments: statistics.moments.clone(),
-            values: Self::token_log_probs_with(logits, tokens, statistics, settings),
+            moments: Self::from_inner(statistics.moments.clone()),
+            values: of_logits::<B, C>(logits, tokens, statistics, settings),
         }
     }
 
@@ -230,25 +227,7 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
         statistics: RowStatistics<Self>,
         settings: Settings,
     ) -> FloatTensor<Self> {
-        let (logits, node) = logits.into_parts();
-        let prepared = TokenLogProbs
-            .prepare::<C>([node])
-            .compute_bound()
-            .stateful();
-        let statistics = lowered(statistics);
-        let values = statistics.values.clone();
-        match prepared {
-            OpsKind::Tracked(prepared) => {
-                let saved = SavedLogits {
-                    logits,
-                    tokens: inner(tokens),
-                    statistics,
-                    settings,
-                };
-                prepared.finish(saved, values)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(values),
-        }
+        of_logits::<B, C>(logits, inner(tokens), lowered(statistics), settings)
     }
 
     fn linear_log_probs(
@@ -256,12 +235,11 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
         tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        let statistics =
-            B::linear_log_probs(primitives(head.clone()), inner(tokens.clone()), settings);
-        let statistics = lifted(statistics);
+        let (plain, tokens) = (primitives(head.clone()), inner(tokens));
+        let statistics = B::linear_log_probs(plain, tokens.clone(), settings);
         RowStatistics {
-            moments: statistics.moments.clone(),
-            values: Self::linear_log_probs_with(head, tokens, statistics, settings),
+            moments: Self::from_inner(statistics.moments.clone()),
+            values: of_head(head, tokens, statistics, settings),
         }
     }
 
@@ -271,33 +249,7 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
         statistics: RowStatistics<Self>,
         settings: Settings,
     ) -> FloatTensor<Self> {
-        let (hidden, hidden_node) = head.hidden.into_parts();
-        let (weight, weight_node) = head.weight.into_parts();
-        let (bias, bias_node) = head.bias.into_parts();
-        // Recomputed already as far as it pays: what is saved are the inputs, and a few numbers a
-        // token.
-        let prepared = LinearLogProbs
-            .prepare::<C>([hidden_node, weight_node, bias_node])
-            .compute_bound()
-            .stateful();
-        let statistics = lowered(statistics);
-        let values = statistics.values.clone();
-        match prepared {
-            OpsKind::Tracked(prepared) => {
-                let saved = SavedHead {
-                    head: HeadTensors {
-                        hidden,
-                        weight,
-                        bias,
-                    },
-                    tokens: inner(tokens),
-                    statistics,
-                    settings,
-                };
-                prepared.finish(saved, values)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(values),
-        }
+        of_head(head, inner(tokens), lowered(statistics), settings)
     }
 
     fn divergence(
@@ -306,24 +258,17 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
         tokens: PairTensors<Self>,
         pair: Pair,
     ) -> FloatTensor<Self> {
-        let nodes = [&student.hidden, &student.weight, &student.bias].map(|tensor| tensor.node());
-        let prepared = Divergence.prepare::<C>(nodes).compute_bound().stateful();
-        let saved = SavedPair {
-            student: primitives(student),
-            teacher: primitives(teacher),
-            tokens: PairTensors {
-                targets: tokens.targets,
-                student: tokens.student.into_primitive(),
-                teacher: tokens.teacher.into_primitive(),
-            },
-            pair,
+        let prepared = Divergence
+            .prepare::<C>(nodes(&student))
+            .compute_bound()
+            .stateful();
+        let (student, teacher) = (primitives(student), primitives(teacher));
+        let tokens = PairTensors {
+            targets: tokens.targets,
+            student: tokens.student.into_primitive(),
+            teacher: tokens.teacher.into_primitive(),
         };
-        let SavedPair {
-            student,
-            teacher,
-            tokens,
-            ..
-        } = saved.clone();
+        let saved = (student.clone(), teacher.clone(), tokens.clone(), pair);
         let values = B::divergence(student, teacher, tokens, pair);
         match prepared {
             OpsKind::Tracked(prepared) => prepared.finish(saved, values),
@@ -336,9 +281,8 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
         head: HeadTensors<Self>,
         gradients: HeadGradients<Self>,
     ) -> FloatTensor<Self> {
-        let nodes = [&head.hidden, &head.weight, &head.bias].map(|tensor| tensor.node());
         let prepared = KnownGradients
-            .prepare::<C>(nodes)
+            .prepare::<C>(nodes(&head))
             .compute_bound()
             .stateful();
         let result = result.into_primitive();
