@@ -39,49 +39,53 @@ pub enum TeacherDivergence {
 }
 
 impl TeacherDivergence {
-    /// The share of the teacher in the mixture that both are compared with, if there is one.
-    pub(super) fn mixture(self) -> Option<f64> {
-        match self {
-            Self::JensenShannon { teacher_share } => Some(teacher_share),
-            _ => None,
-        }
+    /// Whether both are compared with a mixture of the two, and not with one another.
+    pub(super) fn has_mixture(self) -> bool {
+        matches!(self, Self::JensenShannon { .. })
     }
 
-    /// The share of the forward KL, if there is no mixture.
-    pub(super) fn forward(self) -> f64 {
-        match self {
+    /// What the divergences of the teacher and of the student weigh; in a mixture their shares, too.
+    pub(super) fn weights(self) -> [f64; 2] {
+        let teacher = match self {
             Self::ForwardKl => 1.0,
+            Self::ReverseKl => 0.0,
             Self::Mixed { forward_share } => forward_share,
-            Self::ReverseKl | Self::JensenShannon { .. } => 0.0,
+            Self::JensenShannon { teacher_share } => teacher_share,
+        };
+        [teacher, 1.0 - teacher]
+    }
+
+    /// The sum of what both come to with their weights. What weighs nothing is left out: 0 times an
+    /// infinite divergence is NaN.
+    pub(super) fn sum_of<T>(
+        self,
+        teacher: impl Fn(f64) -> T,
+        student: impl Fn(f64) -> T,
+        add: fn(T, T) -> T,
+    ) -> T {
+        match self.weights() {
+            [weight, 0.0] => teacher(weight),
+            [0.0, weight] => student(weight),
+            [first, second] => add(teacher(first), student(second)),
         }
     }
 
     /// The divergence of each row of logarithms of probabilities, `[N, K]`, tracked for the student.
     /// What is -inf has no part in it.
     fn of(self, student: Tensor<2>, teacher: Tensor<2>) -> Tensor<1> {
-        let weighed = |weight: f64, left: &Tensor<2>, right: &Tensor<2>| {
-            // 0 times an infinite divergence is NaN.
-            (weight > 0.0).then(|| terms(left.clone(), right.clone()).sum_dim(1) * weight)
-        };
-        let parts = match self.mixture() {
-            Some(share) => {
-                let mixture = mixture(student.clone(), teacher.clone(), share);
-                [
-                    weighed(share, &teacher, &mixture),
-                    weighed(1.0 - share, &student, &mixture),
-                ]
+        let (of_teacher, of_student) = match self.has_mixture() {
+            true => {
+                let mixture = mixture(student.clone(), teacher.clone(), self.weights());
+                (mixture.clone(), mixture)
             }
-            None => {
-                let forward = self.forward();
-                [
-                    weighed(forward, &teacher, &student),
-                    weighed(1.0 - forward, &student, &teacher),
-                ]
-            }
+            false => (student.clone(), teacher.clone()),
         };
-        let parts = parts.into_iter().flatten();
-        let sum = parts.reduce(|sum, more| sum + more);
-        sum.expect("the weights add up to 1").squeeze_dim(1)
+        let sum = self.sum_of(
+            |weight| terms(teacher.clone(), of_teacher.clone()).sum_dim(1) * weight,
+            |weight| terms(student.clone(), of_student.clone()).sum_dim(1) * weight,
+            |sum, more| sum + more,
+        );
+        sum.squeeze_dim(1)
     }
 
     fn validate(self) -> Result<(), ConfigError> {
@@ -107,9 +111,13 @@ fn terms(p: Tensor<2>, q: Tensor<2>) -> Tensor<2> {
     (p.clone().exp() * (p - q)).mask_fill(impossible, 0.0)
 }
 
-/// `log(share teacher + (1 - share) student)`; 0 where both are impossible.
-fn mixture(student: Tensor<2>, teacher: Tensor<2>, share: f64) -> Tensor<2> {
-    let mixture = teacher.exp() * share + student.exp() * (1.0 - share);
+/// The logarithm of the sum of both with their shares; 0 where both are impossible.
+fn mixture(
+    student: Tensor<2>,
+    teacher: Tensor<2>,
+    [of_teacher, of_student]: [f64; 2],
+) -> Tensor<2> {
+    let mixture = teacher.exp() * of_teacher + student.exp() * of_student;
     let impossible = mixture.clone().without_autodiff().equal_elem(0.0);
     mixture.mask_fill(impossible, 1.0).log()
 }

@@ -47,66 +47,51 @@ impl<B: LogProbsOps> Chunk<B> {
         }
     }
 
+    /// What both are compared with where it is a mixture.
+    fn mixture(&self, divergence: TeacherDivergence) -> Option<FloatTensor<B>> {
+        let of = || mixture::<B>(&self.student, &self.teacher, divergence.weights());
+        divergence.has_mixture().then(of)
+    }
+
     /// `[N, 1]`.
     fn value(&self, divergence: TeacherDivergence) -> FloatTensor<B> {
-        let (student, teacher) = (self.student.clone(), self.teacher.clone());
+        let mixture = self.mixture(divergence);
         let weighed = |weight: f64, left: &FloatTensor<B>, right: &FloatTensor<B>| {
-            // 0 times an infinite divergence is NaN.
-            (weight > 0.0).then(|| {
-                let terms = terms::<B>(left.clone(), right.clone());
-                B::float_mul_scalar(B::float_sum_dim(terms, 1), weight.into())
-            })
+            let right = mixture.as_ref().unwrap_or(right);
+            let terms = terms::<B>(left.clone(), right.clone());
+            B::float_mul_scalar(B::float_sum_dim(terms, 1), weight.into())
         };
-        let (first, second) = match divergence.mixture() {
-            Some(share) => {
-                let mixture = mixture::<B>(student.clone(), teacher.clone(), share);
-                (
-                    weighed(share, &teacher, &mixture),
-                    weighed(1.0 - share, &student, &mixture),
-                )
-            }
-            None => {
-                let forward = divergence.forward();
-                (
-                    weighed(forward, &teacher, &student),
-                    weighed(1.0 - forward, &student, &teacher),
-                )
-            }
-        };
-        match (first, second) {
-            (Some(first), Some(second)) => B::float_add(first, second),
-            (one, other) => one.or(other).expect("the weights add up to 1"),
-        }
+        divergence.sum_of(
+            |weight| weighed(weight, &self.teacher, &self.student),
+            |weight| weighed(weight, &self.student, &self.teacher),
+            B::float_add,
+        )
     }
 
     /// Of the student's scaled logits.
     fn gradient(&self, divergence: TeacherDivergence) -> FloatTensor<B> {
-        let (student, teacher) = (self.student.clone(), self.teacher.clone());
-        let forward = match divergence.mixture() {
-            Some(_) => 0.0,
-            None => divergence.forward(),
-        };
         // Of KL(student || other), whatever moves with the student's probabilities in the other.
-        let of_reverse = |weight: f64, other: FloatTensor<B>| {
-            let terms = terms::<B>(student.clone(), other);
+        let of_student = |weight: f64, other: FloatTensor<B>| {
+            let terms = terms::<B>(self.student.clone(), other);
             let sum = B::float_sum_dim(terms.clone(), 1);
-            let gradient = B::float_sub(terms, B::float_mul(B::float_exp(student.clone()), sum));
+            let probability = B::float_exp(self.student.clone());
+            let gradient = B::float_sub(terms, B::float_mul(probability, sum));
             B::float_mul_scalar(gradient, weight.into())
         };
-        if let Some(share) = divergence.mixture() {
-            let mixture = mixture::<B>(student.clone(), teacher, share);
-            return of_reverse(1.0 - share, mixture);
+        if let Some(mixture) = self.mixture(divergence) {
+            let [_, weight] = divergence.weights();
+            return of_student(weight, mixture);
         }
-        let of_forward = || {
-            let difference =
-                B::float_sub(B::float_exp(student.clone()), B::float_exp(teacher.clone()));
-            B::float_mul_scalar(difference, forward.into())
+        let of_teacher = |weight: f64| {
+            let [student, teacher] =
+                [&self.student, &self.teacher].map(|log_probs| B::float_exp(log_probs.clone()));
+            B::float_mul_scalar(B::float_sub(student, teacher), weight.into())
         };
-        match (forward > 0.0, forward < 1.0) {
-            (true, true) => B::float_add(of_forward(), of_reverse(1.0 - forward, teacher.clone())),
-            (true, false) => of_forward(),
-            _ => of_reverse(1.0, teacher),
-        }
+        divergence.sum_of(
+            of_teacher,
+            |weight| of_student(weight, self.teacher.clone()),
+            B::float_add,
+        )
     }
 }
 
@@ -151,14 +136,16 @@ fn terms<B: Backend>(p: FloatTensor<B>, q: FloatTensor<B>) -> FloatTensor<B> {
     B::float_mask_fill(terms, impossible, 0.0.into())
 }
 
-/// `log(share teacher + (1 - share) student)`; 0 where both are impossible, or next to it.
+/// The logarithm of the sum of both with their shares; 0 where both are impossible, or next to it.
 fn mixture<B: Backend>(
-    student: FloatTensor<B>,
-    teacher: FloatTensor<B>,
-    share: f64,
+    student: &FloatTensor<B>,
+    teacher: &FloatTensor<B>,
+    [of_teacher, of_student]: [f64; 2],
 ) -> FloatTensor<B> {
-    let teacher = B::float_mul_scalar(B::float_exp(teacher), share.into());
-    let student = B::float_mul_scalar(B::float_exp(student), (1.0 - share).into());
+    let share = |log_probs: &FloatTensor<B>, share: f64| {
+        B::float_mul_scalar(B::float_exp(log_probs.clone()), share.into())
+    };
+    let (teacher, student) = (share(teacher, of_teacher), share(student, of_student));
     let mixture = B::float_add(teacher, student);
     let bools = get_device_settings::<B>(&mixture.device()).bool_dtype;
     let impossible = B::float_equal_elem(mixture.clone(), 0.0.into(), bools);
