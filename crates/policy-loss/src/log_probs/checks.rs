@@ -20,6 +20,21 @@ pub fn shape(tensor: &'static str, got: &[usize], expected: &[usize]) -> Result<
     })
 }
 
+/// What belongs to logits or hidden states: the same without their last dimension.
+pub fn rows<const D: usize, const E: usize>(
+    name: &'static str,
+    rows: &Tensor<D>,
+) -> Result<Alike<E>, BatchError> {
+    let dims = rows.dims();
+    let alike = Alike {
+        reference: name,
+        shape: std::array::from_fn(|dim| dims[dim]),
+        device: rows.device(),
+    };
+    alike.place(name, &alike.device, rows.dtype())?;
+    Ok(alike)
+}
+
 /// Fails unless the head fits hidden states of `width`, to which it belongs.
 pub fn head<const D: usize>(
     head: &LinearHead,

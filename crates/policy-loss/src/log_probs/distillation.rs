@@ -2,13 +2,13 @@
 
 use burn::config::Config;
 use burn::module::Module;
-use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
+use burn::tensor::kind::Basic;
+use burn::tensor::{Bool, DType, Int, Tensor};
 use policy_loss_kernels::objective::check::{require, unit};
 use serde::{Deserialize, Serialize};
 
 use super::config::{Entropy, TokenLogProbs};
-use super::linear::emptied;
-use super::prepared::{Place, Work};
+use super::prepared::{Chosen, Place, Work};
 use super::seam;
 use super::tokens::as_indices;
 use super::{LinearHead, LogProbsTokens, checks, composed};
@@ -246,16 +246,6 @@ impl<const D: usize> TokenDistributions<D> {
         }
     }
 
-    /// What belongs to the student's.
-    fn alike<const E: usize>(&self) -> Alike<E> {
-        let dims = self.rows.dims();
-        Alike {
-            reference: "student",
-            shape: std::array::from_fn(|dim| dims[dim]),
-            device: self.rows.device(),
-        }
-    }
-
     /// Fails unless the device computes them; found before any token is chosen.
     fn check<const E: usize>(
         &self,
@@ -284,7 +274,7 @@ impl<const D: usize> TokenDistributions<D> {
 
     /// Of the chosen tokens, checked. There is no work without a token.
     fn prepare(self, chosen: &Chosen) -> Result<(Option<Work>, Place<1>), BatchError> {
-        let rows = chosen.of(self.rows);
+        let rows = chosen.rows(flat(self.rows));
         let plain = rows.device().without_autodiff();
         let targets = Tensor::<1, Int>::zeros([rows.dims()[0]], (&plain, DType::I32));
         let tokens = LogProbsTokens::new(targets);
@@ -404,7 +394,7 @@ impl Distillation {
                 accepted: "none over a whole vocabulary; it is of a top-k".into(),
             });
         }
-        let alike = student.alike::<E>();
+        let alike = checks::rows::<D, E>("student", &student.rows)?;
         let mut expected = student.rows.dims();
         expected[D - 1] = teacher.rows.dims()[D - 1];
         checks::shape("teacher", &teacher.rows.dims(), &expected)?;
@@ -418,15 +408,15 @@ impl Distillation {
                 accepted: format!("{vocabulary}, the student's"),
             });
         }
-        let chosen = Chosen::new(action_mask.into(), &alike)?;
+        let chosen = chosen(action_mask.into(), &alike)?;
         let is_chunk_given = student.log_probs.config.chunk_tokens.is_some();
         let mut teacher = teacher.without_autodiff();
         teacher.log_probs.config.implementation = student.log_probs.config.implementation;
         let (student, place) = student.prepare(&chosen)?;
         let (teacher, _) = teacher.prepare(&chosen)?;
-        let place = chosen.place(alike.shape, place);
+        let place = among_all(alike, chosen, place.dtype);
         let (Some(mut student), Some(teacher)) = (student, teacher) else {
-            return Ok(place.none(alike.shape));
+            return Ok(place.none(place.outer));
         };
         if !is_chunk_given {
             // Whole rows, two of them for a token, and what is made of them.
@@ -471,7 +461,7 @@ impl Distillation {
         action_mask: impl Into<Option<Tensor<E, Bool>>>,
     ) -> Result<Tensor<E>, BatchError> {
         const { assert!(D == E + 1, "the mask has the rank of the logits, less one") };
-        let alike = student.alike::<E>();
+        let alike = checks::rows::<D, E>("student", &student.rows)?;
         let words = teacher.ids.dims()[D - 1];
         let mut expected = student.rows.dims();
         expected[D - 1] = words.max(1);
@@ -485,18 +475,22 @@ impl Distillation {
         alike.device("teacher.ids", &ids.device())?;
         alike.place("teacher.log_probs", &log_probs.device(), log_probs.dtype())?;
         let ids = as_indices(ids);
-        let chosen = Chosen::new(action_mask.into(), &alike)?;
+        let chosen = chosen(action_mask.into(), &alike)?;
         let (work, place) = student.prepare(&chosen)?;
-        let place = chosen.place(alike.shape, place);
+        let place = among_all(alike, chosen, place.dtype);
         let Some(mut work) = work else {
-            return Ok(place.none(alike.shape));
+            return Ok(place.none(place.outer));
         };
-        let ids = chosen.of_ids(ids);
+        let ids = match place.chosen.is_empty {
+            // The one that stands in may hold a word beyond the vocabulary, whose NaN would go on.
+            true => Tensor::zeros([1, words], (&ids.device(), DType::I32)),
+            false => place.chosen.select(flat(ids)),
+        };
         work.tokens.candidates = Some(ids.clone());
         work.settings.candidates = words;
         let values = work.values();
         let student = values.narrow(0, 1, words).transpose();
-        let teacher = chosen.of(log_probs).cast(student.dtype());
+        let teacher = place.chosen.rows(flat(log_probs)).cast(student.dtype());
         Ok(place.put(self.of_words(student, teacher, ids.lower_elem(0))))
     }
 
@@ -540,78 +534,34 @@ impl Distillation {
 /// The least logarithm of what a top-k leaves out, with its sign turned.
 const LEAST_TAIL: f64 = 1e-7;
 
-/// The tokens that are computed.
-struct Chosen {
-    /// Of all tokens.
-    count: usize,
-    /// Absent where all are.
-    places: Option<Tensor<1, Int>>,
-    /// Whether no token is valid, and one stands in.
-    is_empty: bool,
+/// One row behind the other.
+fn flat<const D: usize, K: Basic>(rows: Tensor<D, K>) -> Tensor<2, K> {
+    let dims = rows.dims();
+    let count = dims[..D - 1].iter().product();
+    rows.reshape([count, dims[D - 1]])
 }
 
-impl Chosen {
-    fn new<const E: usize>(
-        mask: Option<Tensor<E, Bool>>,
-        alike: &Alike<E>,
-    ) -> Result<Self, BatchError> {
-        let count = alike.shape.iter().product();
-        if let Some(mask) = &mask {
-            alike.shaped("action_mask", mask)?;
-        }
-        let mask = mask.map(|mask| mask.reshape([count]));
-        let mut valid = checks::valid_tokens(mask.as_ref())?;
-        let is_empty = valid.as_ref().is_some_and(Vec::is_empty);
-        if is_empty {
-            valid = Some(vec![0]);
-        }
-        let places = valid.map(|valid| {
-            let valid: Vec<i64> = valid.into_iter().map(|index| index as i64).collect();
-            let shape = [valid.len()];
-            let plain = alike.device.clone().without_autodiff();
-            Tensor::from_data(TensorData::new(valid, shape), &plain)
-        });
-        Ok(Self {
-            count,
-            places,
-            is_empty,
-        })
+/// The tokens that a mask leaves.
+fn chosen<const E: usize>(
+    mask: Option<Tensor<E, Bool>>,
+    alike: &Alike<E>,
+) -> Result<Chosen, BatchError> {
+    if let Some(mask) = &mask {
+        alike.shaped("action_mask", mask)?;
     }
+    let count: usize = alike.shape.iter().product();
+    let mask = mask.map(|mask| mask.reshape([count]));
+    let mut valid = checks::valid_tokens(mask.as_ref())?;
+    Ok(Chosen::new(
+        &mut valid,
+        &alike.device.clone().without_autodiff(),
+    ))
+}
 
-    /// Their rows.
-    fn of<const D: usize>(&self, rows: Tensor<D>) -> Tensor<2> {
-        let width = rows.dims()[D - 1];
-        let rows: Tensor<2> = rows.reshape([self.count, width]);
-        let rows = match &self.places {
-            Some(places) => rows.select(0, places.clone()),
-            None => rows,
-        };
-        match self.is_empty {
-            true => emptied(rows),
-            false => rows,
-        }
-    }
-
-    fn of_ids<const D: usize>(&self, ids: Tensor<D, Int>) -> Tensor<2, Int> {
-        let words = ids.dims()[D - 1];
-        let ids: Tensor<2, Int> = ids.reshape([self.count, words]);
-        match &self.places {
-            // The one that stands in may hold a word beyond the vocabulary, whose NaN would go on.
-            Some(_) if self.is_empty => Tensor::zeros([1, words], (&ids.device(), DType::I32)),
-            Some(places) => ids.select(0, places.clone()),
-            None => ids,
-        }
-    }
-
-    /// Where results belong, among all tokens.
-    fn place<const E: usize>(&self, outer: [usize; E], of_chosen: Place<1>) -> Place<E> {
-        Place {
-            outer,
-            masked: None,
-            places: self.places.clone(),
-            is_empty: self.is_empty,
-            device: of_chosen.device,
-            dtype: of_chosen.dtype,
-        }
+/// Where results belong, among all tokens.
+fn among_all<const E: usize>(alike: Alike<E>, chosen: Chosen, dtype: DType) -> Place<E> {
+    Place {
+        chosen,
+        ..Place::of_all(alike, dtype)
     }
 }

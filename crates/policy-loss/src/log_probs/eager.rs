@@ -8,67 +8,37 @@
 
 use burn::tensor::Tensor;
 
-use super::config::{Entropy, TokenLogProbs};
-use super::linear::{Picked, scattered};
-use super::seam::{Chunk, Known};
-use super::{LinearHead, LogProbsTokens, checks, chunks};
-use crate::alike::Alike;
-use crate::composed::arithmetic;
+use super::chunks;
+use super::linear::scattered;
+use super::prepared::{Place, Work};
+use super::seam::{Chunk, Known, Rows};
 use crate::{BatchError, PolicyBatch, PolicyLoss, PolicyLossOutput};
 
-/// The loss of a batch that was checked, if there is anything to gain from this; else nothing.
+/// Whether there is anything to gain from this. A block of words needs what is known of whole rows
+/// before.
+pub fn pays(work: &Work) -> bool {
+    let is_tracked = match &work.rows {
+        Rows::Hidden(head) => head.is_tracked(),
+        Rows::Logits(_) => false,
+    };
+    work.is_fused && is_tracked && work.settings.chunk_words >= work.settings.words
+}
+
+/// The loss of a batch that was checked.
 pub fn forward(
     loss: &PolicyLoss,
-    log_probs: &TokenLogProbs,
-    hidden: &Tensor<3>,
-    head: &LinearHead,
-    given: &LogProbsTokens<2>,
+    work: Work,
+    place: &Place<2>,
     batch: &PolicyBatch,
-) -> Result<Option<PolicyLossOutput>, BatchError> {
-    let [sequences, tokens, width] = hidden.dims();
-    let shape = [sequences, tokens];
-    let device = hidden.device();
-    let alike = Alike {
-        reference: "hidden",
-        shape,
-        device: device.clone(),
-    };
-    alike.place("hidden", &device, hidden.dtype())?;
-    checks::head(head, width, &alike)?;
-    let [_, vocabulary] = head.dims();
-    given.check(&alike, vocabulary, log_probs.config())?;
-    if !log_probs.is_fused(vocabulary, &device)? || sequences * tokens == 0 {
-        return Ok(None);
-    }
-    let count = sequences * tokens;
-    let mut config = *log_probs.config();
-    // The objective reads neither.
-    config.entropy = Entropy::None;
-    config.sum_of_squares = false;
-    let Picked {
-        head,
-        tokens,
-        places,
-        settings,
-        ..
-    } = TokenLogProbs { config }.pick(
-        hidden.clone().reshape([count, width]),
-        head,
-        given.clone().flat(),
-        None,
-        true,
-    )?;
-    // A block of words needs what is known of whole rows before.
-    if !head.is_tracked() || settings.chunk_words < vocabulary {
-        return Ok(None);
-    }
-
+) -> Result<PolicyLossOutput, BatchError> {
+    let (shape, dtype, places) = (place.outer, place.dtype, &place.chosen.places);
+    let count = shape.iter().product();
+    let (tokens, settings, head) = (work.tokens, work.settings, work.rows.head());
     let plain = head.clone().without_autodiff();
     let [picked, _] = plain.hidden.dims();
-    let dtype = arithmetic(plain.hidden.dtype());
     let place = |values: Tensor<1>, start: usize, length: usize, all: Tensor<1>| {
         let end = start + length;
-        match &places {
+        match places {
             Some(places) => {
                 let places = places.clone().slice(start..end);
                 // Nothing but 0 stood there.
@@ -86,7 +56,7 @@ pub fn forward(
         let chunk = Chunk::forward(head, tokens.slice(range), settings);
         all = place(chunk.values().reshape([length]), start, length, all);
         let gradient = gradient(loss, batch, all.clone().reshape(shape))?.reshape([count]);
-        let gradient: Tensor<1> = match &places {
+        let gradient: Tensor<1> = match places {
             Some(places) => gradient.select(0, places.clone().slice(start..start + length)),
             None => gradient.slice(start..start + length),
         };
@@ -94,10 +64,10 @@ pub fn forward(
     }
 
     let output = with_log_probs(loss, batch, all.reshape(shape))?;
-    Ok(Some(PolicyLossOutput {
+    Ok(PolicyLossOutput {
         loss: known.attach(output.loss, head),
         ..output
-    }))
+    })
 }
 
 /// The gradient of each log-prob.

@@ -1,15 +1,14 @@
 //! Log-probs of hidden states, without their logits.
 
-use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Tensor};
 
 use super::config::{HalfProducts, TokenLogProbs};
 use super::plan::{Plane, Settings};
-use super::prepared::{Place, Work};
+use super::prepared::{Chosen, Place, Work};
 use super::seam::{self, Head, Rows, Tokens};
 use super::tokens::as_indices;
 use super::{LinearHead, LogProbs, LogProbsTokens, VocabularyShard, checks};
 use crate::BatchError;
-use crate::alike::Alike;
 use crate::composed::arithmetic;
 use crate::device::describe;
 
@@ -76,39 +75,68 @@ impl TokenLogProbs {
         shard: Option<VocabularyShard>,
     ) -> Result<(Option<Work>, Place<E>), BatchError> {
         const { assert!(D == E + 1, "`tokens` have the rank of `hidden`, less one") };
-        let dims = hidden.dims();
-        let outer: [usize; E] = std::array::from_fn(|dim| dims[dim]);
-        let (count, width) = (outer.iter().product(), dims[D - 1]);
-        let device = hidden.device();
-        let alike = Alike {
-            reference: "hidden",
-            shape: outer,
-            device: device.clone(),
-        };
-        alike.place("hidden", &device, hidden.dtype())?;
+        let alike = checks::rows("hidden", &hidden)?;
+        let (count, width) = (alike.shape.iter().product(), hidden.dims()[D - 1]);
         checks::head(head, width, &alike)?;
         let [_, words] = head.dims();
-        let vocabulary = checks::vocabulary(shard, words)?;
-        tokens.check(&alike, vocabulary, &self.config)?;
-        let is_fused = self.is_fused(words, &device)?;
-        let mut place = Place {
-            outer,
-            masked: None,
-            places: None,
-            is_empty: false,
-            dtype: arithmetic(hidden.dtype()),
-            device,
+        let (vocabulary, is_fused) = self.check(&tokens, &alike, words, shard)?;
+        let plain = alike.device.clone().without_autodiff();
+        let wide = arithmetic(hidden.dtype());
+        let dtype = match self.is_native(hidden.dtype(), head.weight.dtype(), &plain, is_fused)? {
+            true => hidden.dtype(),
+            false => wide,
         };
+        let mut place = Place::of_all(alike, wide);
         if count == 0 {
             return Ok((None, place));
         }
-        let hidden = hidden.reshape([count, width]);
-        let picked = self.pick(hidden, head, tokens.flat(), shard, is_fused)?;
-        (place.places, place.is_empty) = (picked.places, picked.is_empty);
+        let tokens = tokens.flat();
+        let mut valid = checks::valid_tokens(tokens.action_mask.as_ref())?;
+        if self.config.check_targets {
+            checks::values(&tokens, valid.as_deref(), vocabulary)?;
+        }
+        let chosen = Chosen::new(&mut valid, &plain);
+        let kept = tokens.kept_tokens.map(|kept| match valid {
+            Some(valid) => kept.select(valid.into_iter()),
+            None => kept.sorted(),
+        });
+        let targets = chosen.select(as_indices(tokens.targets.without_autodiff()));
+        // That of a token that stands in may be anything.
+        let temperatures = tokens.temperatures.filter(|_| !chosen.is_empty);
+        let temperatures = temperatures.map(|temperatures| chosen.select(temperatures));
+        let hidden = chosen.rows(hidden.reshape([count, width]));
+        place.chosen = chosen;
+        let bias = match &head.bias {
+            Some(bias) => bias.clone().cast(wide),
+            None => Tensor::zeros([1], (&plain, wide)),
+        };
+        let [count, _] = hidden.dims();
+        let head_is_tracked = head.weight.is_tracked() || bias.is_tracked();
+        let plane = Plane {
+            tokens: count,
+            width,
+            vocabulary: words,
+            dtype,
+            is_tracked: hidden.is_tracked() || head_is_tracked,
+            is_weight_tracked: head.weight.is_tracked(),
+        };
         let work = Work {
-            rows: Rows::Hidden(picked.head),
-            tokens: picked.tokens,
-            settings: picked.settings,
+            settings: Settings {
+                transposed: head.transposed,
+                has_bias: head.bias.is_some(),
+                ..self.settings(plane, shard, &plain)
+            },
+            rows: Rows::Hidden(Head {
+                hidden: hidden.cast(dtype),
+                weight: head.weight.clone().cast(dtype),
+                bias,
+            }),
+            tokens: Tokens {
+                targets,
+                scales: self.scales(temperatures, count, (&plain, wide)),
+                kept,
+                candidates: None,
+            },
             is_fused,
         };
         Ok((Some(work), place))
@@ -134,109 +162,6 @@ impl TokenLogProbs {
             HalfProducts::Widened => Ok(false),
         }
     }
-
-    /// The valid tokens of checked inputs.
-    pub(super) fn pick(
-        &self,
-        hidden: Tensor<2>,
-        head: &LinearHead,
-        tokens: LogProbsTokens<1>,
-        shard: Option<VocabularyShard>,
-        is_fused: bool,
-    ) -> Result<Picked, BatchError> {
-        let [_, words] = head.dims();
-        let vocabulary = checks::vocabulary(shard, words)?;
-        let device = hidden.device();
-        let mut valid = checks::valid_tokens(tokens.action_mask.as_ref())?;
-        if self.config.check_targets {
-            checks::values(&tokens, valid.as_deref(), vocabulary)?;
-        }
-        let mut temperatures = tokens.temperatures;
-        let is_empty = valid.as_ref().is_some_and(Vec::is_empty);
-        if is_empty {
-            // One token keeps all shapes, and the graph, as they are. It changes nothing: no
-            // gradient reaches it, and its values are not used.
-            valid = Some(vec![0]);
-            temperatures = None;
-        }
-        let plain = device.clone().without_autodiff();
-        let kept = tokens.kept_tokens.map(|kept| match &valid {
-            Some(valid) => kept.select(valid.iter().copied()),
-            None => kept.sorted(),
-        });
-        let places = valid.map(|valid| {
-            let valid: Vec<i64> = valid.into_iter().map(|index| index as i64).collect();
-            let shape = [valid.len()];
-            Tensor::<1, Int>::from_data(TensorData::new(valid, shape), &plain)
-        });
-        let targets = as_indices(tokens.targets.without_autodiff());
-        let (hidden, targets) = match &places {
-            Some(places) => (
-                hidden.select(0, places.clone()),
-                targets.select(0, places.clone()),
-            ),
-            None => (hidden, targets),
-        };
-        let temperatures = match (temperatures, &places) {
-            (Some(temperatures), Some(places)) => Some(temperatures.select(0, places.clone())),
-            (temperatures, _) => temperatures,
-        };
-        let hidden = match is_empty {
-            true => emptied(hidden),
-            false => hidden,
-        };
-        let wide = arithmetic(hidden.dtype());
-        let dtype = match self.is_native(hidden.dtype(), head.weight.dtype(), &plain, is_fused)? {
-            true => hidden.dtype(),
-            false => wide,
-        };
-        let bias = match &head.bias {
-            Some(bias) => bias.clone().cast(wide),
-            None => Tensor::zeros([1], (&plain, wide)),
-        };
-        let [tokens, width] = hidden.dims();
-        let scales = self.scales(temperatures, tokens, (&plain, wide));
-        let head_is_tracked = head.weight.is_tracked() || bias.is_tracked();
-        let plane = Plane {
-            tokens,
-            width,
-            vocabulary: words,
-            dtype,
-            is_tracked: hidden.is_tracked() || head_is_tracked,
-            is_weight_tracked: head.weight.is_tracked(),
-        };
-        Ok(Picked {
-            settings: Settings {
-                transposed: head.transposed,
-                has_bias: head.bias.is_some(),
-                ..self.settings(plane, shard, &plain)
-            },
-            head: Head {
-                hidden: hidden.cast(dtype),
-                weight: head.weight.clone().cast(dtype),
-                bias,
-            },
-            tokens: Tokens {
-                targets,
-                scales,
-                kept,
-                candidates: None,
-            },
-            places,
-            is_empty,
-        })
-    }
-}
-
-/// The tokens that are computed.
-pub(super) struct Picked {
-    pub head: Head,
-    pub tokens: Tokens,
-    /// Where they belong; absent where all tokens are computed.
-    pub places: Option<Tensor<1, Int>>,
-    /// Whether no token is valid, and one stands in.
-    pub is_empty: bool,
-    pub settings: Settings,
 }
 
 /// A vector of `length` with values at their places, and 0 elsewhere.

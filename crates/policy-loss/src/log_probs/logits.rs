@@ -8,7 +8,6 @@ use super::prepared::{Place, Work};
 use super::seam::{self, Rows, Tokens};
 use super::tokens::as_indices;
 use super::{LogProbs, LogProbsTokens, VocabularyShard, checks};
-use crate::alike::Alike;
 use crate::composed::arithmetic;
 use crate::device::describe;
 use crate::{BatchError, Implementation};
@@ -69,35 +68,21 @@ impl TokenLogProbs {
         shard: Option<VocabularyShard>,
     ) -> Result<(Option<Work>, Place<E>), BatchError> {
         const { assert!(D == E + 1, "`tokens` have the rank of `logits`, less one") };
-        let dims = logits.dims();
-        let outer: [usize; E] = std::array::from_fn(|dim| dims[dim]);
-        let (count, words) = (outer.iter().product(), dims[D - 1]);
-        let device = logits.device();
-        let alike = Alike {
-            reference: "logits",
-            shape: outer,
-            device: device.clone(),
-        };
-        alike.place("logits", &device, logits.dtype())?;
+        let alike = checks::rows("logits", &logits)?;
+        let (count, words) = (alike.shape.iter().product(), logits.dims()[D - 1]);
         if words == 0 {
             return Err(BatchError::Shape {
                 tensor: "logits",
                 expected: "a last dimension above 0".into(),
-                got: dims.to_vec(),
+                got: logits.dims().to_vec(),
             });
         }
-        let vocabulary = checks::vocabulary(shard, words)?;
-        tokens.check(&alike, vocabulary, &self.config)?;
-        let is_fused = self.is_fused(words, &device)?;
-        let dtype = arithmetic(logits.dtype());
-        let mut place = Place {
-            outer,
-            masked: None,
-            places: None,
-            is_empty: false,
-            device: device.clone(),
-            dtype,
-        };
+        let (vocabulary, is_fused) = self.check(&tokens, &alike, words, shard)?;
+        let (plain, dtype) = (
+            alike.device.clone().without_autodiff(),
+            arithmetic(logits.dtype()),
+        );
+        let mut place = Place::of_all(alike, dtype);
         if count == 0 {
             return Ok((None, place));
         }
@@ -114,10 +99,9 @@ impl TokenLogProbs {
             is_tracked: logits.is_tracked(),
             is_weight_tracked: false,
         };
-        let settings = self.settings(plane, shard, &device);
+        let settings = self.settings(plane, shard, &plain);
         let logits: Tensor<2> = logits.reshape([count, words]);
         place.masked = tokens.action_mask.map(Tensor::bool_not);
-        let plain = device.without_autodiff();
         let tokens = Tokens {
             targets: as_indices(tokens.targets.without_autodiff()),
             scales: self.scales(tokens.temperatures, count, (&plain, dtype)),

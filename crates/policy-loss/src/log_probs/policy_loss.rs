@@ -116,39 +116,30 @@ impl PolicyLoss {
             });
         }
         given.action_mask = batch.action_mask.clone();
-        #[cfg(feature = "fused")]
+        let mut config = *log_probs.config();
+        config.entropy = match objective.entropy_bonus {
+            Some(_) => Entropy::Tracked,
+            None if objective.reads_entropies() => Entropy::Metric,
+            None => Entropy::None,
+        };
+        config.sum_of_squares = false;
+        let log_probs = TokenLogProbs { config };
+        let (work, place) = log_probs.prepare_linear(hidden, head, given, None)?;
         // Without old log-probs the new ones take their place: all of them have to be known.
-        if objective.decomposes_over_tokens() && batch.old_log_probs.is_some() {
-            let output = eager::forward(self, log_probs, &hidden, head, &given, &batch)?;
-            if let Some(output) = output {
-                return Ok(output);
+        #[cfg(feature = "fused")]
+        let is_sum = objective.decomposes_over_tokens() && batch.old_log_probs.is_some();
+        #[cfg(feature = "fused")]
+        let work = match work {
+            Some(work) if is_sum && eager::pays(&work) => {
+                return eager::forward(self, work, &place, &batch);
             }
-        }
-        recomputed(self, log_probs, hidden, head, given, batch)
+            work => work,
+        };
+        let log_probs = log_probs.finished(work, &place);
+        self.forward(PolicyBatch {
+            log_probs: Some(log_probs.log_probs),
+            entropies: log_probs.entropies,
+            ..batch
+        })
     }
-}
-
-/// The log-probs first, tracked, then the loss.
-fn recomputed(
-    loss: &PolicyLoss,
-    log_probs: &TokenLogProbs,
-    hidden: Tensor<3>,
-    head: &LinearHead,
-    tokens: LogProbsTokens<2>,
-    batch: PolicyBatch,
-) -> Result<PolicyLossOutput, BatchError> {
-    let mut config = *log_probs.config();
-    let objective = &loss.config().objective;
-    config.entropy = match objective.entropy_bonus {
-        Some(_) => Entropy::Tracked,
-        None if objective.reads_entropies() => Entropy::Metric,
-        None => Entropy::None,
-    };
-    config.sum_of_squares = false;
-    let log_probs = TokenLogProbs { config }.forward_linear(hidden, head, tokens)?;
-    loss.forward(PolicyBatch {
-        log_probs: Some(log_probs.log_probs),
-        entropies: log_probs.entropies,
-        ..batch
-    })
 }

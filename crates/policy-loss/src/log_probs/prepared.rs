@@ -1,12 +1,15 @@
 //! Inputs that were checked, one token after another, and where results belong.
 
-use burn::tensor::{Bool, DType, Device, Int, Tensor};
+use burn::tensor::kind::Basic;
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 
 use super::config::{Entropy, TokenLogProbs};
 use super::linear::{emptied, scattered};
 use super::plan::Settings;
 use super::seam::{self, Rows, Tokens};
-use super::{LogProbs, composed};
+use super::{LogProbs, LogProbsTokens, VocabularyShard, checks, composed};
+use crate::BatchError;
+use crate::alike::Alike;
 
 /// What is computed.
 #[derive(Debug, Clone)]
@@ -34,19 +37,76 @@ pub(super) struct Place<const E: usize> {
     pub outer: [usize; E],
     /// Tokens that are computed, and whose results are 0.
     pub masked: Option<Tensor<1, Bool>>,
-    /// The places of the tokens that are computed; absent where all are.
-    pub places: Option<Tensor<1, Int>>,
-    /// Whether no token is valid, and one stands in.
-    pub is_empty: bool,
+    pub chosen: Chosen,
     pub device: Device,
     /// The type of the arithmetic.
     pub dtype: DType,
 }
 
+/// Which tokens are computed.
+#[derive(Debug, Clone)]
+pub(super) struct Chosen {
+    /// Their places; absent where all are.
+    pub places: Option<Tensor<1, Int>>,
+    /// Whether no token is valid, and one stands in.
+    pub is_empty: bool,
+}
+
+impl Chosen {
+    /// All tokens.
+    pub const ALL: Self = Self {
+        places: None,
+        is_empty: false,
+    };
+
+    /// The valid tokens, or all.
+    pub fn new(valid: &mut Option<Vec<usize>>, plain: &Device) -> Self {
+        let is_empty = valid.as_ref().is_some_and(Vec::is_empty);
+        if is_empty {
+            // One token keeps all shapes, and the graph, as they are. It changes nothing: no
+            // gradient reaches it, and its values are not used.
+            *valid = Some(vec![0]);
+        }
+        let places = valid.as_ref().map(|valid| {
+            let places: Vec<i64> = valid.iter().map(|index| *index as i64).collect();
+            let shape = [places.len()];
+            Tensor::from_data(TensorData::new(places, shape), plain)
+        });
+        Self { places, is_empty }
+    }
+
+    /// What is given of them.
+    pub fn select<const D: usize, K: Basic>(&self, all: Tensor<D, K>) -> Tensor<D, K> {
+        match &self.places {
+            Some(places) => all.select(0, places.clone()),
+            None => all,
+        }
+    }
+
+    /// Their logits or hidden states; exactly 0 of one that stands in.
+    pub fn rows(&self, all: Tensor<2>) -> Tensor<2> {
+        match self.is_empty {
+            true => emptied(self.select(all)),
+            false => self.select(all),
+        }
+    }
+}
+
 impl<const E: usize> Place<E> {
+    /// All tokens, whose arithmetic is of a type.
+    pub fn of_all(alike: Alike<E>, dtype: DType) -> Self {
+        Self {
+            outer: alike.shape,
+            masked: None,
+            chosen: Chosen::ALL,
+            device: alike.device,
+            dtype,
+        }
+    }
+
     /// Numbers of the tokens that are computed, at their places; 0 elsewhere.
     pub fn put(&self, row: Tensor<1>) -> Tensor<E> {
-        let row = match self.is_empty {
+        let row = match self.chosen.is_empty {
             true => emptied(row),
             false => row,
         };
@@ -54,7 +114,7 @@ impl<const E: usize> Place<E> {
             Some(masked) => row.mask_fill(masked.clone(), 0.0),
             None => row,
         };
-        let row = match &self.places {
+        let row = match &self.chosen.places {
             Some(places) => {
                 let count = self.outer.iter().product();
                 scattered(row, places.clone(), count, self.dtype)
@@ -71,6 +131,20 @@ impl<const E: usize> Place<E> {
 }
 
 impl TokenLogProbs {
+    /// Checks what goes with logits of `words` words: the size of the vocabulary, and whether the
+    /// device's backend computes a chunk at a time.
+    pub(super) fn check<const E: usize>(
+        &self,
+        tokens: &LogProbsTokens<E>,
+        alike: &Alike<E>,
+        words: usize,
+        shard: Option<VocabularyShard>,
+    ) -> Result<(usize, bool), BatchError> {
+        let vocabulary = checks::vocabulary(shard, words)?;
+        tokens.check(alike, vocabulary, &self.config)?;
+        Ok((vocabulary, self.is_fused(words, &alike.device)?))
+    }
+
     /// What was prepared, computed.
     pub(super) fn finished<const E: usize>(
         &self,

@@ -218,7 +218,7 @@ mod connected {
 
     impl Rows {
         /// Logits stand in the place of hidden states.
-        fn head(self) -> Head {
+        pub fn head(self) -> Head {
             match self {
                 Self::Hidden(head) => head,
                 Self::Logits(logits) => {
