@@ -166,7 +166,9 @@ pub trait LogProbsOps: Backend {
     }
 
     /// What is known of each row of logits, `[N, V]` of any float type, which are bounded already.
-    #[fusion(meta = statistics_metadata)]
+    #[fusion(meta = |logits: &TensorSpec, _: &_, settings: &Settings| {
+        statistics_of(logits, settings)
+    })]
     fn softmax_statistics(
         logits: FloatTensor<Self>,
         #[extension_type] tokens: TokenTensors<Self>,
@@ -241,7 +243,9 @@ pub trait LogProbsOps: Backend {
     }
 
     /// Log-probs of hidden states, a chunk at a time.
-    #[fusion(meta = head_statistics_metadata)]
+    #[fusion(meta = |head: &HeadTensorsMetadata, _: &_, settings: &Settings| {
+        statistics_of(&head.hidden, settings)
+    })]
     fn linear_log_probs(
         #[extension_type] head: HeadTensors<Self>,
         #[extension_type] tokens: TokenTensors<Self>,
@@ -251,7 +255,9 @@ pub trait LogProbsOps: Backend {
     }
 
     /// The gradients of hidden states and head, computing each chunk's logits again.
-    #[fusion(meta = gradients_metadata)]
+    #[fusion(meta = |head: &HeadTensorsMetadata, _: &_, _: &_, _: &_, _: &_, wanted: &Wanted| {
+        gradients_of(head, wanted)
+    })]
     fn linear_log_probs_backward(
         #[extension_type] head: HeadTensors<Self>,
         #[extension_type] tokens: TokenTensors<Self>,
@@ -297,7 +303,9 @@ pub trait LogProbsOps: Backend {
     }
 
     /// The divergence of two distributions at each token, `[1, N]`, a chunk at a time.
-    #[fusion(meta = divergence_metadata)]
+    #[fusion(meta = |student: &HeadTensorsMetadata, _: &_, _: &_, _: &_| {
+        rows_of(&student.hidden, 1)
+    })]
     fn divergence(
         #[extension_type] student: HeadTensors<Self>,
         #[extension_type] teacher: HeadTensors<Self>,
@@ -308,7 +316,9 @@ pub trait LogProbsOps: Backend {
     }
 
     /// The gradients of the student of a divergence, computing each chunk's logits again.
-    #[fusion(meta = divergence_gradients_metadata)]
+    #[fusion(meta = |student: &HeadTensorsMetadata, _: &_, _: &_, _: &_, _: &_, wanted: &Wanted| {
+        gradients_of(student, wanted)
+    })]
     fn divergence_backward(
         #[extension_type] student: HeadTensors<Self>,
         #[extension_type] teacher: HeadTensors<Self>,
@@ -342,44 +352,19 @@ pub trait LogProbsOps: Backend {
     }
 }
 
+/// So many numbers for each row.
 #[cfg(all(feature = "fusion", feature = "cube"))]
-fn statistics_metadata(
-    logits: &TensorSpec,
-    _tokens: &TokenTensorsMetadata,
-    settings: &Settings,
-) -> RowStatisticsMetadata {
-    statistics_of(logits, settings)
-}
-
-#[cfg(all(feature = "fusion", feature = "cube"))]
-fn head_statistics_metadata(
-    head: &HeadTensorsMetadata,
-    _tokens: &TokenTensorsMetadata,
-    settings: &Settings,
-) -> RowStatisticsMetadata {
-    statistics_of(&head.hidden, settings)
+fn rows_of(rows: &TensorSpec, count: usize) -> TensorSpec {
+    let arithmetic = crate::composed::arithmetic(rows.dtype);
+    TensorSpec::new([count, rows.shape[0]].into(), arithmetic)
 }
 
 #[cfg(all(feature = "fusion", feature = "cube"))]
 fn statistics_of(rows: &TensorSpec, settings: &Settings) -> RowStatisticsMetadata {
-    let arithmetic = crate::composed::arithmetic(rows.dtype);
-    let of = |count: usize| TensorSpec::new([count, rows.shape[0]].into(), arithmetic);
     RowStatisticsMetadata {
-        values: of(settings.values()),
-        moments: of(2),
+        values: rows_of(rows, settings.values()),
+        moments: rows_of(rows, 2),
     }
-}
-
-#[cfg(all(feature = "fusion", feature = "cube"))]
-fn gradients_metadata(
-    head: &HeadTensorsMetadata,
-    _tokens: &TokenTensorsMetadata,
-    _statistics: &RowStatisticsMetadata,
-    _upstream: &TensorSpec,
-    _settings: &Settings,
-    wanted: &Wanted,
-) -> HeadGradientsMetadata {
-    gradients_of(head, wanted)
 }
 
 #[cfg(all(feature = "fusion", feature = "cube"))]
@@ -393,30 +378,6 @@ fn gradients_of(head: &HeadTensorsMetadata, wanted: &Wanted) -> HeadGradientsMet
         weight: of(&head.weight, wanted.weight),
         bias: of(&head.bias, wanted.bias),
     }
-}
-
-#[cfg(all(feature = "fusion", feature = "cube"))]
-fn divergence_metadata(
-    student: &HeadTensorsMetadata,
-    _teacher: &HeadTensorsMetadata,
-    _tokens: &PairTensorsMetadata,
-    _pair: &Pair,
-) -> TensorSpec {
-    let rows = &student.hidden;
-    let arithmetic = crate::composed::arithmetic(rows.dtype);
-    TensorSpec::new([1, rows.shape[0]].into(), arithmetic)
-}
-
-#[cfg(all(feature = "fusion", feature = "cube"))]
-fn divergence_gradients_metadata(
-    student: &HeadTensorsMetadata,
-    _teacher: &HeadTensorsMetadata,
-    _tokens: &PairTensorsMetadata,
-    _upstream: &TensorSpec,
-    _pair: &Pair,
-    wanted: &Wanted,
-) -> HeadGradientsMetadata {
-    gradients_of(student, wanted)
 }
 
 #[cfg(all(feature = "fusion", feature = "cube"))]
