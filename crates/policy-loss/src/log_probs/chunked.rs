@@ -308,6 +308,49 @@ pub fn head_gradients<B: LogProbsOps>(
     products(of_logits, chunk.head, gradients, settings, wanted)
 }
 
+/// The gradients of a head, chunk by chunk. They are handed on, so that the memory of a sum has one
+/// owner, which adds in place.
+pub struct Sums<B: Backend> {
+    wanted: Wanted,
+    hidden: Vec<FloatTensor<B>>,
+    gradients: HeadGradients<B>,
+}
+
+impl<B: Backend> Sums<B> {
+    /// What is wanted of a head, of all its tokens.
+    pub fn new(head: &HeadTensors<B>, settings: Settings, wanted: Wanted) -> Self {
+        Self {
+            wanted: Wanted {
+                in_parts: head.hidden.shape()[0] > settings.chunk_tokens,
+                ..wanted
+            },
+            hidden: Vec::new(),
+            gradients: stand_ins(head),
+        }
+    }
+
+    /// With those of a chunk, as from `LogProbsOps::head_gradients`.
+    pub fn add(mut self, chunk: impl FnOnce(HeadGradients<B>, Wanted) -> HeadGradients<B>) -> Self {
+        self.gradients = chunk(self.gradients, self.wanted);
+        if self.wanted.hidden {
+            self.hidden.push(self.gradients.hidden.clone());
+        }
+        self
+    }
+
+    /// Those of all chunks.
+    pub fn finish(self, weight: DType) -> HeadGradients<B> {
+        let mut gradients = self.gradients;
+        if self.wanted.hidden {
+            gradients.hidden = B::float_cat(self.hidden, 0);
+        }
+        if self.wanted.weight {
+            gradients.weight = cast::<B>(gradients.weight, weight);
+        }
+        gradients
+    }
+}
+
 /// The gradient of a chunk's logits, as numbers of the type of the hidden states.
 pub struct LogitsGradient<B: Backend> {
     pub logits: FloatTensor<B>,
@@ -411,31 +454,19 @@ fn by_tokens<B: LogProbsOps>(
     wanted: Wanted,
 ) -> HeadGradients<B> {
     let [tokens, _] = head.hidden.shape().dims();
-    let wanted = Wanted {
-        in_parts: tokens > settings.chunk_tokens,
-        ..wanted
-    };
     let weight_type = head.weight.dtype();
-    let mut gradients = stand_ins(&head);
-    let mut hidden = Vec::new();
+    let mut sums = Sums::new(&head, settings, wanted);
     for range in chunks(tokens, settings.chunk_tokens) {
         let head = rows_of(&head, &range);
         let Known {
             tokens, upstream, ..
         } = known.of(&range);
         let logits = B::head_logits(head.clone(), tokens.clone(), settings);
-        gradients = B::head_gradients(logits, head, tokens, upstream, gradients, settings, wanted);
-        if wanted.hidden {
-            hidden.push(gradients.hidden.clone());
-        }
+        sums = sums.add(|sums, wanted| {
+            B::head_gradients(logits, head, tokens, upstream, sums, settings, wanted)
+        });
     }
-    if wanted.hidden {
-        gradients.hidden = B::float_cat(hidden, 0);
-    }
-    if wanted.weight {
-        gradients.weight = cast::<B>(gradients.weight, weight_type);
-    }
-    gradients
+    sums.finish(weight_type)
 }
 
 fn by_words<B: LogProbsOps>(
@@ -661,7 +692,7 @@ pub fn cast<B: Backend>(tensor: FloatTensor<B>, dtype: DType) -> FloatTensor<B> 
 }
 
 /// One number in place of each gradient.
-pub fn stand_ins<B: Backend>(head: &HeadTensors<B>) -> HeadGradients<B> {
+fn stand_ins<B: Backend>(head: &HeadTensors<B>) -> HeadGradients<B> {
     let stand_in = |like: &FloatTensor<B>| {
         B::float_zeros(Shape::from([1]), &like.device(), like.dtype().into())
     };

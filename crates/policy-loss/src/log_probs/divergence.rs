@@ -7,7 +7,7 @@ use burn::tensor::Shape;
 
 use super::TeacherDivergence;
 use super::chunked::{
-    LogitsGradient, before_bound, bounded, cast, logits, products, rows_of, slice, stand_ins,
+    LogitsGradient, Sums, before_bound, bounded, cast, logits, products, rows_of, slice,
     within_range,
 };
 use super::chunks;
@@ -189,14 +189,9 @@ pub fn gradients<B: LogProbsOps>(
 ) -> HeadGradients<B> {
     let [count, _] = student.hidden.shape().dims();
     let settings = pair.student;
-    let wanted = Wanted {
-        in_parts: count > settings.chunk_tokens,
-        ..wanted
-    };
     let narrow = student.hidden.dtype();
     let weight_type = student.weight.dtype();
-    let mut gradients = stand_ins(&student);
-    let mut hidden = Vec::new();
+    let mut sums = Sums::new(&student, settings, wanted);
     for range in chunks(count, settings.chunk_tokens) {
         let (head, teacher) = (rows_of(&student, &range), rows_of(&teacher, &range));
         let tokens = tokens.of(&range);
@@ -216,25 +211,20 @@ pub fn gradients<B: LogProbsOps>(
         let of_bounded = B::float_mask_fill(of_scaled, nowhere, 0.0.into());
         let logits = before_bound::<B>(of_bounded, chunk.logits, idle.clone(), settings);
         let logits = cast::<B>(logits, narrow);
-        if pair.of_student_logits {
-            hidden.push(logits);
-            continue;
-        }
-        let of_logits = LogitsGradient {
-            logits,
-            idle,
-            factor,
-        };
-        gradients = products(of_logits, head, gradients, settings, wanted);
-        if wanted.hidden {
-            hidden.push(gradients.hidden.clone());
-        }
+        sums = sums.add(|sums, wanted| match pair.of_student_logits {
+            true => HeadGradients {
+                hidden: logits,
+                ..sums
+            },
+            false => {
+                let of_logits = LogitsGradient {
+                    logits,
+                    idle,
+                    factor,
+                };
+                products(of_logits, head, sums, settings, wanted)
+            }
+        });
     }
-    if wanted.hidden {
-        gradients.hidden = B::float_cat(hidden, 0);
-    }
-    if wanted.weight {
-        gradients.weight = cast::<B>(gradients.weight, weight_type);
-    }
-    gradients
+    sums.finish(weight_type)
 }

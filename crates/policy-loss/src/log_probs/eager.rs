@@ -60,7 +60,7 @@ pub fn forward(
             Some(places) => gradient.select(0, places.clone().slice(start..start + length)),
             None => gradient.slice(start..start + length),
         };
-        known.add(chunk, gradient.reshape([1, length]), settings);
+        known = known.add(chunk, gradient.reshape([1, length]), settings);
     }
 
     let output = with_log_probs(loss, batch, all.reshape(shape))?;

@@ -88,9 +88,10 @@ mod connected {
 
     use super::{Device, HOST_MEMORY_BUDGET, Head, Rows, Statistics, Tensor, Tokens};
     use crate::log_probs::TeacherDivergence;
+    use crate::log_probs::chunked::Sums;
     use crate::log_probs::ops::{
-        HeadGradients, HeadLogits, HeadTensors, LogProbsOps, Pair, PairTensors, RowStatistics,
-        Settings, TokenTensors, Wanted,
+        HeadLogits, HeadTensors, LogProbsOps, Pair, PairTensors, RowStatistics, Settings,
+        TokenTensors, Wanted,
     };
     use crate::log_probs::prepared::Work;
 
@@ -259,73 +260,34 @@ mod connected {
     }
 
     /// Gradients that are known chunk by chunk, before anybody asks for them.
-    pub struct Known {
-        wanted: Wanted,
-        hidden: Vec<Tensor<2>>,
-        weight: Tensor<2>,
-        bias: Tensor<1>,
-    }
+    pub struct Known(Sums<Dispatch>);
 
     impl Known {
         /// Gradients for what is tracked of a head.
         pub fn of(head: &Head, settings: Settings) -> Self {
-            let [tokens, _] = head.hidden.dims();
-            let device = head.weight.device().without_autodiff();
-            Self {
-                wanted: Wanted {
-                    hidden: head.hidden.is_tracked(),
-                    weight: head.weight.is_tracked(),
-                    bias: settings.has_bias && head.bias.is_tracked(),
-                    in_parts: tokens > settings.chunk_tokens,
-                },
-                hidden: Vec::new(),
-                weight: Tensor::zeros([1, 1], (&device, head.weight.dtype())),
-                bias: Tensor::zeros([1], (&device, head.bias.dtype())),
-            }
+            let wanted = Wanted {
+                hidden: head.hidden.is_tracked(),
+                weight: head.weight.is_tracked(),
+                bias: settings.has_bias && head.bias.is_tracked(),
+                in_parts: false,
+            };
+            let plain = head.clone().without_autodiff().tensors();
+            Self(Sums::new(&plain, settings, wanted))
         }
 
-        /// Adds those of a chunk, for the gradient `upstream` of its values.
-        pub fn add(&mut self, chunk: Chunk, upstream: Tensor<2>, settings: Settings) {
-            let device = upstream.device();
-            // Taken out, so that the memory has one owner, which adds in place.
-            let stand_in = |dtype| Tensor::<2>::zeros([1, 1], (&device, dtype));
-            let weight_type = self.weight.dtype();
-            let weight = std::mem::replace(&mut self.weight, stand_in(weight_type));
-            let bias_type = self.bias.dtype();
-            let bias = std::mem::replace(&mut self.bias, Tensor::zeros([1], (&device, bias_type)));
-            let gradients = HeadGradients {
-                hidden: stand_in(chunk.head.hidden.dtype()).into_dispatch(),
-                weight: weight.into_dispatch(),
-                bias: bias.into_dispatch(),
-            };
-            let gradients = Dispatch::head_gradients(
-                chunk.logits,
-                chunk.head.tensors(),
-                chunk.tokens.tensors(),
-                upstream.into_dispatch(),
-                gradients,
-                settings,
-                self.wanted,
-            );
-            if self.wanted.hidden {
-                self.hidden.push(Tensor::from_dispatch(gradients.hidden));
-            }
-            self.weight = Tensor::from_dispatch(gradients.weight);
-            self.bias = Tensor::from_dispatch(gradients.bias);
+        /// With those of a chunk, for the gradient `upstream` of its values.
+        pub fn add(self, chunk: Chunk, upstream: Tensor<2>, settings: Settings) -> Self {
+            let (head, tokens) = (chunk.head.tensors(), chunk.tokens.tensors());
+            let upstream = upstream.into_dispatch();
+            Self(self.0.add(|sums, wanted| {
+                let logits = chunk.logits;
+                Dispatch::head_gradients(logits, head, tokens, upstream, sums, settings, wanted)
+            }))
         }
 
         /// The result, with these gradients.
         pub fn attach(self, result: Tensor<1>, head: Head) -> Tensor<1> {
-            let hidden = match self.wanted.hidden {
-                true => Tensor::cat(self.hidden, 0),
-                false => Tensor::zeros([1, 1], (&self.weight.device(), head.hidden.dtype())),
-            };
-            let weight = self.weight.cast(head.weight.dtype());
-            let gradients = HeadGradients {
-                hidden: hidden.into_dispatch(),
-                weight: weight.into_dispatch(),
-                bias: self.bias.into_dispatch(),
-            };
+            let gradients = self.0.finish(head.weight.dtype());
             let result = result.into_dispatch();
             Tensor::from_dispatch(Dispatch::with_gradients(result, head.tensors(), gradients))
         }
