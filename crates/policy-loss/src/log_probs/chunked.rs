@@ -581,7 +581,7 @@ impl Settings {
 
 impl<B: Backend> TokenTensors<B> {
     /// What is given of some of the tokens.
-    fn of(&self, tokens: &Range<usize>) -> Self {
+    pub fn of(&self, tokens: &Range<usize>) -> Self {
         Self {
             targets: B::int_slice(self.targets.clone(), &[slice(tokens)]),
             scales: B::float_slice(self.scales.clone(), &[slice(tokens)]),

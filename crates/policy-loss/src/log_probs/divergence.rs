@@ -1,7 +1,7 @@
 //! The divergence of two distributions over a vocabulary, in Burn's own operations: what stands at the
 //! seam where it is not composed. A chunk of tokens has the logits of both.
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::Shape;
 
@@ -11,10 +11,11 @@ use super::chunked::{
     within_range,
 };
 use super::chunks;
-use super::ops::{
-    HeadGradients, HeadTensors, LogProbsOps, Pair, PairTensors, Settings, TokenTensors, Wanted,
-};
+use super::ops::{HeadGradients, HeadTensors, LogProbsOps, Pair, Settings, TokenTensors, Wanted};
 use super::softmax::{column, idle, scaled, widened};
+
+/// What logits are made of, and what is given of each token.
+type Distribution<B> = (HeadTensors<B>, TokenTensors<B>);
 
 /// The logarithms of a chunk's probabilities, `[N, V]`.
 struct Chunk<B: Backend> {
@@ -26,20 +27,14 @@ struct Chunk<B: Backend> {
 
 impl<B: LogProbsOps> Chunk<B> {
     fn new(
-        student: HeadTensors<B>,
-        teacher: HeadTensors<B>,
-        tokens: PairTensors<B>,
+        (student, of_student): Distribution<B>,
+        (teacher, of_teacher): Distribution<B>,
         pair: Pair,
     ) -> Self {
         let logits = given::<B>(student, pair.student, pair.of_student_logits);
-        let student = normalized::<B>(
-            logits.clone(),
-            tokens.targets.clone(),
-            tokens.student,
-            pair.student,
-        );
+        let student = normalized::<B>(logits.clone(), of_student, pair.student);
         let teacher = given::<B>(teacher, pair.teacher, pair.of_teacher_logits);
-        let teacher = normalized::<B>(teacher, tokens.targets, tokens.teacher, pair.teacher);
+        let teacher = normalized::<B>(teacher, of_teacher, pair.teacher);
         Self {
             teacher: cast::<B>(teacher, student.dtype()),
             student,
@@ -111,17 +106,10 @@ fn given<B: LogProbsOps>(
 /// The logarithms of the probabilities.
 fn normalized<B: LogProbsOps>(
     logits: FloatTensor<B>,
-    targets: IntTensor<B>,
-    scales: FloatTensor<B>,
+    tokens: TokenTensors<B>,
     settings: Settings,
 ) -> FloatTensor<B> {
-    let [count, _] = logits.shape().dims();
-    let tokens = TokenTensors {
-        candidates: B::int_reshape(targets.clone(), Shape::from([count, 1])),
-        targets,
-        scales: scales.clone(),
-        kept: None,
-    };
+    let scales = tokens.scales.clone();
     let moments = B::softmax_statistics(logits.clone(), tokens, settings).moments;
     let distance = B::float_sub(scaled::<B>(logits, &scales), column::<B>(&moments, 0));
     B::float_sub(distance, column::<B>(&moments, 1))
@@ -152,57 +140,49 @@ fn mixture<B: Backend>(
     B::float_log(B::float_mask_fill(mixture, impossible, 1.0.into()))
 }
 
-impl<B: Backend> PairTensors<B> {
-    /// What is given of some of the tokens.
-    fn of(&self, tokens: &std::ops::Range<usize>) -> Self {
-        let of = |scales: &FloatTensor<B>| B::float_slice(scales.clone(), &[slice(tokens)]);
-        Self {
-            targets: B::int_slice(self.targets.clone(), &[slice(tokens)]),
-            student: of(&self.student),
-            teacher: of(&self.teacher),
-        }
-    }
+/// Those of some of the tokens.
+fn some<B: Backend>(
+    (head, tokens): &Distribution<B>,
+    range: &std::ops::Range<usize>,
+) -> Distribution<B> {
+    (rows_of(head, range), tokens.of(range))
 }
 
 pub fn divergence<B: LogProbsOps>(
-    student: HeadTensors<B>,
-    teacher: HeadTensors<B>,
-    tokens: PairTensors<B>,
+    student: Distribution<B>,
+    teacher: Distribution<B>,
     pair: Pair,
 ) -> FloatTensor<B> {
-    let [count, _] = student.hidden.shape().dims();
+    let [count, _] = student.0.hidden.shape().dims();
     let rows = chunks(count, pair.student.chunk_tokens).map(|range| {
-        let (student, teacher) = (rows_of(&student, &range), rows_of(&teacher, &range));
-        let chunk = Chunk::new(student, teacher, tokens.of(&range), pair);
+        let chunk = Chunk::new(some(&student, &range), some(&teacher, &range), pair);
         B::float_transpose(chunk.value(pair.divergence))
     });
     B::float_cat(rows.collect(), 1)
 }
 
 pub fn gradients<B: LogProbsOps>(
-    student: HeadTensors<B>,
-    teacher: HeadTensors<B>,
-    tokens: PairTensors<B>,
+    student: Distribution<B>,
+    teacher: Distribution<B>,
     upstream: FloatTensor<B>,
     pair: Pair,
     wanted: Wanted,
 ) -> HeadGradients<B> {
-    let [count, _] = student.hidden.shape().dims();
+    let (head, _) = &student;
+    let [count, _] = head.hidden.shape().dims();
     let settings = pair.student;
-    let narrow = student.hidden.dtype();
-    let weight_type = student.weight.dtype();
-    let mut sums = Sums::new(&student, settings, wanted);
+    let (narrow, weight_type) = (head.hidden.dtype(), head.weight.dtype());
+    let mut sums = Sums::new(head, settings, wanted);
     for range in chunks(count, settings.chunk_tokens) {
-        let (head, teacher) = (rows_of(&student, &range), rows_of(&teacher, &range));
-        let tokens = tokens.of(&range);
-        let scales = tokens.student.clone();
+        let (head, tokens) = some(&student, &range);
+        let scales = tokens.scales.clone();
         let upstream = B::float_slice(upstream.clone(), &[slice(&(0..1)), slice(&range)]);
         let idle = idle::<B>(&upstream);
         let (upstream, factor) = match pair.of_student_logits {
             true => (upstream, None),
             false => within_range::<B>(upstream, narrow),
         };
-        let chunk = Chunk::new(head.clone(), teacher, tokens, pair);
+        let chunk = Chunk::new((head.clone(), tokens), some(&teacher, &range), pair);
         let scales = B::float_reshape(scales, Shape::from([range.len(), 1]));
         let factor_of_rows = B::float_mul(column::<B>(&upstream, 0), scales);
         let of_scaled = B::float_mul(chunk.gradient(pair.divergence), factor_of_rows);

@@ -92,18 +92,6 @@ pub struct HeadGradients<B: Backend> {
     pub bias: FloatTensor<B>,
 }
 
-/// What is given of each token of two distributions.
-#[derive(Debug, Clone, ExtensionType)]
-#[extension_type(fusion: cfg(feature = "fusion"))]
-pub struct PairTensors<B: Backend> {
-    /// `[N]`: words that there are, whatever they are.
-    pub targets: IntTensor<B>,
-    /// As [`TokenTensors::scales`].
-    pub student: FloatTensor<B>,
-    /// The teacher's.
-    pub teacher: FloatTensor<B>,
-}
-
 /// How a divergence is computed. Where logits are given they stand in the place of hidden states, and
 /// there is no weight.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -303,31 +291,35 @@ pub trait LogProbsOps: Backend {
     }
 
     /// The divergence of two distributions at each token, `[1, N]`, a chunk at a time.
-    #[fusion(meta = |student: &HeadTensorsMetadata, _: &_, _: &_, _: &_| {
+    #[fusion(meta = |student: &HeadTensorsMetadata, _: &_, _: &_, _: &_, _: &_| {
         rows_of(&student.hidden, 1)
     })]
     fn divergence(
         #[extension_type] student: HeadTensors<Self>,
         #[extension_type] teacher: HeadTensors<Self>,
-        #[extension_type] tokens: PairTensors<Self>,
+        #[extension_type] of_student: TokenTensors<Self>,
+        #[extension_type] of_teacher: TokenTensors<Self>,
         pair: Pair,
     ) -> FloatTensor<Self> {
-        divergence::divergence::<Self>(student, teacher, tokens, pair)
+        let (student, teacher) = ((student, of_student), (teacher, of_teacher));
+        divergence::divergence::<Self>(student, teacher, pair)
     }
 
     /// The gradients of the student of a divergence, computing each chunk's logits again.
-    #[fusion(meta = |student: &HeadTensorsMetadata, _: &_, _: &_, _: &_, _: &_, wanted: &Wanted| {
+    #[fusion(meta = |student: &HeadTensorsMetadata, _: &_, _: &_, _: &_, _: &_, _: &_, wanted: &Wanted| {
         gradients_of(student, wanted)
     })]
     fn divergence_backward(
         #[extension_type] student: HeadTensors<Self>,
         #[extension_type] teacher: HeadTensors<Self>,
-        #[extension_type] tokens: PairTensors<Self>,
+        #[extension_type] of_student: TokenTensors<Self>,
+        #[extension_type] of_teacher: TokenTensors<Self>,
         upstream: FloatTensor<Self>,
         pair: Pair,
         wanted: Wanted,
     ) -> HeadGradients<Self> {
-        divergence::gradients::<Self>(student, teacher, tokens, upstream, pair, wanted)
+        let (student, teacher) = ((student, of_student), (teacher, of_teacher));
+        divergence::gradients::<Self>(student, teacher, upstream, pair, wanted)
     }
 
     /// A result whose gradients with respect to hidden states and head are known already.

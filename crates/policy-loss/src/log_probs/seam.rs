@@ -90,8 +90,7 @@ mod connected {
     use crate::log_probs::TeacherDivergence;
     use crate::log_probs::chunked::Sums;
     use crate::log_probs::ops::{
-        HeadLogits, HeadTensors, LogProbsOps, Pair, PairTensors, RowStatistics, Settings,
-        TokenTensors, Wanted,
+        HeadLogits, HeadTensors, LogProbsOps, Pair, RowStatistics, Settings, TokenTensors, Wanted,
     };
     use crate::log_probs::prepared::Work;
 
@@ -208,13 +207,10 @@ mod connected {
             of_student_logits: matches!(student.rows, Rows::Logits(_)),
             of_teacher_logits: matches!(teacher.rows, Rows::Logits(_)),
         };
-        let tokens = PairTensors {
-            targets: student.tokens.targets.into_dispatch(),
-            student: student.tokens.scales.into_dispatch(),
-            teacher: teacher.tokens.scales.into_dispatch(),
-        };
-        let [student, teacher] = [student.rows, teacher.rows].map(|rows| rows.head().tensors());
-        Tensor::from_dispatch(Dispatch::divergence(student, teacher, tokens, pair))
+        let [(student, of_student), (teacher, of_teacher)] =
+            [student, teacher].map(|work| (work.rows.head().tensors(), work.tokens.tensors()));
+        let values = Dispatch::divergence(student, teacher, of_student, of_teacher, pair);
+        Tensor::from_dispatch(values)
     }
 
     impl Rows {

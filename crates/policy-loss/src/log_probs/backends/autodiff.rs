@@ -9,8 +9,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend};
 
 use crate::log_probs::ops::{
-    HeadGradients, HeadTensors, LogProbsOps, Pair, PairTensors, RowStatistics, Settings,
-    TokenTensors, Wanted,
+    HeadGradients, HeadTensors, LogProbsOps, Pair, RowStatistics, Settings, TokenTensors, Wanted,
 };
 
 #[derive(Debug)]
@@ -58,7 +57,7 @@ impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
 struct Divergence;
 
 impl<B: LogProbsOps> Backward<B, 3> for Divergence {
-    type State = (HeadTensors<B>, HeadTensors<B>, PairTensors<B>, Pair);
+    type State = ([HeadTensors<B>; 2], [TokenTensors<B>; 2], Pair);
 
     fn backward(
         self,
@@ -67,10 +66,12 @@ impl<B: LogProbsOps> Backward<B, 3> for Divergence {
         _checkpointer: &mut Checkpointer,
     ) {
         let upstream = grads.consume::<B>(&ops.node);
-        let (student, teacher, tokens, pair) = ops.state;
+        let ([student, teacher], [of_student, of_teacher], pair) = ops.state;
         let nodes = ops.parents.map(|node| node.map(|node| node.id));
         let wanted = wanted(nodes, pair.student);
-        let gradients = B::divergence_backward(student, teacher, tokens, upstream, pair, wanted);
+        let gradients = B::divergence_backward(
+            student, teacher, of_student, of_teacher, upstream, pair, wanted,
+        );
         register::<B>(grads, nodes, gradients);
     }
 }
@@ -255,7 +256,8 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
     fn divergence(
         student: HeadTensors<Self>,
         teacher: HeadTensors<Self>,
-        tokens: PairTensors<Self>,
+        of_student: TokenTensors<Self>,
+        of_teacher: TokenTensors<Self>,
         pair: Pair,
     ) -> FloatTensor<Self> {
         let prepared = Divergence
@@ -263,13 +265,13 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
             .compute_bound()
             .stateful();
         let (student, teacher) = (primitives(student), primitives(teacher));
-        let tokens = PairTensors {
-            targets: tokens.targets,
-            student: tokens.student.into_primitive(),
-            teacher: tokens.teacher.into_primitive(),
-        };
-        let saved = (student.clone(), teacher.clone(), tokens.clone(), pair);
-        let values = B::divergence(student, teacher, tokens, pair);
+        let (of_student, of_teacher) = (inner(of_student), inner(of_teacher));
+        let saved = (
+            [student.clone(), teacher.clone()],
+            [of_student.clone(), of_teacher.clone()],
+            pair,
+        );
+        let values = B::divergence(student, teacher, of_student, of_teacher, pair);
         match prepared {
             OpsKind::Tracked(prepared) => prepared.finish(saved, values),
             OpsKind::UnTracked(prepared) => prepared.finish(values),
