@@ -40,7 +40,7 @@ fn mask(tensor: &FlexTensor) -> Mask<'_> {
     tensor.bytes()[start..end].into()
 }
 
-fn scaled(gradient: FlexTensor, scale: f64) -> FlexTensor {
+pub(crate) fn scaled(gradient: FlexTensor, scale: f64) -> FlexTensor {
     // Not `to_contiguous`: a second handle would make `storage_mut` copy the buffer.
     let mut gradient = gradient;
     for_float!(gradient.dtype(), E => {

@@ -8,4 +8,4 @@ pub(crate) mod cube;
 #[cfg(feature = "flex")]
 pub(crate) mod flex;
 #[cfg(feature = "ndarray")]
-mod ndarray;
+pub(crate) mod ndarray;

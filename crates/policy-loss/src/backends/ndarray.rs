@@ -48,7 +48,7 @@ fn mask(tensor: &NdArrayTensor) -> Mask<'_> {
 
 const BORROWED: &str = "a tensor that is stored row by row";
 
-fn scaled(gradient: NdArrayTensor, scale: f64) -> NdArrayTensor {
+pub(crate) fn scaled(gradient: NdArrayTensor, scale: f64) -> NdArrayTensor {
     macro_rules! scaled {
         ($storage:expr) => {{
             let mut array = $storage.into_shared();

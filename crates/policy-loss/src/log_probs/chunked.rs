@@ -20,14 +20,6 @@ use super::softmax::{Rows, column, idle, known, places, scaled, widened};
 use super::{VocabularyShard, chunks};
 use crate::composed::arithmetic;
 
-/// What the gradients of a chunk are made of.
-pub struct Chunk<B: Backend> {
-    pub logits: HeadLogits<B>,
-    pub head: HeadTensors<B>,
-    pub tokens: TokenTensors<B>,
-    pub upstream: FloatTensor<B>,
-}
-
 /// What the forward pass leaves behind, and what the backward pass brings.
 pub struct Known<B: Backend> {
     pub tokens: TokenTensors<B>,
@@ -283,7 +275,10 @@ fn gradient_of_bounded<B: LogProbsOps>(
 }
 
 pub fn head_gradients<B: LogProbsOps>(
-    chunk: Chunk<B>,
+    logits: HeadLogits<B>,
+    head: HeadTensors<B>,
+    tokens: TokenTensors<B>,
+    upstream: FloatTensor<B>,
     gradients: HeadGradients<B>,
     settings: Settings,
     wanted: Wanted,
@@ -292,12 +287,12 @@ pub fn head_gradients<B: LogProbsOps>(
         logits,
         values,
         moments,
-    } = chunk.logits;
+    } = logits;
     let words = settings.words;
-    let narrow = chunk.head.hidden.dtype();
-    let idle = idle::<B>(&chunk.upstream);
-    let (upstream, factor) = within_range::<B>(chunk.upstream, narrow);
-    let choices = Choices::new(chunk.tokens, 0..words, settings.shard());
+    let narrow = head.hidden.dtype();
+    let idle = idle::<B>(&upstream);
+    let (upstream, factor) = within_range::<B>(upstream, narrow);
+    let choices = Choices::new(tokens, 0..words, settings.shard());
     let statistics = RowStatistics { values, moments };
     let logits = choices.gradient(logits, words, statistics, upstream, settings, narrow);
     let of_logits = LogitsGradient {
@@ -305,7 +300,7 @@ pub fn head_gradients<B: LogProbsOps>(
         idle,
         factor,
     };
-    products(of_logits, chunk.head, gradients, settings, wanted)
+    products(of_logits, head, gradients, settings, wanted)
 }
 
 /// The gradients of a head, chunk by chunk. They are handed on, so that the memory of a sum has one

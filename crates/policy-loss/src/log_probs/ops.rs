@@ -221,13 +221,7 @@ pub trait LogProbsOps: Backend {
         settings: Settings,
         wanted: Wanted,
     ) -> HeadGradients<Self> {
-        let chunk = chunked::Chunk {
-            logits,
-            head,
-            tokens,
-            upstream,
-        };
-        chunked::head_gradients::<Self>(chunk, gradients, settings, wanted)
+        chunked::head_gradients::<Self>(logits, head, tokens, upstream, gradients, settings, wanted)
     }
 
     /// Log-probs of hidden states, a chunk at a time.

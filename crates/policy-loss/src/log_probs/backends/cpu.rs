@@ -1,10 +1,12 @@
 //! What the CPU backends share: from numbers to the kernels' terms and back.
 
-use burn::backend::Backend;
-use burn::tensor::{DType, TensorData};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{TensorData, read_sync};
 use policy_loss_kernels::cpu::log_probs::{RowGradient, Softmax, Statistics, Token};
 
-use crate::log_probs::ops::{Settings, TokenTensors};
+use crate::composed::arithmetic;
+use crate::log_probs::ops::{RowStatistics, Settings, TokenTensors};
 
 /// Whether a chunk takes several operations: the kernels know neither softcaps, nor kept tokens,
 /// nor shards, nor several words a token.
@@ -23,21 +25,34 @@ pub fn softmax(settings: Settings) -> Softmax {
 }
 
 /// What is given of each row.
-pub fn rows(targets: &[i64], scales: &[f64]) -> Vec<Token> {
-    let pairs = targets.iter().zip(scales);
-    let token = |(&target, &scale)| Token { target, scale };
-    pairs.map(token).collect()
+pub fn given<B: Backend>(tokens: &TokenTensors<B>) -> Vec<Token> {
+    let targets = read_sync(B::int_into_data(tokens.targets.clone())).expect(HOST);
+    let scales = numbers::<B>(&tokens.scales);
+    let pairs = targets.iter::<i64>().zip(scales);
+    pairs
+        .map(|(target, scale)| Token { target, scale })
+        .collect()
 }
 
-/// Values and moments, as in `RowStatistics`.
-pub fn packed(
+/// The numbers of a small tensor.
+pub fn numbers<B: Backend>(tensor: &FloatTensor<B>) -> Vec<f64> {
+    let data = read_sync(B::float_into_data(tensor.clone())).expect(HOST);
+    data.iter::<f64>().collect()
+}
+
+const HOST: &str = "host memory, which is read without a device";
+
+/// Values and moments, as in `RowStatistics`, of rows of logits or hidden states.
+pub fn packed<B: Backend>(
     statistics: &[Statistics],
     settings: Settings,
-    dtype: DType,
-) -> (TensorData, TensorData) {
+    of: &FloatTensor<B>,
+) -> RowStatistics<B> {
+    let dtype = arithmetic(of.dtype());
     let row = |of: fn(&Statistics) -> f64| statistics.iter().map(of);
     let rows = |rows: Vec<f64>, count: usize| {
-        TensorData::new(rows, [count, statistics.len()]).convert_dtype(dtype)
+        let rows = TensorData::new(rows, [count, statistics.len()]);
+        B::float_from_data(rows.convert_dtype(dtype), &of.device())
     };
     let mut values: Vec<f64> = row(|row| row.log_prob).collect();
     if settings.entropy {
@@ -47,32 +62,37 @@ pub fn packed(
         values.extend(row(|row| row.squares));
     }
     let moments = row(|row| row.shift).chain(row(|row| row.log_sum));
-    (rows(values, settings.values()), rows(moments.collect(), 2))
+    RowStatistics {
+        values: rows(values, settings.values()),
+        moments: rows(moments.collect(), 2),
+    }
 }
 
 /// The gradient of each row, from tensors that hold one number a token in each of their rows.
-pub fn row_gradients(
-    tokens: &[Token],
-    values: &[f64],
-    moments: &[f64],
-    upstream: &[f64],
+pub fn row_gradients<B: Backend>(
+    tokens: &TokenTensors<B>,
+    values: &FloatTensor<B>,
+    moments: &FloatTensor<B>,
+    upstream: &FloatTensor<B>,
     settings: Settings,
 ) -> Vec<RowGradient> {
+    let tokens = given(tokens);
+    let [values, moments, upstream] = [values, moments, upstream].map(numbers::<B>);
     let count = tokens.len();
     let entropy_row = settings.entropy_gradient.then_some(1);
     let at = |rows: &[f64], row: Option<usize>, i: usize| match row {
         Some(row) => rows[row * count + i],
         None => 0.0,
     };
-    let row = |(i, &token)| RowGradient {
+    let row = |(i, token)| RowGradient {
         token,
         shift: moments[i],
         log_sum: moments[count + i],
-        entropy: at(values, entropy_row, i),
-        squares: at(values, settings.squares_row(), i),
+        entropy: at(&values, entropy_row, i),
+        squares: at(&values, settings.squares_row(), i),
         log_prob_gradient: upstream[i],
-        entropy_gradient: at(upstream, entropy_row, i),
-        squares_gradient: at(upstream, settings.squares_row(), i),
+        entropy_gradient: at(&upstream, entropy_row, i),
+        squares_gradient: at(&upstream, settings.squares_row(), i),
     };
-    tokens.iter().enumerate().map(row).collect()
+    tokens.into_iter().enumerate().map(row).collect()
 }

@@ -8,11 +8,10 @@ use bytemuck::Pod;
 use half::{bf16, f16};
 use policy_loss_kernels::cpu::log_probs as kernels;
 use policy_loss_kernels::cpu::log_probs::{Matrix, MatrixMut};
-use policy_loss_kernels::cpu::scale_in_place;
 
-use super::cpu::{is_in_parts, packed, row_gradients, rows, softmax};
-use crate::backends::flex::for_float;
-use crate::log_probs::chunked::{self, Chunk, Known, begun};
+use super::cpu::{given, is_in_parts, numbers, packed, row_gradients, softmax};
+use crate::backends::flex::{for_float, scaled};
+use crate::log_probs::chunked::{self, Known, begun};
 use crate::log_probs::ops::{
     HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors,
     Wanted,
@@ -36,16 +35,11 @@ impl LogProbsOps for Flex {
         settings: Settings,
     ) -> RowStatistics<Self> {
         let logits = logits.to_contiguous();
-        let rows = given(tokens);
+        let rows = given(&tokens);
         let statistics = for_float!(logits.dtype(), E => {
             kernels::statistics(softmax(settings), slice::<E>(&logits), &rows)
         }, [F64 => f64, F32 => f32, F16 => f16, BF16 => bf16]);
-        let dtype = crate::composed::arithmetic(logits.dtype());
-        let (values, moments) = packed(&statistics, settings, dtype);
-        RowStatistics {
-            values: FlexTensor::from_data(values),
-            moments: FlexTensor::from_data(moments),
-        }
+        packed::<Self>(&statistics, settings, &logits)
     }
 
     fn token_log_probs_backward(
@@ -63,13 +57,8 @@ impl LogProbsOps for Flex {
             };
             return chunked::token_log_probs_backward::<Self>(logits, known, settings);
         }
-        let rows = row_gradients(
-            &given(tokens),
-            &numbers(&statistics.values.into_data()),
-            &numbers(&statistics.moments.into_data()),
-            &numbers(&upstream.into_data()),
-            settings,
-        );
+        let RowStatistics { values, moments } = statistics;
+        let rows = row_gradients::<Self>(&tokens, &values, &moments, &upstream, settings);
         // Not `to_contiguous` where it is contiguous: a second handle would hide that there is
         // only one.
         let mut logits = match whole(&logits) {
@@ -96,18 +85,19 @@ impl LogProbsOps for Flex {
         if is_in_parts(settings, &tokens) {
             return chunked::head_logits::<Self>(head, tokens, settings);
         }
-        let rows = given(tokens);
-        let head = forward(head);
-        for_float!(head.hidden.dtype(), E => {
-            let head = kernels_head::<E>(&head, settings);
+        let rows = given(&tokens);
+        let tensors = forward(head);
+        for_float!(tensors.hidden.dtype(), E => {
+            let head = kernels_head::<E>(&tensors, settings);
             let shape = [head.hidden.shape()[0], head.weight.shape()[1]];
             let mut logits = vec![0 as E; shape[0] * shape[1]];
             let statistics = kernels::head_logits(head, softmax(settings), &rows, &mut logits);
-            let (values, moments) = packed(&statistics, settings, E::dtype());
+            let RowStatistics { values, moments } =
+                packed::<Self>(&statistics, settings, &tensors.hidden);
             HeadLogits {
                 logits: FlexTensor::from_data(TensorData::new(logits, shape)),
-                values: FlexTensor::from_data(values),
-                moments: FlexTensor::from_data(moments),
+                values,
+                moments,
             }
         }, [F64 => f64, F32 => f32])
     }
@@ -122,22 +112,17 @@ impl LogProbsOps for Flex {
         wanted: Wanted,
     ) -> HeadGradients<Self> {
         if is_in_parts(settings, &tokens) {
-            let chunk = Chunk {
-                logits,
-                head,
-                tokens,
-                upstream,
-            };
-            return chunked::head_gradients::<Self>(chunk, gradients, settings, wanted);
+            return chunked::head_gradients::<Self>(
+                logits, head, tokens, upstream, gradients, settings, wanted,
+            );
         }
-        let rows = row_gradients(
-            &given(tokens),
-            &numbers(&logits.values.into_data()),
-            &numbers(&logits.moments.into_data()),
-            &numbers(&upstream.into_data()),
-            settings,
-        );
-        let mut logits = owned(logits.logits);
+        let HeadLogits {
+            logits,
+            values,
+            moments,
+        } = logits;
+        let rows = row_gradients::<Self>(&tokens, &values, &moments, &upstream, settings);
+        let mut logits = owned(logits);
         let head = forward(head);
         let [weight, bias] = [
             (gradients.weight, &head.weight, wanted.weight),
@@ -177,15 +162,10 @@ impl LogProbsOps for Flex {
         gradient: FloatTensor<Self>,
         factor: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let factor = numbers(&factor.into_data())[0];
-        if factor == 1.0 {
-            return gradient;
+        match numbers::<Self>(&factor)[0] {
+            1.0 => gradient,
+            factor => scaled(owned(gradient), factor),
         }
-        let mut gradient = owned(gradient);
-        for_float!(gradient.dtype(), E => {
-            scale_in_place::<E>(gradient.storage_mut::<E>(), factor);
-            gradient
-        }, [F64 => f64, F32 => f32])
     }
 }
 
@@ -245,22 +225,4 @@ fn matrix<E: Element + Pod>(tensor: &FlexTensor) -> Matrix<'_, E> {
         |dim: usize| usize::try_from(layout.strides()[dim]).expect("`forward` made them positive");
     let values = &tensor.storage::<E>()[layout.start_offset()..];
     Matrix::new(values, tensor.shape().dims(), [stride(0), stride(1)])
-}
-
-/// The numbers of a small tensor.
-fn numbers(data: &TensorData) -> Vec<f64> {
-    data.iter::<f64>().collect()
-}
-
-/// What is given of each row.
-fn given(tokens: TokenTensors<Flex>) -> Vec<kernels::Token> {
-    rows(
-        &indices(&tokens.targets.into_data()),
-        &numbers(&tokens.scales.into_data()),
-    )
-}
-
-/// Token indices of any integer type.
-fn indices(data: &TensorData) -> Vec<i64> {
-    data.iter::<i64>().collect()
 }

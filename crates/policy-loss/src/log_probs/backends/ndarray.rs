@@ -11,10 +11,10 @@ use burn::tensor::TensorData;
 use burn_ndarray::NdArrayTensor;
 use policy_loss_kernels::cpu::log_probs as kernels;
 use policy_loss_kernels::cpu::log_probs::{Matrix, MatrixMut};
-use policy_loss_kernels::cpu::scale_in_place;
 
-use super::cpu::{is_in_parts, packed, row_gradients, rows, softmax};
-use crate::log_probs::chunked::{self, Chunk, Known, begun};
+use super::cpu::{given, is_in_parts, numbers, packed, row_gradients, softmax};
+use crate::backends::ndarray::scaled;
+use crate::log_probs::chunked::{self, Known, begun};
 use crate::log_probs::ops::{
     HeadGradients, HeadLogits, HeadTensors, LogProbsOps, RowStatistics, Settings, TokenTensors,
     Wanted,
@@ -75,37 +75,6 @@ macro_rules! head {
     }};
 }
 
-/// The numbers of a small tensor.
-#[allow(clippy::useless_conversion, reason = "one of the two types is f64")]
-fn numbers(tensor: &NdArrayTensor) -> Vec<f64> {
-    for_type!(E, [values = tensor] => {
-        let values: Cow<'_, [E]> = contiguous!(values);
-        values.iter().map(|value| f64::from(*value)).collect()
-    })
-}
-
-/// Token indices of any integer type.
-fn indices(tensor: &NdArrayTensor) -> Vec<i64> {
-    macro_rules! of_types {
-        ($($variant:ident),+) => {
-            match tensor {
-                $(NdArrayTensor::$variant(values) => {
-                    // An index beyond an i64 is beyond any vocabulary.
-                    let wide = |value| i64::try_from(value).unwrap_or(i64::MAX);
-                    values.view().iter().copied().map(wide).collect()
-                })+
-                _ => unreachable!("indices are integers"),
-            }
-        };
-    }
-    of_types!(I64, I32, I16, I8, U64, U32, U16, U8)
-}
-
-/// What is given of each row.
-fn given(tokens: &TokenTensors<NdArray>) -> Vec<kernels::Token> {
-    rows(&indices(&tokens.targets), &numbers(&tokens.scales))
-}
-
 /// The length of a hidden state.
 fn width([rows, columns]: [usize; 2], settings: Settings) -> usize {
     match settings.transposed {
@@ -132,16 +101,11 @@ impl LogProbsOps for NdArray {
         settings: Settings,
     ) -> RowStatistics<Self> {
         let rows = given(&tokens);
-        let dtype = logits.dtype();
         let statistics = for_type!(E, [logits = &logits] => {
             let logits: Cow<'_, [E]> = contiguous!(logits);
             kernels::statistics(softmax(settings), &logits, &rows)
         });
-        let (values, moments) = packed(&statistics, settings, dtype);
-        RowStatistics {
-            values: NdArrayTensor::from_data(values),
-            moments: NdArrayTensor::from_data(moments),
-        }
+        packed::<Self>(&statistics, settings, &logits)
     }
 
     fn token_log_probs_backward(
@@ -159,13 +123,8 @@ impl LogProbsOps for NdArray {
             };
             return chunked::token_log_probs_backward::<Self>(logits, known, settings);
         }
-        let rows = row_gradients(
-            &given(&tokens),
-            &numbers(&statistics.values),
-            &numbers(&statistics.moments),
-            &numbers(&upstream),
-            settings,
-        );
+        let RowStatistics { values, moments } = statistics;
+        let rows = row_gradients::<Self>(&tokens, &values, &moments, &upstream, settings);
         let shape = logits.shape().dims::<2>();
         for_type!(E, [logits = &logits] => {
             let logits: Cow<'_, [E]> = contiguous!(logits);
@@ -183,21 +142,22 @@ impl LogProbsOps for NdArray {
             return chunked::head_logits::<Self>(head, tokens, settings);
         }
         let rows = given(&tokens);
-        let dtype = head.hidden.dtype();
         let shape = head.weight.shape().dims();
         let count = head.hidden.shape()[0];
-        for_type!(E, [hidden = &head.hidden, weight = &head.weight, bias = &head.bias] => {
+        let tensors = head;
+        for_type!(E, [hidden = &tensors.hidden, weight = &tensors.weight, bias = &tensors.bias] => {
             let (hidden, bias): (Cow<'_, [E]>, Cow<'_, [E]>) = (contiguous!(hidden), contiguous!(bias));
             let weight: (Cow<'_, [E]>, _) = strided!(weight);
             let head = head!(count, hidden, weight, bias, shape, settings);
             let shape = [rows.len(), head.weight.shape()[1]];
             let mut logits = vec![0 as E; shape[0] * shape[1]];
             let statistics = kernels::head_logits(head, softmax(settings), &rows, &mut logits);
-            let (values, moments) = packed(&statistics, settings, dtype);
+            let RowStatistics { values, moments } =
+                packed::<Self>(&statistics, settings, &tensors.hidden);
             HeadLogits {
                 logits: NdArrayTensor::from_data(TensorData::new(logits, shape)),
-                values: NdArrayTensor::from_data(values),
-                moments: NdArrayTensor::from_data(moments),
+                values,
+                moments,
             }
         })
     }
@@ -212,21 +172,16 @@ impl LogProbsOps for NdArray {
         wanted: Wanted,
     ) -> HeadGradients<Self> {
         if is_in_parts(settings, &tokens) {
-            let chunk = Chunk {
-                logits,
-                head,
-                tokens,
-                upstream,
-            };
-            return chunked::head_gradients::<Self>(chunk, gradients, settings, wanted);
+            return chunked::head_gradients::<Self>(
+                logits, head, tokens, upstream, gradients, settings, wanted,
+            );
         }
-        let rows = row_gradients(
-            &given(&tokens),
-            &numbers(&logits.values),
-            &numbers(&logits.moments),
-            &numbers(&upstream),
-            settings,
-        );
+        let HeadLogits {
+            logits,
+            values,
+            moments,
+        } = logits;
+        let rows = row_gradients::<Self>(&tokens, &values, &moments, &upstream, settings);
         let shape = head.weight.shape().dims();
         let count = head.hidden.shape()[0];
         let weight_gradient = begun::<NdArray>(gradients.weight, &head.weight, wanted.weight);
@@ -235,7 +190,7 @@ impl LogProbsOps for NdArray {
             hidden = &head.hidden,
             weight = &head.weight,
             bias = &head.bias,
-            logits = logits.logits,
+            logits = logits,
             weight_gradient = weight_gradient,
             bias_gradient = bias_gradient
         ] => {
@@ -280,15 +235,9 @@ impl LogProbsOps for NdArray {
         gradient: FloatTensor<Self>,
         factor: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let factor = numbers(&factor)[0];
-        if factor == 1.0 {
-            return gradient;
+        match numbers::<Self>(&factor)[0] {
+            1.0 => gradient,
+            factor => scaled(gradient, factor),
         }
-        for_type!(E, [storage = gradient] => {
-            let mut array = storage.into_shared();
-            let values = array.as_slice_mut().expect("stored row by row");
-            scale_in_place::<E>(values, factor);
-            array.into()
-        })
     }
 }
