@@ -104,10 +104,7 @@ impl Packing {
                 ids.select(0, sources.clone()).reshape(self.shape)
             }),
             packing: Some(self),
-            scale: batch.scale,
-            prompts: batch.prompts,
-            entropy_threshold: batch.entropy_threshold,
-            second_moment_limit: batch.second_moment_limit,
+            ..batch
         }
     }
 

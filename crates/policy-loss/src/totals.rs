@@ -82,17 +82,27 @@ impl GlobalTotals {
     /// The fields that are given although `reduction` divides by something else, named as in
     /// [`BatchError::Totals`]; they have no effect. `token_sum` divides by nothing.
     pub fn without_effect(&self, reduction: Reduction) -> Vec<&'static str> {
-        let all = (self.tokens, self.sequences, self.prompts);
-        let (tokens, sequences, prompts) = match (reduction.denominator(), all) {
-            (Denominator::Tokens, (_, sequences, prompts)) => (None, sequences, prompts),
-            (Denominator::Sequences(_), (tokens, _, prompts)) => (tokens, None, prompts),
-            (Denominator::Prompts, (tokens, sequences, _)) => (tokens, sequences, None),
-            (Denominator::One, all) => all,
-        };
-        let given = [(TOKENS, tokens), (SEQUENCES, sequences), (PROMPTS, prompts)].into_iter();
-        given
-            .filter_map(|(field, total)| total.map(|_| field))
-            .collect()
+        let divisor = self.divisor(reduction).map(|(field, ..)| field);
+        let all = [
+            (TOKENS, self.tokens),
+            (SEQUENCES, self.sequences),
+            (PROMPTS, self.prompts),
+        ];
+        let given = all
+            .into_iter()
+            .filter_map(|(field, total)| total.map(|_| field));
+        given.filter(|field| Some(*field) != divisor).collect()
+    }
+
+    /// What a reduction divides by: the field, its total, and what that is multiplied by; absent where
+    /// nothing is counted.
+    fn divisor(&self, reduction: Reduction) -> Option<(&'static str, Option<usize>, f64)> {
+        match reduction.denominator() {
+            Denominator::Tokens => Some((TOKENS, self.tokens, 1.0)),
+            Denominator::Sequences(length) => Some((SEQUENCES, self.sequences, length)),
+            Denominator::Prompts => Some((PROMPTS, self.prompts, 1.0)),
+            Denominator::One => None,
+        }
     }
 
     /// What the sum is multiplied by instead of being divided by a local count.
@@ -113,15 +123,13 @@ impl GlobalTotals {
                 });
             }
         }
-        let (field, total, length) = match reduction.denominator() {
-            Denominator::Tokens => (TOKENS, self.tokens, 1.0),
-            Denominator::Sequences(length) => (SEQUENCES, self.sequences, length),
-            Denominator::Prompts => (PROMPTS, self.prompts, 1.0),
+        let world_size = self.world_size.unwrap_or(1) as f64;
+        let Some((field, total, length)) = self.divisor(reduction) else {
             // Nothing is counted; the ranks' gradients are averaged all the same.
-            Denominator::One => return Ok(self.world_size.unwrap_or(1) as f64),
+            return Ok(world_size);
         };
         match total {
-            Some(total) => Ok(self.world_size.unwrap_or(1) as f64 / (total as f64 * length)),
+            Some(total) => Ok(world_size / (total as f64 * length)),
             None => Err(BatchError::Totals {
                 field,
                 value: "missing, while other totals are given".into(),
