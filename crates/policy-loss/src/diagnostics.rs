@@ -7,65 +7,12 @@ use crate::checked::CheckedBatch;
 use crate::composed::kl::{expm1, k3};
 use crate::composed::ratio::limited;
 use crate::composed::{arithmetic, valid_tokens};
+use crate::numbers::numbers;
 use crate::valid::{Valid, sum_per_row};
 use crate::{BatchError, PolicyBatch, PolicyLossConfig, RolloutCorrection, RolloutWeight};
 
-/// Declares the diagnostics once, as tensors and as numbers.
-macro_rules! diagnostics {
-    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
-        impl RolloutDiagnostics {
-            $($(#[doc = $doc])*
-            pub fn $name(&self) -> Tensor<1> {
-                self.packed.clone().narrow(0, Position::$name as usize, 1)
-            })*
-
-            /// Reads all of them back, in one transfer.
-            ///
-            /// # Errors
-            ///
-            /// The device failed to execute what was queued, or to deliver it.
-            pub fn read(&self) -> Result<RolloutDiagnosticValues, TensorReadError> {
-                let packed = self.packed.try_to_vec_as::<f64>()?;
-                Ok(RolloutDiagnosticValues {
-                    $($name: packed[Position::$name as usize],)*
-                })
-            }
-        }
-
-        #[allow(non_camel_case_types)]
-        enum Position { $($name,)* }
-
-        struct Separate { $($name: Tensor<1>,)* }
-
-        impl Separate {
-            fn pack(self) -> RolloutDiagnostics {
-                RolloutDiagnostics {
-                    packed: Tensor::cat(vec![$(self.$name,)*], 0),
-                }
-            }
-        }
-
-        /// The values of [`RolloutDiagnostics`], read back.
-        #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-        pub struct RolloutDiagnosticValues {
-            $($(#[doc = $doc])* pub $name: f64,)*
-        }
-
-        impl RolloutDiagnosticValues {
-            /// The name of each with its sentence, in the order of [`named`](Self::named).
-            pub const SENTENCES: &'static [(&'static str, &'static str)] = &[
-                $((stringify!($name), concat!($($doc,)*)),)*
-            ];
-
-            /// The name and the value of each, in the order of the documentation.
-            pub fn named(&self) -> Vec<(&'static str, f64)> {
-                vec![$((stringify!($name), self.$name),)*]
-            }
-        }
-    };
-}
-
-diagnostics! {
+numbers! {
+    RolloutDiagnostics, RolloutDiagnosticValues;
     /// Perplexity of the samples under `old_log_probs`: the mean over sequences of
     /// `exp(-mean log-prob)`.
     perplexity,

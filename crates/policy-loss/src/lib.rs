@@ -110,6 +110,7 @@ mod kl_reward;
 mod log_probs;
 mod loss;
 mod mask;
+mod numbers;
 mod openrlhf;
 #[cfg(feature = "fused")]
 #[doc(hidden)]

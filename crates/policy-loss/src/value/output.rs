@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::Computed;
 use crate::composed::arithmetic;
+use crate::numbers::numbers;
 
 /// The loss of a batch, tracked, and its metrics, detached; all of them still on the device.
 ///
@@ -36,52 +37,8 @@ pub struct ValueLossMetrics {
     packed: Tensor<1>,
 }
 
-/// Declares the metrics once, as tensors and as numbers, so that the two cannot drift apart.
-macro_rules! metrics {
-    ($($(#[$doc:meta])* $name:ident,)+) => {
-        impl ValueLossMetrics {
-            $($(#[$doc])*
-            pub fn $name(&self) -> Tensor<1> {
-                self.packed.clone().narrow(0, Position::$name as usize, 1)
-            })+
-        }
-
-        /// Where each metric stands in the packed tensor.
-        #[allow(non_camel_case_types)]
-        enum Position { $($name,)+ }
-
-        /// The metrics as separate tensors, each `[1]`, on their way into the packed one.
-        struct Separate { $($name: Tensor<1>,)+ }
-
-        impl Separate {
-            fn pack(self) -> ValueLossMetrics {
-                ValueLossMetrics { packed: Tensor::cat(vec![$(self.$name,)+], 0) }
-            }
-        }
-
-        /// How many metrics there are.
-        const COUNT: usize = [$(stringify!($name)),+].len();
-
-        /// The values of [`ValueLossMetrics`], read back.
-        #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-        pub struct ValueMetricValues {
-            $($(#[$doc])* pub $name: f64,)+
-        }
-
-        impl ValueMetricValues {
-            fn from_packed(packed: &[f64]) -> Self {
-                Self { $($name: packed[Position::$name as usize],)+ }
-            }
-
-            /// The name and the value of every metric, in the order of the documentation.
-            pub fn named(&self) -> Vec<(&'static str, f64)> {
-                vec![$((stringify!($name), self.$name),)+]
-            }
-        }
-    };
-}
-
-metrics! {
+numbers! {
+    ValueLossMetrics, ValueMetricValues;
     /// Fraction of tokens whose clipped branch was taken; 0 without a clip.
     clip_fraction,
     /// Mean of `V`.
@@ -101,18 +58,6 @@ metrics! {
     non_finite,
 }
 
-impl ValueLossMetrics {
-    /// Reads every metric back, in one transfer.
-    ///
-    /// # Errors
-    ///
-    /// The device failed to execute what was queued, or to deliver it.
-    pub fn read(&self) -> Result<ValueMetricValues, TensorReadError> {
-        let packed = self.packed.try_to_vec_as::<f64>()?;
-        Ok(ValueMetricValues::from_packed(&packed))
-    }
-}
-
 impl ValueLossOutput {
     /// A batch without a token: loss 0, with an empty gradient, and metrics 0.
     pub(super) fn empty(values: Tensor<2>) -> Self {
@@ -121,7 +66,7 @@ impl ValueLossOutput {
         let device = loss.device().without_autodiff();
         Self {
             metrics: ValueLossMetrics {
-                packed: Tensor::zeros([COUNT], (&device, dtype)),
+                packed: Tensor::zeros([ValueMetricValues::SENTENCES.len()], (&device, dtype)),
             },
             loss,
         }
