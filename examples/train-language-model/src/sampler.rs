@@ -42,13 +42,6 @@ pub struct Answer {
 /// Why nothing was sampled.
 #[derive(Debug, Error)]
 pub enum SamplerError {
-    /// A setting without a meaning.
-    #[error("`{field}` is {value}; accepted is {accepted}")]
-    Setting {
-        field: &'static str,
-        value: String,
-        accepted: &'static str,
-    },
     /// There is no token to begin with.
     #[error("prompt {0} has no tokens")]
     EmptyPrompt(usize),
@@ -68,44 +61,11 @@ pub enum SamplerError {
     NotFinite,
 }
 
-impl Sampling {
-    /// # Errors
-    ///
-    /// A number is out of its range.
-    pub fn check(&self) -> Result<(), SamplerError> {
-        let refused = |field, value: String, accepted| {
-            Err(SamplerError::Setting {
-                field,
-                value,
-                accepted,
-            })
-        };
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            let accepted = "a finite number, at least 0";
-            return refused("temperature", self.temperature.to_string(), accepted);
-        }
-        if self.top_k == Some(0) {
-            return refused("top_k", "0".into(), "an integer above 0");
-        }
-        match self.top_p {
-            Some(p) if !(p > 0.0 && p <= 1.0) => {
-                return refused("top_p", p.to_string(), "a number above 0, at most 1");
-            }
-            _ => {}
-        }
-        if self.max_tokens == 0 {
-            return refused("max_tokens", "0".into(), "an integer above 0");
-        }
-        Ok(())
-    }
-}
-
 /// Samples `each` answers to every prompt; those to one prompt stand side by side.
 ///
 /// # Errors
 ///
-/// A setting has no meaning, a prompt is empty or too long, the logits are not finite, or the device
-/// failed to deliver them.
+/// A prompt is empty or too long, the logits are not finite, or the device failed to deliver them.
 pub fn sample(
     model: &Llama,
     prompts: &[Vec<u32>],
@@ -114,7 +74,6 @@ pub fn sample(
     device: &Device,
     rng: &mut impl Rng,
 ) -> Result<Vec<Answer>, Box<dyn Error>> {
-    sampling.check()?;
     let context = model.config().max_position_embeddings;
     let ends = model.config().end_tokens();
     for (prompt, ids) in prompts.iter().enumerate() {

@@ -152,8 +152,12 @@ fn arguments_without_a_meaning_are_refused() {
     for (arguments, said) in [
         ("--lora 0", "an integer above 0"),
         ("--lora 1000", "a width of 20"),
+        ("--max-tokens 0", "an integer above 0"),
         ("--max-tokens 10000000", "at most 1000000"),
         ("--temperature 0", "a finite number above 0"),
+        ("--temperature NaN", "a finite number above 0"),
+        ("--top-k 0", "an integer above 0"),
+        ("--top-p 0", "a number above 0"),
         ("--top-p 1.5", "at most 1"),
         ("--kl=-1", "at least 0"),
         ("--level 0", "1..=20"),

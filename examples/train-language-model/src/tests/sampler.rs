@@ -239,62 +239,14 @@ fn tokens_come_as_often_as_they_should() {
 #[test]
 fn what_cannot_be_sampled_is_said() {
     let (_, model) = model(15);
-    let refused = |prompts: &[Vec<u32>], sampling: Sampling| {
+    let refused = |prompts: &[Vec<u32>]| {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let answers = sample(&model, prompts, 1, &sampling, &Device::flex(), &mut rng);
+        let answers = sample(&model, prompts, 1, &EVERYTHING, &Device::flex(), &mut rng);
         answers.expect_err("refused").to_string()
     };
-    let cases = [
-        (
-            Sampling {
-                temperature: -1.0,
-                ..EVERYTHING
-            },
-            "`temperature` is -1",
-        ),
-        (
-            Sampling {
-                temperature: f64::NAN,
-                ..EVERYTHING
-            },
-            "`temperature` is NaN",
-        ),
-        (
-            Sampling {
-                top_k: Some(0),
-                ..EVERYTHING
-            },
-            "`top_k` is 0",
-        ),
-        (
-            Sampling {
-                top_p: Some(0.0),
-                ..EVERYTHING
-            },
-            "`top_p` is 0",
-        ),
-        (
-            Sampling {
-                top_p: Some(1.5),
-                ..EVERYTHING
-            },
-            "`top_p` is 1.5",
-        ),
-        (
-            Sampling {
-                max_tokens: 0,
-                ..EVERYTHING
-            },
-            "`max_tokens` is 0",
-        ),
-    ];
-    for (sampling, said) in cases {
-        let error = refused(&prompts(), sampling);
-        assert!(error.contains(said), "{error}");
-    }
-    let error = refused(&[vec![1], vec![]], EVERYTHING);
+    let error = refused(&[vec![1], vec![]]);
     assert!(error.contains("prompt 1 has no tokens"), "{error}");
-    let error = refused(&[vec![1; 53]], EVERYTHING);
+    let error = refused(&[vec![1; 53]]);
     assert!(
         error.contains("53 tokens") && error.contains("64 tokens"),
         "{error}"
