@@ -10,8 +10,8 @@ use burn::optim::{AdamConfig, GradientsAccumulator, GradientsParams, ModuleOptim
 use burn::tensor::{Device, Tensor, TensorData};
 use policy_loss::{
     AdvantageBatch, AdvantageEstimator, GlobalTotals, KlBase, KlPenalty, LogProbsConfig,
-    LogProbsTokens, MetricValues, Objective, PolicyBatch, PolicyLoss, PolicyLossConfig,
-    PolicyLossMetrics, Reduction, Sums, Surrogate, TokenLogProbs, presets,
+    MetricValues, Objective, PolicyBatch, PolicyLoss, PolicyLossConfig, PolicyLossMetrics,
+    Reduction, Sums, Surrogate, TokenLogProbs, presets,
 };
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -413,36 +413,19 @@ impl Trainer {
             let sequences: Vec<_> = micro.iter().map(|one| one.sequence()).collect();
             let batch = TokenBatch::new(&sequences, &self.device);
             if self.settings.updates() > 1 {
-                let rows = self.log_probs_of(policy, &batch)?;
+                let rows = batch.log_prob_rows(policy, &self.log_probs)?;
                 for (one, row) in micro.iter_mut().zip(rows) {
                     one.old_log_probs = Some(row);
                 }
             }
             if let Some(reference) = &self.reference {
-                let rows = self.log_probs_of(reference, &batch)?;
+                let rows = batch.log_prob_rows(reference, &self.log_probs)?;
                 for (one, row) in micro.iter_mut().zip(rows) {
                     one.ref_log_probs = Some(row);
                 }
             }
         }
         Ok(())
-    }
-
-    fn log_probs_of(
-        &self,
-        model: &Llama,
-        batch: &TokenBatch,
-    ) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
-        let (hidden, targets) = batch.answers(model);
-        let mask = Some(batch.action_mask.clone());
-        let output = self.log_probs.forward_linear(
-            hidden,
-            &model.head(),
-            LogProbsTokens::new(targets).with_action_mask(mask),
-        )?;
-        let [_, columns] = output.log_probs.dims();
-        let values = output.log_probs.try_into_vec_as::<f32>()?;
-        Ok(values.chunks(columns).map(<[f32]>::to_vec).collect())
     }
 
     /// Updates the weights, and gives the sums over the answers that passed and how many tokens they

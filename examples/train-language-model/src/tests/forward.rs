@@ -3,7 +3,7 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
-use policy_loss::{LogProbsConfig, LogProbsTokens};
+use policy_loss::LogProbsConfig;
 use safetensors::Dtype;
 
 use super::oracle::next_log_probs;
@@ -32,15 +32,9 @@ fn sequences() -> Vec<Sequence<'static>> {
 
 fn trained_log_probs(model: &Llama, device: &Device) -> Vec<Vec<f32>> {
     let batch = TokenBatch::new(&sequences(), device);
-    let (hidden, targets) = batch.answers(model);
     let log_probs = LogProbsConfig::new().init().expect("it has a meaning");
-    let mask = Some(batch.action_mask.clone());
-    let tokens = LogProbsTokens::new(targets).with_action_mask(mask);
-    let output = log_probs.forward_linear(hidden, &model.head(), tokens);
-    let values = output.expect("the shapes fit").log_probs;
-    let [_, columns] = values.dims();
-    let values = values.try_into_vec_as::<f32>().expect("f32");
-    values.chunks(columns).map(<[f32]>::to_vec).collect()
+    let rows = batch.log_prob_rows(model, &log_probs);
+    rows.expect("the shapes fit")
 }
 
 fn assert_equals_the_loops(tiny: &Tiny, model: &Llama, device: &Device) {
@@ -108,12 +102,9 @@ fn gradients(model: &Llama, sequences: &[Sequence], device: &Device) -> Vec<Vec<
         }
     }
     let batch = TokenBatch::new(sequences, &device.clone().autodiff());
-    let (hidden, targets) = batch.answers(model);
     let log_probs = LogProbsConfig::new().init().expect("it has a meaning");
-    let mask = Some(batch.action_mask.clone());
-    let tokens = LogProbsTokens::new(targets).with_action_mask(mask);
-    let output = log_probs.forward_linear(hidden, &model.head(), tokens);
-    let loss = output.expect("the shapes fit").log_probs.sum();
+    let log_probs = batch.log_probs(model, &log_probs);
+    let loss = log_probs.expect("the shapes fit").sum();
     let gradients = GradientsParams::from_grads(loss.backward(), model);
     let mut collect = Collect(&gradients, Vec::new());
     model.visit(&mut collect);

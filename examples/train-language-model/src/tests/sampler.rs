@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Int, Tensor};
-use policy_loss::{LogProbsConfig, LogProbsTokens};
+use policy_loss::LogProbsConfig;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -115,16 +115,10 @@ fn reported_log_probs_are_those_of_the_trainer() {
         })
         .collect();
     let batch = TokenBatch::new(&sequences, &device);
-    let (hidden, targets) = batch.answers(&model);
     let trainer = LogProbsConfig::new().with_temperature(0.7).init();
     let trainer = trainer.expect("it has a meaning");
-    let mask = Some(batch.action_mask.clone());
-    let tokens = LogProbsTokens::new(targets).with_action_mask(mask);
-    let output = trainer.forward_linear(hidden, &model.head(), tokens);
-    let values = output.expect("the shapes fit").log_probs;
-    let [_, columns] = values.dims();
-    let values = values.try_into_vec_as::<f32>().expect("f32");
-    for (row, answer) in values.chunks(columns).zip(&answers) {
+    let rows = batch.log_prob_rows(&model, &trainer);
+    for (row, answer) in rows.expect("the shapes fit").iter().zip(&answers) {
         for (value, reported) in row.iter().zip(&answer.log_probs) {
             assert!((value - reported).abs() < 2e-5, "{value} is not {reported}");
         }
