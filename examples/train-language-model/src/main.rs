@@ -41,8 +41,7 @@ use clap::Parser;
 use peak_alloc::PeakAlloc;
 use serde_json::json;
 
-use crate::bench_learning::Workload;
-use crate::cli::{Arguments, Command, Train};
+use crate::cli::{Arguments, Command, Target, Train};
 use crate::report::{HeldOut, Log};
 use crate::train::Trainer;
 
@@ -64,16 +63,14 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     match arguments.command {
         Command::Train(arguments) => train(*arguments),
         Command::Check {
-            model,
+            target: Target { model, device },
             adapters,
             rollout,
-            device,
         } => check::check(&model, adapters.as_deref(), &rollout, &device.device()?),
         Command::Bench {
-            model,
+            target: Target { model, device },
             tokens,
             sequences,
-            device,
         } => bench::bench(
             &model,
             tokens as usize,
@@ -81,32 +78,20 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             &device.device()?,
         ),
         Command::BenchLearning {
-            model,
-            sequences,
-            tokens,
-            microbatch,
-            rounds,
-            device,
-        } => {
-            let workload = Workload {
-                sequences,
-                tokens,
-                microbatch,
-                rounds,
-            };
-            bench_learning::bench(&model, &workload, &device.device()?)
-        }
+            target: Target { model, device },
+            workload,
+        } => bench_learning::bench(&model, &workload, &device.device()?),
     }
 }
 
 fn train(arguments: Train) -> Result<(), Box<dyn Error>> {
     let Train {
-        model,
+        target: Target { model, device },
         out,
         settings,
         ..
     } = arguments;
-    let device = arguments.device.device()?;
+    let device = device.device()?;
     std::fs::create_dir_all(&out).map_err(|error| format!("--out {}: {error}", out.display()))?;
     let newest = checkpoint::newest(&out)?;
     let mut trainer = match (newest, arguments.resume) {
