@@ -9,6 +9,7 @@
 //! ```
 
 use std::error::Error;
+use std::io::Write;
 use std::path::Path;
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
@@ -26,7 +27,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = policy_loss_flex::device()?.autodiff();
     let rollout = Rollout::read(path.as_ref(), &device)?;
 
-    println!(
+    // Unlike `println!`, this does not panic where nobody reads on, as behind `head`.
+    let mut table = std::io::stdout();
+    let _ = writeln!(
+        table,
         "{:22} {:>10} {:>10} {:>10} {:>10} {:>13}",
         "objective", "loss", "clip_ratio", "ppo_kl", "rollout_kl", "gradient norm"
     );
@@ -36,7 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             Some(rollout_kl) => format!("{rollout_kl:.6}"),
             None => "-".into(),
         };
-        println!(
+        let _ = writeln!(
+            table,
             "{name:22} {:10.6} {:10.6} {:10.6} {rollout_kl:>10} {:13.6}",
             row.loss, row.metrics.clip_ratio, row.metrics.ppo_kl, row.gradient_norm
         );

@@ -84,7 +84,7 @@ pub fn bench(directory: &Path, workload: &Workload, device: &Device) -> Result<(
         "tokens_per_second": tokens / median,
         "peak_bytes": memory,
     });
-    println!("{line}");
+    say!("{line}");
     Ok(())
 }
 

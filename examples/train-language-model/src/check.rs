@@ -46,7 +46,7 @@ pub fn check(
         let rank = adapters::rank(adapters)?;
         model = weights::load_adapters(adapters::attach(model, rank), adapters, device)?;
     }
-    println!("loaded in {:.1} s", start.elapsed().as_secs_f64());
+    say!("loaded in {:.1} s", start.elapsed().as_secs_f64());
     for (row, reference) in references.iter().enumerate() {
         reference.fits(row, model.config()).map_err(bad)?;
     }
@@ -70,7 +70,7 @@ pub fn check(
         }
     }
     let seconds = start.elapsed().as_secs_f64();
-    println!(
+    say!(
         "{} sequences, {tokens} tokens, {seconds:.1} s; largest difference {worst:.2e}",
         references.len()
     );

@@ -11,6 +11,14 @@
 //! (where the data comes from), `train` (where the policy loss is). `config`, `weights`, `tokens` and
 //! `template` read a model, `adapters` and `checkpoint` write what it learned.
 
+/// As `println!`, but where nobody reads on, as behind `head`, the run goes on.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    }};
+}
+
 mod adapters;
 mod batch;
 mod bench;
@@ -155,14 +163,14 @@ fn train(arguments: Train) -> Result<(), Box<dyn Error>> {
             "seconds": seconds,
             "memory_gib": memory,
         });
-        println!("{line}");
+        say!("{line}");
     } else {
         if let Some((name, value)) = held_out.as_ref().map(HeldOut::named) {
-            println!("{name}: {value}");
+            say!("{name}: {value}");
         }
-        println!("what was learned: {}", saved.display());
-        println!("curves: {}", page.display());
-        println!("{seconds:.1} s, at most {memory:.2} GiB of memory");
+        say!("what was learned: {}", saved.display());
+        say!("curves: {}", page.display());
+        say!("{seconds:.1} s, at most {memory:.2} GiB of memory");
     }
     Ok(())
 }

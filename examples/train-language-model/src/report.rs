@@ -79,7 +79,7 @@ impl Log {
         bar.set_position(step);
         bar.reset_eta();
         if !json {
-            println!(
+            say!(
                 "{:>5} {:>7} {:>8} {:>9} {:>10} {:>10} {:>9} {:>9}",
                 "step",
                 "reward",
@@ -126,14 +126,14 @@ impl Log {
         writeln!(self.lines, "{line}")
             .map_err(|error| format!("{}: {error}", self.path.display()))?;
         if self.json {
-            println!("{line}");
+            say!("{line}");
         }
         self.bar.set_message(format!("reward {:.3}", step.reward));
         self.bar.inc(1);
         if !self.json {
             // `suspend` and not `println`, which is silent where there is no terminal.
             self.bar.suspend(|| {
-                println!(
+                say!(
                     "{:5} {:7.3} {:8.2} {:9.4} {:10.4} {:10.2e} {sampled:9.1} {learned:9.1}",
                     step.number,
                     step.reward,
@@ -159,18 +159,18 @@ impl Log {
                 "reward": evaluation.reward,
                 "answers": answers,
             });
-            println!("{line}");
+            say!("{line}");
             return;
         }
         self.bar.suspend(|| {
             let questions = evaluation.answers.len();
-            println!(
+            say!(
                 "{when} training, the most probable answers to {questions} questions that are held \
                  out: reward {:.3}",
                 evaluation.reward
             );
             for (question, answer, reward) in shown {
-                println!("    {question:24} {answer:?} ({reward})");
+                say!("    {question:24} {answer:?} ({reward})");
             }
         });
     }
