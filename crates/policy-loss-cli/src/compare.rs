@@ -123,13 +123,9 @@ fn compute(
         .loss
         .forward(batch.batch.clone())
         .map_err(|error| explain(error, file, &objective))?;
-    let failed = |error: &dyn std::fmt::Display| {
-        let requested = &objective.requested;
-        Failure::Other(format!(
-            "{requested}: the device failed while it computed: {error}"
-        ))
-    };
-    let values = output.read().map_err(|error| failed(&error))?;
+    let device = format!("{}: the device", objective.requested);
+    let values = output.read();
+    let values = values.map_err(|error| Failure::computing(&device, error))?;
     let gradients = output.loss.backward();
     let gradient = batch.log_probs.grad(&gradients);
     let gradient = gradient.map(Tensor::try_into_vec_as::<f64>).transpose();
@@ -138,7 +134,7 @@ fn compute(
         loss: values.loss,
         metrics: values.metrics,
         gradient: gradient
-            .map_err(|error| failed(&error))?
+            .map_err(|error| Failure::computing(&device, error))?
             .unwrap_or_default(),
         warnings: Vec::new(),
         objective,

@@ -100,12 +100,8 @@ fn of_batches(
         for ((objective, of), warnings) in each {
             let output = objective.loss.forward(batch.clone());
             let output = output.map_err(|error| explain(error, &file, objective))?;
-            let read = output.read().map_err(|error| {
-                Failure::Other(format!(
-                    "{} failed while it computed: {error}",
-                    backend.name()
-                ))
-            })?;
+            let read = output.read();
+            let read = read.map_err(|error| Failure::computing(backend.name(), error))?;
             let name = |metric: &str| match objectives {
                 [_] => metric.to_owned(),
                 _ => format!("{of}/{metric}"),

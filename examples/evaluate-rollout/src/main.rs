@@ -12,7 +12,7 @@ use std::error::Error;
 use std::io::Write;
 use std::path::Path;
 
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
 use policy_loss::presets::{icepop, seq_mask_tis, tis};
 use policy_loss::{MetricValues, PolicyBatch, PolicyLossConfig, action_mask};
 use safetensors::{Dtype, SafeTensors};
@@ -128,10 +128,6 @@ fn data(file: &SafeTensors<'_>, name: &str) -> Result<TensorData, Box<dyn Error>
         let (dtype, shape) = (tensor.dtype(), tensor.shape());
         return Err(format!("`{name}` is {dtype:?} {shape:?}; expected F32 [B, T]").into());
     }
-    let values: Vec<f32> = tensor
-        .data()
-        .chunks_exact(4)
-        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-        .collect();
-    Ok(TensorData::new(values, tensor.shape()))
+    let (bytes, shape) = (tensor.data().to_vec(), tensor.shape());
+    Ok(TensorData::try_from_bytes_vec(bytes, shape, DType::F32)?)
 }

@@ -72,10 +72,7 @@ impl Log {
             false => ProgressBar::new(steps),
         };
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {msg}  {eta} left");
-        let bar = match style {
-            Ok(style) => bar.with_style(style),
-            Err(_) => bar,
-        };
+        let bar = bar.with_style(style.unwrap_or(ProgressStyle::default_bar()));
         bar.set_position(step);
         bar.reset_eta();
         if !json {

@@ -33,10 +33,7 @@ impl Progress {
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {msg}  {eta} left");
         let bar = ProgressBar::new(iterations);
         Self {
-            bar: match style {
-                Ok(style) => bar.with_style(style),
-                Err(_) => bar,
-            },
+            bar: bar.with_style(style.unwrap_or(ProgressStyle::default_bar())),
         }
     }
 
