@@ -16,6 +16,12 @@ pub const CPU_BACKENDS: &[&str] = &[
     "ndarray",
 ];
 
+/// A file that the tests share.
+pub fn data(name: &str) -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.join("../../tests/data").join(name)
+}
+
 /// The program.
 pub fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_policy-loss"))

@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::rollout::data;
-use crate::support::{Batch, Written, program};
+use crate::support::{Batch, Written, data, program};
 
 /// The names of the warnings, which must be said to people as well, each once.
 fn warned(batch: &Written, arguments: &[&str]) -> Vec<String> {
