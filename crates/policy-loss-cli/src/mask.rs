@@ -4,7 +4,7 @@ use burn::tensor::{DType, TensorData};
 use safetensors::Dtype;
 
 use crate::batch_file::BatchFile;
-use crate::beside::burn_dtype;
+use crate::beside::{burn_dtype, integers};
 use crate::output::Failure;
 use crate::tensors::shape_of_rank_2;
 
@@ -44,10 +44,11 @@ impl Mask {
             0.0 => Ok(false),
             1.0 => Ok(true),
             _ => {
-                // With no more digits than its own type needs.
-                let value = match dtype {
-                    DType::F32 | DType::F16 | DType::BF16 => (value as f32).to_string(),
-                    _ => value.to_string(),
+                // With the digits of its own type.
+                let value = match (integers(&view), dtype) {
+                    (Some(integers), _) => integers[index].to_string(),
+                    (None, DType::F64) => value.to_string(),
+                    (None, _) => (value as f32).to_string(),
                 };
                 let place = [index / shape[1], index % shape[1]];
                 Err(file.bad(format!(
