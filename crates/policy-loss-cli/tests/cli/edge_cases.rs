@@ -18,9 +18,9 @@ const THIRD: f64 = 1.0 / 3.0;
 const ONES: [f32; 3] = [1.0; 3];
 const MINUS_ONES: [f32; 3] = [-1.0; 3];
 
-/// `old - rollout` is `gap` at the first token.
-fn corrected(gap: f32) -> Batch {
-    Batch::row(&[0.0; 3], &ONES).f32("rollout_log_probs", &[1, 3], &[-gap, 0.0, 0.0])
+/// `old - rollout` is 3 at the first token.
+fn apart() -> Batch {
+    Batch::row(&[0.0; 3], &ONES).f32("rollout_log_probs", &[1, 3], &[-3.0, 0.0, 0.0])
 }
 
 /// Each gives its objective, a mask or totals in another way; the library's own tests have the numbers
@@ -56,7 +56,7 @@ fn cases() -> Vec<Case> {
         },
         Case {
             name: "H1: tis cuts the weight to 5",
-            batch: corrected(3.0),
+            batch: apart(),
             arguments: &[
                 "--openrlhf",
                 r#"{"enable_vllm_is_correction": true, "vllm_is_truncated_threshold": [0.5, 5]}"#,
@@ -83,9 +83,10 @@ fn cases() -> Vec<Case> {
 fn means_over_prompts() {
     let batch = Batch::two_rows().i64("prompt_ids", &[2], &[5, 5]);
     let written = batch.write();
-    let config = written.beside("mean.json");
-    std::fs::write(&config, r#"{"reduction": "prompt_mean"}"#).unwrap();
-    let config = ["--config", config.to_str().unwrap()];
+    let config = [
+        "--config",
+        &written.config(r#"{"reduction": "prompt_mean"}"#),
+    ];
     let one = written.evaluate(&config);
     // All tokens answer one prompt.
     let tokens = written.evaluate(&[]);
@@ -155,9 +156,8 @@ fn segments() {
     let batch = Batch::row(&[0.1, 0.3, -0.1, -0.1], &[1.0; 4]);
     let mean = |batch: &Batch| {
         let written = batch.write();
-        let config = written.beside("segments.json");
-        std::fs::write(&config, r#"{"ratio": {"level": "segment"}}"#).unwrap();
-        let report = written.evaluate(&["--config", config.to_str().unwrap()]);
+        let config = written.config(r#"{"ratio": {"level": "segment"}}"#);
+        let report = written.evaluate(&["--config", &config]);
         report.report["metrics"]["ratio_mean"].as_f64().unwrap()
     };
     let [one, first, second] = [0.05_f64, 0.2, -0.1].map(f64::exp);
@@ -195,9 +195,8 @@ fn segments() {
 fn an_entropy_threshold() {
     let batch = Batch::row(&[0.0; 4], &[1.0; 4]).f32("entropies", &[1, 4], &[0.1, 0.2, 0.3, 0.4]);
     let written = batch.write();
-    let config = written.beside("mask.json");
-    std::fs::write(&config, r#"{"entropy_mask": {"share": 0.5}}"#).unwrap();
-    let [config, path] = ["--config", config.to_str().unwrap()];
+    let path = written.config(r#"{"entropy_mask": {"share": 0.5}}"#);
+    let [config, path] = ["--config", &path];
     let [total, eight] = ["--global-tokens", "8"];
     let dropped = |arguments: &[&str]| {
         let all: Vec<&str> = [config, path].iter().chain(arguments).copied().collect();
@@ -228,9 +227,8 @@ fn an_entropy_threshold() {
 #[test]
 fn a_second_moment_limit() {
     let written = Batch::row(&[0.1, 0.2, 0.5, -0.5], &[1.0; 4]).write();
-    let config = written.beside("moment.json");
-    std::fs::write(&config, r#"{"surrogate": {"second_moment_mask": {}}}"#).unwrap();
-    let [config, path] = ["--config", config.to_str().unwrap()];
+    let path = written.config(r#"{"surrogate": {"second_moment_mask": {}}}"#);
+    let [config, path] = ["--config", &path];
     let [total, eight] = ["--global-tokens", "8"];
     let dropped = |arguments: &[&str]| {
         let all: Vec<&str> = [config, path].iter().chain(arguments).copied().collect();
@@ -291,7 +289,7 @@ fn every_case_on_every_cpu_backend() {
 #[test]
 fn rollout_kl_is_null_without_a_correction() {
     // H5: given, and not used.
-    let batch = corrected(3.0).write();
+    let batch = apart().write();
     let plain = batch.evaluate(&[]).report;
     assert_eq!(plain["rollout_kl"], Value::Null);
     assert_eq!(plain["metrics"]["weight_mean"], Value::Null);
@@ -299,9 +297,8 @@ fn rollout_kl_is_null_without_a_correction() {
 
     let config =
         r#"{"rollout_correction": {"weight": {"mode": {"truncate": {"low": 0.5, "high": 5.0}}}}}"#;
-    let file = batch.beside("config.json");
-    std::fs::write(&file, config).unwrap();
-    let report = batch.evaluate(&["--config", file.to_str().unwrap()]).report;
+    let config = batch.config(config);
+    let report = batch.evaluate(&["--config", &config]).report;
     close(
         report["rollout_kl"].as_f64().unwrap(),
         -1.0,
