@@ -157,7 +157,8 @@ fn a_run_saves_what_it_learned_though_nobody_reads_on() {
     let folder = tempfile::tempdir().expect("a directory");
     let out = folder.path().join("run");
     let mut run = process(model.path(), &out);
-    let mut run = run.stdout(Stdio::piped()).spawn().expect("a process");
+    run.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut run = run.spawn().expect("a process");
     let said = BufReader::new(run.stdout.take().expect("it is piped"));
     // It reads what comes before the first step, as `head` does, and closes the pipe.
     let mut lines = said.lines().map_while(Result::ok);
