@@ -219,16 +219,6 @@ impl Case {
         )
     }
 
-    /// Whether a constant of the objective moves with `log_probs`, so that the gradient is not the
-    /// slope of the loss.
-    pub fn stops_gradients(&self) -> bool {
-        let log_probs = self.log_probs.iter().enumerate();
-        let moved: Vec<f64> = log_probs
-            .map(|(i, x)| x - 0.01 * (1 + i % 3) as f64)
-            .collect();
-        self.answer_around(&moved).loss != self.answer().loss
-    }
-
     /// The batch as the oracle sees it.
     pub fn oracle_batch(&self) -> Batch {
         self.batch(&self.log_probs)

@@ -15,7 +15,7 @@ const SHAPES: [[usize; 2]; 5] = [[1, 1], [1, 7], [3, 1], [3, 5], [4, 16]];
 
 /// Tries `property` on random cases, the same ones each time; on a slow device on a few, of one
 /// shape and two configurations, because every new one is compiled for.
-pub(super) fn for_all(runner: &Runner, count: u32, property: impl Fn(Case)) {
+fn for_all(runner: &Runner, count: u32, property: impl Fn(Case)) {
     let (count, shapes, configs) = match runner.is_slow() {
         true => (count / 8, &SHAPES[3..4], runner.some_configs()),
         false => (count, &SHAPES[..], runner.configs()),

@@ -9,7 +9,7 @@ pub mod kept;
 pub mod gradients {
     pub use super::distillation::garbage_without_a_gradient as garbage_of_a_student;
     pub use super::edges::garbage_without_a_gradient;
-    pub use super::linear::{frozen_parts, gradient_is_the_slope};
+    pub use super::linear::frozen_parts;
     pub use super::targets::without_a_gradient_are_ignored;
 }
 pub mod linear;
