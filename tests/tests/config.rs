@@ -241,7 +241,10 @@ fn numbers_out_of_range() {
     };
     refused(surrogate(inverted), &["min_covariance", "max_covariance"]);
     let none = Reduction::FixedLength { length: 0 };
-    refused(new().with_reduction(none), &["length", "above 0"]);
+    refused(
+        new().with_reduction(none),
+        &["reduction.fixed_length.length", "above 0"],
+    );
 }
 
 /// A weight that f32 does not hold would be infinite, and times an advantage of 0 not a number.

@@ -2,8 +2,8 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use policy_loss::{
-    Advantages, BatchError, Behavior, GlobalTotals, Implementation, PolicyBatch, PolicyLossConfig,
-    Ratio, Reduction, RolloutCorrection, presets,
+    Advantages, BatchError, Behavior, EntropyBonus, GlobalTotals, Implementation, KlPenalty,
+    PolicyBatch, PolicyLossConfig, Ratio, Reduction, RolloutCorrection, presets,
 };
 
 use crate::runner::Runner;
@@ -86,26 +86,41 @@ pub fn shapes(runner: &Runner) {
 /// What the objective reads must be there; what it does not read need not.
 pub fn missing(runner: &Runner) {
     let against_rollout = Ratio::TOKEN.against(Behavior::Rollout);
-    for (config, needed_by) in [
+    let new = PolicyLossConfig::new;
+    let zeros = || zeros(runner, [2, 3]);
+    let rollout = batch(runner).with_rollout_log_probs(zeros());
+    for (config, tensor, needed_by, given) in [
         (
-            PolicyLossConfig::new().with_rollout_correction(TIS),
+            new().with_rollout_correction(TIS),
+            "rollout_log_probs",
             "rollout_correction",
+            rollout.clone(),
         ),
         (
-            PolicyLossConfig::new().with_ratio(against_rollout),
+            new().with_ratio(against_rollout),
+            "rollout_log_probs",
             "ratio.against",
+            rollout,
+        ),
+        (
+            new().with_kl_penalty(KlPenalty::new(0.1)),
+            "ref_log_probs",
+            "kl_penalty",
+            batch(runner).with_ref_log_probs(zeros()),
+        ),
+        (
+            new().with_entropy_bonus(EntropyBonus::new(0.1)),
+            "entropies",
+            "entropy_bonus",
+            batch(runner).with_entropies(zeros()),
         ),
     ] {
         let error = refused(runner, config, batch(runner));
-        assert_names(
-            &error,
-            &["rollout_log_probs", needed_by, "with_rollout_log_probs"],
-        );
+        assert_names(&error, &[tensor, needed_by, &format!("with_{tensor}")]);
         match error {
-            BatchError::Missing { tensor, .. } => assert_eq!(tensor, "rollout_log_probs"),
+            BatchError::Missing { tensor: named, .. } => assert_eq!(named, tensor, "{runner}"),
             other => panic!("{runner}: {other:?}"),
         }
-        let given = batch(runner).with_rollout_log_probs(zeros(runner, [2, 3]));
         assert!(runner.init(&config).forward(given).is_ok(), "{runner}");
     }
 }
@@ -232,10 +247,15 @@ pub fn totals(runner: &Runner) {
             new().with_tokens(3).with_world_size(0),
             "totals.world_size",
         ),
+        (
+            Reduction::FixedLength { length: 5 },
+            new().with_tokens(10),
+            "totals.sequences",
+        ),
     ] {
         let config = PolicyLossConfig::new().with_reduction(reduction);
         let error = refused(runner, config, batch(runner).with_totals(totals));
-        assert_names(&error, &[field, "above 0"]);
+        assert_names(&error, &[field, "above 0", reduction.name()]);
         match error {
             BatchError::Totals { field: named, .. } => {
                 assert_eq!(named, field, "{runner}, {reduction:?}")

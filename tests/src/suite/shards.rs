@@ -250,6 +250,9 @@ pub fn other_metrics_are_not_merged(runner: &Runner) {
         config.with_ratio(Ratio::SEQUENCE),
         config.with_reduction(Reduction::SequenceMean),
     ] {
+        let looked_at = |config| inspection(runner, &busy(0).with_config(config), DType::F32);
+        let error = looked_at(config).merge(&looked_at(other));
+        assert_eq!(error.err(), Some(BatchError::Merge), "{runner}");
         let error = one.merge(&metrics(other)).expect_err("another objective");
         assert_eq!(error, BatchError::Merge, "{runner}");
         assert!(error.to_string().contains("objective"), "{runner}: {error}");

@@ -3,13 +3,10 @@
 
 use burn::tensor::{Bool, DType, Tensor, TensorData};
 use policy_loss::PolicyBatch;
-use policy_loss_oracle::Metrics;
 
 use crate::busy::busy;
 use crate::case::{Case, HostAdvantages};
-use crate::compare::{
-    Tolerance, assert_all_near, assert_metrics, assert_near, assert_outcome, bits,
-};
+use crate::compare::{assert_outcome, bits};
 use crate::configs::describe;
 use crate::runner::{Outcome, Runner, values};
 
@@ -208,27 +205,6 @@ pub fn mixed_types(runner: &Runner) {
                 assert_eq!(outcome.dtype, arithmetic, "{what}: the type of the loss");
                 let rounded = case.rounded(*log_probs, *others);
                 assert_outcome(&what, *log_probs, &outcome, &rounded.answer());
-            }
-        }
-    }
-}
-
-/// f16 and bf16 against f32 on the same rounded inputs: the loss and the metrics are those of
-/// f32, the gradient is one rounding away.
-pub fn half_against_single(runner: &Runner) {
-    for dtype in runner.half_dtypes() {
-        for config in runner.some_configs() {
-            let case = busy(1).with_config(config).rounded(dtype, dtype);
-            let what = format!("{runner}, {dtype:?}, {}", describe(&config));
-            let half = runner.outcome(&case, dtype);
-            let single = runner.outcome(&case, DType::F32);
-            let tolerance = Tolerance::value(DType::F32);
-            assert_near(tolerance, &format!("{what}: loss"), half.loss, single.loss);
-            let metrics = Metrics(single.metrics.named());
-            assert_metrics(tolerance, &what, &half.metrics, &metrics);
-            if let (Some(half), Some(single)) = (half.gradient, single.gradient) {
-                let tolerance = Tolerance::gradient(dtype);
-                assert_all_near(tolerance, &format!("{what}: gradient"), &half, &single);
             }
         }
     }

@@ -158,10 +158,6 @@ pub fn refused(runner: &Runner) {
             "`kept_tokens.offsets` has shape [3]; expected [5], one more than there are tokens",
         ),
         (
-            KeptTokens::new(vec![0, 1], vec![0, 1, 0, 2, 2]),
-            "`kept_tokens.offsets` is 0 at index 2; accepted: 1 to 2 there: they never fall",
-        ),
-        (
             KeptTokens::new(vec![0, 5], vec![0, 1, 1, 2, 2]),
             "`kept_tokens.ids` is 5 at index 1; accepted: 0 to 5, exclusive",
         ),
