@@ -395,9 +395,8 @@ fn compare(runner: &Runner, case: &Case, dtype: DType, answer: &Answer) {
         assert!(tolerance.accepts(got, want), "{name}");
     };
     let leaf = runner.leaf(case, dtype);
-    let entropies: Tensor<2> =
-        runner.tensor(case.entropies.as_ref().expect("it has some"), shape, dtype);
-    let entropies = entropies.require_grad();
+    let entropies = case.entropies.as_ref().expect("it has some");
+    let entropies: Tensor<2> = runner.tracked(entropies, shape, dtype);
     let batch = runner.batch(case, leaf.clone(), dtype);
     let batch = batch.with_entropies(entropies.clone());
     let output = runner.forward(&what, &runner.init(&case.config), batch);

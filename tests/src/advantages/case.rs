@@ -1,6 +1,6 @@
 //! One batch on the host, in the forms that the library takes.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::DType;
 use policy_loss::{
     AdvantageBatch, AdvantageEstimatorConfig, AdvantageOutput, Among, Deviation,
     GeneralizedAdvantage, GroupBaseline, GroupRelative, MeanScale, ReturnToGo, Rewards,
@@ -344,10 +344,7 @@ impl Case {
             None => batch,
         };
         match &self.mask {
-            Some(mask) => {
-                let data = TensorData::new(mask.clone(), shape);
-                batch.with_action_mask(Tensor::from_data(data, &runner.device))
-            }
+            Some(mask) => batch.with_action_mask(runner.mask(mask, shape)),
             None => batch,
         }
     }

@@ -1,6 +1,6 @@
 //! What a batch can be refused for, each time naming the tensor or field.
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 use policy_loss::{
     Advantages, BatchError, Behavior, EntropyBonus, GlobalTotals, Implementation, KlPenalty,
     PolicyBatch, PolicyLossConfig, Ratio, Reduction, RolloutCorrection, presets,
@@ -267,10 +267,7 @@ pub fn totals(runner: &Runner) {
 
 /// Tensors of another backend, in every place.
 pub fn devices(runner: &Runner) {
-    let elsewhere: Device = match runner.backend {
-        "flex" => policy_loss_ndarray::device().expect("every machine has it"),
-        _ => policy_loss_flex::device().expect("every machine has it"),
-    };
+    let elsewhere = runner.elsewhere();
     let (here, there) = (zeros(runner, [2, 3]), Tensor::zeros([2, 3], &elsewhere));
     let new = |old: &Tensor<2>, advantages: Advantages| {
         PolicyBatch::new(here.clone(), old.clone(), advantages)

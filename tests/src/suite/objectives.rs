@@ -110,7 +110,7 @@ pub fn packed_sequences(runner: &Runner) {
             let valid: Vec<bool> = sources.iter().map(|i| case.is_valid(*i)).collect();
             let told = values(details.valid.float());
             assert!(told.iter().map(|told| *told != 0.0).eq(valid), "{what}");
-            let outcome = runner.read(&runner.forward(&what, &loss, batch), &leaf);
+            let outcome = runner.read(&runner.forward(&what, &loss, batch), &leaf, None);
             assert_near(value, &what, outcome.loss, expected.loss);
             let metrics = Metrics(expected.metrics.named());
             assert_metrics(value, &what, &outcome.metrics, &metrics);
@@ -186,15 +186,12 @@ pub fn rollout_diagnostics_of_nothing(runner: &Runner) {
     let mut nothing = busy(0);
     nothing.action_mask = Some(vec![false; 24]);
     let dtype = runner.exact_dtypes()[0];
-    let batch = |case: &Case| runner.batch(case, runner.leaf(case, dtype), dtype);
-    let values = batch(&nothing)
-        .rollout_diagnostics()
-        .expect("it is a batch");
-    for (name, value) in values.read().expect("they can be read").named() {
+    for (name, value) in runner.diagnostics(&nothing, dtype).named() {
         assert_eq!(value, 0.0, "{runner}: {name} of nothing");
     }
     nothing.rollout_log_probs = None;
-    let error = batch(&nothing).rollout_diagnostics().expect_err("missing");
+    let batch = runner.batch(&nothing, runner.leaf(&nothing, dtype), dtype);
+    let error = batch.rollout_diagnostics().expect_err("missing");
     assert!(error.to_string().contains("rollout_log_probs"), "{error}");
 }
 
@@ -228,9 +225,7 @@ pub fn jensen_shannon(runner: &Runner) {
             let mut case = Case::new("one token", [1, 1]);
             case.old_log_probs = vec![log_p];
             case.rollout_log_probs = Some(vec![log_q]);
-            let batch = runner.batch(&case, runner.leaf(&case, dtype), dtype);
-            let diagnostics = batch.rollout_diagnostics().expect("it is a batch");
-            let actual = diagnostics.read().expect("it can be read").jensen_shannon;
+            let actual = runner.diagnostics(&case, dtype).jensen_shannon;
             let case = case.rounded(dtype, dtype);
             let logs = [
                 case.old_log_probs[0],
@@ -257,9 +252,7 @@ pub fn jensen_shannon(runner: &Runner) {
         let mut case = Case::new("near", [1, 1]);
         case.old_log_probs = vec![-0.5];
         case.rollout_log_probs = Some(vec![-0.5 - 2f64.powi(-12)]);
-        let batch = runner.batch(&case, runner.leaf(&case, dtype), dtype);
-        let diagnostics = batch.rollout_diagnostics().expect("it is a batch");
-        let actual = diagnostics.read().expect("it can be read").jensen_shannon;
+        let actual = runner.diagnostics(&case, dtype).jensen_shannon;
         let [p, q] = [-0.5f64, -0.5 - 2f64.powi(-12)].map(f64::exp);
         let mean = (p + q) / 2.0;
         let expected = (p - q).powi(2) / (8.0 * mean * (1.0 - mean));

@@ -1,6 +1,6 @@
 //! How far tokens may have moved away, as a mean of squares: which are dropped, and which clipped.
 
-use burn::tensor::{Bool, Tensor, TensorData};
+use burn::tensor::Tensor;
 use policy_loss::{
     GlobalTotals, PolicyLossConfig, SecondMomentClip, SecondMomentMask, within_second_moment,
 };
@@ -155,10 +155,7 @@ pub fn action_masks(runner: &Runner) {
     let run = |log_ratios: &[f64], mask: Option<&[bool]>, threshold: f64| {
         let shape = [1, log_ratios.len()];
         let log_ratios: Tensor<2> = runner.tensor(log_ratios, shape, dtype);
-        let mask = mask.map(|mask| {
-            let data = TensorData::new(mask.to_vec(), shape);
-            Tensor::<2, Bool>::from_data(data, &runner.device)
-        });
+        let mask = mask.map(|mask| runner.mask(mask, shape));
         within_second_moment(log_ratios, mask, threshold)
     };
     let kept = |log_ratios: &[f64], mask: Option<&[bool]>, threshold: f64| -> Vec<usize> {

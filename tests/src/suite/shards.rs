@@ -257,7 +257,8 @@ pub fn other_metrics_are_not_merged(runner: &Runner) {
         assert_eq!(error, BatchError::Merge, "{runner}");
         assert!(error.to_string().contains("objective"), "{runner}: {error}");
     }
-    let elsewhere = PolicyBatch::new(there(runner), there(runner), there(runner));
+    let there = || Tensor::<2>::zeros([2, 3], &runner.elsewhere());
+    let elsewhere = PolicyBatch::new(there(), there(), there());
     let elsewhere = config.init().expect("valid").forward(elsewhere);
     let error = one.merge(&elsewhere.expect("accepted").metrics);
     let error = error.expect_err("another device");
@@ -271,14 +272,6 @@ pub fn other_metrics_are_not_merged(runner: &Runner) {
         ),
         "{runner}: {error}"
     );
-}
-
-fn there(runner: &Runner) -> Tensor<2> {
-    let elsewhere = match runner.backend {
-        "flex" => policy_loss_ndarray::device(),
-        _ => policy_loss_flex::device(),
-    };
-    Tensor::zeros([2, 3], &elsewhere.expect("every machine has it"))
 }
 
 /// One to five parts of uneven size: some without a row, some without a valid token.

@@ -1,6 +1,6 @@
 //! What a batch can be refused for, each time naming the tensor.
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 use policy_loss::{
     AdvantageBatch, AdvantageEstimatorConfig as Config, BatchError, KlReward, KlRewardBatch,
     Whitening,
@@ -149,10 +149,7 @@ pub fn dtypes(runner: &Runner) {
 
 /// Tensors on two devices.
 pub fn devices(runner: &Runner) {
-    let elsewhere: Device = match runner.backend {
-        "flex" => policy_loss_ndarray::device().expect("every machine has it"),
-        _ => policy_loss_flex::device().expect("every machine has it"),
-    };
+    let elsewhere = runner.elsewhere();
     let there = Tensor::<2>::zeros([2, 3], &elsewhere);
     let new = || AdvantageBatch::new(zeros(runner, [2, 3])).with_group_ids([0, 0]);
     for (name, batch) in [

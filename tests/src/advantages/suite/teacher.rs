@@ -1,6 +1,6 @@
 //! A teacher's log-probs in the advantages.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use policy_loss::{
     Advantages, BatchError, ReverseKlAdvantage, TeacherBatch, TeacherFactor, TeacherOutput,
     TeacherSignalConfig as Config,
@@ -58,13 +58,9 @@ impl Case {
 
     fn batch(&self, runner: &Runner, dtype: DType) -> TeacherBatch {
         let tensor = |values: &[f64]| -> Tensor<2> { runner.tensor(values, self.shape, dtype) };
-        let log_probs = match runner.mode {
-            Mode::Plain => tensor(&self.log_probs),
-            _ => tensor(&self.log_probs).require_grad(),
-        };
-        let mask = TensorData::new(self.mask.clone(), self.shape);
+        let log_probs = runner.tracked(&self.log_probs, self.shape, dtype);
         let mut batch = TeacherBatch::new(tensor(&self.teacher), log_probs)
-            .with_action_mask(Tensor::from_data(mask, &runner.device));
+            .with_action_mask(runner.mask(&self.mask, self.shape));
         if let Some(advantages) = &self.advantages {
             batch = batch.with_advantages(tensor(advantages));
         }
@@ -185,10 +181,7 @@ pub fn no_gradient_flows(runner: &Runner) {
     if runner.mode == Mode::Plain {
         return;
     }
-    let tracked = |values: &[f64]| -> Tensor<2> {
-        let tensor: Tensor<2> = runner.tensor(values, [1, 3], DType::F32);
-        tensor.require_grad()
-    };
+    let tracked = |values: &[f64]| -> Tensor<2> { runner.tracked(values, [1, 3], DType::F32) };
     for config in configs() {
         let inputs = [[-1.0; 3], [-0.5; 3], [2.0; 3]].map(|x| tracked(&x));
         let [teacher, log_probs, advantages] = inputs.clone();

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 use policy_loss::{Entropy, HalfProducts, Implementation, LinearHead};
 
 use super::{
-    HeadCase, Layout, assert_linear, config, indices, is_left_out, is_of_cubecl, leaf, linear,
+    HeadCase, Layout, assert_linear, config, indices, is_left_out, is_of_cubecl, linear,
     of_products, weighted,
 };
 use crate::compare::{Tolerance, assert_all_near};
@@ -278,8 +278,8 @@ pub fn ranks_and_mixed_types(runner: &Runner) {
     let [_, width, vocabulary] = case.shape;
     let dtypes = [runner.exact_dtypes(), runner.half_dtypes()].concat();
     for dtype in dtypes {
-        let hidden = leaf(runner, &case.hidden, [2, 3, width], DType::F32);
-        let weight = leaf(runner, &case.weight, [width, vocabulary], dtype);
+        let hidden = runner.tracked(&case.hidden, [2, 3, width], DType::F32);
+        let weight = runner.tracked(&case.weight, [width, vocabulary], dtype);
         let output = config(runner, &case, Entropy::Tracked)
             .init()
             .expect("valid")

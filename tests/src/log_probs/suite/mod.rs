@@ -60,20 +60,6 @@ pub fn config(runner: &Runner, case: &HeadCase, entropy: Entropy) -> LogProbsCon
         .with_implementation(runner.implementation)
 }
 
-/// A leaf, tracked where the mode tracks.
-pub fn leaf<const D: usize>(
-    runner: &Runner,
-    numbers: &[f64],
-    shape: [usize; D],
-    dtype: DType,
-) -> Tensor<D> {
-    let leaf = runner.tensor(numbers, shape, dtype);
-    match runner.is_tracked() {
-        true => leaf.require_grad(),
-        false => leaf,
-    }
-}
-
 /// Token indices.
 pub fn indices<const D: usize>(
     runner: &Runner,
@@ -86,8 +72,7 @@ pub fn indices<const D: usize>(
 
 /// A mask.
 pub fn mask<const D: usize>(runner: &Runner, mask: &[bool], shape: [usize; D]) -> Tensor<D, Bool> {
-    let data = TensorData::new(mask.to_vec(), shape);
-    Tensor::from_data(data, &runner.device.clone().without_autodiff())
+    runner.plain().mask(mask, shape)
 }
 
 /// What a case says of its tokens.
@@ -98,10 +83,7 @@ pub fn tokens<const D: usize>(
     dtype: DType,
 ) -> LogProbsTokens<D> {
     let temperatures = case.temperatures.as_ref();
-    let plain = Runner {
-        device: runner.device.clone().without_autodiff(),
-        ..runner.clone()
-    };
+    let plain = runner.plain();
     LogProbsTokens::new(indices(runner, &case.targets, shape))
         .with_action_mask(case.mask.as_ref().map(|valid| mask(runner, valid, shape)))
         .with_kept_tokens(case.kept_tokens())
@@ -141,26 +123,26 @@ pub fn linear(
     dtype: DType,
 ) -> Outcome {
     let [tokens, width, vocabulary] = case.shape;
-    let hidden = leaf(runner, &case.hidden, [tokens, width], dtype);
+    let hidden = runner.tracked(&case.hidden, [tokens, width], dtype);
     let turned = super::oracle::transposed(&case.weight, [width, vocabulary]);
     let (weight, head) = match layout {
         Layout::Linear => {
-            let weight = leaf(runner, &case.weight, [width, vocabulary], dtype);
+            let weight = runner.tracked(&case.weight, [width, vocabulary], dtype);
             (weight.clone(), LinearHead::new(weight))
         }
         Layout::Tied => {
-            let weight = leaf(runner, &turned, [vocabulary, width], dtype);
+            let weight = runner.tracked(&turned, [vocabulary, width], dtype);
             (weight.clone(), LinearHead::tied(weight))
         }
         Layout::View => {
-            let weight = leaf(runner, &turned, [vocabulary, width], dtype);
+            let weight = runner.tracked(&turned, [vocabulary, width], dtype);
             (weight.clone(), LinearHead::new(weight.transpose()))
         }
     };
     let bias = case
         .bias
         .as_ref()
-        .map(|bias| leaf(runner, bias, [vocabulary], dtype));
+        .map(|bias| runner.tracked(bias, [vocabulary], dtype));
     let head = head.with_bias(bias.clone());
     let given = self::tokens(runner, case, [tokens], dtype);
     let output = config

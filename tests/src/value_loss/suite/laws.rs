@@ -1,6 +1,6 @@
 //! What the value loss is, for every batch.
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 use policy_loss::{
     BatchError, GlobalTotals, Reduction, ValueBatch, ValueLossConfig, ValueLossOutput,
 };
@@ -178,11 +178,7 @@ pub fn errors(runner: &Runner) {
     let right = || zeros([2, 3]);
     let wrong = || zeros([3, 2]);
     let new = || ValueBatch::new(right(), right()).with_old_values(right());
-    let elsewhere: Device = match runner.backend {
-        "flex" => policy_loss_ndarray::device().expect("every machine has it"),
-        _ => policy_loss_flex::device().expect("every machine has it"),
-    };
-    let there = || Tensor::<2>::zeros([2, 3], &elsewhere);
+    let there = || Tensor::<2>::zeros([2, 3], &runner.elsewhere());
     let totals = |totals: GlobalTotals| new().with_totals(totals);
     let cases: Vec<(ValueBatch, &[&str])> = vec![
         (
