@@ -178,7 +178,7 @@ impl Entry {
                 .iter()
                 .map(|other| cosine(&one.gradient, &other.gradient))
                 .collect(),
-            metrics: one.metrics.named().into(),
+            metrics: one.metrics.named(),
             ratio_of_sequences: of_sequences,
             ratio_against: match objective.ratio.against {
                 Behavior::Old => "old_log_probs",
