@@ -217,6 +217,24 @@ pub fn assert_linear(what: &str, case: &HeadCase, outcome: &Outcome, tolerance: 
     }
 }
 
+/// Fails unless the number of one token is NaN, and the others are what is expected.
+///
+/// # Panics
+///
+/// It is not.
+pub fn assert_only_nan(
+    tolerance: Tolerance,
+    what: &str,
+    actual: &[f64],
+    expected: &[f64],
+    token: usize,
+) {
+    assert!(actual[token].is_nan(), "{what}: {}", actual[token]);
+    let mut actual = actual.to_vec();
+    actual[token] = expected[token];
+    assert_all_near(tolerance, what, &actual, expected);
+}
+
 /// The distance that sums of some tens of products may have from the oracle.
 pub fn tolerance(dtype: DType) -> Tolerance {
     match dtype {
