@@ -12,25 +12,14 @@ use crate::runner::Runner;
 const KINDS: [f64; 5] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e30, -1e30];
 
 /// The inputs that garbage is put into.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Input {
-    LogProbs,
-    OldLogProbs,
-    Advantages,
-    Rollout,
-    Reference,
-    Entropies,
-    SegmentIds,
-}
-
-const INPUTS: [Input; 7] = [
-    Input::LogProbs,
-    Input::OldLogProbs,
-    Input::Advantages,
-    Input::Rollout,
-    Input::Reference,
-    Input::Entropies,
-    Input::SegmentIds,
+const INPUTS: [&str; 7] = [
+    "log_probs",
+    "old_log_probs",
+    "advantages",
+    "rollout_log_probs",
+    "ref_log_probs",
+    "entropies",
+    "segment_ids",
 ];
 
 /// Every kind of garbage, every input, every configuration: each input alone with all kinds, and
@@ -55,7 +44,7 @@ fn assert_unseen(
     runner: &Runner,
     dtypes: &[DType],
     config: PolicyLossConfig,
-    patterns: &[(Vec<Input>, Vec<f64>)],
+    patterns: &[(Vec<&str>, Vec<f64>)],
 ) {
     let clean = busy(2).with_config(config);
     for &dtype in dtypes {
@@ -75,30 +64,24 @@ fn assert_unseen(
     }
 }
 
-fn polluted(clean: &Case, inputs: &[Input], kinds: &[f64]) -> Case {
+/// A case with garbage of these kinds at its masked tokens.
+pub(super) fn polluted(clean: &Case, inputs: &[&str], kinds: &[f64]) -> Case {
+    let tokens = 0..clean.log_probs.len();
+    let masked: Vec<usize> = tokens.filter(|i| !clean.is_valid(*i)).collect();
     let mut case = clean.clone();
-    for input in inputs {
-        let masked: Vec<usize> = (0..case.log_probs.len())
-            .filter(|i| !case.is_valid(*i))
-            .collect();
-        let values = match input {
-            Input::SegmentIds => {
-                let ids = case.segment_ids.as_mut().expect("busy has some");
-                for i in masked {
-                    ids[i] = 1000 + i as i64;
-                }
-                continue;
-            }
-            Input::LogProbs => &mut case.log_probs,
-            Input::OldLogProbs => &mut case.old_log_probs,
-            Input::Advantages => case.advantages.values_mut(),
-            Input::Rollout => case.rollout_log_probs.as_mut().expect("busy has some"),
-            Input::Reference => case.ref_log_probs.as_mut().expect("busy has some"),
-            Input::Entropies => case.entropies.as_mut().expect("busy has some"),
-        };
-        for (nth, i) in masked.into_iter().enumerate() {
+    for (offset, (name, column)) in case.columns_mut().into_iter().enumerate() {
+        // One advantage for each sequence has no masked tokens.
+        if !inputs.contains(&name) || column.len() != clean.log_probs.len() {
+            continue;
+        }
+        for (nth, &i) in masked.iter().enumerate() {
             // Another offset for each input, so that unlike kinds meet.
-            values[i] = kinds[(nth + *input as usize) % kinds.len()];
+            column[i] = kinds[(nth + offset) % kinds.len()];
+        }
+    }
+    if let (true, Some(ids)) = (inputs.contains(&"segment_ids"), &mut case.segment_ids) {
+        for i in masked {
+            ids[i] = 1000 + i as i64;
         }
     }
     case

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 use policy_loss::{BatchError, Clip, Implementation, PolicyBatch, PolicyLossConfig, Surrogate};
 
 use crate::busy::busy;
-use crate::case::{Case, HostAdvantages};
+use crate::case::Case;
 use crate::compare::{
     Tolerance, assert_agrees_with_oracle, assert_all_near, assert_metrics, assert_near, bits,
 };
@@ -138,16 +138,12 @@ fn pack(case: &Case) -> (Case, Vec<usize>, Vec<usize>) {
     let masked = (0..case.log_probs.len()).find(|i| !case.is_valid(*i));
     sources.push(masked.expect("busy has padding"));
     ids.push(0);
-    let pick = |values: &[f64]| -> Vec<f64> { sources.iter().map(|i| values[*i]).collect() };
     let mut packed = case.clone();
     packed.sequences = 1;
     packed.tokens = sources.len();
-    packed.log_probs = pick(&case.log_probs);
-    packed.old_log_probs = pick(&case.old_log_probs);
-    packed.advantages = HostAdvantages::Token(pick(case.advantages.values()));
-    packed.rollout_log_probs = case.rollout_log_probs.as_deref().map(pick);
-    packed.ref_log_probs = case.ref_log_probs.as_deref().map(pick);
-    packed.entropies = case.entropies.as_deref().map(pick);
+    for (_, column) in packed.columns_mut() {
+        *column = sources.iter().map(|i| column[*i]).collect();
+    }
     let turns = case.segment_ids.as_ref().expect("busy has some");
     packed.segment_ids = Some(sources.iter().map(|i| turns[*i]).collect());
     packed.action_mask = Some(sources.iter().map(|i| case.is_valid(*i)).collect());
