@@ -217,6 +217,18 @@ impl Runner {
         self.read(&output, &leaf, entropies.as_ref())
     }
 
+    /// What a case is refused for.
+    ///
+    /// # Panics
+    ///
+    /// The library accepts it.
+    pub fn refusal(&self, case: &Case) -> BatchError {
+        let dtype = self.exact_dtypes()[0];
+        let batch = self.batch(case, self.leaf(case, dtype), dtype);
+        let output = self.init(&case.config).forward(batch);
+        output.expect_err("the case is refused")
+    }
+
     /// Runs a case without reducing it.
     ///
     /// # Panics

@@ -6,6 +6,7 @@ use policy_loss::{
     PolicyBatch, PolicyLossConfig, Ratio, Reduction, RolloutCorrection, presets,
 };
 
+use crate::compare::assert_names;
 use crate::runner::Runner;
 
 const TIS: RolloutCorrection = presets::tis(0.5, 5.0);
@@ -26,14 +27,6 @@ fn refused(runner: &Runner, config: PolicyLossConfig, batch: PolicyBatch) -> Bat
     let reduced = loss.forward(batch).expect_err("the batch is refused");
     assert_eq!(unreduced.err(), Some(reduced.clone()), "{runner}");
     reduced
-}
-
-/// Fails unless the message holds every part.
-fn assert_names(error: &BatchError, parts: &[&str]) {
-    let message = error.to_string();
-    for part in parts {
-        assert!(message.contains(part), "{message:?} does not name {part:?}");
-    }
 }
 
 /// Shapes that differ from that of `log_probs`.

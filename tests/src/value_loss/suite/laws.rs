@@ -5,7 +5,7 @@ use policy_loss::{
     BatchError, GlobalTotals, Reduction, ValueBatch, ValueLossConfig, ValueLossOutput,
 };
 
-use crate::compare::{Tolerance, assert_all_near, assert_near};
+use crate::compare::{Tolerance, assert_all_near, assert_names, assert_near};
 use crate::runner::{Runner, values};
 use crate::value_loss::case::{Case, configs};
 use crate::value_loss::oracle::Answer;
@@ -216,11 +216,7 @@ pub fn errors(runner: &Runner) {
         let unreduced = loss.forward_no_reduction(batch.clone()).err();
         let error = loss.forward(batch).expect_err("the batch is refused");
         assert_eq!(unreduced.as_ref(), Some(&error), "{runner}");
-        let message = error.to_string();
-        for part in parts {
-            let named = message.contains(part);
-            assert!(named, "{runner}: {message:?} does not name {part:?}");
-        }
+        assert_names(&error, parts);
     }
     // What is not read is checked all the same.
     let unclipped = ValueLossConfig::new()
