@@ -179,6 +179,17 @@ impl Runner {
         self.dtypes(&[DType::F16, DType::BF16])
     }
 
+    /// The types that this device does not compute, whatever its driver claims. NdArray cannot even
+    /// hold a tensor of those.
+    pub fn refused_dtypes(&self) -> Vec<DType> {
+        match self.backend {
+            "flex" | "cuda" => vec![],
+            "ndarray" => vec![DType::F16, DType::BF16],
+            // f16 is up to the adapter.
+            _ => vec![DType::F64, DType::BF16],
+        }
+    }
+
     fn dtypes(&self, wanted: &[DType]) -> Vec<DType> {
         let computes = |dtype: &DType| policy_loss::device::computes(&self.device, *dtype);
         wanted.iter().copied().filter(computes).collect()

@@ -1,6 +1,6 @@
 //! What a batch can be refused for, each time naming the tensor or field.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use policy_loss::{
     Advantages, BatchError, Behavior, EntropyBonus, GlobalTotals, Implementation, KlPenalty,
     PolicyBatch, PolicyLossConfig, Ratio, Reduction, RolloutCorrection, presets,
@@ -294,14 +294,7 @@ pub fn devices(runner: &Runner) {
 /// Types that the device does not compute, whatever its driver claims; before anything is
 /// launched. NdArray cannot even hold a half-width type, so there the answer is all there is.
 pub fn dtypes(runner: &Runner) {
-    let refused_types = |backend: &str| match backend {
-        "flex" => vec![],
-        "ndarray" => vec![DType::F16, DType::BF16],
-        "cuda" => vec![],
-        // f16 is up to the adapter.
-        _ => vec![DType::F64, DType::BF16],
-    };
-    for dtype in refused_types(runner.backend) {
+    for dtype in runner.refused_dtypes() {
         assert!(
             !policy_loss::device::computes(&runner.device, dtype),
             "{runner}: {dtype:?}"

@@ -1,6 +1,6 @@
 //! What a batch can be refused for, each time naming the tensor.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use policy_loss::{
     AdvantageBatch, AdvantageEstimatorConfig as Config, BatchError, KlReward, KlRewardBatch,
     Whitening,
@@ -104,13 +104,11 @@ pub fn missing(runner: &Runner) {
 /// Types that the device does not compute; Flex computes all of them, and NdArray cannot even make a
 /// tensor of the others.
 pub fn dtypes(runner: &Runner) {
-    let refused_types = match runner.backend {
-        "flex" | "ndarray" => vec![],
-        // f16 is up to the adapter.
-        _ => vec![DType::F64, DType::BF16],
-    };
+    if runner.backend == "ndarray" {
+        return;
+    }
     let here = || zeros(runner, [2, 3]);
-    for dtype in refused_types {
+    for dtype in runner.refused_dtypes() {
         let odd = Tensor::<2>::empty([2, 3], (&runner.device, dtype));
         for (name, config, batch) in [
             ("rewards", Config::grpo(), AdvantageBatch::new(odd.clone())),
