@@ -75,6 +75,16 @@ pub struct Case {
     pub totals: Option<GlobalTotals>,
 }
 
+/// The names of the columns of numbers.
+pub const COLUMNS: [&str; 6] = [
+    "log_probs",
+    "old_log_probs",
+    "advantages",
+    "rollout_log_probs",
+    "ref_log_probs",
+    "entropies",
+];
+
 impl Case {
     /// Every token valid and on policy, with an advantage of 1, every sequence with a prompt of its
     /// own.
@@ -106,6 +116,22 @@ impl Case {
     pub fn with_config(mut self, config: PolicyLossConfig) -> Self {
         self.config = config;
         self
+    }
+
+    /// The columns that are there, in the order of [`COLUMNS`], to be changed.
+    pub fn columns_mut(&mut self) -> Vec<(&'static str, &mut Vec<f64>)> {
+        let columns = [
+            Some(&mut self.log_probs),
+            Some(&mut self.old_log_probs),
+            Some(self.advantages.values_mut()),
+            self.rollout_log_probs.as_mut(),
+            self.ref_log_probs.as_mut(),
+            self.entropies.as_mut(),
+        ];
+        let named = COLUMNS.into_iter().zip(columns);
+        named
+            .filter_map(|(name, column)| Some((name, column?)))
+            .collect()
     }
 
     /// Whether the token at `i` (row by row) is valid.
@@ -178,25 +204,15 @@ impl Case {
         };
         let other = |x: &f64| round(arithmetic, round(others, *x));
         let mut case = self.clone();
-        case.log_probs = self
-            .log_probs
-            .iter()
-            .map(|x| round(log_probs, *x))
-            .collect();
-        case.old_log_probs = self.old_log_probs.iter().map(other).collect();
-        for values in [
-            &mut case.rollout_log_probs,
-            &mut case.ref_log_probs,
-            &mut case.entropies,
-        ] {
-            *values = values
-                .as_ref()
-                .map(|values| values.iter().map(other).collect());
+        for (name, column) in case.columns_mut() {
+            for x in column {
+                *x = match name {
+                    "log_probs" => round(log_probs, *x),
+                    _ => other(x),
+                };
+            }
         }
         case.entropy_threshold = self.entropy_threshold.as_ref().map(other);
-        for value in case.advantages.values_mut() {
-            *value = other(value);
-        }
         case
     }
 
@@ -217,16 +233,6 @@ impl Case {
             &self.batch(constant_log_probs),
             self.scale(),
         )
-    }
-
-    /// Whether a constant of the objective moves with `log_probs`, so that the gradient is not the
-    /// slope of the loss.
-    pub fn stops_gradients(&self) -> bool {
-        let log_probs = self.log_probs.iter().enumerate();
-        let moved: Vec<f64> = log_probs
-            .map(|(i, x)| x - 0.01 * (1 + i % 3) as f64)
-            .collect();
-        self.answer_around(&moved).loss != self.answer().loss
     }
 
     /// The batch as the oracle sees it.

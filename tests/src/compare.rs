@@ -1,5 +1,7 @@
 //! When two results agree.
 
+use std::fmt::Display;
+
 use burn::tensor::DType;
 use policy_loss::MetricValues;
 use policy_loss_oracle::{Answer, Metrics};
@@ -175,6 +177,19 @@ pub fn assert_agrees_with_oracle(runner: &Runner, case: &Case) {
         let outcome = runner.outcome(case, dtype);
         let token_losses = runner.token_losses(case, dtype);
         assert_is_answer(&what, case, dtype, &outcome, &token_losses);
+    }
+}
+
+/// Fails unless a message names every part.
+///
+/// # Panics
+///
+/// It does not.
+#[track_caller]
+pub fn assert_names(message: impl Display, parts: &[&str]) {
+    let message = message.to_string();
+    for part in parts {
+        assert!(message.contains(part), "{message:?} does not name {part:?}");
     }
 }
 

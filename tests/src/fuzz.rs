@@ -309,19 +309,15 @@ fn case(config: PolicyLossConfig, bytes: &mut Bytes) -> Case {
         entropies[i] = bytes.between(0.0, 3.0);
     }
     let garbage = bytes.pick(&[0.0, f64::NAN, f64::INFINITY, 1e30]);
-    for i in (0..length)
-        .filter(|i| !case.is_valid(*i))
-        .collect::<Vec<_>>()
-    {
-        let columns = [&mut case.log_probs, &mut case.old_log_probs];
-        let others = [&mut rollout, &mut reference, &mut entropies];
-        for column in columns.into_iter().chain(others) {
-            column[i] = garbage;
-        }
-    }
     case.rollout_log_probs = Some(rollout);
     case.ref_log_probs = Some(reference);
     case.entropies = Some(entropies);
+    let masked: Vec<usize> = (0..length).filter(|i| !case.is_valid(*i)).collect();
+    for (name, column) in case.columns_mut() {
+        if name != "advantages" {
+            masked.iter().for_each(|i| column[*i] = garbage);
+        }
+    }
     case.segment_ids = bytes
         .is_one_of(2)
         .then(|| (0..length).map(|_| bytes.pick(&[0, 0, 0, 1])).collect());
@@ -395,9 +391,8 @@ fn compare(runner: &Runner, case: &Case, dtype: DType, answer: &Answer) {
         assert!(tolerance.accepts(got, want), "{name}");
     };
     let leaf = runner.leaf(case, dtype);
-    let entropies: Tensor<2> =
-        runner.tensor(case.entropies.as_ref().expect("it has some"), shape, dtype);
-    let entropies = entropies.require_grad();
+    let entropies = case.entropies.as_ref().expect("it has some");
+    let entropies: Tensor<2> = runner.tracked(entropies, shape, dtype);
     let batch = runner.batch(case, leaf.clone(), dtype);
     let batch = batch.with_entropies(entropies.clone());
     let output = runner.forward(&what, &runner.init(&case.config), batch);

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use policy_loss::device::Hardware;
 use policy_loss::{
     Advantages, BatchError, Implementation, MetricValues, PolicyBatch, PolicyLoss,
-    PolicyLossConfig, PolicyLossOutput,
+    PolicyLossConfig, PolicyLossOutput, RolloutDiagnosticValues,
 };
 
 use crate::Probe;
@@ -179,6 +179,17 @@ impl Runner {
         self.dtypes(&[DType::F16, DType::BF16])
     }
 
+    /// The types that this device does not compute, whatever its driver claims. NdArray cannot even
+    /// hold a tensor of those.
+    pub fn refused_dtypes(&self) -> Vec<DType> {
+        match self.backend {
+            "flex" | "cuda" => vec![],
+            "ndarray" => vec![DType::F16, DType::BF16],
+            // f16 is up to the adapter.
+            _ => vec![DType::F64, DType::BF16],
+        }
+    }
+
     fn dtypes(&self, wanted: &[DType]) -> Vec<DType> {
         let computes = |dtype: &DType| policy_loss::device::computes(&self.device, *dtype);
         wanted.iter().copied().filter(computes).collect()
@@ -206,39 +217,27 @@ impl Runner {
     pub fn outcome_mixed(&self, case: &Case, log_probs: DType, others: DType) -> Outcome {
         let leaf = self.leaf(case, log_probs);
         let mut batch = self.batch(case, leaf.clone(), others);
-        let mut entropies = None;
-        if let (Some(values), Some(_)) = (&case.entropies, case.config.objective.entropy_bonus) {
-            let leaf: Tensor<2> = self.tensor(values, [case.sequences, case.tokens], others);
-            let leaf = if self.is_tracked() {
-                leaf.require_grad()
-            } else {
-                leaf
-            };
-            batch = batch.with_entropies(leaf.clone());
-            entropies = Some(leaf);
+        let has_bonus = case.config.objective.entropy_bonus.is_some();
+        let entropies = case.entropies.as_ref().filter(|_| has_bonus);
+        let shape = [case.sequences, case.tokens];
+        let entropies = entropies.map(|values| self.tracked(values, shape, others));
+        if let Some(entropies) = &entropies {
+            batch = batch.with_entropies(entropies.clone());
         }
         let output = self.forward(&case.name, &self.init(&case.config), batch);
-        let read = output.read().expect("the output can be read");
-        let mut outcome = Outcome {
-            loss: read.loss,
-            dtype: output.loss.dtype(),
-            metrics: read.metrics,
-            gradient: None,
-            entropy_gradient: None,
-            entropy_dtype: others,
-        };
-        if self.is_tracked() {
-            let gradients = output.loss.backward();
-            let of = |leaf: &Tensor<2>| {
-                let gradient = leaf.grad(&gradients)?;
-                assert_eq!(gradient.dims(), leaf.dims());
-                assert_eq!(gradient.dtype(), leaf.dtype());
-                Some(values(gradient))
-            };
-            outcome.gradient = Some(of(&leaf).expect("log_probs have a gradient"));
-            outcome.entropy_gradient = entropies.as_ref().and_then(of);
-        }
-        outcome
+        self.read(&output, &leaf, entropies.as_ref())
+    }
+
+    /// What a case is refused for.
+    ///
+    /// # Panics
+    ///
+    /// The library accepts it.
+    pub fn refusal(&self, case: &Case) -> BatchError {
+        let dtype = self.exact_dtypes()[0];
+        let batch = self.batch(case, self.leaf(case, dtype), dtype);
+        let output = self.init(&case.config).forward(batch);
+        output.expect_err("the case is refused")
     }
 
     /// Runs a case without reducing it.
@@ -256,61 +255,121 @@ impl Runner {
         values(token_losses)
     }
 
-    /// Reads an output back, with the gradient of `leaf`.
-    pub fn read(&self, output: &PolicyLossOutput, leaf: &Tensor<2>) -> Outcome {
+    /// Reads an output back, with the gradient of `leaf`, and that of entropies where they are
+    /// tracked.
+    ///
+    /// # Panics
+    ///
+    /// It cannot be read, or a gradient is not like its tensor.
+    pub fn read(
+        &self,
+        output: &PolicyLossOutput,
+        leaf: &Tensor<2>,
+        entropies: Option<&Tensor<2>>,
+    ) -> Outcome {
         let read = output.read().expect("the output can be read");
-        Outcome {
+        let mut outcome = Outcome {
             loss: read.loss,
             dtype: output.loss.dtype(),
             metrics: read.metrics,
-            gradient: self.is_tracked().then(|| {
-                let gradients = output.loss.backward();
-                let gradient = leaf.grad(&gradients).expect("log_probs have a gradient");
+            gradient: None,
+            entropy_gradient: None,
+            entropy_dtype: entropies.map_or(output.loss.dtype(), Tensor::dtype),
+        };
+        if self.is_tracked() {
+            let gradients = output.loss.backward();
+            let of = |leaf: &Tensor<2>| {
+                let gradient = leaf.grad(&gradients)?;
                 assert_eq!(gradient.dims(), leaf.dims());
                 assert_eq!(gradient.dtype(), leaf.dtype());
-                values(gradient)
-            }),
-            entropy_gradient: None,
-            entropy_dtype: output.loss.dtype(),
+                Some(values(gradient))
+            };
+            outcome.gradient = Some(of(leaf).expect("log_probs have a gradient"));
+            outcome.entropy_gradient = entropies.and_then(of);
         }
+        outcome
+    }
+
+    /// What the mismatch between sampler and trainer is.
+    ///
+    /// # Panics
+    ///
+    /// The library refuses the case.
+    pub fn diagnostics(&self, case: &Case, dtype: DType) -> RolloutDiagnosticValues {
+        let batch = self.batch(case, self.leaf(case, dtype), dtype);
+        let diagnostics = batch.rollout_diagnostics().expect("it is a batch");
+        diagnostics.read().expect("they can be read")
+    }
+
+    /// The same device, outside of autodiff.
+    pub fn plain(&self) -> Self {
+        Self {
+            device: self.device.clone().without_autodiff(),
+            mode: Mode::Plain,
+            ..self.clone()
+        }
+    }
+
+    /// A device of another backend.
+    ///
+    /// # Panics
+    ///
+    /// There is none, although every machine has it.
+    pub fn elsewhere(&self) -> Device {
+        let device = match self.backend {
+            "flex" => policy_loss_ndarray::device(),
+            _ => policy_loss_flex::device(),
+        };
+        device.expect("every machine has it")
     }
 
     /// The `log_probs` of a case, tracked where the mode tracks.
     pub fn leaf(&self, case: &Case, dtype: DType) -> Tensor<2> {
-        let leaf = self.tensor(&case.log_probs, [case.sequences, case.tokens], dtype);
-        match self.is_tracked() {
-            true => leaf.require_grad(),
-            false => leaf,
-        }
+        self.tracked(&case.log_probs, [case.sequences, case.tokens], dtype)
     }
 
     /// The batch of a case around given `log_probs`.
     pub fn batch(&self, case: &Case, log_probs: Tensor<2>, dtype: DType) -> PolicyBatch {
+        self.batch_of(case, log_probs, |_, values, shape| {
+            self.tensor(values, shape, dtype)
+        })
+    }
+
+    /// The batch of a case around given `log_probs`, or without them, of tensors that are made of a
+    /// name, numbers and a shape.
+    pub fn batch_of(
+        &self,
+        case: &Case,
+        log_probs: impl Into<Option<Tensor<2>>>,
+        mut make: impl FnMut(&'static str, &[f64], [usize; 2]) -> Tensor<2>,
+    ) -> PolicyBatch {
         let shape = [case.sequences, case.tokens];
+        let column = [case.sequences, 1];
         let advantages: Advantages = match &case.advantages {
-            HostAdvantages::Token(values) => self.tensor(values, shape, dtype).into(),
-            HostAdvantages::Column(values) => {
-                self.tensor(values, [case.sequences, 1], dtype).into()
-            }
-            HostAdvantages::Sequence(values) => self.tensor(values, [case.sequences], dtype).into(),
+            HostAdvantages::Token(values) => make("advantages", values, shape).into(),
+            HostAdvantages::Column(values) => make("advantages", values, column).into(),
+            HostAdvantages::Sequence(values) => make("advantages", values, column)
+                .reshape([case.sequences])
+                .into(),
         };
-        let old_log_probs = self.tensor(&case.old_log_probs, shape, dtype);
-        let mut batch = match case.on_policy {
-            true => PolicyBatch::on_policy(log_probs, advantages),
-            false => PolicyBatch::new(log_probs, old_log_probs, advantages),
+        let mut old = || make("old_log_probs", &case.old_log_probs, shape);
+        let mut batch = match (log_probs.into(), case.on_policy) {
+            (Some(log_probs), false) => PolicyBatch::new(log_probs, old(), advantages),
+            (Some(log_probs), true) => PolicyBatch::on_policy(log_probs, advantages),
+            (None, false) => PolicyBatch::without_log_probs(old(), advantages),
+            (None, true) => PolicyBatch::on_policy_without_log_probs(advantages),
         };
         if let Some(reference) = &case.ref_log_probs {
-            batch = batch.with_ref_log_probs(self.tensor(reference, shape, dtype));
+            batch = batch.with_ref_log_probs(make("ref_log_probs", reference, shape));
         }
         if let Some(entropies) = &case.entropies {
-            batch = batch.with_entropies(self.tensor(entropies, shape, dtype));
+            batch = batch.with_entropies(make("entropies", entropies, shape));
         }
         if let Some(mask) = &case.action_mask {
-            let data = TensorData::new(mask.clone(), shape);
-            batch = batch.with_action_mask(Tensor::from_data(data, &self.device));
+            batch = batch.with_action_mask(self.mask(mask, shape));
         }
         if let Some(rollout) = &case.rollout_log_probs {
-            batch = batch.with_rollout_log_probs(self.tensor(rollout, shape, dtype));
+            batch = batch.with_rollout_log_probs(make("rollout_log_probs", rollout, shape));
         }
         if let Some(ids) = &case.segment_ids {
             batch = batch.with_segment_ids(self.integers(ids, shape));
@@ -336,6 +395,25 @@ impl Runner {
     /// Whole numbers on this runner's device.
     pub fn integers(&self, values: &[i64], shape: [usize; 2]) -> Tensor<2, Int> {
         Tensor::from_data(TensorData::new(values.to_vec(), shape), &self.device)
+    }
+
+    /// A mask on this runner's device.
+    pub fn mask<const D: usize>(&self, mask: &[bool], shape: [usize; D]) -> Tensor<D, Bool> {
+        Tensor::from_data(TensorData::new(mask.to_vec(), shape), &self.device)
+    }
+
+    /// As [`tensor`](Self::tensor), a leaf that is tracked where the mode tracks.
+    pub fn tracked<const D: usize>(
+        &self,
+        values: &[f64],
+        shape: [usize; D],
+        dtype: DType,
+    ) -> Tensor<D> {
+        let leaf = self.tensor(values, shape, dtype);
+        match self.is_tracked() {
+            true => leaf.require_grad(),
+            false => leaf,
+        }
     }
 
     /// Numbers on this runner's device.

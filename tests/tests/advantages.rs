@@ -1,7 +1,13 @@
 //! Advantage estimators and the KL in the reward on every backend, plain and under autodiff; and
 //! what needs no backend: configurations and controllers.
 
+use std::fmt::Debug;
+
+use policy_loss::ConfigError;
+use policy_loss_tests::compare::assert_names;
 use policy_loss_tests::{for_each_backend, matrix};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 macro_rules! parts {
     ($mode:ident) => {
@@ -30,6 +36,30 @@ for_each_backend! { matrix {
     }
 } }
 
+/// Fails unless a number is refused, by the name of its field.
+#[track_caller]
+fn out_of_range<T: Debug>(result: Result<T, ConfigError>, name: &str) {
+    match result {
+        Err(ConfigError::OutOfRange { field, .. }) => assert_eq!(field, name),
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+/// What is read of what is written of a value: the same.
+#[track_caller]
+fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) -> T {
+    let text = serde_json::to_string(value).unwrap();
+    let read: T = serde_json::from_str(&text).unwrap();
+    assert_eq!(read, *value, "{text}");
+    read
+}
+
+/// Fails unless a text is refused, by the name of what it should not hold.
+#[track_caller]
+fn unknown<T: DeserializeOwned + Debug>(text: &str, name: &str) {
+    assert_names(serde_json::from_str::<T>(text).unwrap_err(), &[name]);
+}
+
 mod configurations {
     use policy_loss::{
         AdvantageEstimatorConfig as Config, AdvantagePreset, ConfigError, Deviation,
@@ -37,44 +67,24 @@ mod configurations {
         ReturnToGo, TokenBaseline,
     };
 
+    use super::{assert_names, out_of_range, round_trip, unknown};
+
     #[test]
     fn numbers_are_checked() {
+        let gae = GeneralizedAdvantage::new;
+        let adaptive = gae(1.0, 1.0).with_length_adaptive(0.0);
+        let returns = gae(1.0, 1.0).with_return_lambda(1.1);
+        let token_baseline = TokenBaseline::new().with_epsilon(0.0);
+        let token_baseline = ReturnToGo::new(1.0).with_token_baseline(token_baseline);
         let cases: Vec<(Config, &str)> = vec![
-            (
-                GeneralizedAdvantage::new(1.01, 0.5).into(),
-                "generalized.gamma",
-            ),
-            (
-                GeneralizedAdvantage::new(f64::NAN, 0.5).into(),
-                "generalized.gamma",
-            ),
-            (
-                GeneralizedAdvantage::new(0.5, -0.1).into(),
-                "generalized.lambda",
-            ),
-            (
-                GeneralizedAdvantage::new(0.5, f64::INFINITY).into(),
-                "generalized.lambda",
-            ),
-            (
-                GeneralizedAdvantage::new(1.0, 1.0)
-                    .with_length_adaptive(0.0)
-                    .into(),
-                "generalized.length_adaptive",
-            ),
-            (
-                GeneralizedAdvantage::new(1.0, 1.0)
-                    .with_return_lambda(1.1)
-                    .into(),
-                "generalized.return_lambda",
-            ),
+            (gae(1.01, 0.5).into(), "generalized.gamma"),
+            (gae(f64::NAN, 0.5).into(), "generalized.gamma"),
+            (gae(0.5, -0.1).into(), "generalized.lambda"),
+            (gae(0.5, f64::INFINITY).into(), "generalized.lambda"),
+            (adaptive.into(), "generalized.length_adaptive"),
+            (returns.into(), "generalized.return_lambda"),
             (ReturnToGo::new(-1e-9).into(), "return_to_go.gamma"),
-            (
-                ReturnToGo::new(1.0)
-                    .with_token_baseline(TokenBaseline::new().with_epsilon(0.0))
-                    .into(),
-                "return_to_go.token_baseline.epsilon",
-            ),
+            (token_baseline.into(), "return_to_go.token_baseline.epsilon"),
             (epsilon(0.0), "group_relative.deviation.epsilon"),
             (epsilon(f64::NAN), "group_relative.deviation.epsilon"),
             (epsilon(-1e-6), "group_relative.deviation.epsilon"),
@@ -82,17 +92,10 @@ mod configurations {
             (mean_scale(f64::NAN), "group_relative.mean_scale.epsilon"),
         ];
         for (config, name) in cases {
-            match config.init() {
-                Err(ConfigError::OutOfRange { field, .. }) => assert_eq!(field, name),
-                other => panic!("{config:?}: {other:?}"),
-            }
+            out_of_range(config.init(), name);
         }
         for gamma in [0.0, 1.0] {
-            assert!(
-                Config::from(GeneralizedAdvantage::new(gamma, gamma))
-                    .init()
-                    .is_ok()
-            );
+            assert!(Config::from(gae(gamma, gamma)).init().is_ok());
         }
     }
 
@@ -120,11 +123,7 @@ mod configurations {
             matches!(error, ConfigError::Combination { .. }),
             "{error:?}"
         );
-        let error = error.to_string();
-        assert!(
-            error.contains("deviation") && error.contains("mean_scale"),
-            "{error}"
-        );
+        assert_names(error, &["deviation", "mean_scale"]);
         assert!(mean_scale(0.0).init().is_ok());
     }
 
@@ -138,36 +137,24 @@ mod configurations {
             matches!(error, ConfigError::Combination { .. }),
             "{error:?}"
         );
-        let error = error.to_string();
-        assert!(
-            error.contains("subtract_baseline") && error.contains("token_baseline"),
-            "{error}"
-        );
+        assert_names(error, &["subtract_baseline", "token_baseline"]);
     }
 
     #[test]
     fn presets_survive_json_and_names() {
         for preset in AdvantagePreset::ALL {
             let config = preset.config();
-            let text = serde_json::to_string(&config).unwrap();
-            assert_eq!(
-                serde_json::from_str::<Config>(&text).unwrap(),
-                config,
-                "{text}"
-            );
+            round_trip(&config);
             assert_eq!(preset.to_string().parse(), Ok(preset));
             assert_eq!(*config.init().unwrap().config(), config);
         }
-        let error = "grppo".parse::<AdvantagePreset>().unwrap_err().to_string();
-        assert!(
-            error.contains("grppo") && error.contains("dr_grpo"),
-            "{error}"
-        );
+        let error = "grppo".parse::<AdvantagePreset>().unwrap_err();
+        assert_names(error, &["grppo", "dr_grpo"]);
     }
 
     #[test]
     fn unknown_fields_are_refused_by_name() {
-        for (text, unknown) in [
+        for (text, name) in [
             (r#"{"generalized":{"lam":0.9}}"#, "lam"),
             (r#"{"return_to_go":{"lambda":0.9}}"#, "lambda"),
             (r#"{"return_to_go":{"token_baseline":{"mean":1}}}"#, "mean"),
@@ -183,10 +170,7 @@ mod configurations {
             (r#"{"group_relative":{"baseline":"median"}}"#, "median"),
             (r#"{"gae":{}}"#, "gae"),
         ] {
-            let error = serde_json::from_str::<Config>(text)
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(unknown), "{text}: {error}");
+            unknown::<Config>(text, name);
         }
         assert!(serde_json::from_str::<KlReward>(r#""k4""#).is_err());
         assert_eq!(
@@ -197,7 +181,9 @@ mod configurations {
 }
 
 mod kl_controllers {
-    use policy_loss::{BatchError, ConfigError, KlControllerConfig as Config};
+    use policy_loss::{BatchError, KlControllerConfig as Config};
+
+    use super::{out_of_range, round_trip, unknown};
 
     #[test]
     fn a_fixed_one_stays() {
@@ -281,10 +267,7 @@ mod kl_controllers {
             (Config::adaptive(0.1, f64::NAN, 1.0), "adaptive.target"),
             (Config::adaptive(0.1, 6.0, 0.0), "adaptive.horizon"),
         ] {
-            match config.init() {
-                Err(ConfigError::OutOfRange { field, .. }) => assert_eq!(field, name),
-                other => panic!("{config:?}: {other:?}"),
-            }
+            out_of_range(config.init(), name);
         }
     }
 
@@ -292,38 +275,33 @@ mod kl_controllers {
     fn a_checkpoint_continues() {
         let mut controller = Config::adaptive(0.2, 6.0, 1_000.0).init().unwrap();
         controller.update(12.0, 100).unwrap();
-        let text = serde_json::to_string(controller.config()).unwrap();
-        let config: Config = serde_json::from_str(&text).unwrap();
+        let config = round_trip(controller.config());
         assert_eq!(config.init().unwrap(), controller);
-        let unknown = r#"{"fixed":{"coefficient":0.1,"horizon":1.0}}"#;
-        let error = serde_json::from_str::<Config>(unknown).unwrap_err();
-        assert!(error.to_string().contains("horizon"), "{error}");
+        let text = r#"{"fixed":{"coefficient":0.1,"horizon":1.0}}"#;
+        unknown::<Config>(text, "horizon");
     }
 }
 
 mod teacher_signals {
-    use policy_loss::{
-        ConfigError, ReverseKlAdvantage, TeacherFactor, TeacherSignalConfig as Config,
-    };
+    use policy_loss::{ReverseKlAdvantage, TeacherFactor, TeacherSignalConfig as Config};
+
+    use super::{out_of_range, round_trip, unknown};
 
     #[test]
     fn numbers_are_checked() {
-        let add = ReverseKlAdvantage::new(1.0);
+        let new = ReverseKlAdvantage::new;
         let factor = TeacherFactor::default();
         let cases: [(Config, &str); 10] = [
+            (new(-1.0).into(), "reverse_kl.coefficient"),
+            (new(f64::NAN).into(), "reverse_kl.coefficient"),
+            (new(1.0).with_clamp(0.0).into(), "reverse_kl.clamp"),
             (
-                ReverseKlAdvantage::new(-1.0).into(),
-                "reverse_kl.coefficient",
+                new(1.0).with_clamp(f64::INFINITY).into(),
+                "reverse_kl.clamp",
             ),
+            (new(1.0).with_discount(1.1).into(), "reverse_kl.discount"),
             (
-                ReverseKlAdvantage::new(f64::NAN).into(),
-                "reverse_kl.coefficient",
-            ),
-            (add.with_clamp(0.0).into(), "reverse_kl.clamp"),
-            (add.with_clamp(f64::INFINITY).into(), "reverse_kl.clamp"),
-            (add.with_discount(1.1).into(), "reverse_kl.discount"),
-            (
-                add.with_early_weight(-0.1).into(),
+                new(1.0).with_early_weight(-0.1).into(),
                 "reverse_kl.early_weight",
             ),
             (factor.with_mix(1.1).into(), "factor.mix"),
@@ -332,10 +310,7 @@ mod teacher_signals {
             (factor.with_clip(1.1).into(), "factor.clip"),
         ];
         for (config, name) in cases {
-            match config.init() {
-                Err(ConfigError::OutOfRange { field, .. }) => assert_eq!(field, name),
-                other => panic!("{config:?}: {other:?}"),
-            }
+            out_of_range(config.init(), name);
         }
     }
 
@@ -346,26 +321,23 @@ mod teacher_signals {
             .with_discount(0.9)
             .with_early_weight(0.5);
         for config in [add.into(), TeacherFactor::default().with_mix(0.1).into()] {
-            let text = serde_json::to_string::<Config>(&config).unwrap();
-            let read: Config = serde_json::from_str(&text).unwrap();
-            assert_eq!(read, config, "{text}");
+            let read: Config = round_trip(&config);
             assert_eq!(*read.init().unwrap().config(), config);
         }
-        for (text, unknown) in [
+        for (text, name) in [
             (r#"{"reverse_kl":{"clip":1.0}}"#, "clip"),
             (r#"{"factor":{"lambda":1.0}}"#, "lambda"),
             (r#"{"forward_kl":{}}"#, "forward_kl"),
         ] {
-            let error = serde_json::from_str::<Config>(text)
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(unknown), "{text}: {error}");
+            unknown::<Config>(text, name);
         }
     }
 }
 
 mod entropy_controllers {
-    use policy_loss::{BatchError, ConfigError, EntropyControllerConfig as Config};
+    use policy_loss::{BatchError, EntropyControllerConfig as Config};
+
+    use super::{out_of_range, round_trip, unknown};
 
     #[test]
     fn it_follows() {
@@ -412,10 +384,7 @@ mod entropy_controllers {
             (config.with_initial(f64::NAN), "initial"),
             (unknown_past, "last_entropy"),
         ] {
-            match config.init() {
-                Err(ConfigError::OutOfRange { field, .. }) => assert_eq!(field, name),
-                other => panic!("{config:?}: {other:?}"),
-            }
+            out_of_range(config.init(), name);
         }
     }
 
@@ -423,13 +392,11 @@ mod entropy_controllers {
     fn a_checkpoint_continues() {
         let mut controller = Config::new(0.2).init().unwrap();
         for entropy in [0.1, 0.1] {
-            let text = serde_json::to_string(controller.config()).unwrap();
-            let config: Config = serde_json::from_str(&text).unwrap();
+            let config = round_trip(controller.config());
             assert_eq!(config.init().unwrap(), controller);
             controller.update(entropy).unwrap();
         }
         assert_eq!(controller.coefficient(), 0.01);
-        let error = serde_json::from_str::<Config>(r#"{"goal":0.1}"#).unwrap_err();
-        assert!(error.to_string().contains("goal"), "{error}");
+        unknown::<Config>(r#"{"goal":0.1}"#, "goal");
     }
 }

@@ -10,6 +10,7 @@ use policy_loss::{
     SecondMomentClip, SecondMomentMask, SigmoidGate, SquaredLogRatio, Surrogate, TrustRegion,
     WeightLevel, WeightMode, presets,
 };
+use policy_loss_tests::compare::assert_names;
 use policy_loss_tests::configs;
 use proptest::prelude::*;
 
@@ -19,13 +20,6 @@ fn refused(config: PolicyLossConfig, parts: &[&str]) -> ConfigError {
     assert_eq!(config.validate(), Err(error.clone()));
     assert_names(&error, parts);
     error
-}
-
-fn assert_names(error: &ConfigError, parts: &[&str]) {
-    let message = error.to_string();
-    for part in parts {
-        assert!(message.contains(part), "{message:?} does not name {part:?}");
-    }
 }
 
 fn surrogate(surrogate: impl Into<Surrogate>) -> PolicyLossConfig {
@@ -241,7 +235,10 @@ fn numbers_out_of_range() {
     };
     refused(surrogate(inverted), &["min_covariance", "max_covariance"]);
     let none = Reduction::FixedLength { length: 0 };
-    refused(new().with_reduction(none), &["length", "above 0"]);
+    refused(
+        new().with_reduction(none),
+        &["reduction.fixed_length.length", "above 0"],
+    );
 }
 
 /// A weight that f32 does not hold would be infinite, and times an advantage of 0 not a number.

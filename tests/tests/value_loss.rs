@@ -1,6 +1,7 @@
 //! The value loss on every backend, plain, under autodiff and under gradient checkpointing.
 
 use policy_loss::{ConfigError, Reduction, ValueLossConfig};
+use policy_loss_tests::compare::assert_names;
 use policy_loss_tests::{for_each_backend, matrix};
 
 /// The parts that need values only; with autodiff they look at gradients, too.
@@ -56,11 +57,7 @@ fn configurations_are_checked() {
 #[test]
 fn a_mean_over_prompts_is_refused() {
     let config = ValueLossConfig::new().with_reduction(Reduction::PromptMean);
-    let error = config.init().unwrap_err().to_string();
-    assert!(
-        error.contains("prompt_mean") && error.contains("`token_mean`"),
-        "{error}"
-    );
+    assert_names(config.init().unwrap_err(), &["prompt_mean", "`token_mean`"]);
 }
 
 #[test]
@@ -68,8 +65,7 @@ fn configurations_survive_json() {
     let parse = |text: &str| serde_json::from_str::<ValueLossConfig>(text);
     assert_eq!(parse("{}").unwrap(), ValueLossConfig::new());
     assert_eq!(parse(r#"{"clip":null}"#).unwrap().clip, None);
-    let error = parse(r#"{"clip_range":0.2}"#).unwrap_err().to_string();
-    assert!(error.contains("clip_range"), "{error}");
+    assert_names(parse(r#"{"clip_range":0.2}"#).unwrap_err(), &["clip_range"]);
     let config = ValueLossConfig::new()
         .with_clip(None)
         .with_reduction(Reduction::SequenceMean);

@@ -111,8 +111,7 @@ impl Machine {
     /// tensor that nobody holds.
     fn finish<T>(&self, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         let kept = work()?;
-        let failed =
-            |error| Failure::Other(format!("the device failed while it computed: {error}"));
+        let failed = |error| Failure::computing("the device", error);
         self.device.sync().map_err(failed)?;
         Ok(kept)
     }

@@ -90,7 +90,8 @@ fn numbers(view: &TensorView) -> Option<TensorData> {
     TensorData::try_from_bytes_vec(view.data().to_vec(), view.shape(), dtype).ok()
 }
 
-fn burn_dtype(dtype: Dtype) -> Option<DType> {
+/// Burn's type for these numbers, if it has one.
+pub fn burn_dtype(dtype: Dtype) -> Option<DType> {
     Some(match dtype {
         Dtype::F64 => DType::F64,
         Dtype::F32 => DType::F32,

@@ -1,7 +1,7 @@
 //! `policy-loss compare`: one batch under several objectives, side by side.
 
 use burn::tensor::Tensor;
-use policy_loss::{MetricValues, PolicyLossConfig, Warning};
+use policy_loss::{PolicyLossConfig, Warning};
 use serde::Serialize;
 
 use crate::args::CompareArguments;
@@ -43,17 +43,9 @@ struct Entry {
     /// The cosine of the angle to the gradient of each objective, in their order; 0 where one of
     /// the two gradients is 0.
     gradient_cosine: Vec<Number>,
-    metrics: Named,
-    warnings: Vec<Warning>,
-}
-
-/// What one forward and backward pass leaves.
-struct Computed {
-    objective: Objective,
-    implementation: String,
-    loss: f64,
-    metrics: MetricValues,
+    #[serde(skip)]
     gradient: Vec<f64>,
+    metrics: Named,
     warnings: Vec<Warning>,
 }
 
@@ -68,31 +60,29 @@ pub fn run(arguments: &CompareArguments) -> Result<(), Failure> {
     let objectives = requested
         .map(|requested| Objective::read(requested, arguments.implementation))
         .collect::<Result<Vec<_>, Failure>>()?;
-    let names = short_names(&objectives).into_iter();
     let bytes = batch_file::read(&arguments.batch)?;
     let file = BatchFile::parse(&arguments.batch, &bytes)?;
     let host = HostBatch::read(&file)?;
     let device = arguments.device.device()?;
     let beside = Beside::read(&file, host.shape());
     let batch = host.move_to(&file, &device)?;
-    let mut computed = objectives
-        .into_iter()
-        .map(|objective| compute(objective, &batch, &file))
-        .collect::<Result<Vec<_>, Failure>>()?;
     let known = Known::of_rollout(&batch.batch, &beside, arguments.device)?;
-    for one in &mut computed {
-        one.warnings = known.warnings(&one.objective, one.metrics)?;
+    let mut entries = objectives
+        .iter()
+        .zip(short_names(&objectives))
+        .map(|(objective, short)| compute(objective, &short, &batch, &file, &known))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    for index in 0..entries.len() {
+        let one = &entries[index].gradient;
+        let cosines = entries.iter().map(|other| cosine(one, &other.gradient));
+        entries[index].gradient_cosine = cosines.map(Number).collect();
     }
-    for (names, warning) in by_message(&computed) {
+    for (names, warning) in by_message(&entries) {
         output::warning(format!("{}: {warning}", names.join(", ")));
     }
     let comparison = Comparison {
         device: arguments.device.name(),
-        objectives: computed
-            .iter()
-            .zip(names)
-            .map(|(one, short)| entry(one, short, &computed))
-            .collect(),
+        objectives: entries,
     };
     output::result(arguments.json, &comparison, Comparison::table)?;
     output::pictures(arguments.json);
@@ -100,66 +90,51 @@ pub fn run(arguments: &CompareArguments) -> Result<(), Failure> {
 }
 
 /// Each warning once, with the objectives that it holds for.
-fn by_message(computed: &[Computed]) -> Vec<(Vec<String>, &Warning)> {
-    let mut found: Vec<(Vec<String>, &Warning)> = Vec::new();
-    for one in computed {
-        let name = one.objective.requested.to_string();
-        for warning in &one.warnings {
+fn by_message(entries: &[Entry]) -> Vec<(Vec<&str>, &Warning)> {
+    let mut found: Vec<(Vec<&str>, &Warning)> = Vec::new();
+    for entry in entries {
+        for warning in &entry.warnings {
             match found.iter_mut().find(|(_, known)| *known == warning) {
-                Some((names, _)) => names.push(name.clone()),
-                None => found.push((vec![name.clone()], warning)),
+                Some((names, _)) => names.push(&entry.name),
+                None => found.push((vec![&entry.name], warning)),
             }
         }
     }
     found
 }
 
+/// All but the cosines, which need the gradients of the others.
 fn compute(
-    objective: Objective,
+    objective: &Objective,
+    short: &str,
     batch: &DeviceBatch,
     file: &BatchFile,
-) -> Result<Computed, Failure> {
+    known: &Known,
+) -> Result<Entry, Failure> {
     let output = objective
         .loss
         .forward(batch.batch.clone())
-        .map_err(|error| explain(error, file, &objective))?;
-    let failed = |error: &dyn std::fmt::Display| {
-        let requested = &objective.requested;
-        Failure::Other(format!(
-            "{requested}: the device failed while it computed: {error}"
-        ))
-    };
-    let values = output.read().map_err(|error| failed(&error))?;
+        .map_err(|error| explain(error, file, objective))?;
+    let device = format!("{}: the device", objective.requested);
+    let values = output.read();
+    let values = values.map_err(|error| Failure::computing(&device, error))?;
     let gradients = output.loss.backward();
     let gradient = batch.log_probs.grad(&gradients);
     let gradient = gradient.map(Tensor::try_into_vec_as::<f64>).transpose();
-    Ok(Computed {
+    let gradient = gradient.map_err(|error| Failure::computing(&device, error))?;
+    let gradient = gradient.unwrap_or_default();
+    Ok(Entry {
+        name: objective.requested.to_string(),
+        short: printable(short),
+        config: *objective.loss.config(),
         implementation: output.implementation.to_string(),
-        loss: values.loss,
-        metrics: values.metrics,
-        gradient: gradient
-            .map_err(|error| failed(&error))?
-            .unwrap_or_default(),
-        warnings: Vec::new(),
-        objective,
+        loss: Number(values.loss),
+        gradient_norm: Number(norm(&gradient)),
+        gradient_cosine: Vec::new(),
+        gradient,
+        metrics: Named::new(values.metrics.named()),
+        warnings: known.warnings(objective, values.metrics)?,
     })
-}
-
-fn entry(one: &Computed, short: String, all: &[Computed]) -> Entry {
-    Entry {
-        name: one.objective.requested.to_string(),
-        short: printable(&short),
-        config: *one.objective.loss.config(),
-        implementation: one.implementation.clone(),
-        loss: Number(one.loss),
-        gradient_norm: Number(norm(&one.gradient)),
-        gradient_cosine: all
-            .iter()
-            .map(|other| Number(cosine(&one.gradient, &other.gradient)))
-            .collect(),
-        metrics: Named::new(one.metrics.named()),
-        warnings: one.warnings.clone(),
-    }
 }
 
 fn norm(gradient: &[f64]) -> f64 {
@@ -179,18 +154,19 @@ impl Comparison {
     /// A column for each objective, in blocks of as many as stand side by side.
     fn table(&self) -> String {
         let rows = self.rows();
-        let width = |column: &[String]| column.iter().map(|cell| cell.chars().count()).max();
-        let label_width = width(&rows.iter().map(|row| row[0].clone()).collect::<Vec<_>>());
+        let width = |column: usize| {
+            let cells = rows.iter().map(|row| row[column].chars().count());
+            cells.max().unwrap_or(0)
+        };
         let mut blocks: Vec<Vec<usize>> = Vec::new();
         let mut free = 0;
         for column in 1..=self.objectives.len() {
-            let cells: Vec<_> = rows.iter().map(|row| row[column].clone()).collect();
-            let needed = width(&cells).unwrap_or(0) + GAP;
+            let needed = width(column) + GAP;
             match blocks.last_mut().filter(|_| needed <= free) {
                 Some(block) => block.push(column),
                 None => {
                     blocks.push(vec![column]);
-                    free = WIDTH.saturating_sub(label_width.unwrap_or(0));
+                    free = WIDTH.saturating_sub(width(0));
                 }
             }
             free = free.saturating_sub(needed);

@@ -78,10 +78,7 @@ pub fn evaluate<'run>(
         .loss
         .forward(batch.clone())
         .map_err(|error| explain(error, &file, objective))?;
-    let failed = |error: TensorReadError| {
-        let backend = arguments.device.name();
-        Failure::Other(format!("{backend} failed while it computed: {error}"))
-    };
+    let failed = |error: TensorReadError| Failure::computing(arguments.device.name(), error);
     let (values, inspection) = match arguments.inspect {
         true => {
             let inspection = objective.loss.inspect(batch.clone());

@@ -27,6 +27,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// That `who`, a backend or its device, did not finish.
+    pub fn computing(who: impl Display, error: impl Display) -> Self {
+        Self::Other(format!("{who} failed while it computed: {error}"))
+    }
+
     /// The codes that `--help` lists; the command line parser has 2 as well.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {

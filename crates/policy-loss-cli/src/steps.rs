@@ -1,6 +1,5 @@
 //! The steps of a run, from files.
 
-use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -73,7 +72,7 @@ fn of_batches(
     objectives: &[Objective],
     backend: Backend,
 ) -> Result<Report, Failure> {
-    batches.sort_by(|one, other| natural(&one.to_string_lossy(), &other.to_string_lossy()));
+    batches.sort_by_cached_key(|path| natural(&path.to_string_lossy()));
     let device = backend.device()?;
     let names = short_names(objectives);
     let mut curves = Curves::new();
@@ -100,12 +99,8 @@ fn of_batches(
         for ((objective, of), warnings) in each {
             let output = objective.loss.forward(batch.clone());
             let output = output.map_err(|error| explain(error, &file, objective))?;
-            let read = output.read().map_err(|error| {
-                Failure::Other(format!(
-                    "{} failed while it computed: {error}",
-                    backend.name()
-                ))
-            })?;
+            let read = output.read();
+            let read = read.map_err(|error| Failure::computing(backend.name(), error))?;
             let name = |metric: &str| match objectives {
                 [_] => metric.to_owned(),
                 _ => format!("{of}/{metric}"),
@@ -181,37 +176,19 @@ fn flatten(name: String, value: &Value, values: &mut Vec<(String, f64)>) {
     }
 }
 
-/// The order in which `step-9` comes before `step-10`.
-fn natural(one: &str, other: &str) -> Ordering {
-    let (mut one, mut other) = (one, other);
-    loop {
-        let (left, right) = (digits(one), digits(other));
-        let order = match (left.is_empty(), right.is_empty()) {
-            (false, false) => {
-                let [a, b] = [left, right].map(|digits| digits.trim_start_matches('0'));
-                a.len().cmp(&b.len()).then_with(|| a.cmp(b))
-            }
-            _ => match (one.chars().next(), other.chars().next()) {
-                (None, None) => return Ordering::Equal,
-                (a, b) if a == b => {
-                    let length = a.map_or(0, char::len_utf8);
-                    (one, other) = (&one[length..], &other[length..]);
-                    continue;
-                }
-                (a, b) => a.cmp(&b),
-            },
-        };
-        if order != Ordering::Equal {
-            return order;
+/// What orders `step-9` before `step-10`: each number by its length and its digits, each other
+/// character by itself.
+fn natural(name: &str) -> Vec<(char, usize, String)> {
+    let characters: Vec<char> = name.chars().collect();
+    let parts = characters.chunk_by(|one, next| one.is_ascii_digit() && next.is_ascii_digit());
+    let key = |part: &[char]| match part[0].is_ascii_digit() {
+        true => {
+            let digits: String = part.iter().skip_while(|digit| **digit == '0').collect();
+            ('0', digits.len(), digits)
         }
-        (one, other) = (&one[left.len()..], &other[right.len()..]);
-    }
-}
-
-/// The digits that a text begins with.
-fn digits(text: &str) -> &str {
-    let end = text.find(|character: char| !character.is_ascii_digit());
-    &text[..end.unwrap_or(text.len())]
+        false => (part[0], 0, String::new()),
+    };
+    parts.map(key).collect()
 }
 
 #[cfg(test)]
@@ -220,8 +197,9 @@ mod tests {
 
     #[test]
     fn numbers_in_names_are_compared_as_numbers() {
-        let mut names = ["s10", "s9", "s09b", "s", "t1", "s9a", "s100"];
-        names.sort_by(|one, other| natural(one, other));
-        assert_eq!(names, ["s", "s9", "s9a", "s09b", "s10", "s100", "t1"]);
+        let mut names = ["s10", "s9", "s09b", "s.", "s", "t1", "s9a", "s100"];
+        names.sort_by_cached_key(|name| natural(name));
+        let expected = ["s", "s.", "s9", "s9a", "s09b", "s10", "s100", "t1"];
+        assert_eq!(names, expected);
     }
 }

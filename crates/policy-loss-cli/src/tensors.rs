@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use policy_loss::device::{computes, dtypes};
 use policy_loss::{Advantages, PolicyBatch};
-use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::batch_file::{BatchFile, list, nearest};
@@ -205,16 +204,12 @@ impl Floats {
     }
 
     fn any_rank(file: &BatchFile, name: &'static str, view: &TensorView) -> Result<Self, Failure> {
-        let dtype = match view.dtype() {
-            Dtype::F64 => DType::F64,
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => {
-                return Err(file.bad(format!(
-                    "`{name}` is {other}; expected a float tensor: F64, F32, F16 or BF16"
-                )));
-            }
+        let dtype = beside::burn_dtype(view.dtype()).filter(DType::is_float);
+        let Some(dtype) = dtype else {
+            return Err(file.bad(format!(
+                "`{name}` is {}; expected a float tensor: F64, F32, F16 or BF16",
+                view.dtype()
+            )));
         };
         // The copy also aligns the bytes, which may begin anywhere in the file.
         let data = TensorData::try_from_bytes_vec(view.data().to_vec(), view.shape(), dtype)

@@ -30,13 +30,10 @@ impl<'run> Known<'run> {
         // Without rollout log-probs there are none; whatever else is wrong, the loss has said.
         let diagnostics = batch.rollout_diagnostics().ok();
         let rollout = diagnostics.map(|diagnostics| diagnostics.read());
-        let rollout = rollout.transpose().map_err(|error| {
-            let backend = backend.name();
-            Failure::Other(format!("{backend} failed while it computed: {error}"))
-        })?;
+        let rollout = rollout.transpose();
         Ok(Self {
             totals: None,
-            rollout,
+            rollout: rollout.map_err(|error| Failure::computing(backend.name(), error))?,
             beside,
         })
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::histogram::Histogram;
 use crate::map::{Channel, Layout};
-use crate::objective::{Computed, Entry, Stopped, Tokens, conditions, numbers};
+use crate::objective::{Computed, Entry, Tokens, conditions, numbers, refused};
 
 /// Dots of a picture with one for each sequence; of more some are left out.
 const DOTS: usize = 1000;
@@ -76,9 +76,9 @@ struct Sequences {
     numbers: Vec<usize>,
     lengths: Vec<usize>,
     /// Means over valid tokens.
-    advantages: Vec<Option<f64>>,
+    advantages: Vec<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    rewards: Option<Vec<Option<f64>>>,
+    rewards: Option<Vec<f64>>,
 }
 
 /// Tokens as text.
@@ -109,22 +109,10 @@ impl BatchPicture {
         let Some((first_name, first)) = objectives.first() else {
             return Err(ReportError::NoObjective);
         };
-        let named = |index: usize, name: &str| {
-            let name = name.to_owned();
-            move |stopped| match stopped {
-                Stopped::Refused(source) => ReportError::Batch {
-                    index,
-                    name,
-                    source: Box::new(source),
-                },
-                Stopped::Failed(error) => ReportError::Device(error),
-            }
-        };
-        let tokens = Tokens::read(batch, first, log_probs.dims()).map_err(named(0, first_name))?;
+        let tokens = Tokens::read(batch, first_name, first, log_probs.dims())?;
         let computed = objectives.iter().enumerate();
-        let computed = computed.map(|(index, (name, loss))| {
-            Computed::new(name, loss, batch, log_probs).map_err(named(index, name))
-        });
+        let computed = computed
+            .map(|(index, (name, loss))| Computed::new(index, name, loss, batch, log_probs));
         let computed = computed.collect::<Result<Vec<_>, _>>()?;
         let map = Layout::new(tokens.shape, 2 + 3 * computed.len());
         let valid_tokens = tokens.valid.iter().filter(|valid| **valid).count();
@@ -174,11 +162,8 @@ impl BatchPicture {
                 got: rewards.len(),
             });
         }
-        let rewards = self.sequences.numbers.iter().map(|number| {
-            let reward = rewards[*number];
-            reward.is_finite().then_some(reward)
-        });
-        self.sequences.rewards = Some(rewards.collect());
+        let numbers = self.sequences.numbers.iter();
+        self.sequences.rewards = Some(numbers.map(|number| rewards[*number]).collect());
         Ok(self)
     }
 
@@ -223,8 +208,14 @@ impl BatchPicture {
 }
 
 impl Tokens {
-    fn read(batch: &PolicyBatch, loss: &PolicyLoss, shape: [usize; 2]) -> Result<Self, Stopped> {
-        let details = loss.token_details(batch.clone())?;
+    fn read(
+        batch: &PolicyBatch,
+        name: &str,
+        loss: &PolicyLoss,
+        shape: [usize; 2],
+    ) -> Result<Self, ReportError> {
+        let refused = refused(0, name);
+        let details = loss.token_details(batch.clone()).map_err(&refused)?;
         // The gap belongs to the batch; the correction that shows it changes nothing.
         let raw = PolicyLossConfig::new()
             .with_reduction(loss.config().objective.reduction)
@@ -236,7 +227,7 @@ impl Tokens {
         let gap = match raw.token_details(batch.clone()) {
             Ok(details) => details.rollout_gap,
             Err(BatchError::Missing { .. }) => None,
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(refused(error)),
         };
         Ok(Self {
             shape,
@@ -299,7 +290,7 @@ impl Tokens {
             let mean = sum / places.len() as f64;
             sequences.numbers.push(number);
             sequences.lengths.push(places.len());
-            sequences.advantages.push(mean.is_finite().then_some(mean));
+            sequences.advantages.push(mean);
         }
         sequences
     }

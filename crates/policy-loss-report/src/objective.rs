@@ -1,6 +1,6 @@
 //! What one objective makes of a batch.
 
-use burn::tensor::{Bool, Tensor, TensorReadError};
+use burn::tensor::{Bool, Tensor};
 use policy_loss::{
     BatchError, Behavior, GeometricMean, GradientMass, ImportanceWeight, MetricValues,
     MissingRolloutLogProbs, Objective, PolicyBatch, PolicyLoss, PolicyLossConfig, RatioLevel,
@@ -8,6 +8,7 @@ use policy_loss::{
 };
 use serde::Serialize;
 
+use crate::batch::ReportError;
 use crate::histogram::Histogram;
 use crate::map::{Channel, Layout};
 
@@ -40,31 +41,22 @@ pub(crate) struct Tokens {
     pub gap: Option<Vec<f64>>,
 }
 
-/// Why an objective could not be computed.
-pub(crate) enum Stopped {
-    Refused(BatchError),
-    Failed(TensorReadError),
-}
-
-impl From<BatchError> for Stopped {
-    fn from(error: BatchError) -> Self {
-        Self::Refused(error)
-    }
-}
-
-impl From<TensorReadError> for Stopped {
-    fn from(error: TensorReadError) -> Self {
-        Self::Failed(error)
+/// Says which objective refuses the batch.
+pub(crate) fn refused(index: usize, name: &str) -> impl Fn(BatchError) -> ReportError {
+    move |source| ReportError::Batch {
+        index,
+        name: name.to_owned(),
+        source: Box::new(source),
     }
 }
 
 /// Numbers of tokens, row by row.
-pub(crate) fn numbers(x: Tensor<2>) -> Result<Vec<f64>, Stopped> {
+pub(crate) fn numbers(x: Tensor<2>) -> Result<Vec<f64>, ReportError> {
     Ok(x.try_into_vec_as::<f64>()?)
 }
 
 /// Conditions of tokens, row by row.
-pub(crate) fn conditions(x: Tensor<2, Bool>) -> Result<Vec<bool>, Stopped> {
+pub(crate) fn conditions(x: Tensor<2, Bool>) -> Result<Vec<bool>, ReportError> {
     let numbers = numbers(x.float())?;
     Ok(numbers.into_iter().map(|number| number != 0.0).collect())
 }
@@ -72,15 +64,18 @@ pub(crate) fn conditions(x: Tensor<2, Bool>) -> Result<Vec<bool>, Stopped> {
 impl Computed {
     /// Computes an objective with its gradient.
     pub fn new(
+        index: usize,
         name: &str,
         loss: &PolicyLoss,
         batch: &PolicyBatch,
         log_probs: &Tensor<2>,
-    ) -> Result<Self, Stopped> {
-        let output = loss.forward(batch.clone())?;
+    ) -> Result<Self, ReportError> {
+        let refused = refused(index, name);
+        let output = loss.forward(batch.clone()).map_err(&refused)?;
         let values = output.read()?;
         let gradient = gradient(output.loss, log_probs)?;
-        let details = loss.token_details(batch.clone())?;
+        let details = loss.token_details(batch.clone()).map_err(&refused)?;
+        let inspection = loss.inspect(batch.clone()).map_err(&refused)?;
         let objective = &loss.config().objective;
         let drops_missing = objective.missing_rollout_log_probs == MissingRolloutLogProbs::Drop;
         let missing = details.missing_rollout_log_probs;
@@ -107,7 +102,7 @@ impl Computed {
             loss: values.loss,
             metrics: values.metrics,
             gradient,
-            mass: loss.inspect(batch.clone())?.read()?.gradient.shares(),
+            mass: inspection.read()?.gradient.shares(),
             ratio: numbers(details.ratio)?,
             weight: details.weight.map(numbers).transpose()?,
             marks,
@@ -115,7 +110,7 @@ impl Computed {
     }
 }
 
-fn gradient(loss: Tensor<1>, log_probs: &Tensor<2>) -> Result<Vec<f64>, Stopped> {
+fn gradient(loss: Tensor<1>, log_probs: &Tensor<2>) -> Result<Vec<f64>, ReportError> {
     let gradients = loss.backward();
     match log_probs.grad(&gradients) {
         Some(gradient) => numbers(gradient),
@@ -124,14 +119,14 @@ fn gradient(loss: Tensor<1>, log_probs: &Tensor<2>) -> Result<Vec<f64>, Stopped>
     }
 }
 
-/// One objective on the page.
+/// One objective on the page. JSON has `null` for a number that is not finite, and the page a dash.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Entry {
     name: String,
     config: PolicyLossConfig,
-    loss: Option<f64>,
-    gradient_norm: Option<f64>,
-    cosines: Vec<Option<f64>>,
+    loss: f64,
+    gradient_norm: f64,
+    cosines: Vec<f64>,
     metrics: Vec<(&'static str, Option<f64>)>,
     /// One count a sequence, where a sequence shares its ratio.
     ratio_of_sequences: bool,
@@ -177,18 +172,13 @@ impl Entry {
         Self {
             name: one.name.clone(),
             config: one.config,
-            loss: finite(one.loss),
-            gradient_norm: finite(norm(&one.gradient)),
+            loss: one.loss,
+            gradient_norm: norm(&one.gradient),
             cosines: all
                 .iter()
                 .map(|other| cosine(&one.gradient, &other.gradient))
                 .collect(),
-            metrics: one
-                .metrics
-                .named()
-                .into_iter()
-                .map(|(name, value)| (name, value.and_then(finite)))
-                .collect(),
+            metrics: one.metrics.named(),
             ratio_of_sequences: of_sequences,
             ratio_against: match objective.ratio.against {
                 Behavior::Old => "old_log_probs",
@@ -215,19 +205,14 @@ impl Entry {
     }
 }
 
-/// A number that JSON can hold.
-fn finite(value: f64) -> Option<f64> {
-    value.is_finite().then_some(value)
-}
-
 fn norm(gradient: &[f64]) -> f64 {
     gradient.iter().map(|g| g * g).sum::<f64>().sqrt()
 }
 
-/// None where one of the two is 0, or no number.
-fn cosine(one: &[f64], other: &[f64]) -> Option<f64> {
+/// A NaN where one of the two is 0, or no number.
+fn cosine(one: &[f64], other: &[f64]) -> f64 {
     let product: f64 = one.iter().zip(other).map(|(a, b)| a * b).sum();
-    finite(product / (norm(one) * norm(other))).map(|cosine| cosine.clamp(-1.0, 1.0))
+    (product / (norm(one) * norm(other))).clamp(-1.0, 1.0)
 }
 
 /// Where the surrogate bounds the ratio.
@@ -236,17 +221,16 @@ fn ratio_bounds(objective: &Objective) -> Vec<Bound> {
         value,
         label: label.to_owned(),
     };
+    let around = |low: f64, high: f64| {
+        let (low, high) = (bound(1.0 - low, "1 - low"), bound(1.0 + high, "1 + high"));
+        vec![low, high]
+    };
     match objective.surrogate {
         Surrogate::Clip(clip) => {
+            let mut bounds = around(clip.low, clip.high);
             let dual = clip.lower_bound();
-            let dual = dual.map(|value| bound(value, "bound where A < 0"));
-            [
-                bound(1.0 - clip.low, "1 - low"),
-                bound(1.0 + clip.high, "1 + high"),
-            ]
-            .into_iter()
-            .chain(dual)
-            .collect()
+            bounds.extend(dual.map(|value| bound(value, "bound where A < 0")));
+            bounds
         }
         Surrogate::GeometricMean(GeometricMean { low, high, .. }) => {
             vec![
@@ -264,14 +248,8 @@ fn ratio_bounds(objective: &Objective) -> Vec<Bound> {
                 low.into_iter().chain(high).collect()
             }
         },
-        Surrogate::GradientPreservingClip(clip) => vec![
-            bound(1.0 - clip.low, "1 - low"),
-            bound(1.0 + clip.high, "1 + high"),
-        ],
-        Surrogate::CovarianceClip(clip) => vec![
-            bound(1.0 - clip.low, "1 - low"),
-            bound(1.0 + clip.high, "1 + high"),
-        ],
+        Surrogate::GradientPreservingClip(clip) => around(clip.low, clip.high),
+        Surrogate::CovarianceClip(clip) => around(clip.low, clip.high),
         // Their bounds are none of the ratio, or another one for each token or batch.
         Surrogate::SigmoidGate(_)
         | Surrogate::GammaWeight(_)

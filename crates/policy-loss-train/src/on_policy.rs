@@ -1,11 +1,13 @@
 //! Training on what the policy itself has just sampled.
 
-use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
 
-use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
-use burn::data::dataset::DatasetError;
+use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataloader::{
+    BatchDataLoader, DataLoader, DataLoaderIterator, FixBatchStrategy, Progress,
+};
+use burn::data::dataset::{DatasetError, InMemDataset};
 use burn::optim::GradientsAccumulator;
 use burn::tensor::Device;
 use burn_train::train::{MultiDeviceStepError, MultiDevicesTrainStep, MultiTrainOutput};
@@ -211,12 +213,15 @@ impl<P: Send + 'static, R> OnPolicyStrategy<P, R> {
         M: LearnerModel,
         R: Fn(&M, P) -> Result<Vec<<M as TrainStep>::Input>, RolloutError> + 'static,
     {
-        SupervisedTraining::new(
-            directory,
-            Arc::new(NoBatches(PhantomData)),
-            dataloader_valid,
-        )
-        .with_training_strategy(TrainingStrategy::Custom(Arc::new(self)))
+        let no_batches = BatchDataLoader::new(
+            Box::new(FixBatchStrategy::new(1)),
+            Arc::new(InMemDataset::new(Vec::new())),
+            Arc::new(NoBatches),
+            self.devices[0].clone(),
+            None,
+        );
+        SupervisedTraining::new(directory, Arc::new(no_batches), dataloader_valid)
+            .with_training_strategy(TrainingStrategy::Custom(Arc::new(self)))
     }
 }
 
@@ -448,38 +453,12 @@ enum OnPolicyError {
     UnusedLoader,
 }
 
-/// The training loader of a training that makes its batches itself.
-struct NoBatches<B>(PhantomData<fn() -> B>);
+/// For the training loader, which holds nothing: the training makes its batches itself.
+struct NoBatches;
 
-impl<B: 'static> DataLoader<B> for NoBatches<B> {
-    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<B> + 'a> {
-        Box::new(Self(PhantomData))
-    }
-
-    fn num_items(&self) -> usize {
-        0
-    }
-
-    fn to_device(&self, _: &Device) -> Arc<dyn DataLoader<B>> {
-        Arc::new(Self(PhantomData))
-    }
-
-    fn slice(&self, _: usize, _: usize) -> Arc<dyn DataLoader<B>> {
-        Arc::new(Self(PhantomData))
-    }
-}
-
-impl<B> Iterator for NoBatches<B> {
-    type Item = Result<B, DatasetError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        None
-    }
-}
-
-impl<B> DataLoaderIterator<B> for NoBatches<B> {
-    fn progress(&self) -> Progress {
-        Progress::new(0, 0, None)
+impl<B> Batcher<(), B> for NoBatches {
+    fn batch(&self, _: Vec<()>, _: &Device) -> B {
+        unreachable!("there is nothing to batch")
     }
 }
 

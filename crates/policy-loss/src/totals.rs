@@ -162,18 +162,4 @@ mod tests {
             assert!(none.without_effect(reduction).is_empty());
         }
     }
-
-    #[test]
-    fn the_reduction_that_needs_a_total_is_named() {
-        let error = GlobalTotals::new()
-            .with_tokens(10)
-            .scale(Reduction::FixedLength { length: 5 })
-            .expect_err("no sequences");
-        let message = error.to_string();
-        assert!(
-            message.contains("`totals.sequences` is missing"),
-            "{message}"
-        );
-        assert!(message.contains("`fixed_length`"), "{message}");
-    }
 }

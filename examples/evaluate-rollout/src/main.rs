@@ -9,9 +9,10 @@
 //! ```
 
 use std::error::Error;
+use std::io::Write;
 use std::path::Path;
 
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
 use policy_loss::presets::{icepop, seq_mask_tis, tis};
 use policy_loss::{MetricValues, PolicyBatch, PolicyLossConfig, action_mask};
 use safetensors::{Dtype, SafeTensors};
@@ -26,7 +27,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = policy_loss_flex::device()?.autodiff();
     let rollout = Rollout::read(path.as_ref(), &device)?;
 
-    println!(
+    // Unlike `println!`, this does not panic where nobody reads on, as behind `head`.
+    let mut table = std::io::stdout();
+    let _ = writeln!(
+        table,
         "{:22} {:>10} {:>10} {:>10} {:>10} {:>13}",
         "objective", "loss", "clip_ratio", "ppo_kl", "rollout_kl", "gradient norm"
     );
@@ -36,7 +40,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             Some(rollout_kl) => format!("{rollout_kl:.6}"),
             None => "-".into(),
         };
-        println!(
+        let _ = writeln!(
+            table,
             "{name:22} {:10.6} {:10.6} {:10.6} {rollout_kl:>10} {:13.6}",
             row.loss, row.metrics.clip_ratio, row.metrics.ppo_kl, row.gradient_norm
         );
@@ -123,10 +128,6 @@ fn data(file: &SafeTensors<'_>, name: &str) -> Result<TensorData, Box<dyn Error>
         let (dtype, shape) = (tensor.dtype(), tensor.shape());
         return Err(format!("`{name}` is {dtype:?} {shape:?}; expected F32 [B, T]").into());
     }
-    let values: Vec<f32> = tensor
-        .data()
-        .chunks_exact(4)
-        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-        .collect();
-    Ok(TensorData::new(values, tensor.shape()))
+    let (bytes, shape) = (tensor.data().to_vec(), tensor.shape());
+    Ok(TensorData::try_from_bytes_vec(bytes, shape, DType::F32)?)
 }

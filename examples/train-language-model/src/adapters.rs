@@ -76,7 +76,7 @@ pub fn write_config(directory: &Path, rank: usize, base: &Path) -> Result<(), Mo
         "inference_mode": true,
     });
     let path = directory.join(CONFIG);
-    fs::write(&path, format!("{config:#}\n")).map_err(|source| ModelError::File { path, source })
+    fs::write(&path, format!("{config:#}\n")).map_err(|error| ModelError::new(&path, error))
 }
 
 /// The rank of the adapters in `directory`, by its `adapter_config.json`.

@@ -1,6 +1,9 @@
 //! Prompts with their answers as tensors.
 
+use std::error::Error;
+
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use policy_loss::{BatchError, LogProbsTokens, TokenLogProbs};
 
 use crate::model::{Llama, PROMPT, Places};
 
@@ -110,6 +113,26 @@ impl TokenBatch {
         let hidden = hidden.reshape([rows * columns, width]);
         let hidden = hidden.select(0, self.before.clone());
         (hidden.reshape([batch, tokens, width]), self.answers.clone())
+    }
+
+    /// The log-probs of the answers' tokens under the model, `[B, T]`.
+    pub fn log_probs(&self, model: &Llama, of: &TokenLogProbs) -> Result<Tensor<2>, BatchError> {
+        let (hidden, targets) = self.answers(model);
+        let mask = Some(self.action_mask.clone());
+        let tokens = LogProbsTokens::new(targets).with_action_mask(mask);
+        Ok(of.forward_linear(hidden, &model.head(), tokens)?.log_probs)
+    }
+
+    /// The same as numbers: for each answer, as many as the longest has tokens.
+    pub fn log_prob_rows(
+        &self,
+        model: &Llama,
+        of: &TokenLogProbs,
+    ) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
+        let log_probs = self.log_probs(model, of)?;
+        let [_, columns] = log_probs.dims();
+        let values = log_probs.try_into_vec_as::<f32>()?;
+        Ok(values.chunks(columns).map(<[f32]>::to_vec).collect())
     }
 }
 

@@ -39,16 +39,16 @@ pub fn bench(
     let bandwidth = (0..ROUNDS)
         .map(|_| read_bandwidth(bytes))
         .fold(0.0, f64::max);
-    println!("weights read for a token: {gigabytes:.3} GB of f32");
-    println!("host memory, read by all threads: {bandwidth:.1} GB/s");
-    println!("{tokens} tokens of each sequence:");
+    say!("weights read for a token: {gigabytes:.3} GB of f32");
+    say!("host memory, read by all threads: {bandwidth:.1} GB/s");
+    say!("{tokens} tokens of each sequence:");
     let mut cached = [f64::INFINITY; 2];
     for (together, cached) in [1, sequences].into_iter().zip(&mut cached) {
         for _ in 0..ROUNDS {
             *cached = cached.min(with_cache(&model, tokens, together, device)?);
         }
         let speed = gigabytes * tokens as f64 / *cached;
-        println!(
+        say!(
             "  with the cache, {together} together: {:.1} tokens/s, {:.1} ms a step, weights at \
              {speed:.1} GB/s, {:.2} times as long as reading them",
             (tokens * together) as f64 / *cached,
@@ -60,7 +60,7 @@ pub fn bench(
     for length in 1..=tokens {
         all += without_cache(&model, length, 1, device)?;
     }
-    println!(
+    say!(
         "  without, 1 together: {:.1} tokens/s; the cache is {:.1} times as fast over all tokens",
         tokens as f64 / all,
         all / cached[0],
@@ -70,7 +70,7 @@ pub fn bench(
         for _ in 0..ROUNDS {
             last = last.min(without_cache(&model, tokens, together, device)?);
         }
-        println!(
+        say!(
             "  without, {together} together: {:.0} ms for the last step; the cache is {:.1} times as \
              fast there",
             1e3 * last,

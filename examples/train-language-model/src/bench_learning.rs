@@ -7,6 +7,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
+use clap::Args;
 use policy_loss::{GlobalTotals, LogProbsConfig, PolicyBatch, PolicyLossConfig};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -15,19 +16,26 @@ use serde_json::json;
 use crate::PEAK;
 use crate::batch::{Sequence, TokenBatch};
 use crate::model::Llama;
+use crate::settings::positive;
 use crate::weights;
 
 /// The first step chooses kernels and grows pools of memory; it is not counted.
 const WARM_UPS: usize = 1;
 
 /// What is learned from.
+#[derive(Args)]
 pub struct Workload {
+    /// Sequences in a step.
+    #[arg(long, default_value_t = 64, value_parser = positive)]
     pub sequences: usize,
-    /// Of each sequence; the first is its prompt.
+    /// Tokens of each sequence, the first of which is its prompt.
+    #[arg(long, default_value_t = 256, value_parser = positive)]
     pub tokens: usize,
     /// Sequences in a forward and backward pass.
+    #[arg(long, default_value_t = 8, value_parser = positive)]
     pub microbatch: usize,
-    /// Steps that are measured.
+    /// Steps that are measured, after one that is not; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = positive)]
     pub rounds: usize,
 }
 
@@ -76,7 +84,7 @@ pub fn bench(directory: &Path, workload: &Workload, device: &Device) -> Result<(
         "tokens_per_second": tokens / median,
         "peak_bytes": memory,
     });
-    println!("{line}");
+    say!("{line}");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use policy_loss::{LogProbsConfig, LogProbsTokens};
+use policy_loss::LogProbsConfig;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::adapters;
@@ -19,11 +19,11 @@ const TOLERANCE: f64 = 2e-3;
 /// Sequences in one forward pass.
 const BATCH: usize = 8;
 
-/// Answers of a rollout, with the log-probs that they should have.
+/// An answer of a rollout, with the log-probs that it should have.
 struct Reference {
-    prompts: Vec<Vec<u32>>,
-    answers: Vec<Vec<u32>>,
-    log_probs: Vec<Vec<f32>>,
+    prompt: Vec<u32>,
+    answer: Vec<u32>,
+    log_probs: Vec<f32>,
 }
 
 /// Prints the largest difference between the model in `directory`, with the adapters in another, and
@@ -38,40 +38,28 @@ pub fn check(
     file: &Path,
     device: &Device,
 ) -> Result<(), Box<dyn Error>> {
-    let reference = read(file).map_err(|problem| format!("{}: {problem}", file.display()))?;
+    let bad = |problem: String| format!("{}: {problem}", file.display());
+    let references = read(file).map_err(|problem| bad(problem.to_string()))?;
     let start = Instant::now();
     let mut model = weights::load(directory, device)?;
     if let Some(adapters) = adapters {
         let rank = adapters::rank(adapters)?;
         model = weights::load_adapters(adapters::attach(model, rank), adapters, device)?;
     }
-    println!("loaded in {:.1} s", start.elapsed().as_secs_f64());
-    reference
-        .fits(model.config())
-        .map_err(|problem| format!("{}: {problem}", file.display()))?;
+    say!("loaded in {:.1} s", start.elapsed().as_secs_f64());
+    for (row, reference) in references.iter().enumerate() {
+        reference.fits(row, model.config()).map_err(bad)?;
+    }
     let start = Instant::now();
     let log_probs = LogProbsConfig::new().with_check_targets(true).init()?;
     let (mut worst, mut tokens) = (0.0_f64, 0);
-    let order: Vec<usize> = (0..reference.answers.len()).collect();
-    for indices in order.chunks(BATCH) {
-        let sequences: Vec<_> = indices
-            .iter()
-            .map(|index| Sequence {
-                prompt: &reference.prompts[*index],
-                answer: &reference.answers[*index],
-            })
-            .collect();
+    for references in references.chunks(BATCH) {
+        let sequences: Vec<_> = references.iter().map(Reference::sequence).collect();
         let batch = TokenBatch::new(&sequences, device);
-        let (hidden, targets) = batch.answers(&model);
-        let mask = Some(batch.action_mask.clone());
-        let given = LogProbsTokens::new(targets).with_action_mask(mask);
-        let output = log_probs.forward_linear(hidden, &model.head(), given)?;
-        let [_, columns] = output.log_probs.dims();
-        let values = output.log_probs.try_into_vec_as::<f32>()?;
-        for (index, row) in indices.iter().zip(values.chunks(columns)) {
-            let expected = &reference.log_probs[*index];
-            tokens += expected.len();
-            for (value, expected) in row.iter().zip(expected) {
+        let rows = batch.log_prob_rows(&model, &log_probs)?;
+        for (reference, row) in references.iter().zip(rows) {
+            tokens += reference.log_probs.len();
+            for (value, expected) in row.iter().zip(&reference.log_probs) {
                 let difference = f64::from((value - expected).abs());
                 // A NaN is the largest of all differences.
                 worst = match difference > worst || difference.is_nan() {
@@ -82,9 +70,9 @@ pub fn check(
         }
     }
     let seconds = start.elapsed().as_secs_f64();
-    println!(
+    say!(
         "{} sequences, {tokens} tokens, {seconds:.1} s; largest difference {worst:.2e}",
-        order.len()
+        references.len()
     );
     match worst <= TOLERANCE {
         true => Ok(()),
@@ -93,29 +81,34 @@ pub fn check(
 }
 
 impl Reference {
-    /// Whether the model has these tokens, and a context for them.
-    fn fits(&self, config: &LlamaConfig) -> Result<(), String> {
-        for (row, (prompt, answer)) in self.prompts.iter().zip(&self.answers).enumerate() {
-            let (length, context) = (prompt.len() + answer.len(), config.max_position_embeddings);
-            if length > context {
-                return Err(format!(
-                    "row {row} has {length} tokens with its prompt; the model has a context of \
-                     {context}"
-                ));
-            }
-            let mut ids = prompt.iter().chain(answer);
-            if let Some(id) = ids.find(|id| **id as usize >= config.vocab_size) {
-                let largest = config.vocab_size - 1;
-                return Err(format!(
-                    "row {row} has the token {id}; accepted: 0 to {largest}"
-                ));
-            }
+    fn sequence(&self) -> Sequence<'_> {
+        Sequence {
+            prompt: &self.prompt,
+            answer: &self.answer,
         }
-        Ok(())
+    }
+
+    /// Whether the model has the tokens of this row, and a context for them.
+    fn fits(&self, row: usize, config: &LlamaConfig) -> Result<(), String> {
+        let length = self.prompt.len() + self.answer.len();
+        let context = config.max_position_embeddings;
+        if length > context {
+            return Err(format!(
+                "row {row} has {length} tokens with its prompt; the model has a context of {context}"
+            ));
+        }
+        let mut ids = self.prompt.iter().chain(&self.answer);
+        match ids.find(|id| **id as usize >= config.vocab_size) {
+            Some(id) => Err(format!(
+                "row {row} has the token {id}; accepted: 0 to {}",
+                config.vocab_size - 1
+            )),
+            None => Ok(()),
+        }
     }
 }
 
-fn read(file: &Path) -> Result<Reference, Box<dyn Error>> {
+fn read(file: &Path) -> Result<Vec<Reference>, Box<dyn Error>> {
     let bytes = fs::read(file)?;
     let (_, header) = SafeTensors::read_metadata(&bytes)?;
     let prompts = header
@@ -135,44 +128,30 @@ fn read(file: &Path) -> Result<Reference, Box<dyn Error>> {
             "`tokens`, `action_mask`, `ref_log_probs` and `group_id` differ in shape".into(),
         );
     }
-    let mut reference = Reference {
-        prompts: Vec::new(),
-        answers: Vec::new(),
-        log_probs: Vec::new(),
-    };
-    for (row, group) in groups.iter().enumerate() {
+    let row = |(row, group): (usize, &i32)| {
         let range = row * columns..(row + 1) * columns;
-        let length = mask[range.clone()]
-            .iter()
-            .take_while(|valid| **valid != 0.0)
-            .count();
-        if length == 0
-            || mask[range.clone()][length..]
-                .iter()
-                .any(|valid| *valid != 0.0)
-        {
+        let (tokens, mask) = (&tokens[range.clone()], &mask[range.clone()]);
+        let length = mask.iter().take_while(|valid| **valid != 0.0).count();
+        if length == 0 || mask[length..].iter().any(|valid| *valid != 0.0) {
             return Err(format!(
                 "`action_mask` of row {row} is not one run of tokens from the first column on"
-            )
-            .into());
+            ));
         }
-        let range = range.start..range.start + length;
         let prompt = usize::try_from(*group)
             .ok()
             .and_then(|group| prompts.get(group));
         let prompt = prompt.filter(|prompt| !prompt.is_empty()).ok_or_else(|| {
             format!("`group_id` of row {row} is {group}, which has no prompt in the metadata")
         })?;
-        reference.prompts.push(prompt.clone());
-        reference.answers.push(
-            tokens[range.clone()]
-                .iter()
-                .map(|id| id.cast_unsigned())
-                .collect(),
-        );
-        reference.log_probs.push(log_probs[range].to_vec());
-    }
-    Ok(reference)
+        let answer = tokens[..length].iter().map(|id| id.cast_unsigned());
+        Ok(Reference {
+            prompt: prompt.clone(),
+            answer: answer.collect(),
+            log_probs: log_probs[range][..length].to_vec(),
+        })
+    };
+    let rows: Result<_, String> = groups.iter().enumerate().map(row).collect();
+    Ok(rows?)
 }
 
 /// A tensor whose elements have four bytes, and the length of its rows.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Display;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use burn::optim::OptimizerRecord;
@@ -213,11 +214,15 @@ pub fn resume(
             )
             .into());
         }
-        (None, Some(_)) => eprintln!(
-            "{}: an earlier version wrote it, and whether it rests on the weights of {} is not known",
-            checkpoint.display(),
-            base.display()
-        ),
+        (None, Some(_)) => {
+            let _ = writeln!(
+                std::io::stderr(),
+                "{}: an earlier version wrote it, and whether it rests on the weights of {} is not \
+                 known",
+                checkpoint.display(),
+                base.display()
+            );
+        }
         _ => {}
     }
     let path = checkpoint.join(OPTIMIZER);

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::settings::{Settings, positive};
+use crate::bench_learning::Workload;
+use crate::settings::Settings;
 
 /// A language model learns by reinforcement learning.
 #[derive(Parser)]
@@ -22,9 +23,8 @@ pub enum Command {
     Train(Box<Train>),
     /// Compare a model with log-probs that another implementation computed.
     Check {
-        /// The model, as Hugging Face lays it out.
-        #[arg(long, value_name = "DIR")]
-        model: PathBuf,
+        #[command(flatten)]
+        target: Target,
         /// Adapters that this program has saved.
         #[arg(long, value_name = "DIR")]
         adapters: Option<PathBuf>,
@@ -32,55 +32,44 @@ pub enum Command {
         /// of the groups in its metadata.
         #[arg(long, value_name = "FILE.safetensors")]
         rollout: PathBuf,
-        /// Where to compute.
-        #[arg(long, value_enum, default_value_t)]
-        device: Backend,
     },
     /// Measure how fast a model is sampled from, with the cache of keys and values and without, and
     /// beside the speed at which the memory can be read.
     Bench {
-        /// The model, as Hugging Face lays it out.
-        #[arg(long, value_name = "DIR")]
-        model: PathBuf,
+        #[command(flatten)]
+        target: Target,
         /// Tokens of each sequence.
         #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..))]
         tokens: u32,
         /// Sequences in a batch.
         #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
         sequences: u32,
-        /// Where to compute.
-        #[arg(long, value_enum, default_value_t)]
-        device: Backend,
     },
     /// Measure the gradient of all weights by GRPO's loss on random tokens: seconds, tokens a second
     /// and peak memory, as a line of JSON.
     BenchLearning {
-        /// The model, as Hugging Face lays it out.
-        #[arg(long, value_name = "DIR")]
-        model: PathBuf,
-        /// Sequences in a step.
-        #[arg(long, default_value_t = 64, value_parser = positive)]
-        sequences: usize,
-        /// Tokens of each sequence, the first of which is its prompt.
-        #[arg(long, default_value_t = 256, value_parser = positive)]
-        tokens: usize,
-        /// Sequences in a forward and backward pass.
-        #[arg(long, default_value_t = 8, value_parser = positive)]
-        microbatch: usize,
-        /// Steps that are measured, after one that is not; the median counts.
-        #[arg(long, default_value_t = 3, value_parser = positive)]
-        rounds: usize,
-        /// Where to compute.
-        #[arg(long, value_enum, default_value_t)]
-        device: Backend,
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        workload: Workload,
     },
+}
+
+/// A model, and the backend that computes it.
+#[derive(Args)]
+pub struct Target {
+    /// The model, as Hugging Face lays it out.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value_t)]
+    pub device: Backend,
 }
 
 #[derive(Args)]
 pub struct Train {
-    /// The model, as Hugging Face lays it out.
-    #[arg(long, value_name = "DIR")]
-    pub model: PathBuf,
+    #[command(flatten)]
+    pub target: Target,
     /// Where to write what was learned, the curves and the checkpoints.
     #[arg(
         long,
@@ -98,9 +87,6 @@ pub struct Train {
     #[arg(long, value_name = "STEPS", default_value_t = 10,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub save_every: u64,
-    /// Where to train.
-    #[arg(long, value_enum, default_value_t)]
-    pub device: Backend,
     /// Write lines of JSON, instead of a table for people.
     #[arg(long)]
     pub json: bool,

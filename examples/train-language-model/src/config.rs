@@ -1,12 +1,11 @@
 //! `config.json` of a model of the Llama architecture.
 
-use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::error::ModelError;
+use crate::error::{ModelError, read};
 
 /// The numbers of a model; the names of the fields are those of the file.
 #[derive(Debug, Clone, Deserialize)]
@@ -75,20 +74,11 @@ impl LlamaConfig {
     /// The file is missing or damaged, a field is missing, or one says something that is not
     /// computed here.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
-        let text = fs::read_to_string(path).map_err(|source| ModelError::File {
-            path: path.into(),
-            source,
-        })?;
-        let format = |error: serde_json::Error| ModelError::Format {
-            path: path.into(),
-            problem: error.to_string(),
-        };
-        let fields: Value = serde_json::from_str(&text).map_err(format)?;
-        let refused = |field, value: String, accepted: String| ModelError::Config {
-            path: path.into(),
-            field,
-            value,
-            accepted,
+        let bad = |error: serde_json::Error| ModelError::new(path, error);
+        let fields: Value = serde_json::from_slice(&read(path)?).map_err(bad)?;
+        let refused = |field, value: String, accepted: String| {
+            let problem = format!("`{field}` is {value}; accepted is {accepted}");
+            ModelError::new(path, problem)
         };
         for (field, word) in [("model_type", "llama"), ("hidden_act", "silu")] {
             let value = &fields[field];
@@ -102,7 +92,7 @@ impl LlamaConfig {
                 return Err(refused(field, value.to_string(), accepted.into()));
             }
         }
-        let config: Self = serde_json::from_value(fields).map_err(format)?;
+        let config: Self = serde_json::from_value(fields).map_err(bad)?;
         config.check(&refused)?;
         Ok(config)
     }

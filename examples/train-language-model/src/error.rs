@@ -1,56 +1,38 @@
 //! What can be wrong with a model's directory.
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// Why a model was refused, or could not be written.
+/// Why a file of a model was refused, or could not be written.
 #[derive(Debug, Error)]
-pub enum ModelError {
-    /// The directory, or a file of it.
-    #[error("{}: {source}; expected is a directory as Hugging Face lays it out, with config.json, \
-             model.safetensors and tokenizer.json", path.display())]
-    File {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    /// A file that is not what its name says.
-    #[error("{}: {problem}", path.display())]
-    Format { path: PathBuf, problem: String },
-    /// A field of `config.json` whose value this model does not compute.
-    #[error("{}: `{field}` is {value}; accepted is {accepted}", path.display())]
-    Config {
-        path: PathBuf,
-        field: &'static str,
-        value: String,
-        accepted: String,
-    },
-    /// A tensor that the configuration asks for.
-    #[error("{}: the tensor `{name}` is missing; the file holds {holds}", path.display())]
-    MissingTensor {
-        path: PathBuf,
-        name: String,
-        holds: String,
-    },
-    /// A tensor that does not fit the configuration.
-    #[error("{}: the tensor `{name}` has shape {got:?}; by config.json it is {expected:?}", path.display())]
-    Shape {
-        path: PathBuf,
-        name: String,
-        expected: Vec<usize>,
-        got: Vec<usize>,
-    },
-    /// A tensor of integers, or of a float type that is not read.
-    #[error("{}: the tensor `{name}` is {got}; accepted are F32, F16 and BF16", path.display())]
-    Dtype {
-        path: PathBuf,
-        name: String,
-        got: String,
-    },
-    /// Tensors that the model has no place for.
-    #[error("{}: the model has no place for {names}; is config.json of another model?", path.display())]
-    UnknownTensors { path: PathBuf, names: String },
-    /// A tokenizer of another model.
-    #[error("{}: {problem}; is it of another model?", path.display())]
-    Tokenizer { path: PathBuf, problem: String },
+#[error("{}: {problem}", path.display())]
+pub struct ModelError {
+    path: PathBuf,
+    problem: String,
+}
+
+impl ModelError {
+    /// What is wrong with the file or directory at `path`.
+    pub fn new(path: &Path, problem: impl Display) -> Self {
+        let (path, problem) = (path.into(), problem.to_string());
+        Self { path, problem }
+    }
+}
+
+/// Reads a file of a model's directory.
+///
+/// # Errors
+///
+/// It cannot be read; then what the directory should be is said as well.
+pub fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
+    fs::read(path).map_err(|error| {
+        let problem = format!(
+            "{error}; expected is a directory as Hugging Face lays it out, with config.json, \
+             model.safetensors and tokenizer.json"
+        );
+        ModelError::new(path, problem)
+    })
 }

@@ -11,6 +11,14 @@
 //! (where the data comes from), `train` (where the policy loss is). `config`, `weights`, `tokens` and
 //! `template` read a model, `adapters` and `checkpoint` write what it learned.
 
+/// As `println!`, but where nobody reads on, as behind `head`, the run goes on.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    }};
+}
+
 mod adapters;
 mod batch;
 mod bench;
@@ -41,8 +49,7 @@ use clap::Parser;
 use peak_alloc::PeakAlloc;
 use serde_json::json;
 
-use crate::bench_learning::Workload;
-use crate::cli::{Arguments, Command, Train};
+use crate::cli::{Arguments, Command, Target, Train};
 use crate::report::{HeldOut, Log};
 use crate::train::Trainer;
 
@@ -64,16 +71,14 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     match arguments.command {
         Command::Train(arguments) => train(*arguments),
         Command::Check {
-            model,
+            target: Target { model, device },
             adapters,
             rollout,
-            device,
         } => check::check(&model, adapters.as_deref(), &rollout, &device.device()?),
         Command::Bench {
-            model,
+            target: Target { model, device },
             tokens,
             sequences,
-            device,
         } => bench::bench(
             &model,
             tokens as usize,
@@ -81,32 +86,20 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             &device.device()?,
         ),
         Command::BenchLearning {
-            model,
-            sequences,
-            tokens,
-            microbatch,
-            rounds,
-            device,
-        } => {
-            let workload = Workload {
-                sequences,
-                tokens,
-                microbatch,
-                rounds,
-            };
-            bench_learning::bench(&model, &workload, &device.device()?)
-        }
+            target: Target { model, device },
+            workload,
+        } => bench_learning::bench(&model, &workload, &device.device()?),
     }
 }
 
 fn train(arguments: Train) -> Result<(), Box<dyn Error>> {
     let Train {
-        model,
+        target: Target { model, device },
         out,
         settings,
         ..
     } = arguments;
-    let device = arguments.device.device()?;
+    let device = device.device()?;
     std::fs::create_dir_all(&out).map_err(|error| format!("--out {}: {error}", out.display()))?;
     let newest = checkpoint::newest(&out)?;
     let mut trainer = match (newest, arguments.resume) {
@@ -170,14 +163,14 @@ fn train(arguments: Train) -> Result<(), Box<dyn Error>> {
             "seconds": seconds,
             "memory_gib": memory,
         });
-        println!("{line}");
+        say!("{line}");
     } else {
         if let Some((name, value)) = held_out.as_ref().map(HeldOut::named) {
-            println!("{name}: {value}");
+            say!("{name}: {value}");
         }
-        println!("what was learned: {}", saved.display());
-        println!("curves: {}", page.display());
-        println!("{seconds:.1} s, at most {memory:.2} GiB of memory");
+        say!("what was learned: {}", saved.display());
+        say!("curves: {}", page.display());
+        say!("{seconds:.1} s, at most {memory:.2} GiB of memory");
     }
     Ok(())
 }

@@ -72,14 +72,11 @@ impl Log {
             false => ProgressBar::new(steps),
         };
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {msg}  {eta} left");
-        let bar = match style {
-            Ok(style) => bar.with_style(style),
-            Err(_) => bar,
-        };
+        let bar = bar.with_style(style.unwrap_or(ProgressStyle::default_bar()));
         bar.set_position(step);
         bar.reset_eta();
         if !json {
-            println!(
+            say!(
                 "{:>5} {:>7} {:>8} {:>9} {:>10} {:>10} {:>9} {:>9}",
                 "step",
                 "reward",
@@ -126,14 +123,14 @@ impl Log {
         writeln!(self.lines, "{line}")
             .map_err(|error| format!("{}: {error}", self.path.display()))?;
         if self.json {
-            println!("{line}");
+            say!("{line}");
         }
         self.bar.set_message(format!("reward {:.3}", step.reward));
         self.bar.inc(1);
         if !self.json {
             // `suspend` and not `println`, which is silent where there is no terminal.
             self.bar.suspend(|| {
-                println!(
+                say!(
                     "{:5} {:7.3} {:8.2} {:9.4} {:10.4} {:10.2e} {sampled:9.1} {learned:9.1}",
                     step.number,
                     step.reward,
@@ -159,18 +156,18 @@ impl Log {
                 "reward": evaluation.reward,
                 "answers": answers,
             });
-            println!("{line}");
+            say!("{line}");
             return;
         }
         self.bar.suspend(|| {
             let questions = evaluation.answers.len();
-            println!(
+            say!(
                 "{when} training, the most probable answers to {questions} questions that are held \
                  out: reward {:.3}",
                 evaluation.reward
             );
             for (question, answer, reward) in shown {
-                println!("    {question:24} {answer:?} ({reward})");
+                say!("    {question:24} {answer:?} ({reward})");
             }
         });
     }

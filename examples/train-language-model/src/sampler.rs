@@ -42,13 +42,6 @@ pub struct Answer {
 /// Why nothing was sampled.
 #[derive(Debug, Error)]
 pub enum SamplerError {
-    /// A setting without a meaning.
-    #[error("`{field}` is {value}; accepted is {accepted}")]
-    Setting {
-        field: &'static str,
-        value: String,
-        accepted: &'static str,
-    },
     /// There is no token to begin with.
     #[error("prompt {0} has no tokens")]
     EmptyPrompt(usize),
@@ -68,44 +61,11 @@ pub enum SamplerError {
     NotFinite,
 }
 
-impl Sampling {
-    /// # Errors
-    ///
-    /// A number is out of its range.
-    pub fn check(&self) -> Result<(), SamplerError> {
-        let refused = |field, value: String, accepted| {
-            Err(SamplerError::Setting {
-                field,
-                value,
-                accepted,
-            })
-        };
-        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            let accepted = "a finite number, at least 0";
-            return refused("temperature", self.temperature.to_string(), accepted);
-        }
-        if self.top_k == Some(0) {
-            return refused("top_k", "0".into(), "an integer above 0");
-        }
-        match self.top_p {
-            Some(p) if !(p > 0.0 && p <= 1.0) => {
-                return refused("top_p", p.to_string(), "a number above 0, at most 1");
-            }
-            _ => {}
-        }
-        if self.max_tokens == 0 {
-            return refused("max_tokens", "0".into(), "an integer above 0");
-        }
-        Ok(())
-    }
-}
-
 /// Samples `each` answers to every prompt; those to one prompt stand side by side.
 ///
 /// # Errors
 ///
-/// A setting has no meaning, a prompt is empty or too long, the logits are not finite, or the device
-/// failed to deliver them.
+/// A prompt is empty or too long, the logits are not finite, or the device failed to deliver them.
 pub fn sample(
     model: &Llama,
     prompts: &[Vec<u32>],
@@ -114,7 +74,6 @@ pub fn sample(
     device: &Device,
     rng: &mut impl Rng,
 ) -> Result<Vec<Answer>, Box<dyn Error>> {
-    sampling.check()?;
     let context = model.config().max_position_embeddings;
     let ends = model.config().end_tokens();
     for (prompt, ids) in prompts.iter().enumerate() {
@@ -254,64 +213,45 @@ pub fn draw(
         true => 1.0,
         false => sampling.temperature.recip(),
     };
-    let (best, largest) =
-        logits
-            .iter()
-            .enumerate()
-            .fold((0, f32::NEG_INFINITY), |best, (token, logit)| {
-                match *logit > best.1 {
-                    true => (token, *logit),
-                    false => best,
-                }
-            });
-    let weight = |token: usize| (f64::from(logits[token] - largest) * scale).exp();
-    let total: f64 = (0..logits.len()).map(weight).sum();
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let scaled = |token: usize| f64::from(logits[token] - largest) * scale;
+    let mut tokens: Vec<Weighted> = (0..logits.len())
+        .map(|token| (scaled(token).exp(), token))
+        .collect();
+    let mut total = sum(&tokens);
     if !total.is_finite() || !largest.is_finite() {
         return Err(SamplerError::NotFinite);
     }
+    let best = logits.iter().position(|logit| *logit == largest);
+    let best = best.unwrap_or(0);
     if greedy {
         return Ok((best, -total.ln()));
     }
-    let log_prob =
-        |token: usize, total: f64| f64::from(logits[token] - largest) * scale - total.ln();
-    let restricted = sampling.top_k.is_some() || sampling.top_p.is_some_and(|p| p < 1.0);
-    if !restricted {
-        let token = pick(0..logits.len(), weight, rng.random::<f64>() * total, best);
-        return Ok((token, log_prob(token, total)));
+    if sampling.top_k.is_some() || sampling.top_p.is_some_and(|p| p < 1.0) {
+        restrict(&mut tokens, sampling);
+        total = sum(&tokens);
     }
-    let kept = restrict(logits.len(), weight, sampling);
-    let total: f64 = kept.iter().copied().map(weight).sum();
-    let token = pick(
-        kept.iter().copied(),
-        weight,
-        rng.random::<f64>() * total,
-        best,
-    );
-    Ok((token, log_prob(token, total)))
-}
-
-/// The token at which the sum of weights passes `remaining`; rounding may leave a little over, and
-/// then it is `best`.
-fn pick(
-    mut tokens: impl Iterator<Item = usize>,
-    weight: impl Fn(usize) -> f64,
-    mut remaining: f64,
-    best: usize,
-) -> usize {
-    let passes = |token: &usize| {
-        remaining -= weight(*token);
+    // The token at which the sum of weights passes this; rounding may leave a little over.
+    let mut remaining = rng.random::<f64>() * total;
+    let drawn = tokens.iter().find(|(weight, _)| {
+        remaining -= weight;
         remaining < 0.0
-    };
-    tokens.find(passes).unwrap_or(best)
+    });
+    let token = drawn.map_or(best, |(_, token)| *token);
+    Ok((token, scaled(token) - total.ln()))
 }
 
-/// The tokens that may be drawn, the most probable first, and the lower id where two are alike: the
-/// first `top_k`, and of those as few as have together `top_p` of their probability.
-fn restrict(vocabulary: usize, weight: impl Fn(usize) -> f64, sampling: &Sampling) -> Vec<usize> {
-    let mut tokens: Vec<(f64, usize)> = (0..vocabulary)
-        .map(|token| (weight(token), token))
-        .collect();
-    let order = |a: &(f64, usize), b: &(f64, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+/// A token behind its weight, which is its probability but for a factor.
+type Weighted = (f64, usize);
+
+fn sum(tokens: &[Weighted]) -> f64 {
+    tokens.iter().map(|(weight, _)| weight).sum()
+}
+
+/// Leaves the tokens that may be drawn, the most probable first, and the lower id where two are
+/// alike: the first `top_k`, and of those as few as have together `top_p` of their probability.
+fn restrict(tokens: &mut Vec<Weighted>, sampling: &Sampling) {
+    let order = |a: &Weighted, b: &Weighted| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
     if let Some(k) = sampling.top_k
         && k < tokens.len()
     {
@@ -320,7 +260,7 @@ fn restrict(vocabulary: usize, weight: impl Fn(usize) -> f64, sampling: &Samplin
     }
     tokens.sort_unstable_by(order);
     if let Some(p) = sampling.top_p {
-        let total: f64 = tokens.iter().map(|(weight, _)| weight).sum();
+        let total = sum(tokens);
         let mut sum = 0.0;
         let enough = tokens.iter().position(|(weight, _)| {
             sum += weight;
@@ -328,5 +268,4 @@ fn restrict(vocabulary: usize, weight: impl Fn(usize) -> f64, sampling: &Samplin
         });
         tokens.truncate(enough.map_or(tokens.len(), |last| last + 1));
     }
-    tokens.into_iter().map(|(_, token)| token).collect()
 }

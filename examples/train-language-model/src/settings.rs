@@ -101,8 +101,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// More answers in an update than in a step, too few questions to train on, or a sampling without
-    /// a meaning.
+    /// More answers in an update than in a step, or too few questions to train on.
     pub fn check(&self) -> Result<(), Box<dyn Error>> {
         if let Some(minibatch) = self.minibatch
             && minibatch > self.step()
@@ -126,7 +125,7 @@ impl Settings {
             )
             .into());
         }
-        Ok(self.sampling().check()?)
+        Ok(())
     }
 
     /// Answers in a step.

@@ -1,11 +1,10 @@
 //! How a conversation becomes text: ChatML, and whether a model expects it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::error::ModelError;
+use crate::error::{ModelError, read};
 
 const START: &str = "<|im_start|>";
 const END: &str = "<|im_end|>";
@@ -35,44 +34,36 @@ pub fn answer_begins() -> String {
 ///
 /// A file cannot be read, or the template is another one.
 pub fn check(directory: &Path) -> Result<(), ModelError> {
-    let Some((path, template)) = read(directory)? else {
+    let Some((path, template)) = find(directory)? else {
         return Ok(());
     };
     match difference(&template) {
         None => Ok(()),
-        Some(difference) => Err(ModelError::Format {
-            path,
-            problem: format!(
+        Some(difference) => {
+            let problem = format!(
                 "the chat template is not ChatML, which the prompts here are written in: \
                  {difference}; accepted is a template with {START} before each message, {END} after it \
                  and nothing else of this kind, or none"
-            ),
-        }),
+            );
+            Err(ModelError::new(&path, problem))
+        }
     }
 }
 
 /// The template, and the file that it is in.
-fn read(directory: &Path) -> Result<Option<(PathBuf, String)>, ModelError> {
-    let text = |path: &PathBuf| {
-        fs::read_to_string(path).map_err(|source| ModelError::File {
-            path: path.clone(),
-            source,
-        })
-    };
+fn find(directory: &Path) -> Result<Option<(PathBuf, String)>, ModelError> {
     let path = directory.join(TEMPLATE);
     if path.exists() {
-        return Ok(Some((path.clone(), text(&path)?)));
+        let text = String::from_utf8(read(&path)?);
+        let text = text.map_err(|error| ModelError::new(&path, error))?;
+        return Ok(Some((path, text)));
     }
     let path = directory.join(TOKENIZER_CONFIG);
     if !path.exists() {
         return Ok(None);
     }
-    let bad = |problem: String| ModelError::Format {
-        path: path.clone(),
-        problem,
-    };
     let fields: Value =
-        serde_json::from_str(&text(&path)?).map_err(|error| bad(error.to_string()))?;
+        serde_json::from_slice(&read(&path)?).map_err(|error| ModelError::new(&path, error))?;
     let field = match &fields["chat_template"] {
         // Several, by their names; this one is for conversations.
         Value::Array(several) => several
@@ -83,10 +74,10 @@ fn read(directory: &Path) -> Result<Option<(PathBuf, String)>, ModelError> {
     };
     match field {
         Value::Null => Ok(None),
-        Value::String(template) => Ok(Some((path.clone(), template.clone()))),
-        _ => Err(bad(
-            "`chat_template` is no text; accepted is a template, or a list of some with their names"
-                .into(),
+        Value::String(template) => Ok(Some((path, template.clone()))),
+        _ => Err(ModelError::new(
+            &path,
+            "`chat_template` is no text; accepted is a template, or a list of some with their names",
         )),
     }
 }
@@ -108,6 +99,8 @@ fn difference(template: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;

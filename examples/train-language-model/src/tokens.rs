@@ -1,9 +1,10 @@
 //! `tokenizer.json`: text to tokens and back.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use crate::config::LlamaConfig;
-use crate::error::ModelError;
+use crate::error::{ModelError, read};
 
 /// The tokenizer of a model.
 pub struct Tokenizer {
@@ -19,36 +20,25 @@ impl Tokenizer {
     /// The file is missing or damaged, or it has tokens that the model does not know.
     pub fn load(directory: &Path, config: &LlamaConfig) -> Result<Self, ModelError> {
         let path = directory.join("tokenizer.json");
-        let text = std::fs::read_to_string(&path).map_err(|source| ModelError::File {
-            path: path.clone(),
-            source,
-        })?;
-        let inner: tokenizers::Tokenizer =
-            text.parse()
-                .map_err(|error: tokenizers::Error| ModelError::Format {
-                    path: path.clone(),
-                    problem: format!("not a tokenizer: {error}"),
-                })?;
+        let inner = tokenizers::Tokenizer::from_bytes(read(&path)?)
+            .map_err(|error| ModelError::new(&path, format!("not a tokenizer: {error}")))?;
         let largest = inner.get_vocab(true).into_values().max().unwrap_or(0);
-        let bad = |problem| ModelError::Tokenizer {
-            path: path.clone(),
-            problem,
-        };
+        let bad = |problem: String| Err(of_another_model(&path, problem));
         if largest as usize >= config.vocab_size {
-            return Err(bad(format!(
+            return bad(format!(
                 "its largest token is {largest}, but by config.json the model has {} tokens, \
                  the first of them 0",
                 config.vocab_size
-            )));
+            ));
         }
         if let Some(id) = config
             .end_tokens()
             .iter()
             .find(|id| inner.id_to_token(**id).is_none())
         {
-            return Err(bad(format!(
+            return bad(format!(
                 "it has no token {id}, which ends an answer by `eos_token_id` of config.json"
-            )));
+            ));
         }
         Ok(Self { path, inner })
     }
@@ -78,9 +68,10 @@ impl Tokenizer {
     }
 
     fn bad(&self, error: tokenizers::Error) -> ModelError {
-        ModelError::Tokenizer {
-            path: self.path.clone(),
-            problem: error.to_string(),
-        }
+        of_another_model(&self.path, error)
     }
+}
+
+fn of_another_model(path: &Path, problem: impl Display) -> ModelError {
+    ModelError::new(path, format!("{problem}; is it of another model?"))
 }

@@ -10,8 +10,8 @@ use burn::optim::{AdamConfig, GradientsAccumulator, GradientsParams, ModuleOptim
 use burn::tensor::{Device, Tensor, TensorData};
 use policy_loss::{
     AdvantageBatch, AdvantageEstimator, GlobalTotals, KlBase, KlPenalty, LogProbsConfig,
-    LogProbsTokens, MetricValues, Objective, PolicyBatch, PolicyLoss, PolicyLossConfig,
-    PolicyLossMetrics, Reduction, Sums, Surrogate, TokenLogProbs, presets,
+    MetricValues, Objective, PolicyBatch, PolicyLoss, PolicyLossConfig, PolicyLossMetrics,
+    Reduction, Sums, Surrogate, TokenLogProbs, presets,
 };
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -109,36 +109,12 @@ pub struct Experience {
     ref_log_probs: Option<Vec<f32>>,
 }
 
-/// What came of the updates of a step.
-struct Learned {
-    /// Of the answers that passed.
-    sums: Sums,
-    /// Tokens that passed, those of prompts included.
-    tokens: usize,
-    /// All answers, once for each epoch.
-    all: Count,
-}
-
-/// How many tokens in how many answers.
-#[derive(Default)]
-struct Count {
-    tokens: f64,
-    sequences: f64,
-}
-
-/// An update of the weights, before it is made.
+/// An update of the weights before it is made, or the part of it that fits into memory at once.
 pub struct Update {
     pub gradients: GradientsParams,
     /// Of the answers that passed; none where every answer was as good as the others.
     metrics: Option<PolicyLossMetrics>,
-    tokens: usize,
-    all: Count,
-}
-
-/// The part of a minibatch that fits into memory at once.
-struct Share {
-    gradients: GradientsParams,
-    metrics: PolicyLossMetrics,
+    /// Tokens that passed, those of prompts included.
     tokens: usize,
 }
 
@@ -239,11 +215,17 @@ impl Trainer {
         rng.set_word_pos(1 << 32);
         let rollout = self.rollout(&mut rng)?;
         let start = Instant::now();
-        let Learned { sums, tokens, all } = self.learn(&rollout.experience, &mut rng)?;
+        let (sums, tokens) = self.learn(&rollout.experience, &mut rng)?;
         let objective = &self.loss.config().objective;
         let reduction = objective.reduction;
-        // A mean over prompts is refused: the totals say nothing of them.
-        let count = reduction.count(all.tokens, all.sequences, sums.valid_prompts);
+        // Over all answers, those that did not pass included, once for each epoch. A mean over
+        // prompts is refused: the totals say nothing of them.
+        let epochs = self.settings.epochs as f64;
+        let count = reduction.count(
+            epochs * rollout.sampled as f64,
+            epochs * rollout.experience.len() as f64,
+            sums.valid_prompts,
+        );
         let step = Step {
             number: self.step,
             reward: rollout.reward,
@@ -431,13 +413,13 @@ impl Trainer {
             let sequences: Vec<_> = micro.iter().map(|one| one.sequence()).collect();
             let batch = TokenBatch::new(&sequences, &self.device);
             if self.settings.updates() > 1 {
-                let rows = self.log_probs_of(policy, &batch)?;
+                let rows = batch.log_prob_rows(policy, &self.log_probs)?;
                 for (one, row) in micro.iter_mut().zip(rows) {
                     one.old_log_probs = Some(row);
                 }
             }
             if let Some(reference) = &self.reference {
-                let rows = self.log_probs_of(reference, &batch)?;
+                let rows = batch.log_prob_rows(reference, &self.log_probs)?;
                 for (one, row) in micro.iter_mut().zip(rows) {
                     one.ref_log_probs = Some(row);
                 }
@@ -446,31 +428,14 @@ impl Trainer {
         Ok(())
     }
 
-    fn log_probs_of(
-        &self,
-        model: &Llama,
-        batch: &TokenBatch,
-    ) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
-        let (hidden, targets) = batch.answers(model);
-        let mask = Some(batch.action_mask.clone());
-        let output = self.log_probs.forward_linear(
-            hidden,
-            &model.head(),
-            LogProbsTokens::new(targets).with_action_mask(mask),
-        )?;
-        let [_, columns] = output.log_probs.dims();
-        let values = output.log_probs.try_into_vec_as::<f32>()?;
-        Ok(values.chunks(columns).map(<[f32]>::to_vec).collect())
-    }
-
-    /// Updates the weights.
+    /// Updates the weights, and gives the sums over the answers that passed and how many tokens they
+    /// and their prompts have.
     fn learn(
         &mut self,
         experience: &[Experience],
         rng: &mut ChaCha8Rng,
-    ) -> Result<Learned, Box<dyn Error>> {
-        let mut metrics: Option<PolicyLossMetrics> = None;
-        let (mut tokens, mut all) = (0, Count::default());
+    ) -> Result<(Sums, usize), Box<dyn Error>> {
+        let (mut metrics, mut tokens) = (None, 0);
         // Answers to a question stay together: they share its prompt.
         let mut groups: Vec<_> = experience.chunks(self.settings.answers).collect();
         for _ in 0..self.settings.epochs {
@@ -478,16 +443,11 @@ impl Trainer {
             let order: Vec<&Experience> = groups.iter().copied().flatten().collect();
             for minibatch in order.chunks(self.settings.minibatch()) {
                 let update = self.update(minibatch)?;
-                all.tokens += update.all.tokens;
-                all.sequences += update.all.sequences;
-                tokens += update.tokens;
-                let Some(more) = update.metrics else {
+                if update.metrics.is_none() {
                     continue;
-                };
-                metrics = Some(match metrics {
-                    Some(metrics) => metrics.merge(&more)?,
-                    None => more,
-                });
+                }
+                tokens += update.tokens;
+                metrics = merged(metrics, update.metrics)?;
                 let learning_rate = self.settings.learning_rate();
                 let model = self.model.clone();
                 self.model = self.optimizer.step(learning_rate, model, update.gradients);
@@ -498,7 +458,7 @@ impl Trainer {
             // Every answer was as good as the others to its question.
             None => Sums::default(),
         };
-        Ok(Learned { sums, tokens, all })
+        Ok((sums, tokens))
     }
 
     /// The gradient of these answers, made of parts that fit into memory.
@@ -508,36 +468,28 @@ impl Trainer {
     /// The loss refuses the batch.
     pub fn update(&self, minibatch: &[&Experience]) -> Result<Update, Box<dyn Error>> {
         let lengths = minibatch.iter().map(|one| one.answer.tokens.len());
-        let length: usize = lengths.sum();
         let totals = GlobalTotals::new()
-            .with_tokens(length)
+            .with_tokens(lengths.sum())
             .with_sequences(minibatch.len());
         let learned = minibatch.iter().copied().filter(|one| self.is_learned(one));
         let learned: Vec<_> = learned.collect();
         let mut gradients = GradientsAccumulator::new();
-        let (mut metrics, mut tokens) = (None::<PolicyLossMetrics>, 0);
+        let (mut metrics, mut tokens) = (None, 0);
         for micro in learned.chunks(self.settings.microbatch) {
             let share = self.share(micro, totals)?;
             gradients.accumulate(&self.model, share.gradients);
-            metrics = Some(match metrics {
-                Some(metrics) => metrics.merge(&share.metrics)?,
-                None => share.metrics,
-            });
+            metrics = merged(metrics, share.metrics)?;
             tokens += share.tokens;
         }
         Ok(Update {
             gradients: gradients.grads(),
             metrics,
             tokens,
-            all: Count {
-                tokens: length as f64,
-                sequences: minibatch.len() as f64,
-            },
         })
     }
 
     /// What these answers are of the minibatch: this is where the policy loss is.
-    fn share(&self, micro: &[&Experience], totals: GlobalTotals) -> Result<Share, Box<dyn Error>> {
+    fn share(&self, micro: &[&Experience], totals: GlobalTotals) -> Result<Update, Box<dyn Error>> {
         let device = self.device.clone().autodiff();
         let sequences: Vec<_> = micro.iter().map(|one| one.sequence()).collect();
         let tokens = TokenBatch::new(&sequences, &device);
@@ -575,9 +527,9 @@ impl Trainer {
             .loss
             .forward_linear(&self.log_probs, hidden, &head, answers, batch)?;
         let gradients = output.loss.backward();
-        Ok(Share {
+        Ok(Update {
             gradients: GradientsParams::from_grads(gradients, &self.model),
-            metrics: output.metrics,
+            metrics: Some(output.metrics),
             tokens: tokens.length,
         })
     }
@@ -651,6 +603,17 @@ fn learns_from_all(objective: &Objective) -> bool {
         || objective.entropy_mask.is_some()
         || objective.kl_penalty.is_some()
         || objective.entropy_bonus.is_some()
+}
+
+/// Those of two parts together.
+fn merged(
+    metrics: Option<PolicyLossMetrics>,
+    more: Option<PolicyLossMetrics>,
+) -> Result<Option<PolicyLossMetrics>, Box<dyn Error>> {
+    Ok(match (metrics, more) {
+        (Some(metrics), Some(more)) => Some(metrics.merge(&more)?),
+        (metrics, more) => metrics.or(more),
+    })
 }
 
 fn mean(values: &[f32]) -> f64 {

@@ -2,8 +2,7 @@
 //! beside them: read and written.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -11,7 +10,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::config::LlamaConfig;
-use crate::error::ModelError;
+use crate::error::{ModelError, read};
 use crate::model::Llama;
 
 /// The weights of a whole model.
@@ -52,7 +51,7 @@ fn load_with_file(directory: &Path, device: &Device) -> Result<(Llama, Vec<u8>),
     let config = LlamaConfig::read(&directory.join("config.json"))?;
     let path = directory.join(WEIGHTS);
     let bytes = bytes_of(&path)?;
-    let model = read(
+    let model = fill(
         Llama::new(config, device),
         &path,
         &bytes,
@@ -69,7 +68,7 @@ fn load_with_file(directory: &Path, device: &Device) -> Result<(Llama, Vec<u8>),
 /// As [`load`].
 pub fn load_adapters(model: Llama, directory: &Path, device: &Device) -> Result<Llama, ModelError> {
     let path = directory.join(ADAPTERS);
-    read(model, &path, &bytes_of(&path)?, Part::Adapters, device)
+    fill(model, &path, &bytes_of(&path)?, Part::Adapters, device)
 }
 
 /// Writes the weights of a model without adapters, in f32.
@@ -98,7 +97,8 @@ enum Part {
     Adapters,
 }
 
-fn read(
+/// The model, with the parameters of a file in their places.
+fn fill(
     model: Llama,
     path: &Path,
     bytes: &[u8],
@@ -108,38 +108,31 @@ fn read(
     let file = parse(path, bytes)?;
     let mut loader = Loader {
         tensors: file.iter().collect(),
-        path: path.into(),
         part,
         at: At::default(),
         device: device.clone(),
         error: None,
     };
     let model = model.map(&mut loader);
-    loader.finish(model)
+    let model = loader.finish(model);
+    model.map_err(|problem| ModelError::new(path, problem))
 }
 
 fn bytes_of(path: &Path) -> Result<Vec<u8>, ModelError> {
     let index = path.with_extension("safetensors.index.json");
     if !path.exists() && index.exists() {
-        return Err(ModelError::Format {
-            path: index,
-            problem: format!(
-                "the weights are in several files; accepted is one, {WEIGHTS}: load the model with \
-                 Hugging Face, and save it with a larger `max_shard_size`"
-            ),
-        });
+        let problem = format!(
+            "the weights are in several files; accepted is one, {WEIGHTS}: load the model with \
+             Hugging Face, and save it with a larger `max_shard_size`"
+        );
+        return Err(ModelError::new(&index, problem));
     }
-    fs::read(path).map_err(|source| ModelError::File {
-        path: path.into(),
-        source,
-    })
+    read(path)
 }
 
 fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>, ModelError> {
-    SafeTensors::deserialize(bytes).map_err(|error| ModelError::Format {
-        path: path.into(),
-        problem: format!("not a safetensors file: {error}"),
-    })
+    SafeTensors::deserialize(bytes)
+        .map_err(|error| ModelError::new(path, format!("not a safetensors file: {error}")))
 }
 
 fn write(model: &Llama, path: &Path, part: Part) -> Result<(), ModelError> {
@@ -148,22 +141,18 @@ fn write(model: &Llama, path: &Path, part: Part) -> Result<(), ModelError> {
         ..Saver::default()
     };
     model.visit(&mut saver);
-    let bad = |problem: String| ModelError::Format {
-        path: path.into(),
-        problem,
-    };
     if let Some(problem) = saver.problem {
-        return Err(bad(problem));
+        return Err(ModelError::new(path, problem));
     }
     let views = saver.tensors.iter().map(|(name, data)| {
         let view = TensorView::new(Dtype::F32, data.shape().to_vec(), data.as_bytes());
         view.map(|view| (name, view))
     });
-    let views: Vec<_> = views
-        .collect::<Result<_, _>>()
-        .map_err(|error| bad(error.to_string()))?;
     let metadata = Some([("format".to_string(), "pt".to_string())].into());
-    safetensors::serialize_to_file(views, metadata, path).map_err(|error| bad(error.to_string()))
+    views
+        .collect::<Result<Vec<_>, _>>()
+        .and_then(|views| safetensors::serialize_to_file(views, metadata, path))
+        .map_err(|error| ModelError::new(path, error))
 }
 
 /// Where a walk through the modules stands.
@@ -206,11 +195,10 @@ impl At {
 struct Loader<'a> {
     /// What has not found its place yet.
     tensors: BTreeMap<&'a str, TensorView<'a>>,
-    path: PathBuf,
     part: Part,
     at: At,
     device: Device,
-    error: Option<ModelError>,
+    error: Option<String>,
 }
 
 impl Loader<'_> {
@@ -218,11 +206,12 @@ impl Loader<'_> {
         &mut self,
         name: String,
         shape: [usize; D],
-    ) -> Result<Tensor<D>, ModelError> {
-        let path = self.path.clone();
+    ) -> Result<Tensor<D>, String> {
         let Some(view) = self.tensors.remove(name.as_str()) else {
             let holds = some(self.tensors.keys());
-            return Err(ModelError::MissingTensor { path, name, holds });
+            return Err(format!(
+                "the tensor `{name}` is missing; the file holds {holds}"
+            ));
         };
         let is_transposed = self.at.is_transposed();
         let mut expected = shape.to_vec();
@@ -230,29 +219,24 @@ impl Loader<'_> {
             expected.reverse();
         }
         if view.shape() != expected {
-            let got = view.shape().to_vec();
-            return Err(ModelError::Shape {
-                path,
-                name,
-                expected,
-                got,
-            });
+            let got = view.shape();
+            return Err(format!(
+                "the tensor `{name}` has shape {got:?}; by config.json it is {expected:?}"
+            ));
         }
         let dtype = match view.dtype() {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,
             Dtype::BF16 => DType::BF16,
-            other => {
-                let got = other.to_string();
-                return Err(ModelError::Dtype { path, name, got });
+            got => {
+                return Err(format!(
+                    "the tensor `{name}` is {got}; accepted are F32, F16 and BF16"
+                ));
             }
         };
         // The copy also aligns the bytes, which may begin anywhere in the file.
         let data = TensorData::try_from_bytes_vec(view.data().to_vec(), view.shape(), dtype)
-            .map_err(|error| ModelError::Format {
-                path,
-                problem: format!("`{name}`: {error}"),
-            })?
+            .map_err(|error| format!("`{name}`: {error}"))?
             .convert::<f32>();
         let data = match is_transposed {
             true => transposed(&data),
@@ -261,14 +245,14 @@ impl Loader<'_> {
         Ok(Tensor::from_data(data, &self.device))
     }
 
-    fn finish(self, model: Llama) -> Result<Llama, ModelError> {
+    fn finish(self, model: Llama) -> Result<Llama, String> {
         match self.error {
-            Some(error) => Err(error),
+            Some(problem) => Err(problem),
             None if self.tensors.is_empty() => Ok(model),
-            None => Err(ModelError::UnknownTensors {
-                names: some(self.tensors.keys()),
-                path: self.path,
-            }),
+            None => Err(format!(
+                "the model has no place for {}; is config.json of another model?",
+                some(self.tensors.keys())
+            )),
         }
     }
 }
@@ -291,8 +275,8 @@ impl ModuleMapper for Loader<'_> {
         }
         match self.read(name, param.lazy_shape().dims()) {
             Ok(tensor) => Param::from_tensor(tensor),
-            Err(error) => {
-                self.error = Some(error);
+            Err(problem) => {
+                self.error = Some(problem);
                 param
             }
         }

@@ -8,6 +8,14 @@
 //! Read it in this order: `task` (what is asked, and the reward), `model` (the policy), `sampler`
 //! and `rollout` (where the data comes from), `train` (where the policy loss is).
 
+/// As `println!`, but where nobody reads on, as behind `head`, the run goes on.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    }};
+}
+
 mod cli;
 mod model;
 mod progress;
@@ -79,9 +87,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         &arguments.report,
         Some(&report.with_curves(curves).to_html()),
     )?;
-    println!("learning curves: {}", arguments.report.display());
+    say!("learning curves: {}", arguments.report.display());
     let reward = |reward: Option<&f64>| reward.copied().unwrap_or(0.0);
-    println!(
+    say!(
         "mean reward {:.3} -> {:.3} in {} iterations, {seconds:.1} s",
         reward(rewards.first()),
         reward(rewards.last()),

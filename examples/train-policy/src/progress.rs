@@ -1,5 +1,7 @@
 //! The table and the progress bar of a training run.
 
+use std::io::Write;
+
 use indicatif::{ProgressBar, ProgressStyle};
 
 use policy_loss::Warning;
@@ -17,7 +19,7 @@ pub struct Progress {
 impl Progress {
     /// Writes the head of the table.
     pub fn new(iterations: u64) -> Self {
-        println!(
+        say!(
             "{:>9} {:>7} {:>8} {:>10} {:>9} {:>10} {:>9} {:>9}",
             "iteration",
             "reward",
@@ -31,10 +33,7 @@ impl Progress {
         let style = ProgressStyle::with_template("{bar:40} {pos}/{len}  {msg}  {eta} left");
         let bar = ProgressBar::new(iterations);
         Self {
-            bar: match style {
-                Ok(style) => bar.with_style(style),
-                Err(_) => bar,
-            },
+            bar: bar.with_style(style.unwrap_or(ProgressStyle::default_bar())),
         }
     }
 
@@ -50,7 +49,9 @@ impl Progress {
             self.bar.suspend(|| line(done, iteration));
         }
         for warning in warnings {
-            self.bar.suspend(|| eprintln!("warning: {warning}"));
+            self.bar.suspend(|| {
+                let _ = writeln!(std::io::stderr(), "warning: {warning}");
+            });
         }
         if last {
             self.bar.finish_and_clear();
@@ -64,7 +65,7 @@ fn line(number: u64, iteration: &Iteration) {
         loss,
         metrics,
     } = iteration;
-    println!(
+    say!(
         "{number:9} {reward:7.3} {loss:8.4} {:10.4} {:9.5} {:10.6} {:9.3} {:9.3}",
         metrics.clip_ratio,
         metrics.ppo_kl,

@@ -298,7 +298,8 @@ fn fill_in_missing(objective: &Objective, batch: &Batch, tokens: &mut [Token]) -
 }
 
 /// `exp(d) - 1 - d`, near 0 by its series: nothing would be left of the difference.
-fn k3(d: f64) -> f64 {
+#[must_use]
+pub fn k3(d: f64) -> f64 {
     match d.abs() < 1e-3 {
         true => d * d / 2.0 * (1.0 + d / 3.0 * (1.0 + d / 4.0 * (1.0 + d / 5.0))),
         false => d.exp_m1() - d,

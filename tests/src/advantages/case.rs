@@ -1,15 +1,13 @@
 //! One batch on the host, in the forms that the library takes.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::DType;
 use policy_loss::{
     AdvantageBatch, AdvantageEstimatorConfig, AdvantageOutput, Among, Deviation,
     GeneralizedAdvantage, GroupBaseline, GroupRelative, MeanScale, ReturnToGo, Rewards,
     SingleScore, TokenBaseline, Whitening, WhiteningOver,
 };
 
-use super::oracle::{
-    Answer, Batch, Compared, Divided, Estimator, OfTokens, estimate, whiten, whiten_by_sequences,
-};
+use super::oracle::{Answer, Batch, estimate, whiten, whiten_by_sequences};
 use crate::case::round;
 use crate::runner::{Runner, values};
 use policy_loss_oracle::Random;
@@ -110,54 +108,17 @@ pub fn configs() -> Vec<AdvantageEstimatorConfig> {
     configs
 }
 
-/// The library's configuration in the words of the oracle.
-fn estimator(config: &AdvantageEstimatorConfig) -> (Estimator, Option<Whitening>) {
+/// How the advantages of an estimator are whitened.
+///
+/// # Panics
+///
+/// The estimator is not known.
+pub fn whitening(config: &AdvantageEstimatorConfig) -> Option<Whitening> {
     match config {
-        AdvantageEstimatorConfig::Generalized(c) => {
-            let estimator = Estimator::Critic {
-                gamma: c.gamma,
-                lambda: c.lambda,
-                length_adaptive: c.length_adaptive,
-                return_lambda: c.return_lambda,
-            };
-            (estimator, c.whitening)
-        }
-        AdvantageEstimatorConfig::ReturnToGo(c) => {
-            let of_tokens = c.token_baseline.map(|it| OfTokens {
-                tail_is_zero: it.tail == SingleScore::Zero,
-                epsilon: it.epsilon,
-            });
-            let estimator = Estimator::Return {
-                gamma: c.gamma,
-                baseline: c.subtract_baseline,
-                of_tokens,
-            };
-            (estimator, c.whitening)
-        }
-        AdvantageEstimatorConfig::GroupRelative(c) => {
-            let estimator = Estimator::Group {
-                compared: match c.baseline {
-                    GroupBaseline::Mean => Compared::Mean,
-                    GroupBaseline::LeaveOneOut => Compared::Others,
-                    GroupBaseline::LengthWeighted => Compared::ByLength,
-                    GroupBaseline::BestOther => Compared::BestOther,
-                },
-                divided: match (c.deviation, c.mean_scale) {
-                    (None, None) => Divided::Not,
-                    (None, Some(MeanScale { epsilon })) => Divided::ByMean(epsilon),
-                    (Some(Deviation { among, epsilon }), None) => match among {
-                        Among::Group => Divided::ByGroup(epsilon),
-                        Among::Others => Divided::ByOthers(epsilon),
-                        Among::Batch => Divided::ByBatch(epsilon),
-                    },
-                    both => panic!("no configuration: {both:?}"),
-                },
-                single_is_zero: c.single == SingleScore::Zero,
-                active_share: c.active_share,
-            };
-            (estimator, c.whitening)
-        }
-        other => panic!("the oracle has no words for {other:?}"),
+        AdvantageEstimatorConfig::Generalized(c) => c.whitening,
+        AdvantageEstimatorConfig::ReturnToGo(c) => c.whitening,
+        AdvantageEstimatorConfig::GroupRelative(c) => c.whitening,
+        other => panic!("unknown: {other:?}"),
     }
 }
 
@@ -271,17 +232,15 @@ impl Case {
         case
     }
 
-    /// In the words of the oracle: rewards per token.
-    pub fn host(&self) -> Batch {
-        let length = self.sequences * self.tokens;
-        let valid: Vec<bool> = (0..length).map(|i| self.is_valid(i)).collect();
+    /// With rewards per token, as the oracle reads them.
+    fn host(&self) -> Batch<'_> {
         let rewards = match &self.rewards {
             HostRewards::Token(rewards) => rewards.clone(),
             HostRewards::Sequence(scores) => {
-                let mut rewards = vec![0.0; length];
+                let mut rewards = vec![0.0; self.sequences * self.tokens];
                 for (sequence, score) in scores.iter().enumerate() {
                     let mut row = sequence * self.tokens..(sequence + 1) * self.tokens;
-                    if let Some(last) = row.rfind(|i| valid[*i]) {
+                    if let Some(last) = row.rfind(|i| self.is_valid(*i)) {
                         rewards[last] = *score;
                     }
                 }
@@ -289,16 +248,8 @@ impl Case {
             }
         };
         Batch {
-            sequences: self.sequences,
-            tokens: self.tokens,
+            case: self,
             rewards,
-            valid,
-            values: self.values.clone(),
-            group_ids: self.group_ids.clone(),
-            baselines: self.baselines.clone(),
-            log_probs: self.log_probs.clone(),
-            sums_of_squares: self.sums_of_squares.clone(),
-            importance_weights: self.importance_weights.clone(),
         }
     }
 
@@ -309,17 +260,15 @@ impl Case {
 
     /// The same, with means divided as [`whiten`] says.
     pub fn answer_with_offset(&self, config: &AdvantageEstimatorConfig, offset: f64) -> Answer {
-        let (estimator, whitening) = estimator(config);
-        let host = self.host();
-        let mut answer = estimate(&estimator, &host);
-        if let Some(whitening) = whitening {
+        let mut answer = estimate(config, &self.host());
+        if let Some(whitening) = whitening(config) {
             answer.advantages = self.whitened(whitening, &answer.advantages, offset);
         }
         answer
     }
 
     fn whitened(&self, whitening: Whitening, values: &[f64], offset: f64) -> Vec<f64> {
-        let valid = self.host().valid;
+        let valid: Vec<bool> = (0..values.len()).map(|i| self.is_valid(i)).collect();
         match whitening.over {
             WhiteningOver::Tokens => whiten(values, &valid, whitening.shift_mean, offset),
             WhiteningOver::Sequences => {
@@ -345,28 +294,16 @@ impl Case {
         };
         let mut sum = self.clone();
         sum.rewards = HostRewards::Token(sums(&self.host().rewards, &more.host().rewards));
-        let (estimator, whitening) = estimator(config);
-        let Estimator::Group {
-            compared,
-            divided,
-            single_is_zero,
-            active_share,
-        } = estimator
-        else {
+        let AdvantageEstimatorConfig::GroupRelative(c) = config else {
             return sum.answer(config);
         };
-        let by_itself = Estimator::Group {
-            compared,
-            divided,
-            single_is_zero,
-            active_share: false,
-        };
-        let of = |case: &Self| estimate(&by_itself, &case.host()).advantages;
+        let by_itself = c.with_active_share(false).with_whitening(None);
+        let of = |case: &Self| estimate(&by_itself.into(), &case.host()).advantages;
         let mut advantages = sums(&of(self), &of(more));
-        if active_share {
+        if c.active_share {
             let host = sum.host();
             let row =
-                |s: usize| (s * self.tokens..(s + 1) * self.tokens).filter(|i| host.valid[*i]);
+                |s: usize| (s * self.tokens..(s + 1) * self.tokens).filter(|i| sum.is_valid(*i));
             let score = |s: usize| row(s).map(|i| host.rewards[i]).sum::<f64>();
             let present: Vec<usize> = (0..self.sequences)
                 .filter(|s| self.is_present(*s))
@@ -375,7 +312,7 @@ impl Case {
             let share = present.len() as f64 / active.max(1) as f64;
             advantages.iter_mut().for_each(|x| *x *= share);
         }
-        if let Some(whitening) = whitening {
+        if let Some(whitening) = c.whitening {
             advantages = self.whitened(whitening, &advantages, 0.0);
         }
         Answer {
@@ -407,10 +344,7 @@ impl Case {
             None => batch,
         };
         match &self.mask {
-            Some(mask) => {
-                let data = TensorData::new(mask.clone(), shape);
-                batch.with_action_mask(Tensor::from_data(data, &runner.device))
-            }
+            Some(mask) => batch.with_action_mask(runner.mask(mask, shape)),
             None => batch,
         }
     }

@@ -1,80 +1,20 @@
-//! Advantage estimators as loops over `f64`, written from the definitions; no Burn in here.
+//! Advantage estimators as loops over `f64`, written from the definitions; no Burn in here, and
+//! nothing of the library but the types of its configurations.
 
-/// A batch on the host; whatever stands at invalid tokens is not looked at.
-#[derive(Debug, Clone)]
-pub struct Batch {
-    /// `B`.
-    pub sequences: usize,
-    /// `T`.
-    pub tokens: usize,
+use policy_loss::{
+    AdvantageEstimatorConfig as Config, Among, Deviation, GroupBaseline, GroupRelative, MeanScale,
+    SingleScore, TeacherSignalConfig, TokenBaseline,
+};
+use policy_loss_oracle::k3;
+
+use super::case::Case;
+
+/// A batch with its rewards per token; whatever stands at invalid tokens is not looked at.
+pub struct Batch<'a> {
+    /// Everything but the rewards.
+    pub case: &'a Case,
     /// `[B, T]`.
     pub rewards: Vec<f64>,
-    /// `[B, T]`.
-    pub valid: Vec<bool>,
-    /// `[B, T]`.
-    pub values: Vec<f64>,
-    /// `[B]`.
-    pub group_ids: Vec<i64>,
-    /// `[B]`.
-    pub baselines: Vec<f64>,
-    /// `[B, T]`.
-    pub log_probs: Vec<f64>,
-    /// `[B, T]`.
-    pub sums_of_squares: Vec<f64>,
-    /// `[B, T]`; absent: 1.
-    pub importance_weights: Option<Vec<f64>>,
-}
-
-/// What a score is compared with.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs)]
-pub enum Compared {
-    Mean,
-    Others,
-    ByLength,
-    BestOther,
-}
-
-/// What the distance to the baseline is divided by; each deviation with its epsilon, the mean too.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs)]
-pub enum Divided {
-    Not,
-    ByGroup(f64),
-    ByOthers(f64),
-    ByBatch(f64),
-    ByMean(f64),
-}
-
-/// What returns are compared with, token by token.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs)]
-pub struct OfTokens {
-    pub tail_is_zero: bool,
-    pub epsilon: f64,
-}
-
-/// How advantages come about.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs)]
-pub enum Estimator {
-    Critic {
-        gamma: f64,
-        lambda: f64,
-        length_adaptive: Option<f64>,
-        return_lambda: Option<f64>,
-    },
-    Return {
-        gamma: f64,
-        baseline: bool,
-        of_tokens: Option<OfTokens>,
-    },
-    Group {
-        compared: Compared,
-        divided: Divided,
-        single_is_zero: bool,
-        active_share: bool,
-    },
 }
 
 /// Advantages, and returns where there are any; 0 at invalid tokens.
@@ -86,12 +26,27 @@ pub struct Answer {
     pub returns: Option<Vec<f64>>,
 }
 
-impl Batch {
+impl Batch<'_> {
     /// The valid tokens of a sequence, in order, as indices into `[B, T]`.
     fn row(&self, sequence: usize) -> Vec<usize> {
-        (sequence * self.tokens..(sequence + 1) * self.tokens)
-            .filter(|i| self.valid[*i])
+        let tokens = self.case.tokens;
+        (sequence * tokens..(sequence + 1) * tokens)
+            .filter(|i| self.case.is_valid(*i))
             .collect()
+    }
+
+    /// The sequences that hold a valid token.
+    fn present(&self) -> Vec<usize> {
+        let all = 0..self.case.sequences;
+        all.filter(|s| self.case.is_present(*s)).collect()
+    }
+
+    /// Those of them that answer the prompt of this one.
+    fn group(&self, sequence: usize) -> Vec<usize> {
+        let ids = &self.case.group_ids;
+        let mut group = self.present();
+        group.retain(|other| ids[*other] == ids[sequence]);
+        group
     }
 
     fn score(&self, sequence: usize) -> f64 {
@@ -100,72 +55,58 @@ impl Batch {
 }
 
 /// What an estimator makes of a batch, before anything is whitened.
-pub fn estimate(estimator: &Estimator, batch: &Batch) -> Answer {
-    let mut advantages = vec![0.0; batch.valid.len()];
-    let mut returns = vec![0.0; batch.valid.len()];
-    match *estimator {
-        Estimator::Critic {
-            gamma,
-            lambda,
-            length_adaptive,
-            return_lambda,
-        } => {
-            for sequence in 0..batch.sequences {
+pub fn estimate(config: &Config, batch: &Batch) -> Answer {
+    let case = batch.case;
+    let mut advantages = vec![0.0; batch.rewards.len()];
+    let mut returns = vec![0.0; batch.rewards.len()];
+    match config {
+        Config::Generalized(c) => {
+            for sequence in 0..case.sequences {
                 // A list of the valid tokens has no gaps.
                 let row = batch.row(sequence);
-                let policy = match length_adaptive {
+                let policy = match c.length_adaptive {
                     Some(share) => 1.0 - 1.0 / (share * row.len() as f64).max(1.0),
-                    None => lambda,
+                    None => c.lambda,
                 };
-                let critic = return_lambda.unwrap_or(lambda);
+                let critic = c.return_lambda.unwrap_or(c.lambda);
                 let (mut next_value, mut next_policy, mut next_critic) = (0.0, 0.0, 0.0);
                 for i in row.into_iter().rev() {
-                    let delta = batch.rewards[i] + gamma * next_value - batch.values[i];
-                    next_policy = delta + gamma * policy * next_policy;
-                    next_critic = delta + gamma * critic * next_critic;
-                    next_value = batch.values[i];
+                    let delta = batch.rewards[i] + c.gamma * next_value - case.values[i];
+                    next_policy = delta + c.gamma * policy * next_policy;
+                    next_critic = delta + c.gamma * critic * next_critic;
+                    next_value = case.values[i];
                     advantages[i] = next_policy;
-                    returns[i] = next_critic + batch.values[i];
+                    returns[i] = next_critic + case.values[i];
                 }
             }
         }
-        Estimator::Return {
-            gamma,
-            baseline,
-            of_tokens,
-        } => {
-            for sequence in 0..batch.sequences {
+        Config::ReturnToGo(c) => {
+            for sequence in 0..case.sequences {
                 let mut behind = 0.0;
                 for i in batch.row(sequence).into_iter().rev() {
-                    behind = batch.rewards[i] + gamma * behind;
+                    behind = batch.rewards[i] + c.gamma * behind;
                     returns[i] = behind;
-                    advantages[i] = match baseline {
-                        true => behind - batch.baselines[sequence],
+                    advantages[i] = match c.subtract_baseline {
+                        true => behind - case.baselines[sequence],
                         false => behind,
                     };
                 }
             }
-            if let Some(of_tokens) = of_tokens {
-                for sequence in 0..batch.sequences {
+            if let Some(of_tokens) = c.token_baseline {
+                for sequence in 0..case.sequences {
                     for (t, i) in batch.row(sequence).into_iter().enumerate() {
                         advantages[i] -= token_baseline(batch, sequence, t, of_tokens, &returns);
                     }
                 }
             }
         }
-        Estimator::Group {
-            compared,
-            divided,
-            single_is_zero,
-            active_share,
-        } => {
-            for sequence in 0..batch.sequences {
-                let mut advantage =
-                    against_group(batch, sequence, compared, divided, single_is_zero);
-                if active_share {
-                    let present = (0..batch.sequences).filter(|s| !batch.row(*s).is_empty());
-                    let active = present.clone().filter(|s| batch.score(*s) != 0.0);
-                    advantage *= present.count() as f64 / active.count().max(1) as f64;
+        Config::GroupRelative(c) => {
+            for sequence in batch.present() {
+                let mut advantage = against_group(batch, sequence, c);
+                if c.active_share {
+                    let present = batch.present();
+                    let active = present.iter().filter(|s| batch.score(**s) != 0.0).count();
+                    advantage *= present.len() as f64 / active.max(1) as f64;
                 }
                 for i in batch.row(sequence) {
                     advantages[i] = advantage;
@@ -176,6 +117,7 @@ pub fn estimate(estimator: &Estimator, batch: &Batch) -> Answer {
                 returns: None,
             };
         }
+        other => panic!("the oracle has no words for {other:?}"),
     }
     Answer {
         advantages,
@@ -189,24 +131,22 @@ fn token_baseline(
     batch: &Batch,
     sequence: usize,
     t: usize,
-    of_tokens: OfTokens,
+    of_tokens: TokenBaseline,
     returns: &[f64],
 ) -> f64 {
-    let group: Vec<Vec<usize>> = (0..batch.sequences)
-        .filter(|other| batch.group_ids[*other] == batch.group_ids[sequence])
-        .map(|other| batch.row(other))
-        .filter(|row| !row.is_empty())
-        .collect();
+    let case = batch.case;
+    let group = batch.group(sequence).into_iter();
+    let group: Vec<Vec<usize>> = group.map(|other| batch.row(other)).collect();
     let long_enough: Vec<&Vec<usize>> = group.iter().filter(|row| row.len() > t).collect();
-    let is_tail = long_enough.len() == 1 && !of_tokens.tail_is_zero;
+    let is_tail = long_enough.len() == 1 && of_tokens.tail != SingleScore::Zero;
     if group.len() == 1 || is_tail {
         return 0.0;
     }
     let size = |row: &[usize]| -> f64 {
         let squared = |i: usize| {
-            let weight = batch.importance_weights.as_ref().map_or(1.0, |w| w[i]);
-            let p = batch.log_probs[i].exp();
-            weight * weight * (1.0 - 2.0 * p + batch.sums_of_squares[i]).max(0.0)
+            let weight = case.importance_weights.as_ref().map_or(1.0, |w| w[i]);
+            let p = case.log_probs[i].exp();
+            weight * weight * (1.0 - 2.0 * p + case.sums_of_squares[i]).max(0.0)
         };
         row[..=t].iter().map(|i| squared(*i)).sum()
     };
@@ -218,33 +158,24 @@ fn token_baseline(
     weighted / (sizes + of_tokens.epsilon)
 }
 
-fn against_group(
-    batch: &Batch,
-    sequence: usize,
-    compared: Compared,
-    divided: Divided,
-    single_is_zero: bool,
-) -> f64 {
-    let group: Vec<usize> = (0..batch.sequences)
-        .filter(|other| batch.group_ids[*other] == batch.group_ids[sequence])
-        .filter(|other| !batch.row(*other).is_empty())
-        .collect();
+fn against_group(batch: &Batch, sequence: usize, config: &GroupRelative) -> f64 {
+    let group = batch.group(sequence);
     let others: Vec<usize> = group.iter().copied().filter(|s| *s != sequence).collect();
     let score = batch.score(sequence);
     let mean = |of: &[usize]| of.iter().map(|s| batch.score(*s)).sum::<f64>() / of.len() as f64;
     let lonely = others.is_empty();
-    let distance = match compared {
-        _ if lonely && single_is_zero => 0.0,
+    let distance = match config.baseline {
+        _ if lonely && config.single == SingleScore::Zero => 0.0,
         _ if lonely => score,
-        Compared::Mean => score - mean(&group),
-        Compared::Others => score - mean(&others),
-        Compared::ByLength => {
+        GroupBaseline::Mean => score - mean(&group),
+        GroupBaseline::LeaveOneOut => score - mean(&others),
+        GroupBaseline::LengthWeighted => {
             let length = |s: &usize| batch.row(*s).len() as f64;
             let total: f64 = group.iter().map(length).sum();
             let weighted: f64 = group.iter().map(|s| length(s) * batch.score(*s)).sum();
             score - weighted / total
         }
-        Compared::BestOther => {
+        GroupBaseline::BestOther => {
             let best = others.iter().map(|s| batch.score(*s));
             (score - best.fold(f64::NEG_INFINITY, f64::max)).max(0.0)
         }
@@ -254,30 +185,24 @@ fn against_group(
         let squares = of.iter().map(|s| (batch.score(*s) - mean).powi(2));
         (squares.sum::<f64>() / (of.len() - 1) as f64).sqrt()
     };
-    match divided {
-        Divided::Not => distance,
-        Divided::ByMean(_) if lonely => distance,
-        Divided::ByMean(_) if mean(&group) <= 0.0 => 0.0,
-        Divided::ByMean(epsilon) => distance / (mean(&group) + epsilon),
-        Divided::ByGroup(epsilon) | Divided::ByOthers(epsilon) | Divided::ByBatch(epsilon)
-            if lonely =>
-        {
-            distance / (1.0 + epsilon)
-        }
-        Divided::ByGroup(epsilon) => distance / (deviation(&group) + epsilon),
-        Divided::ByOthers(epsilon) => {
-            let first = batch.score(others[0]);
-            match others.iter().all(|s| batch.score(*s) == first) {
-                true => distance,
-                false => distance / (deviation(&others) + epsilon),
+    match (config.deviation, config.mean_scale) {
+        (None, None) => distance,
+        (None, Some(_)) if lonely => distance,
+        (None, Some(_)) if mean(&group) <= 0.0 => 0.0,
+        (None, Some(MeanScale { epsilon })) => distance / (mean(&group) + epsilon),
+        (Some(Deviation { epsilon, .. }), None) if lonely => distance / (1.0 + epsilon),
+        (Some(Deviation { among, epsilon }), None) => match among {
+            Among::Group => distance / (deviation(&group) + epsilon),
+            Among::Others => {
+                let first = batch.score(others[0]);
+                match others.iter().all(|s| batch.score(*s) == first) {
+                    true => distance,
+                    false => distance / (deviation(&others) + epsilon),
+                }
             }
-        }
-        Divided::ByBatch(epsilon) => {
-            let all: Vec<usize> = (0..batch.sequences)
-                .filter(|s| !batch.row(*s).is_empty())
-                .collect();
-            distance / (deviation(&all) + epsilon)
-        }
+            Among::Batch => distance / (deviation(&batch.present()) + epsilon),
+        },
+        both => panic!("no configuration: {both:?}"),
     }
 }
 
@@ -340,76 +265,49 @@ pub fn kl(name: &str, distance: f64) -> f64 {
     match name {
         "k1" => distance,
         "k2" => distance * distance / 2.0,
-        "k3" => {
-            let x = (-distance).clamp(-20.0, 20.0);
-            match x.abs() < 1e-2 {
-                // Six terms: the next one is below 1e-15 of the sum.
-                true => (2..8).map(|k| x.powi(k) / factorial(k)).sum(),
-                false => x.exp_m1() - x,
-            }
-        }
+        "k3" => k3((-distance).clamp(-20.0, 20.0)),
         "abs" => distance.abs(),
         other => panic!("no estimate of that name: {other}"),
     }
 }
 
-fn factorial(k: i32) -> f64 {
-    (1..=k).map(f64::from).product()
-}
-
-/// What a teacher adds to an advantage, or multiplies it by.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs)]
-pub enum Teacher {
-    Adds {
-        coefficient: f64,
-        clamp: Option<f64>,
-        discount: f64,
-        early_weight: Option<f64>,
-    },
-    Multiplies {
-        mix: f64,
-        clip: f64,
-        negative_only: bool,
-    },
-}
-
 /// The advantages of one sequence with a teacher in them; `gaps` are teacher minus policy.
-pub fn taught(teacher: &Teacher, advantages: &[f64], gaps: &[f64], valid: &[bool]) -> Vec<f64> {
+///
+/// # Panics
+///
+/// The signal is not known.
+pub fn taught(
+    signal: &TeacherSignalConfig,
+    advantages: &[f64],
+    gaps: &[f64],
+    valid: &[bool],
+) -> Vec<f64> {
     let tokens = 0..gaps.len();
     let at = |t: usize, x: f64| if valid[t] { x } else { 0.0 };
-    let changed = |t: usize| match *teacher {
-        Teacher::Adds {
-            coefficient,
-            clamp,
-            discount,
-            early_weight,
-        } => {
+    let changed = |t: usize| match signal {
+        TeacherSignalConfig::ReverseKl(c) => {
             let clamped = |t: usize| {
-                let limit = clamp.unwrap_or(f64::INFINITY);
+                let limit = c.clamp.unwrap_or(f64::INFINITY);
                 at(t, gaps[t]).max(-limit).min(limit)
             };
             let all: f64 = tokens.clone().map(|t| clamped(t).abs()).sum();
             let weighed = |t: usize| {
                 let before: f64 = (0..t).map(|s| clamped(s).abs()).sum();
                 let left = 1.0 - before / all.max(1e-8);
-                clamped(t) * (1.0 + early_weight.unwrap_or(0.0) * left)
+                clamped(t) * (1.0 + c.early_weight.unwrap_or(0.0) * left)
             };
-            let ahead = (t..gaps.len()).map(|k| discount.powi((k - t) as i32) * weighed(k));
-            advantages[t] + coefficient * ahead.sum::<f64>()
+            let ahead = (t..gaps.len()).map(|k| c.discount.powi((k - t) as i32) * weighed(k));
+            advantages[t] + c.coefficient * ahead.sum::<f64>()
         }
-        Teacher::Multiplies {
-            mix,
-            clip,
-            negative_only,
-        } => match advantages[t] {
+        TeacherSignalConfig::Factor(c) => match advantages[t] {
             0.0 => 0.0,
-            a if a > 0.0 && negative_only => a,
+            a if a > 0.0 && c.negative_only => a,
             a => {
                 let factor = (a.signum() * gaps[t]).exp();
-                a * (1.0 - mix + mix * factor.clamp(1.0 - clip, 1.0 + clip))
+                a * (1.0 - c.mix + c.mix * factor.clamp(1.0 - c.clip, 1.0 + c.clip))
             }
         },
+        other => panic!("the oracle has no words for {other:?}"),
     };
     tokens
         .clone()

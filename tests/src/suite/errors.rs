@@ -1,11 +1,12 @@
 //! What a batch can be refused for, each time naming the tensor or field.
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::Tensor;
 use policy_loss::{
-    Advantages, BatchError, Behavior, GlobalTotals, Implementation, PolicyBatch, PolicyLossConfig,
-    Ratio, Reduction, RolloutCorrection, presets,
+    Advantages, BatchError, Behavior, EntropyBonus, GlobalTotals, Implementation, KlPenalty,
+    PolicyBatch, PolicyLossConfig, Ratio, Reduction, RolloutCorrection, presets,
 };
 
+use crate::compare::assert_names;
 use crate::runner::Runner;
 
 const TIS: RolloutCorrection = presets::tis(0.5, 5.0);
@@ -26,14 +27,6 @@ fn refused(runner: &Runner, config: PolicyLossConfig, batch: PolicyBatch) -> Bat
     let reduced = loss.forward(batch).expect_err("the batch is refused");
     assert_eq!(unreduced.err(), Some(reduced.clone()), "{runner}");
     reduced
-}
-
-/// Fails unless the message holds every part.
-fn assert_names(error: &BatchError, parts: &[&str]) {
-    let message = error.to_string();
-    for part in parts {
-        assert!(message.contains(part), "{message:?} does not name {part:?}");
-    }
 }
 
 /// Shapes that differ from that of `log_probs`.
@@ -86,26 +79,41 @@ pub fn shapes(runner: &Runner) {
 /// What the objective reads must be there; what it does not read need not.
 pub fn missing(runner: &Runner) {
     let against_rollout = Ratio::TOKEN.against(Behavior::Rollout);
-    for (config, needed_by) in [
+    let new = PolicyLossConfig::new;
+    let zeros = || zeros(runner, [2, 3]);
+    let rollout = batch(runner).with_rollout_log_probs(zeros());
+    for (config, tensor, needed_by, given) in [
         (
-            PolicyLossConfig::new().with_rollout_correction(TIS),
+            new().with_rollout_correction(TIS),
+            "rollout_log_probs",
             "rollout_correction",
+            rollout.clone(),
         ),
         (
-            PolicyLossConfig::new().with_ratio(against_rollout),
+            new().with_ratio(against_rollout),
+            "rollout_log_probs",
             "ratio.against",
+            rollout,
+        ),
+        (
+            new().with_kl_penalty(KlPenalty::new(0.1)),
+            "ref_log_probs",
+            "kl_penalty",
+            batch(runner).with_ref_log_probs(zeros()),
+        ),
+        (
+            new().with_entropy_bonus(EntropyBonus::new(0.1)),
+            "entropies",
+            "entropy_bonus",
+            batch(runner).with_entropies(zeros()),
         ),
     ] {
         let error = refused(runner, config, batch(runner));
-        assert_names(
-            &error,
-            &["rollout_log_probs", needed_by, "with_rollout_log_probs"],
-        );
+        assert_names(&error, &[tensor, needed_by, &format!("with_{tensor}")]);
         match error {
-            BatchError::Missing { tensor, .. } => assert_eq!(tensor, "rollout_log_probs"),
+            BatchError::Missing { tensor: named, .. } => assert_eq!(named, tensor, "{runner}"),
             other => panic!("{runner}: {other:?}"),
         }
-        let given = batch(runner).with_rollout_log_probs(zeros(runner, [2, 3]));
         assert!(runner.init(&config).forward(given).is_ok(), "{runner}");
     }
 }
@@ -232,10 +240,15 @@ pub fn totals(runner: &Runner) {
             new().with_tokens(3).with_world_size(0),
             "totals.world_size",
         ),
+        (
+            Reduction::FixedLength { length: 5 },
+            new().with_tokens(10),
+            "totals.sequences",
+        ),
     ] {
         let config = PolicyLossConfig::new().with_reduction(reduction);
         let error = refused(runner, config, batch(runner).with_totals(totals));
-        assert_names(&error, &[field, "above 0"]);
+        assert_names(&error, &[field, "above 0", reduction.name()]);
         match error {
             BatchError::Totals { field: named, .. } => {
                 assert_eq!(named, field, "{runner}, {reduction:?}")
@@ -247,10 +260,7 @@ pub fn totals(runner: &Runner) {
 
 /// Tensors of another backend, in every place.
 pub fn devices(runner: &Runner) {
-    let elsewhere: Device = match runner.backend {
-        "flex" => policy_loss_ndarray::device().expect("every machine has it"),
-        _ => policy_loss_flex::device().expect("every machine has it"),
-    };
+    let elsewhere = runner.elsewhere();
     let (here, there) = (zeros(runner, [2, 3]), Tensor::zeros([2, 3], &elsewhere));
     let new = |old: &Tensor<2>, advantages: Advantages| {
         PolicyBatch::new(here.clone(), old.clone(), advantages)
@@ -284,14 +294,7 @@ pub fn devices(runner: &Runner) {
 /// Types that the device does not compute, whatever its driver claims; before anything is
 /// launched. NdArray cannot even hold a half-width type, so there the answer is all there is.
 pub fn dtypes(runner: &Runner) {
-    let refused_types = |backend: &str| match backend {
-        "flex" => vec![],
-        "ndarray" => vec![DType::F16, DType::BF16],
-        "cuda" => vec![],
-        // f16 is up to the adapter.
-        _ => vec![DType::F64, DType::BF16],
-    };
-    for dtype in refused_types(runner.backend) {
+    for dtype in runner.refused_dtypes() {
         assert!(
             !policy_loss::device::computes(&runner.device, dtype),
             "{runner}: {dtype:?}"

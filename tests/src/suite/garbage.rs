@@ -1,36 +1,25 @@
 //! What stands at a masked position changes no bit.
 
-use burn::tensor::{DType, Tensor};
-use policy_loss::PolicyLossConfig;
+use burn::tensor::DType;
+use policy_loss::{GlobalTotals, PolicyLossConfig};
 
 use crate::busy::{MASKED_ROW, busy};
 use crate::case::{Case, HostAdvantages};
 use crate::compare::bits;
 use crate::configs::describe;
-use crate::runner::{Runner, values};
+use crate::runner::Runner;
 
 const KINDS: [f64; 5] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e30, -1e30];
 
 /// The inputs that garbage is put into.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Input {
-    LogProbs,
-    OldLogProbs,
-    Advantages,
-    Rollout,
-    Reference,
-    Entropies,
-    SegmentIds,
-}
-
-const INPUTS: [Input; 7] = [
-    Input::LogProbs,
-    Input::OldLogProbs,
-    Input::Advantages,
-    Input::Rollout,
-    Input::Reference,
-    Input::Entropies,
-    Input::SegmentIds,
+const INPUTS: [&str; 7] = [
+    "log_probs",
+    "old_log_probs",
+    "advantages",
+    "rollout_log_probs",
+    "ref_log_probs",
+    "entropies",
+    "segment_ids",
 ];
 
 /// Every kind of garbage, every input, every configuration: each input alone with all kinds, and
@@ -39,7 +28,7 @@ pub fn in_every_input(runner: &Runner) {
     let mut patterns = INPUTS.map(|input| (vec![input], KINDS.to_vec())).to_vec();
     patterns.push((INPUTS.to_vec(), KINDS.to_vec()));
     for config in runner.configs() {
-        assert_unseen(runner, config, &patterns);
+        assert_unseen(runner, &runner.exact_dtypes(), config, &patterns);
     }
 }
 
@@ -47,13 +36,18 @@ pub fn in_every_input(runner: &Runner) {
 pub fn of_each_kind(runner: &Runner) {
     let patterns = KINDS.map(|kind| (INPUTS.to_vec(), vec![kind]));
     for config in runner.some_configs() {
-        assert_unseen(runner, config, &patterns);
+        assert_unseen(runner, &runner.exact_dtypes(), config, &patterns);
     }
 }
 
-fn assert_unseen(runner: &Runner, config: PolicyLossConfig, patterns: &[(Vec<Input>, Vec<f64>)]) {
+fn assert_unseen(
+    runner: &Runner,
+    dtypes: &[DType],
+    config: PolicyLossConfig,
+    patterns: &[(Vec<&str>, Vec<f64>)],
+) {
     let clean = busy(2).with_config(config);
-    for dtype in runner.exact_dtypes() {
+    for &dtype in dtypes {
         let expected = bits(&runner.outcome(&clean, dtype));
         for (inputs, kinds) in patterns {
             let case = polluted(&clean, inputs, kinds);
@@ -70,30 +64,24 @@ fn assert_unseen(runner: &Runner, config: PolicyLossConfig, patterns: &[(Vec<Inp
     }
 }
 
-fn polluted(clean: &Case, inputs: &[Input], kinds: &[f64]) -> Case {
+/// A case with garbage of these kinds at its masked tokens.
+pub(super) fn polluted(clean: &Case, inputs: &[&str], kinds: &[f64]) -> Case {
+    let tokens = 0..clean.log_probs.len();
+    let masked: Vec<usize> = tokens.filter(|i| !clean.is_valid(*i)).collect();
     let mut case = clean.clone();
-    for input in inputs {
-        let masked: Vec<usize> = (0..case.log_probs.len())
-            .filter(|i| !case.is_valid(*i))
-            .collect();
-        let values = match input {
-            Input::SegmentIds => {
-                let ids = case.segment_ids.as_mut().expect("busy has some");
-                for i in masked {
-                    ids[i] = 1000 + i as i64;
-                }
-                continue;
-            }
-            Input::LogProbs => &mut case.log_probs,
-            Input::OldLogProbs => &mut case.old_log_probs,
-            Input::Advantages => case.advantages.values_mut(),
-            Input::Rollout => case.rollout_log_probs.as_mut().expect("busy has some"),
-            Input::Reference => case.ref_log_probs.as_mut().expect("busy has some"),
-            Input::Entropies => case.entropies.as_mut().expect("busy has some"),
-        };
-        for (nth, i) in masked.into_iter().enumerate() {
+    for (offset, (name, column)) in case.columns_mut().into_iter().enumerate() {
+        // One advantage for each sequence has no masked tokens.
+        if !inputs.contains(&name) || column.len() != clean.log_probs.len() {
+            continue;
+        }
+        for (nth, &i) in masked.iter().enumerate() {
             // Another offset for each input, so that unlike kinds meet.
-            values[i] = kinds[(nth + *input as usize) % kinds.len()];
+            column[i] = kinds[(nth + offset) % kinds.len()];
+        }
+    }
+    if let (true, Some(ids)) = (inputs.contains(&"segment_ids"), &mut case.segment_ids) {
+        for i in masked {
+            ids[i] = 1000 + i as i64;
         }
     }
     case
@@ -135,16 +123,34 @@ pub fn in_advantages_of_masked_rows(runner: &Runner) {
     }
 }
 
-/// A batch of nothing but garbage.
+/// A batch of nothing but garbage, with and without what a part of a batch is told.
 pub fn everywhere(runner: &Runner) {
+    let totals = GlobalTotals::new()
+        .with_tokens(7)
+        .with_sequences(3)
+        .with_prompts(2)
+        .with_world_size(2);
     for config in runner.configs() {
-        let mut clean = busy(2).with_config(config);
-        clean.action_mask = Some(vec![false; 24]);
-        let case = polluted(&clean, &INPUTS, &KINDS);
-        for dtype in runner.exact_dtypes() {
-            let what = format!("{runner}, {dtype:?}, {}", describe(&config));
-            for bits in bits(&runner.outcome(&case, dtype)) {
-                assert_eq!(f64::from_bits(bits), 0.0, "{what}");
+        let mut alone = busy(2).with_config(config);
+        alone.action_mask = Some(vec![false; 24]);
+        let alone = polluted(&alone, &INPUTS, &KINDS);
+        let part = Case {
+            totals: Some(totals),
+            prompt_tokens: Some(vec![5, 2, 0, 5]),
+            entropy_threshold: Some(0.4),
+            second_moment_limit: Some(0.1),
+            ..alone.clone()
+        };
+        for case in [alone, part] {
+            for dtype in runner.exact_dtypes() {
+                let what = format!(
+                    "{runner}, {dtype:?}, {:?}, {}",
+                    case.totals,
+                    describe(&config)
+                );
+                for bits in bits(&runner.outcome(&case, dtype)) {
+                    assert_eq!(f64::from_bits(bits), 0.0, "{what}");
+                }
             }
         }
     }
@@ -152,27 +158,34 @@ pub fn everywhere(runner: &Runner) {
 
 /// Half-width types, where 1e30 is an infinity.
 pub fn in_half_types(runner: &Runner) {
-    for dtype in runner.half_dtypes() {
-        for config in runner.configs() {
-            let clean = busy(2).with_config(config);
-            let case = polluted(&clean, &INPUTS, &KINDS);
-            let what = format!("{runner}, {dtype:?}, {}", describe(&config));
-            let expected = bits(&runner.outcome(&clean, dtype));
-            assert_eq!(bits(&runner.outcome(&case, dtype)), expected, "{what}");
-        }
+    let patterns = [(INPUTS.to_vec(), KINDS.to_vec())];
+    for config in runner.configs() {
+        assert_unseen(runner, &runner.half_dtypes(), config, &patterns);
     }
 }
 
-/// Reference log-probs that the objective does not read: not even valid ones matter.
-pub fn in_reference_log_probs(runner: &Runner) {
-    let case = busy(2);
-    let dtype = DType::F32;
-    let expected = bits(&runner.outcome(&case, dtype));
-    let leaf = runner.leaf(&case, dtype);
-    let reference: Tensor<2> = runner.tensor(&[f64::NAN; 24], [4, 6], dtype);
-    assert!(values(reference.clone()).iter().all(|x| x.is_nan()));
-    let batch = runner.batch(&case, leaf.clone(), dtype);
-    let batch = batch.with_ref_log_probs(reference);
-    let output = runner.forward("NaN in the reference", &runner.init(&case.config), batch);
-    assert_eq!(bits(&runner.read(&output, &leaf)), expected, "{runner}");
+/// What the objective does not read may be anything at valid tokens, too: it is as if it were not
+/// there, and has no metric.
+pub fn in_what_is_not_read(runner: &Runner) {
+    let without = Case {
+        rollout_log_probs: None,
+        ref_log_probs: None,
+        entropies: None,
+        ..busy(2)
+    };
+    for dtype in runner.exact_dtypes() {
+        let expected = bits(&runner.outcome(&without, dtype));
+        for kind in KINDS {
+            let case = Case {
+                rollout_log_probs: Some(vec![kind; 24]),
+                ref_log_probs: Some(vec![kind; 24]),
+                entropies: Some(vec![kind; 24]),
+                ..without.clone()
+            };
+            let outcome = runner.outcome(&case, dtype);
+            let what = format!("{runner}, {dtype:?}, {kind}");
+            assert_eq!(outcome.metrics.rollout_kl, None, "{what}");
+            assert_eq!(bits(&outcome), expected, "{what}");
+        }
+    }
 }

@@ -1,9 +1,8 @@
 //! What others compute: the reference, and the frameworks.
 
-use burn::tensor::{Bool, DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use policy_loss::{Reduction, within_second_moment};
 
-use crate::case::Case;
 use crate::compare::{Tolerance, assert_all_near, assert_near, assert_outcome};
 use crate::golden::{Directory, frameworks, openrlhf, peers, real_rollout, sums, verl_rollout};
 use crate::runner::{Runner, values};
@@ -131,8 +130,7 @@ pub fn second_moment_masks(runner: &Runner) {
         let mask = case.action_mask.clone().expect("every case has one");
         for dtype in runner.exact_dtypes() {
             let gaps: Tensor<2> = runner.tensor(&gaps, shape, dtype);
-            let mask = TensorData::new(mask.clone(), shape);
-            let mask = Tensor::<2, Bool>::from_data(mask, &runner.device);
+            let mask = runner.mask(&mask, shape);
             let actual = within_second_moment(gaps, Some(mask), threshold);
             let actual = values(actual.expect("accepted").float());
             let actual: Vec<bool> = actual.iter().map(|kept| *kept == 1.0).collect();
@@ -227,12 +225,7 @@ pub fn rollout_diagnostics(runner: &Runner) {
     for (case, expected) in runner.share(cases) {
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", case.name);
-            let read = |case: &Case| {
-                let batch = runner.batch(case, runner.leaf(case, dtype), dtype);
-                let diagnostics = batch.rollout_diagnostics().expect(&what);
-                diagnostics.read().expect("they can be read")
-            };
-            let actual = read(&case);
+            let actual = runner.diagnostics(&case, dtype);
             let tolerance = Tolerance::value(dtype).at_least(2e-8);
             for (name, expected) in &expected {
                 let named = actual.named();
@@ -252,7 +245,7 @@ pub fn rollout_diagnostics(runner: &Runner) {
                 garbage.old_log_probs[i] = f64::NAN;
                 garbage.rollout_log_probs.as_mut().expect("given")[i] = f64::INFINITY;
             }
-            assert_eq!(read(&garbage), actual, "{what}");
+            assert_eq!(runner.diagnostics(&garbage, dtype), actual, "{what}");
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use burn::tensor::{Bool, DType, Tensor};
 use policy_loss::{
-    BatchError, Clip, GradientMass, Histogram, Inspection, MissingRolloutLogProbs,
-    PolicyLossConfig, Ratio, TokenDetails,
+    Clip, GradientMass, Histogram, Inspection, MissingRolloutLogProbs, PolicyLossConfig,
+    TokenDetails,
 };
 
 use crate::busy::busy;
@@ -196,13 +196,4 @@ pub fn nothing_is_counted(runner: &Runner) {
         assert!(shares.iter().all(|(_, share)| *share == 0.0), "{runner}");
         assert_eq!(read.gradient.lost(), 0.0, "{runner}");
     }
-}
-
-/// Those of different objectives mean different things.
-pub fn others_are_not_merged(runner: &Runner) {
-    let dtype = runner.exact_dtypes()[0];
-    let one = inspection(runner, &busy(0), dtype);
-    let other = busy(0).with_config(PolicyLossConfig::new().with_ratio(Ratio::SEQUENCE));
-    let error = one.merge(&inspection(runner, &other, dtype));
-    assert_eq!(error.expect_err("another objective"), BatchError::Merge);
 }

@@ -1,9 +1,7 @@
 //! What a mask does: the forms that trainers hold it in, and which tokens count.
 
 use burn::tensor::{Bool, Tensor, TensorData};
-use policy_loss::{
-    BatchError, GlobalTotals, PolicyLossConfig, Reduction, action_mask, action_mask_from_tensor,
-};
+use policy_loss::{BatchError, PolicyLossConfig, Reduction, action_mask, action_mask_from_tensor};
 
 use super::sequence_ratio::gspo;
 use crate::busy::busy;
@@ -124,39 +122,6 @@ pub fn only_valid_tokens_count(runner: &Runner) {
             .loss(-ratio)
             .gradient(&[0.0, 0.0, -ratio])
             .check(runner);
-    }
-}
-
-/// Without a valid token, everything is 0, with and without totals.
-pub fn nothing_valid(runner: &Runner) {
-    let totals = GlobalTotals::new()
-        .with_tokens(7)
-        .with_sequences(3)
-        .with_prompts(2)
-        .with_world_size(2);
-    for config in runner.configs() {
-        for totals in [None, Some(totals)] {
-            let name = format!("{totals:?}, {}", describe(&config));
-            let mut case = busy(0).with_config(config);
-            case.name = name;
-            case.action_mask = Some(vec![false; 24]);
-            case.totals = totals;
-            // What a part of a batch is told besides.
-            case.prompt_tokens = totals.map(|_| vec![5, 2, 0, 5]);
-            case.entropy_threshold = totals.map(|_| 0.4);
-            case.second_moment_limit = totals.map(|_| 0.1);
-            for dtype in runner.exact_dtypes() {
-                let outcome = runner.outcome(&case, dtype);
-                let what = format!("{runner}, {dtype:?}, {}", case.name);
-                assert_eq!(outcome.loss, 0.0, "{what}: loss");
-                for (name, value) in outcome.metrics.named() {
-                    assert_eq!(value.unwrap_or(0.0), 0.0, "{what}: {name}");
-                }
-                for gradient in outcome.gradient.iter().flatten() {
-                    assert_eq!(*gradient, 0.0, "{what}: gradient");
-                }
-            }
-        }
     }
 }
 

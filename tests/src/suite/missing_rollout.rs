@@ -124,11 +124,7 @@ pub fn diagnostics_are_of_the_others(runner: &Runner) {
         mask[i] = false;
     }
     for dtype in runner.exact_dtypes() {
-        let read = |case: &Case| {
-            let batch = runner.batch(case, runner.leaf(case, dtype), dtype);
-            let diagnostics = batch.rollout_diagnostics().expect("it is a batch");
-            diagnostics.read().expect("they can be read")
-        };
+        let read = |case: &Case| runner.diagnostics(case, dtype);
         let (actual, mut expected) = (read(&case()), read(&without));
         assert_eq!(actual.missing, COUNTED, "{runner}, {dtype:?}");
         assert_eq!(expected.missing, 0.0, "{runner}, {dtype:?}");

@@ -5,18 +5,9 @@ use policy_loss::{
     RolloutCorrection, RolloutWeight, Surrogate,
 };
 
-use crate::case::{Case, HostAdvantages};
+use crate::case::{COLUMNS, Case, HostAdvantages};
 use crate::configs::describe;
 use crate::runner::{Outcome, Runner};
-
-const INPUTS: [&str; 6] = [
-    "log_probs",
-    "old_log_probs",
-    "advantages",
-    "rollout_log_probs",
-    "ref_log_probs",
-    "entropies",
-];
 
 /// One token of two sequences holds `value` in `input`; the last one is masked.
 fn case(input: &str, value: f64) -> Case {
@@ -24,15 +15,11 @@ fn case(input: &str, value: f64) -> Case {
     case.rollout_log_probs = Some(vec![0.1; 6]);
     case.ref_log_probs = Some(vec![-0.2; 6]);
     case.entropies = Some(vec![0.7; 6]);
-    let values = match input {
-        "log_probs" => &mut case.log_probs,
-        "old_log_probs" => &mut case.old_log_probs,
-        "advantages" => case.advantages.values_mut(),
-        "ref_log_probs" => case.ref_log_probs.as_mut().expect("given"),
-        "entropies" => case.entropies.as_mut().expect("given"),
-        _ => case.rollout_log_probs.as_mut().expect("given"),
-    };
-    values[4] = value;
+    for (name, column) in case.columns_mut() {
+        if name == input {
+            column[4] = value;
+        }
+    }
     case.action_mask = Some(vec![true, true, true, true, true, false]);
     case
 }
@@ -56,7 +43,7 @@ pub fn values_are_seen(runner: &Runner) {
         };
         // Without a correction, which has metrics of the gap.
         let against_rollout = objective.reads_rollout() && objective.rollout_correction.is_none();
-        for input in INPUTS {
+        for input in COLUMNS {
             let is_rollout = input == "rollout_log_probs";
             let is_read = match input {
                 "rollout_log_probs" => objective.reads_rollout(),
@@ -157,7 +144,7 @@ pub fn dropped_values(runner: &Runner) {
 
 /// Large is not infinite.
 pub fn large_values_are_finite(runner: &Runner) {
-    for input in INPUTS {
+    for input in COLUMNS {
         for value in [1e30, -1e30] {
             let case = case(input, value);
             for dtype in runner.exact_dtypes() {

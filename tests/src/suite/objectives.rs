@@ -1,15 +1,13 @@
 //! What the parts of an objective need, and the forms that a batch can have.
 
 use burn::tensor::{DType, Tensor};
-use policy_loss::{
-    BatchError, Clip, EntropyBonus, Implementation, KlPenalty, PolicyBatch, PolicyLossConfig,
-    Surrogate,
-};
+use policy_loss::{BatchError, Clip, Implementation, PolicyBatch, PolicyLossConfig, Surrogate};
 
 use crate::busy::busy;
-use crate::case::{Case, HostAdvantages};
+use crate::case::Case;
 use crate::compare::{
-    Tolerance, assert_agrees_with_oracle, assert_all_near, assert_metrics, assert_near, bits,
+    Tolerance, assert_agrees_with_oracle, assert_all_near, assert_metrics, assert_names,
+    assert_near, bits,
 };
 use crate::configs::{self, describe};
 use crate::runner::{Runner, values};
@@ -113,7 +111,7 @@ pub fn packed_sequences(runner: &Runner) {
             let valid: Vec<bool> = sources.iter().map(|i| case.is_valid(*i)).collect();
             let told = values(details.valid.float());
             assert!(told.iter().map(|told| *told != 0.0).eq(valid), "{what}");
-            let outcome = runner.read(&runner.forward(&what, &loss, batch), &leaf);
+            let outcome = runner.read(&runner.forward(&what, &loss, batch), &leaf, None);
             assert_near(value, &what, outcome.loss, expected.loss);
             let metrics = Metrics(expected.metrics.named());
             assert_metrics(value, &what, &outcome.metrics, &metrics);
@@ -141,49 +139,20 @@ fn pack(case: &Case) -> (Case, Vec<usize>, Vec<usize>) {
     let masked = (0..case.log_probs.len()).find(|i| !case.is_valid(*i));
     sources.push(masked.expect("busy has padding"));
     ids.push(0);
-    let pick = |values: &[f64]| -> Vec<f64> { sources.iter().map(|i| values[*i]).collect() };
     let mut packed = case.clone();
     packed.sequences = 1;
     packed.tokens = sources.len();
-    packed.log_probs = pick(&case.log_probs);
-    packed.old_log_probs = pick(&case.old_log_probs);
-    packed.advantages = HostAdvantages::Token(pick(case.advantages.values()));
-    packed.rollout_log_probs = case.rollout_log_probs.as_deref().map(pick);
-    packed.ref_log_probs = case.ref_log_probs.as_deref().map(pick);
-    packed.entropies = case.entropies.as_deref().map(pick);
+    for (_, column) in packed.columns_mut() {
+        *column = sources.iter().map(|i| column[*i]).collect();
+    }
     let turns = case.segment_ids.as_ref().expect("busy has some");
     packed.segment_ids = Some(sources.iter().map(|i| turns[*i]).collect());
     packed.action_mask = Some(sources.iter().map(|i| case.is_valid(*i)).collect());
     (packed, ids, sources)
 }
 
-/// A part that reads a tensor names it where it is missing; the numbers of packed sequences are
-/// checked.
-pub fn missing_inputs(runner: &Runner) {
-    let zeros = || Tensor::<2>::zeros([2, 3], &runner.device);
-    let batch = || PolicyBatch::new(zeros(), zeros(), zeros());
-    let composed = PolicyLossConfig::new().with_implementation(Implementation::Composed);
-    for (config, tensor, part) in [
-        (
-            composed.with_kl_penalty(KlPenalty::new(0.1)),
-            "ref_log_probs",
-            "kl_penalty",
-        ),
-        (
-            composed.with_entropy_bonus(EntropyBonus::new(0.1)),
-            "entropies",
-            "entropy_bonus",
-        ),
-    ] {
-        let loss = config.init().expect("it is valid");
-        let error = loss.forward(batch()).expect_err("a tensor is missing");
-        let message = error.to_string();
-        for name in [tensor, part, &format!("with_{tensor}")] {
-            assert!(message.contains(name), "{runner}: {message}");
-        }
-        let given = batch().with_ref_log_probs(zeros()).with_entropies(zeros());
-        assert!(loss.forward(given).is_ok(), "{runner}: {tensor}");
-    }
+/// The numbers of packed sequences are checked.
+pub fn sequence_ids(runner: &Runner) {
     let loss = PolicyLossConfig::new()
         .with_surrogate(Clip::default())
         .init()
@@ -199,12 +168,11 @@ pub fn missing_inputs(runner: &Runner) {
         (vec![0, 1, 3], "sequence_ids"),
         (vec![0, 0, 0], "advantages"),
     ] {
-        let error = packed(ids).expect_err("the numbers are wrong").to_string();
-        assert!(error.contains(name), "{runner}: {error}");
+        assert_names(packed(ids).expect_err("the numbers are wrong"), &[name]);
     }
-    let rows = batch().with_sequence_ids(vec![0; 3]);
-    let error = loss.forward(rows).expect_err("two rows").to_string();
-    assert!(error.contains("[1, N]"), "{runner}: {error}");
+    let zeros = || Tensor::<2>::zeros([2, 3], &runner.device);
+    let rows = PolicyBatch::new(zeros(), zeros(), zeros()).with_sequence_ids(vec![0; 3]);
+    assert_names(loss.forward(rows).expect_err("two rows"), &["[1, N]"]);
 }
 
 /// The diagnostics of a batch without a valid token are 0; without `rollout_log_probs` there are
@@ -213,15 +181,12 @@ pub fn rollout_diagnostics_of_nothing(runner: &Runner) {
     let mut nothing = busy(0);
     nothing.action_mask = Some(vec![false; 24]);
     let dtype = runner.exact_dtypes()[0];
-    let batch = |case: &Case| runner.batch(case, runner.leaf(case, dtype), dtype);
-    let values = batch(&nothing)
-        .rollout_diagnostics()
-        .expect("it is a batch");
-    for (name, value) in values.read().expect("they can be read").named() {
+    for (name, value) in runner.diagnostics(&nothing, dtype).named() {
         assert_eq!(value, 0.0, "{runner}: {name} of nothing");
     }
     nothing.rollout_log_probs = None;
-    let error = batch(&nothing).rollout_diagnostics().expect_err("missing");
+    let batch = runner.batch(&nothing, runner.leaf(&nothing, dtype), dtype);
+    let error = batch.rollout_diagnostics().expect_err("missing");
     assert!(error.to_string().contains("rollout_log_probs"), "{error}");
 }
 
@@ -255,9 +220,7 @@ pub fn jensen_shannon(runner: &Runner) {
             let mut case = Case::new("one token", [1, 1]);
             case.old_log_probs = vec![log_p];
             case.rollout_log_probs = Some(vec![log_q]);
-            let batch = runner.batch(&case, runner.leaf(&case, dtype), dtype);
-            let diagnostics = batch.rollout_diagnostics().expect("it is a batch");
-            let actual = diagnostics.read().expect("it can be read").jensen_shannon;
+            let actual = runner.diagnostics(&case, dtype).jensen_shannon;
             let case = case.rounded(dtype, dtype);
             let logs = [
                 case.old_log_probs[0],
@@ -284,9 +247,7 @@ pub fn jensen_shannon(runner: &Runner) {
         let mut case = Case::new("near", [1, 1]);
         case.old_log_probs = vec![-0.5];
         case.rollout_log_probs = Some(vec![-0.5 - 2f64.powi(-12)]);
-        let batch = runner.batch(&case, runner.leaf(&case, dtype), dtype);
-        let diagnostics = batch.rollout_diagnostics().expect("it is a batch");
-        let actual = diagnostics.read().expect("it can be read").jensen_shannon;
+        let actual = runner.diagnostics(&case, dtype).jensen_shannon;
         let [p, q] = [-0.5f64, -0.5 - 2f64.powi(-12)].map(f64::exp);
         let mean = (p + q) / 2.0;
         let expected = (p - q).powi(2) / (8.0 * mean * (1.0 - mean));

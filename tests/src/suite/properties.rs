@@ -4,8 +4,9 @@ use policy_loss::Surrogate;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
+use super::garbage::polluted;
 use super::shards::rows_of;
-use crate::case::{Case, HostAdvantages};
+use crate::case::{COLUMNS, Case, HostAdvantages};
 use crate::compare::{Tolerance, assert_agrees_with_oracle, assert_all_near, assert_metrics, bits};
 use crate::runner::Runner;
 use policy_loss_oracle::Metrics;
@@ -15,7 +16,7 @@ const SHAPES: [[usize; 2]; 5] = [[1, 1], [1, 7], [3, 1], [3, 5], [4, 16]];
 
 /// Tries `property` on random cases, the same ones each time; on a slow device on a few, of one
 /// shape and two configurations, because every new one is compiled for.
-pub(super) fn for_all(runner: &Runner, count: u32, property: impl Fn(Case)) {
+fn for_all(runner: &Runner, count: u32, property: impl Fn(Case)) {
     let (count, shapes, configs) = match runner.is_slow() {
         true => (count / 8, &SHAPES[3..4], runner.some_configs()),
         false => (count, &SHAPES[..], runner.configs()),
@@ -104,20 +105,7 @@ pub fn masked_content_changes_nothing(runner: &Runner) {
         7.0,
     ];
     for_all(runner, 48, |case| {
-        let mut other = case.clone();
-        for i in 0..case.log_probs.len() {
-            if case.is_valid(i) {
-                continue;
-            }
-            other.log_probs[i] = garbage[i % 7];
-            other.old_log_probs[i] = garbage[(i + 1) % 7];
-            other.rollout_log_probs.as_mut().expect("given")[i] = garbage[(i + 3) % 7];
-            other.ref_log_probs.as_mut().expect("given")[i] = garbage[(i + 2) % 7];
-            other.entropies.as_mut().expect("given")[i] = garbage[(i + 4) % 7];
-            if let HostAdvantages::Token(values) = &mut other.advantages {
-                values[i] = garbage[(i + 5) % 7];
-            }
-        }
+        let other = polluted(&case, &COLUMNS, &garbage);
         for dtype in runner.exact_dtypes() {
             let (one, two) = (runner.outcome(&case, dtype), runner.outcome(&other, dtype));
             assert_eq!(bits(&one), bits(&two), "{dtype:?}");

@@ -156,25 +156,6 @@ pub fn open_sides(runner: &Runner) {
     check("a lower bound", &farther, Bounds::at_least(0.5), 0.0);
 }
 
-/// Without a correction, rollout log-probs are ignored, and their metrics absent.
-pub fn ignored_rollout(runner: &Runner) {
-    for dtype in runner.exact_dtypes() {
-        let without = Row::new("no correction", &[0.1, 0.2, 0.3]).case;
-        let with = Case {
-            rollout_log_probs: Some(vec![1000.0, f64::NAN, f64::INFINITY]),
-            ..without.clone()
-        };
-        let outcome = runner.outcome(&with, dtype);
-        let what = format!("{runner}, {dtype:?}");
-        assert_eq!(outcome.metrics.rollout_kl, None, "{what}");
-        assert_eq!(
-            crate::compare::bits(&outcome),
-            crate::compare::bits(&runner.outcome(&without, dtype)),
-            "{what}"
-        );
-    }
-}
-
 /// A filter of segments drops a turn and keeps the others of its sequence.
 pub fn of_segments(runner: &Runner) {
     let within = |bounds| {

@@ -10,7 +10,7 @@ use policy_loss_kernels::Kind;
 use policy_loss_oracle::{Metrics, Random};
 
 use crate::busy::{MASKED_ROW, busy};
-use crate::case::{Case, HostAdvantages};
+use crate::case::Case;
 use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_near};
 use crate::configs::describe;
 use crate::row::Row;
@@ -250,11 +250,15 @@ pub fn other_metrics_are_not_merged(runner: &Runner) {
         config.with_ratio(Ratio::SEQUENCE),
         config.with_reduction(Reduction::SequenceMean),
     ] {
+        let looked_at = |config| inspection(runner, &busy(0).with_config(config), DType::F32);
+        let error = looked_at(config).merge(&looked_at(other));
+        assert_eq!(error.err(), Some(BatchError::Merge), "{runner}");
         let error = one.merge(&metrics(other)).expect_err("another objective");
         assert_eq!(error, BatchError::Merge, "{runner}");
         assert!(error.to_string().contains("objective"), "{runner}: {error}");
     }
-    let elsewhere = PolicyBatch::new(there(runner), there(runner), there(runner));
+    let there = || Tensor::<2>::zeros([2, 3], &runner.elsewhere());
+    let elsewhere = PolicyBatch::new(there(), there(), there());
     let elsewhere = config.init().expect("valid").forward(elsewhere);
     let error = one.merge(&elsewhere.expect("accepted").metrics);
     let error = error.expect_err("another device");
@@ -268,14 +272,6 @@ pub fn other_metrics_are_not_merged(runner: &Runner) {
         ),
         "{runner}: {error}"
     );
-}
-
-fn there(runner: &Runner) -> Tensor<2> {
-    let elsewhere = match runner.backend {
-        "flex" => policy_loss_ndarray::device(),
-        _ => policy_loss_flex::device(),
-    };
-    Tensor::zeros([2, 3], &elsewhere.expect("every machine has it"))
 }
 
 /// One to five parts of uneven size: some without a row, some without a valid token.
@@ -335,22 +331,12 @@ fn whole(config: PolicyLossConfig) -> Case {
 }
 
 fn joined(cases: &[Case]) -> Case {
-    let concat =
-        |part: fn(&Case) -> &[f64]| -> Vec<f64> { cases.iter().flat_map(part).copied().collect() };
     let mut joined = cases[0].clone();
-    joined.sequences = cases.iter().map(|case| case.sequences).sum();
-    joined.log_probs = concat(|case| &case.log_probs);
-    joined.old_log_probs = concat(|case| &case.old_log_probs);
-    joined.advantages = HostAdvantages::Token(concat(|case| case.advantages.values()));
-    joined.rollout_log_probs = Some(concat(|case| {
-        case.rollout_log_probs.as_deref().expect("busy has some")
-    }));
-    joined.ref_log_probs = Some(concat(|case| {
-        case.ref_log_probs.as_deref().expect("busy has some")
-    }));
-    joined.entropies = Some(concat(|case| {
-        case.entropies.as_deref().expect("busy has some")
-    }));
+    for mut case in cases[1..].iter().cloned() {
+        joined.sequences += case.sequences;
+        let columns = joined.columns_mut().into_iter().zip(case.columns_mut());
+        columns.for_each(|((_, all), (_, more))| all.append(more));
+    }
     let turns = cases.iter().flat_map(|case| case.segment_ids.clone());
     joined.segment_ids = Some(turns.flatten().collect());
     let masks = cases.iter().flat_map(|case| case.action_mask.clone());
@@ -386,19 +372,12 @@ fn shard_of(whole: &Case, rows: &[usize], totals: GlobalTotals) -> Case {
 
 /// A batch of some rows of another one.
 pub fn rows_of(case: &Case, rows: &[usize]) -> Case {
-    let tokens = |values: &[f64]| -> Vec<f64> { pick(values, rows, case.tokens) };
     let mut part = case.clone();
     part.sequences = rows.len();
-    part.log_probs = tokens(&case.log_probs);
-    part.old_log_probs = tokens(&case.old_log_probs);
-    part.advantages = match &case.advantages {
-        HostAdvantages::Token(values) => HostAdvantages::Token(tokens(values)),
-        HostAdvantages::Column(values) => HostAdvantages::Column(pick(values, rows, 1)),
-        HostAdvantages::Sequence(values) => HostAdvantages::Sequence(pick(values, rows, 1)),
-    };
-    part.rollout_log_probs = case.rollout_log_probs.as_deref().map(tokens);
-    part.ref_log_probs = case.ref_log_probs.as_deref().map(tokens);
-    part.entropies = case.entropies.as_deref().map(tokens);
+    for (_, column) in part.columns_mut() {
+        // There may be one advantage for each sequence.
+        *column = pick(column, rows, column.len() / case.sequences);
+    }
     part.segment_ids = case
         .segment_ids
         .as_deref()

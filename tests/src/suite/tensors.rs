@@ -1,15 +1,11 @@
 //! The forms of tensors: views of other ones, that do not lie in memory row by row, and types, also
 //! mixed.
 
-use burn::tensor::{Bool, DType, Tensor, TensorData};
-use policy_loss::PolicyBatch;
-use policy_loss_oracle::Metrics;
+use burn::tensor::{DType, Tensor};
 
 use crate::busy::busy;
 use crate::case::{Case, HostAdvantages};
-use crate::compare::{
-    Tolerance, assert_all_near, assert_metrics, assert_near, assert_outcome, bits,
-};
+use crate::compare::{assert_outcome, bits};
 use crate::configs::describe;
 use crate::runner::{Outcome, Runner, values};
 
@@ -92,34 +88,24 @@ pub fn views(runner: &Runner) {
 fn viewed(runner: &Runner, layout: Layout, case: &Case, dtype: DType) -> Outcome {
     let shape = [case.sequences, case.tokens];
     // NaN around a slice: reading beyond its edge is seen.
-    let whole = |values: &[f64]| -> Tensor<2> {
+    let cut = |values: &[f64]| -> Tensor<2> {
         let values = layout.host(values, shape, f64::NAN);
-        runner.tensor(&values, layout.shape(shape), dtype)
+        let whole: Tensor<2> = runner.tensor(&values, layout.shape(shape), dtype);
+        view!(layout, whole, shape)
     };
-    let cut = |values: &[f64]| -> Tensor<2> { view!(layout, whole(values), shape) };
-    let mut leaf = whole(&case.log_probs);
-    if runner.is_tracked() {
-        leaf = leaf.require_grad();
-    }
+    let leaf = layout.host(&case.log_probs, shape, f64::NAN);
+    let leaf: Tensor<2> = runner.tracked(&leaf, layout.shape(shape), dtype);
     let mask = case.action_mask.as_ref().expect("busy has one");
-    let mask = TensorData::new(layout.host(mask, shape, true), layout.shape(shape));
-    let mask = Tensor::<2, Bool>::from_data(mask, &runner.device);
+    let mask = runner.mask(&layout.host(mask, shape, true), layout.shape(shape));
     let turns = case.segment_ids.as_ref().expect("busy has some");
     let turns = runner.integers(&layout.host(turns, shape, 77), layout.shape(shape));
-    let rollout = case.rollout_log_probs.as_ref().expect("busy has some");
-    let batch = PolicyBatch::new(
-        view!(layout, leaf.clone(), shape),
-        cut(&case.old_log_probs),
-        cut(case.advantages.values()),
-    )
-    .with_rollout_log_probs(cut(rollout))
-    .with_ref_log_probs(cut(case.ref_log_probs.as_ref().expect("busy has some")))
-    .with_entropies(cut(case.entropies.as_ref().expect("busy has some")))
-    .with_action_mask(view!(layout, mask, shape))
-    .with_segment_ids(view!(layout, turns, shape))
-    .with_prompt_ids(case.prompt_ids.clone().expect("busy has some"));
+    let log_probs = view!(layout, leaf.clone(), shape);
+    let batch = runner
+        .batch_of(case, log_probs, |_, values, _| cut(values))
+        .with_action_mask(view!(layout, mask, shape))
+        .with_segment_ids(view!(layout, turns, shape));
     let output = runner.forward(&case.name, &runner.init(&case.config), batch);
-    runner.read(&output, &leaf)
+    runner.read(&output, &leaf, None)
 }
 
 /// One row of memory, seen as many rows: the gradients of all of them end up in it.
@@ -145,19 +131,15 @@ pub fn expanded(runner: &Runner) {
                 runner.tensor(&row[..6], [1, 6], dtype).expand([4, 6])
             };
             let mask = many.action_mask.as_ref().expect("given");
-            let mask = TensorData::new(mask[..6].to_vec(), [1, 6]);
-            let batch = PolicyBatch::new(
-                leaf.clone().expand([4, 6]),
-                runner.tensor(&many.old_log_probs, [4, 6], dtype),
-                expand(many.advantages.values()),
-            )
-            .with_rollout_log_probs(expand(many.rollout_log_probs.as_ref().expect("given")))
-            .with_ref_log_probs(expand(many.ref_log_probs.as_ref().expect("given")))
-            .with_entropies(expand(many.entropies.as_ref().expect("given")))
-            .with_action_mask(Tensor::<2, Bool>::from_data(mask, &runner.device).expand([4, 6]))
-            .with_prompt_ids(many.prompt_ids.clone().expect("each its own"));
+            let log_probs = leaf.clone().expand([4, 6]);
+            let batch = runner
+                .batch_of(&many, log_probs, |name, values, shape| match name {
+                    "old_log_probs" => runner.tensor(values, shape, dtype),
+                    _ => expand(values),
+                })
+                .with_action_mask(runner.mask(&mask[..6], [1, 6]).expand([4, 6]));
             let output = runner.forward("expanded", &runner.init(&config), batch);
-            let outcome = runner.read(&output, &leaf);
+            let outcome = runner.read(&output, &leaf, None);
             let mut expected = many.rounded(dtype, dtype).answer();
             let column = |t: usize| (0..4).map(|row| expected.gradient[row * 6 + t]).sum();
             expected.gradient = (0..6).map(column).collect();
@@ -183,7 +165,7 @@ pub fn strided_leaf(runner: &Runner) {
         let what = format!("{runner}, {dtype:?}, a strided leaf");
         let contiguous = runner.outcome(&case, dtype);
         assert_eq!(
-            bits(&runner.read(&output, &leaf)),
+            bits(&runner.read(&output, &leaf, None)),
             bits(&contiguous),
             "{what}"
         );
@@ -208,27 +190,6 @@ pub fn mixed_types(runner: &Runner) {
                 assert_eq!(outcome.dtype, arithmetic, "{what}: the type of the loss");
                 let rounded = case.rounded(*log_probs, *others);
                 assert_outcome(&what, *log_probs, &outcome, &rounded.answer());
-            }
-        }
-    }
-}
-
-/// f16 and bf16 against f32 on the same rounded inputs: the loss and the metrics are those of
-/// f32, the gradient is one rounding away.
-pub fn half_against_single(runner: &Runner) {
-    for dtype in runner.half_dtypes() {
-        for config in runner.some_configs() {
-            let case = busy(1).with_config(config).rounded(dtype, dtype);
-            let what = format!("{runner}, {dtype:?}, {}", describe(&config));
-            let half = runner.outcome(&case, dtype);
-            let single = runner.outcome(&case, DType::F32);
-            let tolerance = Tolerance::value(DType::F32);
-            assert_near(tolerance, &format!("{what}: loss"), half.loss, single.loss);
-            let metrics = Metrics(single.metrics.named());
-            assert_metrics(tolerance, &what, &half.metrics, &metrics);
-            if let (Some(half), Some(single)) = (half.gradient, single.gradient) {
-                let tolerance = Tolerance::gradient(dtype);
-                assert_all_near(tolerance, &format!("{what}: gradient"), &half, &single);
             }
         }
     }

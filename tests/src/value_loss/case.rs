@@ -1,6 +1,6 @@
 //! One batch on the host, with the loss to apply to it.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use policy_loss::{GlobalTotals, Reduction, ValueBatch, ValueLossConfig, ValueLossOutput};
 
 use super::oracle::{Answer, Batch, solve};
@@ -119,11 +119,7 @@ impl Case {
 
     /// The values on a runner's device, tracked where the mode tracks.
     pub fn leaf(&self, runner: &Runner, dtype: DType) -> Tensor<2> {
-        let leaf = runner.tensor(&self.values, [self.sequences, self.tokens], dtype);
-        match runner.is_tracked() {
-            true => leaf.require_grad(),
-            false => leaf,
-        }
+        runner.tracked(&self.values, [self.sequences, self.tokens], dtype)
     }
 
     /// The batch around given values; old values only where a clip needs them.
@@ -134,8 +130,7 @@ impl Case {
             batch = batch.with_old_values(runner.tensor(&self.old_values, shape, dtype));
         }
         if let Some(mask) = &self.mask {
-            let data = TensorData::new(mask.clone(), shape);
-            batch = batch.with_action_mask(Tensor::from_data(data, &runner.device));
+            batch = batch.with_action_mask(runner.mask(mask, shape));
         }
         match self.totals {
             Some(totals) => batch.with_totals(totals),

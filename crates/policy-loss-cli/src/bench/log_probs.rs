@@ -31,7 +31,7 @@ struct Report {
 
 #[derive(Debug, Serialize)]
 struct Line {
-    name: &'static str,
+    name: String,
     median_ms: f64,
     spread_ms: f64,
     /// Of the products that this needs at the least: one, or three with gradients.
@@ -131,7 +131,7 @@ impl Report {
                 )
             });
             table.add_row([
-                line.name.to_owned(),
+                line.name.clone(),
                 format!(
                     "{:.1} ms (spread {:.1}), {:.2} TFLOP/s{memory}{errors}",
                     line.median_ms, line.spread_ms, line.teraflops_per_second
@@ -171,17 +171,10 @@ pub enum Contestant {
 }
 
 impl Contestant {
-    fn name(self) -> &'static str {
-        match self {
-            Self::OneProduct => "one_product",
-            Self::ForwardOnly => "forward_only",
-            Self::ThreeProducts => "three_products",
-            Self::FourProducts => "four_products",
-            Self::Naive => "naive",
-            Self::TokenLogProbs => "token_log_probs",
-            Self::LinearLogProbs => "linear_log_probs",
-            Self::LinearPolicyLoss => "linear_policy_loss",
-        }
+    /// As the command line has it.
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or(String::new(), |value| value.get_name().to_owned())
     }
 
     /// How many products this needs at the least.

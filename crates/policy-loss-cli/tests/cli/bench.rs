@@ -2,13 +2,11 @@
 
 use serde_json::Value;
 
-use crate::support::{CPU_BACKENDS, program};
+use crate::support::{Batch, CPU_BACKENDS, program, refuses, stdout};
 
 fn bench(more: &[&str]) -> Value {
     let arguments = ["bench", "--rounds", "1", "--json"];
-    let output = program().args(arguments).args(more).output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{more:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    serde_json::from_str(&stdout(program().args(arguments).args(more))).unwrap()
 }
 
 #[test]
@@ -80,34 +78,22 @@ fn log_probs_of_a_type_and_what_is_chosen() {
 
 #[test]
 fn an_objective_of_a_file() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("objective.json");
-    std::fs::write(&path, r#"{ "entropy_bonus": { "coefficient": 0.01 } }"#).unwrap();
-    let config = ["--config", path.to_str().unwrap()];
+    let directory = Batch::default().write();
+    let config = directory.config(r#"{ "entropy_bonus": { "coefficient": 0.01 } }"#);
     let sizes = ["--batch", "3", "--tokens", "40"];
-    let report = bench(&[&config[..], &sizes].concat());
-    assert!(
-        report["objective"]
-            .as_str()
-            .unwrap()
-            .ends_with("objective.json")
-    );
+    let report = bench(&[&["--config", &config][..], &sizes].concat());
+    let objective = report["objective"].as_str().unwrap();
+    assert!(objective.ends_with("config.json"), "{objective}");
     for field in ["fused", "fused_repeated", "composed", "copy"] {
         let value = &report[format!("{field}_ns_per_token")];
         assert!(value.as_f64().unwrap() > 0.0, "{field}: {value}");
     }
-    std::fs::write(&path, r#"{ "rato": 1 }"#).unwrap();
-    let refused = program().arg("bench").args(config).output().unwrap();
-    assert_eq!(refused.status.code(), Some(3));
-    let message = String::from_utf8(refused.stderr).unwrap();
-    assert!(message.contains("rato"), "{message}");
+    let config = directory.config(r#"{ "rato": 1 }"#);
+    refuses(program().args(["bench", "--config", &config]), 3, &["rato"]);
 }
 
 #[test]
 fn sizes_beyond_an_index_are_refused() {
     let arguments = ["bench", "--what", "log-probs", "--vocab", "4000000000"];
-    let output = program().args(arguments).output().unwrap();
-    assert_eq!(output.status.code(), Some(3));
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert!(message.contains("--vocab 4000000000"), "{message}");
+    refuses(program().args(arguments), 3, &["--vocab 4000000000"]);
 }

@@ -67,9 +67,7 @@ fn totals() {
 #[test]
 fn totals_that_nothing_divides_by() {
     let batch = Batch::two_rows().write();
-    let sum = batch.beside("sum.json");
-    std::fs::write(&sum, r#"{"reduction": "token_sum"}"#).unwrap();
-    let sum = sum.to_str().unwrap();
+    let sum = &batch.config(r#"{"reduction": "token_sum"}"#);
     let (tokens, sequences) = ("--global-tokens", "--global-sequences");
     let cases: [(&[&str], &[&str], &str); 4] = [
         (&["--preset", "ppo"], &[sequences], "divides by tokens"),
@@ -115,14 +113,13 @@ fn arguments_of_the_other_benchmark() {
 #[test]
 fn what_is_read_is_not_overwritten() {
     let batch = Batch::two_rows().write();
-    let config = batch.beside("objective.json");
-    std::fs::write(&config, "{}").unwrap();
+    let config = batch.config("{}");
     let grad_out = |path: &std::path::Path, what: &str| {
-        let arguments = ["--config", config.to_str().unwrap(), "--grad-out"];
+        let arguments = ["--config", &config, "--grad-out"];
         let path = path.to_str().unwrap();
         batch.refuses(&[&arguments[..], &[path]].concat(), 3, &[path, what]);
     };
-    grad_out(&config, "would overwrite the --config");
+    grad_out(config.as_ref(), "would overwrite the --config");
     grad_out(&batch.path(), "would overwrite the batch");
     let linked = batch.beside("linked.safetensors");
     #[cfg(unix)]

@@ -2,24 +2,19 @@
 
 use serde_json::Value;
 
-use crate::support::{Batch, Written, close, program, refuses};
+use crate::support::{Batch, Written, close, program, refuses, stdout};
 
 fn compare(batch: &Written, arguments: &[&str]) -> String {
     let mut command = program();
-    command.arg("compare").arg(batch.path()).args(arguments);
-    let output = command.output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    stdout(command.arg("compare").arg(batch.path()).args(arguments))
 }
 
 #[test]
 fn each_objective_is_what_eval_says() {
     let batch = Batch::two_rows().write();
-    let file = batch.beside("objective.json");
-    std::fs::write(&file, r#"{"surrogate": {"policy_gradient": {}}}"#).unwrap();
+    let config = batch.config(r#"{"surrogate": {"policy_gradient": {}}}"#);
     let names = ["ppo", "gspo", "cispo", "sapo"];
-    let mut arguments = vec!["--json", "--config", file.to_str().unwrap()];
+    let mut arguments = vec!["--json", "--config", &config];
     for name in names {
         arguments.extend(["--preset", name]);
     }

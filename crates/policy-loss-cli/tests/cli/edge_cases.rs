@@ -18,51 +18,15 @@ const THIRD: f64 = 1.0 / 3.0;
 const ONES: [f32; 3] = [1.0; 3];
 const MINUS_ONES: [f32; 3] = [-1.0; 3];
 
-fn corrected(kind: &'static str, gap: f32) -> Batch {
-    // `old - rollout` is `gap` at the first token.
-    assert!(["tis", "icepop"].contains(&kind));
-    Batch::row(&[0.0; 3], &ONES).f32("rollout_log_probs", &[1, 3], &[-gap, 0.0, 0.0])
+/// `old - rollout` is 3 at the first token.
+fn apart() -> Batch {
+    Batch::row(&[0.0; 3], &ONES).f32("rollout_log_probs", &[1, 3], &[-3.0, 0.0, 0.0])
 }
 
+/// Each gives its objective, a mask or totals in another way; the library's own tests have the numbers
+/// of all the others.
 fn cases() -> Vec<Case> {
     vec![
-        Case {
-            name: "A1: nothing has changed",
-            batch: Batch::row(&[0.0; 3], &ONES),
-            arguments: &[],
-            loss: -1.0,
-            clip_ratio: 0.0,
-            ppo_kl: 0.0,
-            gradient: &[-THIRD, -THIRD, -THIRD],
-        },
-        Case {
-            name: "A2: clipped above",
-            batch: Batch::row(&[0.5, 0.0, 0.0], &ONES),
-            arguments: &[],
-            loss: -3.2 / 3.0,
-            clip_ratio: THIRD,
-            ppo_kl: -0.5 / 3.0,
-            gradient: &[0.0, -THIRD, -THIRD],
-        },
-        Case {
-            name: "A3: clipped below",
-            batch: Batch::row(&[-0.5, 0.0, 0.0], &MINUS_ONES),
-            arguments: &["--preset", "ppo"],
-            loss: 2.8 / 3.0,
-            clip_ratio: THIRD,
-            ppo_kl: 0.5 / 3.0,
-            gradient: &[0.0, THIRD, THIRD],
-        },
-        Case {
-            name: "A4: the pessimistic side is not clipped",
-            batch: Batch::row(&[0.5, -0.5], &[-1.0, 1.0]),
-            arguments: &[],
-            // (e^.5 - e^-.5) / 2
-            loss: 0.521_095_305,
-            clip_ratio: 0.0,
-            ppo_kl: 0.0,
-            gradient: &[0.824_360_635, -0.303_265_33],
-        },
         Case {
             name: "A5: clip-higher",
             batch: Batch::row(&[0.24, 0.26, 0.0], &ONES),
@@ -71,15 +35,6 @@ fn cases() -> Vec<Case> {
             clip_ratio: THIRD,
             ppo_kl: -0.5 / 3.0,
             gradient: &[-0.42375, 0.0, -THIRD],
-        },
-        Case {
-            name: "A6: no advantage",
-            batch: Batch::row(&[0.5, -3.0, 7.0], &[0.0; 3]),
-            arguments: &[],
-            loss: 0.0,
-            clip_ratio: 0.0,
-            ppo_kl: -1.5,
-            gradient: &[0.0; 3],
         },
         Case {
             name: "B1: dual clip",
@@ -91,33 +46,6 @@ fn cases() -> Vec<Case> {
             gradient: &[0.0, THIRD, THIRD],
         },
         Case {
-            name: "C1, C4: far above",
-            batch: Batch::row(&[100.0, 0.0, 0.0], &ONES),
-            arguments: &[],
-            loss: -3.2 / 3.0,
-            clip_ratio: THIRD,
-            ppo_kl: -100.0 / 3.0,
-            gradient: &[0.0, -THIRD, -THIRD],
-        },
-        Case {
-            name: "C2: far above, on the side without a clip",
-            batch: Batch::row(&[100.0, 0.0, 0.0], &MINUS_ONES),
-            arguments: &[],
-            loss: 1.617_217_32e8,
-            clip_ratio: 0.0,
-            ppo_kl: -100.0 / 3.0,
-            gradient: &[0.0, THIRD, THIRD],
-        },
-        Case {
-            name: "F1: a masked row under the token mean",
-            batch: masked_row(),
-            arguments: &["--preset", "ppo"],
-            loss: -1.0,
-            clip_ratio: 0.0,
-            ppo_kl: 0.0,
-            gradient: &[-THIRD, -THIRD, -THIRD, 0.0, 0.0, 0.0],
-        },
-        Case {
             name: "F1: a masked row under the sequence mean",
             batch: masked_row(),
             arguments: &["--preset", "grpo"],
@@ -127,17 +55,8 @@ fn cases() -> Vec<Case> {
             gradient: &[-THIRD, -THIRD, -THIRD, 0.0, 0.0, 0.0],
         },
         Case {
-            name: "G1: one ratio per sequence",
-            batch: Batch::row(&[0.0, 0.1, 0.0], &ONES),
-            arguments: &["--openrlhf", r#"{"policy_loss_type": "gspo"}"#],
-            loss: -1.033_895,
-            clip_ratio: 0.0,
-            ppo_kl: -0.1 / 3.0,
-            gradient: &[-0.344_632, -0.344_632, -0.344_632],
-        },
-        Case {
             name: "H1: tis cuts the weight to 5",
-            batch: corrected("tis", 3.0),
+            batch: apart(),
             arguments: &[
                 "--openrlhf",
                 r#"{"enable_vllm_is_correction": true, "vllm_is_truncated_threshold": [0.5, 5]}"#,
@@ -146,19 +65,6 @@ fn cases() -> Vec<Case> {
             clip_ratio: 0.0,
             ppo_kl: 0.0,
             gradient: &[-5.0 / 3.0, -THIRD, -THIRD],
-        },
-        Case {
-            name: "H3: icepop drops the token, however large the weight",
-            batch: corrected("icepop", 1000.0),
-            arguments: &[
-                "--openrlhf",
-                r#"{"enable_vllm_is_correction": true, "vllm_is_truncated_threshold": [0.5, 5],
-                    "vllm_is_correction_type": "icepop"}"#,
-            ],
-            loss: -2.0 / 3.0,
-            clip_ratio: 0.0,
-            ppo_kl: 0.0,
-            gradient: &[0.0, -THIRD, -THIRD],
         },
         Case {
             name: "I1: global totals",
@@ -177,9 +83,10 @@ fn cases() -> Vec<Case> {
 fn means_over_prompts() {
     let batch = Batch::two_rows().i64("prompt_ids", &[2], &[5, 5]);
     let written = batch.write();
-    let config = written.beside("mean.json");
-    std::fs::write(&config, r#"{"reduction": "prompt_mean"}"#).unwrap();
-    let config = ["--config", config.to_str().unwrap()];
+    let config = [
+        "--config",
+        &written.config(r#"{"reduction": "prompt_mean"}"#),
+    ];
     let one = written.evaluate(&config);
     // All tokens answer one prompt.
     let tokens = written.evaluate(&[]);
@@ -249,9 +156,8 @@ fn segments() {
     let batch = Batch::row(&[0.1, 0.3, -0.1, -0.1], &[1.0; 4]);
     let mean = |batch: &Batch| {
         let written = batch.write();
-        let config = written.beside("segments.json");
-        std::fs::write(&config, r#"{"ratio": {"level": "segment"}}"#).unwrap();
-        let report = written.evaluate(&["--config", config.to_str().unwrap()]);
+        let config = written.config(r#"{"ratio": {"level": "segment"}}"#);
+        let report = written.evaluate(&["--config", &config]);
         report.report["metrics"]["ratio_mean"].as_f64().unwrap()
     };
     let [one, first, second] = [0.05_f64, 0.2, -0.1].map(f64::exp);
@@ -289,9 +195,8 @@ fn segments() {
 fn an_entropy_threshold() {
     let batch = Batch::row(&[0.0; 4], &[1.0; 4]).f32("entropies", &[1, 4], &[0.1, 0.2, 0.3, 0.4]);
     let written = batch.write();
-    let config = written.beside("mask.json");
-    std::fs::write(&config, r#"{"entropy_mask": {"share": 0.5}}"#).unwrap();
-    let [config, path] = ["--config", config.to_str().unwrap()];
+    let path = written.config(r#"{"entropy_mask": {"share": 0.5}}"#);
+    let [config, path] = ["--config", &path];
     let [total, eight] = ["--global-tokens", "8"];
     let dropped = |arguments: &[&str]| {
         let all: Vec<&str> = [config, path].iter().chain(arguments).copied().collect();
@@ -322,9 +227,8 @@ fn an_entropy_threshold() {
 #[test]
 fn a_second_moment_limit() {
     let written = Batch::row(&[0.1, 0.2, 0.5, -0.5], &[1.0; 4]).write();
-    let config = written.beside("moment.json");
-    std::fs::write(&config, r#"{"surrogate": {"second_moment_mask": {}}}"#).unwrap();
-    let [config, path] = ["--config", config.to_str().unwrap()];
+    let path = written.config(r#"{"surrogate": {"second_moment_mask": {}}}"#);
+    let [config, path] = ["--config", &path];
     let [total, eight] = ["--global-tokens", "8"];
     let dropped = |arguments: &[&str]| {
         let all: Vec<&str> = [config, path].iter().chain(arguments).copied().collect();
@@ -383,17 +287,9 @@ fn every_case_on_every_cpu_backend() {
 }
 
 #[test]
-fn a_dual_clipped_token_is_counted_by_itself() {
-    let batch = Batch::row(&[5f32.ln(), 0.0, 0.0], &MINUS_ONES).write();
-    let report = batch.evaluate(&["--preset", "dual_clip_ppo"]).report;
-    let dual_clipped = report["metrics"]["dual_clipped"].as_f64().unwrap();
-    close(dual_clipped, THIRD, 1e-6, "dual_clipped");
-}
-
-#[test]
 fn rollout_kl_is_null_without_a_correction() {
     // H5: given, and not used.
-    let batch = corrected("tis", 3.0).write();
+    let batch = apart().write();
     let plain = batch.evaluate(&[]).report;
     assert_eq!(plain["rollout_kl"], Value::Null);
     assert_eq!(plain["metrics"]["weight_mean"], Value::Null);
@@ -401,9 +297,8 @@ fn rollout_kl_is_null_without_a_correction() {
 
     let config =
         r#"{"rollout_correction": {"weight": {"mode": {"truncate": {"low": 0.5, "high": 5.0}}}}}"#;
-    let file = batch.beside("config.json");
-    std::fs::write(&file, config).unwrap();
-    let report = batch.evaluate(&["--config", file.to_str().unwrap()]).report;
+    let config = batch.config(config);
+    let report = batch.evaluate(&["--config", &config]).report;
     close(
         report["rollout_kl"].as_f64().unwrap(),
         -1.0,
@@ -412,28 +307,4 @@ fn rollout_kl_is_null_without_a_correction() {
     );
     let weight_mean = report["metrics"]["weight_mean"].as_f64().unwrap();
     close(weight_mean, 7.0 / 3.0, 1e-6, "weight_mean");
-}
-
-#[test]
-fn shards_add_up_to_the_undivided_batch() {
-    let whole = Batch::two_rows().write().evaluate(&[]);
-    let first = Batch::default()
-        .f32("log_probs", &[1, 3], &[-0.1, 0.3, -0.4])
-        .f32("old_log_probs", &[1, 3], &[-0.2, 0.0, 0.1])
-        .f32("advantages", &[1], &[1.0]);
-    let second = Batch::default()
-        .f32("log_probs", &[1, 3], &[0.5, -0.6, 0.05])
-        .f32("old_log_probs", &[1, 3], &[0.0, 0.1, 0.0])
-        .f32("advantages", &[1], &[-0.5]);
-    let mut loss = 0.0;
-    let mut gradient = Vec::new();
-    for shard in [first, second] {
-        let part = shard.write().evaluate(&["--global-tokens", "6"]);
-        loss += part.report["loss"].as_f64().unwrap();
-        gradient.extend(part.gradient.values);
-    }
-    close(loss, whole.report["loss"].as_f64().unwrap(), 1e-6, "loss");
-    for (got, expected) in gradient.iter().zip(whole.gradient.values) {
-        close(*got, expected, 1e-6, "gradient");
-    }
 }

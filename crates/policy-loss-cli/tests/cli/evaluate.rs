@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use crate::support::{Batch, CPU_BACKENDS, Written, close};
+use crate::support::{Batch, CPU_BACKENDS, Written, close, stdout};
 
 /// What the mask of `two_rows` must become, whatever it is written in.
 const MASK: [u8; 6] = [1, 1, 0, 0, 1, 0];
@@ -188,8 +188,7 @@ fn non_finite_values_reach_the_report() {
 #[test]
 fn json_is_one_object_with_these_fields() {
     let batch = Batch::two_rows().write();
-    let output = batch.eval(&["--json"]).output().unwrap();
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report: Value = serde_json::from_str(&stdout(&mut batch.eval(&["--json"]))).unwrap();
     let mut names: Vec<_> = report.as_object().unwrap().keys().collect();
     names.sort_unstable();
     assert_eq!(
@@ -260,8 +259,7 @@ fn a_closer_look_is_taken_when_it_is_asked_for() {
     );
     close(share("kept"), kept / (clipped + kept), 1e-6, "kept");
 
-    let output = batch.eval(&["--inspect"]).output().unwrap();
-    let table = String::from_utf8(output.stdout).unwrap();
+    let table = stdout(&mut batch.eval(&["--inspect"]));
     for part in ["log_ratio", "0.2 to 0.5", "-1 to -0.5", "truncated"] {
         assert!(table.contains(part), "{part:?} is not in\n{table}");
     }
@@ -292,9 +290,7 @@ fn the_implementation_is_chosen_by_name() {
 #[test]
 fn the_table_says_what_was_computed_and_where() {
     let batch = Batch::two_rows().write();
-    let output = batch.eval(&[]).output().unwrap();
-    assert_eq!(output.status.code(), Some(0));
-    let table = String::from_utf8(output.stdout).unwrap();
+    let table = stdout(&mut batch.eval(&[]));
     for part in [
         "2 x 3, 6 valid tokens in 2 sequences",
         "ppo (default)",
@@ -306,8 +302,7 @@ fn the_table_says_what_was_computed_and_where() {
         assert!(table.contains(part), "{part:?} is not in\n{table}");
     }
     assert!(!table.contains('\u{1b}'), "plain text only");
-    let named = batch.eval(&["--preset", "dapo"]).output().unwrap();
-    let named = String::from_utf8(named.stdout).unwrap();
+    let named = stdout(&mut batch.eval(&["--preset", "dapo"]));
     assert!(named.contains("--preset dapo"));
     assert!(named.contains(r#""high":0.28"#));
 }
@@ -315,8 +310,7 @@ fn the_table_says_what_was_computed_and_where() {
 #[test]
 fn a_gradient_names_its_objective_and_is_written_only_when_asked_for() {
     let batch = Batch::two_rows().write();
-    let output = batch.eval(&["--preset", "dapo"]).output().unwrap();
-    assert!(output.status.success());
+    stdout(&mut batch.eval(&["--preset", "dapo"]));
     assert_eq!(
         batch.path().parent().unwrap().read_dir().unwrap().count(),
         1
@@ -328,9 +322,7 @@ fn a_gradient_names_its_objective_and_is_written_only_when_asked_for() {
     let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
     let metadata = metadata.metadata().clone().unwrap();
     // The text of the metadata is a configuration again.
-    std::fs::write(batch.beside("config.json"), &metadata["config"]).unwrap();
-    let config = batch.beside("config.json");
-    let again = batch.evaluate(&["--config", config.to_str().unwrap()]);
+    let again = batch.evaluate(&["--config", &batch.config(&metadata["config"])]);
     assert_eq!(again.report, evaluated.report);
     assert_eq!(again.gradient, evaluated.gradient);
 }

@@ -2,17 +2,15 @@
 
 use serde_json::Value;
 
-use crate::support::{Batch, close, program};
+use crate::support::{Batch, close, program, stdout};
 
-fn stdout(arguments: &[&str]) -> String {
-    let output = program().args(arguments).output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}");
-    String::from_utf8(output.stdout).unwrap()
+fn said(arguments: &[&str]) -> String {
+    stdout(program().args(arguments))
 }
 
 #[test]
 fn devices_say_what_there_is_and_what_is_missing() {
-    let listed: Value = serde_json::from_str(&stdout(&["devices", "--json"])).unwrap();
+    let listed: Value = serde_json::from_str(&said(&["devices", "--json"])).unwrap();
     let backends = listed["backends"].as_array().unwrap();
     let names: Vec<_> = backends.iter().map(|entry| &entry["backend"]).collect();
     assert_eq!(names, ["flex", "ndarray", "wgpu", "cuda"]);
@@ -27,7 +25,7 @@ fn devices_say_what_there_is_and_what_is_missing() {
         assert_eq!(found, entry["missing"].is_null(), "{entry}");
         assert_eq!(found, entry["remedy"].is_null(), "{entry}");
     }
-    let table = stdout(&["devices"]);
+    let table = said(&["devices"]);
     assert!(table.contains("f64, f32, f16, bf16"), "{table}");
     if cfg!(not(feature = "cuda")) {
         assert!(table.contains("--features cuda"), "{table}");
@@ -44,22 +42,19 @@ fn presets_are_what_config_takes() {
         )
         .f32("ref_log_probs", &[2, 3], &[-0.3, 0.1, 0.2, 0.0, 0.0, -0.4])
         .write();
-    let listed: Value = serde_json::from_str(&stdout(&["presets", "--json"])).unwrap();
+    let listed: Value = serde_json::from_str(&said(&["presets", "--json"])).unwrap();
     let presets = listed["presets"].as_array().unwrap();
     assert!(presets.len() >= 30);
-    let table = stdout(&["presets"]);
+    let table = said(&["presets"]);
     for preset in presets {
         let name = preset["name"].as_str().unwrap();
         for field in ["formula", "source"] {
             assert!(!preset[field].as_str().unwrap().is_empty(), "{name}");
         }
         assert!(table.contains(name), "{table}");
-        let config = batch.beside("config.json");
-        std::fs::write(&config, preset["config"].to_string()).unwrap();
+        let config = batch.config(preset["config"].to_string());
         let by_name = batch.evaluate(&["--preset", name]).report;
-        let by_config = batch
-            .evaluate(&["--config", config.to_str().unwrap()])
-            .report;
+        let by_config = batch.evaluate(&["--config", &config]).report;
         assert_eq!(by_name, by_config, "{name}");
     }
 }
@@ -79,7 +74,7 @@ fn the_default_objective_is_ppo() {
 #[test]
 fn help_lists_the_exit_codes() {
     for arguments in [&["--help"][..], &["eval", "--help"], &["eval", "-h"]] {
-        let help = stdout(arguments);
+        let help = said(arguments);
         for part in [
             "Exit codes:",
             "3  bad input",
@@ -88,7 +83,7 @@ fn help_lists_the_exit_codes() {
             assert!(help.contains(part), "{help}");
         }
     }
-    let help = stdout(&["eval", "--help"]);
+    let help = said(&["eval", "--help"]);
     for part in [
         "rollout_log_probs",
         "action_mask",

@@ -43,101 +43,64 @@ fn a_rollout_that_is_missing() {
     ];
     batch.refuses(&["--openrlhf", openrlhf], 3, &telling);
 
-    let config = batch.beside("config.json");
-    std::fs::write(&config, r#"{"ratio": {"against": "rollout"}}"#).unwrap();
+    let config = batch.config(r#"{"ratio": {"against": "rollout"}}"#);
     let telling = [
         "`rollout_log_probs` is missing",
         "`ratio.against = rollout`",
     ];
-    batch.refuses(&["--config", config.to_str().unwrap()], 3, &telling);
+    batch.refuses(&["--config", &config], 3, &telling);
 }
 
 #[test]
 fn shapes_that_do_not_fit() {
-    let rows = Batch::two_rows;
-    let zeros = [0.0; 12];
-    let cases = [
-        (
-            rows().f32("log_probs", &[6], &zeros[..6]),
-            "`log_probs` has shape [6]; expected [B, T]",
-        ),
-        (
-            rows().f32("log_probs", &[1, 2, 3], &zeros[..6]),
-            "`log_probs` has shape [1, 2, 3]; expected [B, T]",
-        ),
-        (
-            rows().f32("log_probs", &[], &zeros[..1]),
-            "`log_probs` has shape []",
-        ),
-        (
-            rows().f32("old_log_probs", &[3, 2], &zeros[..6]),
-            "`old_log_probs` has shape [3, 2]; expected [2, 3]",
-        ),
-        (
-            rows().f32("advantages", &[3], &zeros[..3]),
-            "`advantages` has shape [3]; expected [2, 3], [2, 1] or [2]",
-        ),
-        (
-            rows().f32("advantages", &[1, 3], &zeros[..3]),
-            "`advantages` has shape [1, 3]; expected [2, 3], [2, 1] or [2]",
-        ),
-        (
-            rows().f32("advantages", &[2, 3, 1], &zeros[..6]),
-            "`advantages` has shape [2, 3, 1]; expected [B, T], [B, 1] or [B]",
-        ),
-        (
-            rows().f32("advantages", &[], &zeros[..1]),
-            "`advantages` has shape []",
-        ),
-        (
-            rows().f32("action_mask", &[2, 2], &zeros[..4]),
-            "`action_mask` has shape [2, 2]; expected [2, 3]",
-        ),
-        (
-            rows().f32("action_mask", &[6], &zeros[..6]),
-            "`action_mask` has shape [6]",
-        ),
-        (
-            rows().f32("rollout_log_probs", &[2, 4], &zeros[..8]),
-            "`rollout_log_probs` has shape [2, 4]",
-        ),
-        (
-            rows().f32("ref_log_probs", &[4, 3], &zeros),
-            "`ref_log_probs` has shape [4, 3]",
-        ),
-    ];
-    for (batch, telling) in cases {
-        batch.write().refuses(&[], 3, &[telling]);
+    for (name, shape, expected) in [
+        ("log_probs", &[6][..], "; expected [B, T]"),
+        ("log_probs", &[1, 2, 3], "; expected [B, T]"),
+        ("log_probs", &[], ""),
+        ("old_log_probs", &[3, 2], "; expected [2, 3]"),
+        ("advantages", &[3], "; expected [2, 3], [2, 1] or [2]"),
+        ("advantages", &[1, 3], "; expected [2, 3], [2, 1] or [2]"),
+        ("advantages", &[2, 3, 1], "; expected [B, T], [B, 1] or [B]"),
+        ("advantages", &[], ""),
+        ("action_mask", &[2, 2], "; expected [2, 3]"),
+        ("action_mask", &[6], ""),
+        ("rollout_log_probs", &[2, 4], ""),
+        ("ref_log_probs", &[4, 3], ""),
+    ] {
+        let zeros = vec![0.0; shape.iter().product()];
+        let batch = Batch::two_rows().f32(name, shape, &zeros).write();
+        let telling = format!("`{name}` has shape {shape:?}{expected}");
+        batch.refuses(&[], 3, &[&telling]);
     }
 }
 
 #[test]
 fn types_that_are_no_floats() {
-    let integers = Batch::two_rows().i64("log_probs", &[2, 3], &[0; 6]);
-    let telling = ["`log_probs` is I64; expected a float tensor: F64, F32, F16 or BF16"];
-    integers.write().refuses(&[], 3, &telling);
-    let bytes = Batch::two_rows().raw("advantages", Dtype::U8, &[2], vec![1, 1]);
-    bytes
-        .write()
-        .refuses(&[], 3, &["`advantages` is U8; expected a float"]);
-    let eighths = Batch::two_rows().raw("old_log_probs", Dtype::F8_E4M3, &[2, 3], vec![0; 6]);
-    eighths
-        .write()
-        .refuses(&[], 3, &["`old_log_probs` is F8_E4M3; expected a float"]);
-    let eighths = Batch::two_rows().raw("action_mask", Dtype::F8_E5M2, &[2, 3], vec![0; 6]);
-    eighths.write().refuses(
-        &[],
-        3,
-        &["`action_mask` is F8_E5M2; expected BOOL, an integer"],
-    );
+    let floats = "expected a float tensor: F64, F32, F16 or BF16";
+    for (name, dtype, size, expected) in [
+        ("log_probs", Dtype::I64, 8, floats),
+        ("advantages", Dtype::U8, 1, floats),
+        ("old_log_probs", Dtype::F8_E4M3, 1, floats),
+        (
+            "action_mask",
+            Dtype::F8_E5M2,
+            1,
+            "expected BOOL, an integer",
+        ),
+    ] {
+        let batch = Batch::two_rows().raw(name, dtype, &[2, 3], vec![0; 6 * size]);
+        let telling = format!("`{name}` is {dtype}; {expected}");
+        batch.write().refuses(&[], 3, &[&telling]);
+    }
 }
 
 #[test]
 fn masks_that_are_weights() {
     let mask = |values: [f32; 6]| Batch::two_rows().f32("action_mask", &[2, 3], &values);
-    let half = mask([1.0, 1.0, 1.0, 1.0, 1.0, 0.5]);
-    half.write()
-        .refuses(&[], 3, &["holds 0.5 at [1, 2]", "accepted: 0 and 1"]);
+    let tenth = mask([1.0, 1.0, 1.0, 1.0, 1.0, 0.1]);
+    tenth
+        .write()
+        .refuses(&[], 3, &["holds 0.1 at [1, 2]", "accepted: 0 and 1"]);
     mask([1.0, f32::NAN, 1.0, 1.0, 1.0, 1.0])
         .write()
         .refuses(&[], 3, &["holds NaN at [0, 1]"]);

@@ -222,9 +222,7 @@ fn refused(batch: &Written, argument: &str, value: &str, error: &str) {
 }
 
 fn refused_config(batch: &Written, text: &str, error: &str) {
-    let path = batch.beside("config.json");
-    std::fs::write(&path, text).unwrap();
-    refused(batch, "--config", path.to_str().unwrap(), error);
+    refused(batch, "--config", &batch.config(text), error);
 }
 
 #[test]
@@ -266,9 +264,7 @@ fn nothing_is_left_that_a_terminal_obeys() {
         r#"{"surrogate": {"clip": {"l\u202eow": 1}}}"#,
         "{\"a\\n\\u001b\": nul}",
     ] {
-        let path = batch.beside("config.json");
-        std::fs::write(&path, text).unwrap();
-        let mut command = batch.eval(&["--config", path.to_str().unwrap()]);
+        let mut command = batch.eval(&["--config", &batch.config(text)]);
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(3), "{text}");
         assert_printable(&output.stderr, 1);
@@ -294,16 +290,14 @@ fn assert_printable(stderr: &[u8], lines: usize) {
 #[test]
 fn marks_in_front_of_the_text() {
     let batch = Batch::two_rows().write();
-    let path = batch.beside("config.json");
-    let path_text = path.to_str().unwrap();
-    std::fs::write(&path, "\u{feff}{\"reduction\": \"token_sum\"}").unwrap();
-    let marked = batch.evaluate(&["--config", path_text]).report;
-    std::fs::write(&path, "{\"reduction\": \"token_sum\"}").unwrap();
-    assert_eq!(marked, batch.evaluate(&["--config", path_text]).report);
-    std::fs::write(&path, b"\xff\xfe{\0}\0").unwrap();
-    batch.refuses(&["--config", path_text], 3, &["is UTF-16", "UTF-8"]);
-    std::fs::write(&path, b"{\xe9}").unwrap();
-    batch.refuses(&["--config", path_text], 3, &["is no text", "UTF-8"]);
+    let evaluate = |text: &str| batch.evaluate(&["--config", &batch.config(text)]).report;
+    let plain = "{\"reduction\": \"token_sum\"}";
+    assert_eq!(evaluate(&format!("\u{feff}{plain}")), evaluate(plain));
+    let refuses = |text: &[u8], telling: &[&str]| {
+        batch.refuses(&["--config", &batch.config(text)], 3, telling);
+    };
+    refuses(b"\xff\xfe{\0}\0", &["is UTF-16", "UTF-8"]);
+    refuses(b"{\xe9}", &["is no text", "UTF-8"]);
 }
 
 #[test]

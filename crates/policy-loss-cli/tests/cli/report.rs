@@ -6,8 +6,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::rollout::data;
-use crate::support::{Batch, Written, program, refuses};
+use crate::support::{Batch, Written, data, program, refuses};
 
 /// Makes a page, which must succeed.
 fn report(arguments: &[&str], out: &Path) -> String {

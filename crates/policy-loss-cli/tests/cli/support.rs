@@ -16,6 +16,12 @@ pub const CPU_BACKENDS: &[&str] = &[
     "ndarray",
 ];
 
+/// A file that the tests share.
+pub fn data(name: &str) -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.join("../../tests/data").join(name)
+}
+
 /// The program.
 pub fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_policy-loss"))
@@ -151,6 +157,13 @@ impl Written {
         self.directory.path().join(name)
     }
 
+    /// Writes `config.json` beside it, and says where that is.
+    pub fn config(&self, text: impl AsRef<[u8]>) -> String {
+        let path = self.beside("config.json");
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
     /// `policy-loss eval` on this batch.
     pub fn eval(&self, arguments: &[&str]) -> Command {
         let mut command = program();
@@ -213,6 +226,14 @@ fn widen<const SIZE: usize>(bytes: &[u8], read: fn([u8; SIZE]) -> f64) -> Vec<f6
     let (values, rest) = bytes.as_chunks::<SIZE>();
     assert!(rest.is_empty());
     values.iter().map(|bytes| read(*bytes)).collect()
+}
+
+/// What a command prints, which must succeed.
+pub fn stdout(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{command:?}\n{stderr}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Asserts that a command fails with this code, with an error that says all of this and no result.

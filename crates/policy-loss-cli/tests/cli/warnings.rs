@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::rollout::data;
-use crate::support::{Batch, Written, program};
+use crate::support::{Batch, Written, data, program};
 
 /// The names of the warnings, which must be said to people as well, each once.
 fn warned(batch: &Written, arguments: &[&str]) -> Vec<String> {
@@ -93,10 +92,9 @@ fn each_warns_on_a_batch_made_for_it() {
         assert_eq!(warned(&many, &["--openrlhf", correction]), [name]);
     }
 
-    let mask = many.beside("mask.json");
-    std::fs::write(&mask, r#"{"off_policy_mask": {"delta": 0.01}}"#).unwrap();
+    let mask = many.config(r#"{"off_policy_mask": {"delta": 0.01}}"#);
     let masked = Batch::row(&[-0.1; 20], &[-1.0; 20]).write();
-    let arguments = ["--config", mask.to_str().unwrap()];
+    let arguments = ["--config", &mask];
     assert_eq!(warned(&masked, &arguments), ["tokens_off_policy"]);
 
     let groups = |rewards: &[f32]| {

@@ -68,11 +68,9 @@ fn rollout_of(model: &Llama, device: &Device) -> Rollout {
         answer: &answer,
     };
     let batch = TokenBatch::new(&[sequence], device);
-    let (hidden, targets) = batch.answers(model);
     let log_probs = LogProbsConfig::new().init().expect("it is valid");
-    let output = log_probs.forward_linear(hidden, &model.head(), targets);
-    let output = output.expect("it is computed").log_probs;
-    let mut log_probs = output.try_into_vec_as::<f32>().expect("f32");
+    let rows = batch.log_prob_rows(model, &log_probs);
+    let mut log_probs = rows.expect("it is computed").remove(0);
     log_probs.push(f32::NAN);
     Rollout {
         tokens: vec![4, 5, 6, -1],

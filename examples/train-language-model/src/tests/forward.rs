@@ -1,13 +1,15 @@
 //! The model against the plain loops.
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
-use policy_loss::{LogProbsConfig, LogProbsTokens};
+use burn::tensor::Device;
+use policy_loss::LogProbsConfig;
 use safetensors::Dtype;
 
+use super::collect;
 use super::oracle::next_log_probs;
 use super::tiny::Tiny;
+use super::training::tensors;
 use crate::batch::{Sequence, TokenBatch};
 use crate::model::Llama;
 use crate::weights;
@@ -32,15 +34,9 @@ fn sequences() -> Vec<Sequence<'static>> {
 
 fn trained_log_probs(model: &Llama, device: &Device) -> Vec<Vec<f32>> {
     let batch = TokenBatch::new(&sequences(), device);
-    let (hidden, targets) = batch.answers(model);
     let log_probs = LogProbsConfig::new().init().expect("it has a meaning");
-    let mask = Some(batch.action_mask.clone());
-    let tokens = LogProbsTokens::new(targets).with_action_mask(mask);
-    let output = log_probs.forward_linear(hidden, &model.head(), tokens);
-    let values = output.expect("the shapes fit").log_probs;
-    let [_, columns] = values.dims();
-    let values = values.try_into_vec_as::<f32>().expect("f32");
-    values.chunks(columns).map(<[f32]>::to_vec).collect()
+    let rows = batch.log_prob_rows(model, &log_probs);
+    rows.expect("the shapes fit")
 }
 
 fn assert_equals_the_loops(tiny: &Tiny, model: &Llama, device: &Device) {
@@ -81,18 +77,7 @@ fn what_is_saved_is_what_was_loaded() {
         let path = copy.path().join("model.safetensors");
         // A model that is being trained is saved as well as one that is not.
         weights::save(&model.train(), copy.path()).expect("it is written");
-        let bytes = std::fs::read(path).expect("it is there");
-        let file = safetensors::SafeTensors::deserialize(&bytes).expect("it is whole");
-        assert_eq!(file.len(), tiny.tensors.len());
-        for (name, tensor) in &tiny.tensors {
-            let view = file.tensor(name).expect("it has the name of Hugging Face");
-            let (chunks, _) = view.data().as_chunks::<4>();
-            let values: Vec<f32> = chunks.iter().map(|c| f32::from_le_bytes(*c)).collect();
-            assert_eq!(
-                (view.shape(), values),
-                (&tensor.shape[..], tensor.values.clone())
-            );
-        }
+        assert_eq!(tensors(&path), tiny.tensors);
         let again = weights::load(copy.path(), &device).expect("it is whole");
         assert_equals_the_loops(&tiny, &again, &device);
     }
@@ -100,24 +85,12 @@ fn what_is_saved_is_what_was_loaded() {
 
 /// The gradient of the sum of all log-probs, by the numbers of the parameters.
 fn gradients(model: &Llama, sequences: &[Sequence], device: &Device) -> Vec<Vec<f32>> {
-    struct Collect<'a>(&'a GradientsParams, Vec<Vec<f32>>);
-    impl ModuleVisitor for Collect<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let gradient = self.0.get::<D>(param.id).expect("it has a gradient");
-            self.1.push(gradient.try_into_vec_as().expect("f32"));
-        }
-    }
     let batch = TokenBatch::new(sequences, &device.clone().autodiff());
-    let (hidden, targets) = batch.answers(model);
     let log_probs = LogProbsConfig::new().init().expect("it has a meaning");
-    let mask = Some(batch.action_mask.clone());
-    let tokens = LogProbsTokens::new(targets).with_action_mask(mask);
-    let output = log_probs.forward_linear(hidden, &model.head(), tokens);
-    let loss = output.expect("the shapes fit").log_probs.sum();
+    let log_probs = batch.log_probs(model, &log_probs);
+    let loss = log_probs.expect("the shapes fit").sum();
     let gradients = GradientsParams::from_grads(loss.backward(), model);
-    let mut collect = Collect(&gradients, Vec::new());
-    model.visit(&mut collect);
-    collect.1
+    collect(model, Some(&gradients))
 }
 
 /// Every weight has one, and sharing a prompt changes none.

@@ -3,8 +3,9 @@
 #[cfg(target_os = "linux")]
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use clap::Parser;
 use serde_json::Value;
@@ -90,14 +91,19 @@ fn a_run_leaves_its_files_and_goes_on() {
     .expect("it trains");
 }
 
-/// The line that a run ends with, of a process of its own: another run, or the same one that goes on.
-fn last_line(model: &Path, out: &Path) -> Value {
-    let output = Command::new(std::env::current_exe().expect("this test"))
+/// A process of its own: another run, or the same one that goes on.
+fn process(model: &Path, out: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this test"));
+    command
         .args(["--ignored", "--exact", "--nocapture"])
         .arg("tests::program::train_with_lines_of_json")
-        .envs([(MODEL, model), (OUT, out)])
-        .output()
-        .expect("a second process");
+        .envs([(MODEL, model), (OUT, out)]);
+    command
+}
+
+/// The line that a run ends with.
+fn last_line(model: &Path, out: &Path) -> Value {
+    let output = process(model, out).output().expect("a second process");
     let said = String::from_utf8(output.stdout).expect("text");
     assert!(output.status.success(), "{said}");
     // The first of them stands behind the name of the test.
@@ -146,14 +152,37 @@ fn a_run_ends_with_what_was_held_out() {
 }
 
 #[test]
+fn a_run_saves_what_it_learned_though_nobody_reads_on() {
+    let model = guesser();
+    let folder = tempfile::tempdir().expect("a directory");
+    let out = folder.path().join("run");
+    let mut run = process(model.path(), &out);
+    run.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut run = run.spawn().expect("a process");
+    let said = BufReader::new(run.stdout.take().expect("it is piped"));
+    // It reads what comes before the first step, as `head` does, and closes the pipe.
+    let mut lines = said.lines().map_while(Result::ok);
+    let evaluation = lines.find(|line| line.contains("evaluation"));
+    assert!(evaluation.is_some(), "nothing was said");
+    drop(lines);
+    run.wait().expect("it ends");
+    assert_eq!(steps(&out), [0]);
+    assert!(out.join("step-000001/model.safetensors").exists());
+}
+
+#[test]
 fn arguments_without_a_meaning_are_refused() {
     let model = guesser();
     let out = model.path().join("run");
     for (arguments, said) in [
         ("--lora 0", "an integer above 0"),
         ("--lora 1000", "a width of 20"),
+        ("--max-tokens 0", "an integer above 0"),
         ("--max-tokens 10000000", "at most 1000000"),
         ("--temperature 0", "a finite number above 0"),
+        ("--temperature NaN", "a finite number above 0"),
+        ("--top-k 0", "an integer above 0"),
+        ("--top-p 0", "a number above 0"),
         ("--top-p 1.5", "at most 1"),
         ("--kl=-1", "at least 0"),
         ("--level 0", "1..=20"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Int, Tensor};
-use policy_loss::{LogProbsConfig, LogProbsTokens};
+use policy_loss::LogProbsConfig;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -115,16 +115,10 @@ fn reported_log_probs_are_those_of_the_trainer() {
         })
         .collect();
     let batch = TokenBatch::new(&sequences, &device);
-    let (hidden, targets) = batch.answers(&model);
     let trainer = LogProbsConfig::new().with_temperature(0.7).init();
     let trainer = trainer.expect("it has a meaning");
-    let mask = Some(batch.action_mask.clone());
-    let tokens = LogProbsTokens::new(targets).with_action_mask(mask);
-    let output = trainer.forward_linear(hidden, &model.head(), tokens);
-    let values = output.expect("the shapes fit").log_probs;
-    let [_, columns] = values.dims();
-    let values = values.try_into_vec_as::<f32>().expect("f32");
-    for (row, answer) in values.chunks(columns).zip(&answers) {
+    let rows = batch.log_prob_rows(&model, &trainer);
+    for (row, answer) in rows.expect("the shapes fit").iter().zip(&answers) {
         for (value, reported) in row.iter().zip(&answer.log_probs) {
             assert!((value - reported).abs() < 2e-5, "{value} is not {reported}");
         }
@@ -239,62 +233,14 @@ fn tokens_come_as_often_as_they_should() {
 #[test]
 fn what_cannot_be_sampled_is_said() {
     let (_, model) = model(15);
-    let refused = |prompts: &[Vec<u32>], sampling: Sampling| {
+    let refused = |prompts: &[Vec<u32>]| {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let answers = sample(&model, prompts, 1, &sampling, &Device::flex(), &mut rng);
+        let answers = sample(&model, prompts, 1, &EVERYTHING, &Device::flex(), &mut rng);
         answers.expect_err("refused").to_string()
     };
-    let cases = [
-        (
-            Sampling {
-                temperature: -1.0,
-                ..EVERYTHING
-            },
-            "`temperature` is -1",
-        ),
-        (
-            Sampling {
-                temperature: f64::NAN,
-                ..EVERYTHING
-            },
-            "`temperature` is NaN",
-        ),
-        (
-            Sampling {
-                top_k: Some(0),
-                ..EVERYTHING
-            },
-            "`top_k` is 0",
-        ),
-        (
-            Sampling {
-                top_p: Some(0.0),
-                ..EVERYTHING
-            },
-            "`top_p` is 0",
-        ),
-        (
-            Sampling {
-                top_p: Some(1.5),
-                ..EVERYTHING
-            },
-            "`top_p` is 1.5",
-        ),
-        (
-            Sampling {
-                max_tokens: 0,
-                ..EVERYTHING
-            },
-            "`max_tokens` is 0",
-        ),
-    ];
-    for (sampling, said) in cases {
-        let error = refused(&prompts(), sampling);
-        assert!(error.contains(said), "{error}");
-    }
-    let error = refused(&[vec![1], vec![]], EVERYTHING);
+    let error = refused(&[vec![1], vec![]]);
     assert!(error.contains("prompt 1 has no tokens"), "{error}");
-    let error = refused(&[vec![1; 53]], EVERYTHING);
+    let error = refused(&[vec![1; 53]]);
     assert!(
         error.contains("53 tokens") && error.contains("64 tokens"),
         "{error}"

@@ -7,9 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::module::Module;
+use burn::tensor::Device;
 use clap::Parser;
 use policy_loss::Preset;
 use rand::SeedableRng;
@@ -18,6 +17,7 @@ use safetensors::SafeTensors;
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::collect;
 use super::tiny::{HostTensor, Tiny, VOCABULARY};
 #[cfg(target_os = "linux")]
 use super::{MODEL, OUT, given};
@@ -98,18 +98,10 @@ pub(super) fn steps(trainer: &mut Trainer, count: usize) -> Vec<(f64, f64, usize
 }
 
 fn weights_of(trainer: &Trainer) -> Vec<Vec<f32>> {
-    struct All(Vec<Vec<f32>>);
-    impl ModuleVisitor for All {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.push(param.val().try_into_vec_as().expect("f32"));
-        }
-    }
-    let mut all = All(Vec::new());
-    trainer.model.visit(&mut all);
-    all.0
+    collect(&trainer.model, None)
 }
 
-fn tensors(path: &Path) -> BTreeMap<String, HostTensor> {
+pub(super) fn tensors(path: &Path) -> BTreeMap<String, HostTensor> {
     let bytes = fs::read(path).expect("it is there");
     let file = SafeTensors::deserialize(&bytes).expect("it is whole");
     let tensor = |view: safetensors::tensor::TensorView| {
@@ -162,19 +154,9 @@ fn an_interrupted_run_goes_on_to_the_same_numbers() {
 
 /// The gradient of every parameter; empty for one that is not learned.
 fn gradients(trainer: &Trainer, rollout: &Rollout) -> Vec<Vec<f32>> {
-    struct All(GradientsParams, Vec<Vec<f32>>);
-    impl ModuleVisitor for All {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let gradient = self.0.get::<D>(param.id);
-            let values = gradient.map(|it| it.try_into_vec_as().expect("f32"));
-            self.1.push(values.unwrap_or_default());
-        }
-    }
     let minibatch: Vec<_> = rollout.experience.iter().collect();
     let update = trainer.update(&minibatch).expect("it has a gradient");
-    let mut all = All(update.gradients, Vec::new());
-    trainer.model.visit(&mut all);
-    all.1
+    collect(&trainer.model, Some(&update.gradients))
 }
 
 /// A part of a minibatch counts for what it is of the whole.

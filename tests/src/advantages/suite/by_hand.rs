@@ -334,11 +334,7 @@ pub fn whitening(runner: &Runner) {
     for dtype in runner.exact_dtypes() {
         let run = |mask: Option<&[bool]>, shift_mean: bool, x: &[f64]| {
             let shape = [2, x.len() / 2];
-            let mask = mask.map(|mask| {
-                let mask: Vec<f64> = mask.iter().map(|m| f64::from(u8::from(*m))).collect();
-                let mask: Tensor<2> = runner.tensor(&mask, shape, DType::F32);
-                mask.greater_elem(0)
-            });
+            let mask = mask.map(|mask| runner.mask(mask, shape));
             let whitening = Whitening::new().with_shift_mean(shift_mean);
             let output = whitening.forward(runner.tensor(x, shape, dtype), mask);
             values(output.expect("accepted"))

@@ -1,26 +1,19 @@
 //! What a batch can be refused for, each time naming the tensor.
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::Tensor;
 use policy_loss::{
     AdvantageBatch, AdvantageEstimatorConfig as Config, BatchError, KlReward, KlRewardBatch,
     Whitening,
 };
 
+use crate::compare::assert_names;
 use crate::runner::Runner;
 
-fn refused(runner: &Runner, config: Config, batch: AdvantageBatch, parts: &[&str]) -> BatchError {
+fn refused(config: Config, batch: AdvantageBatch, parts: &[&str]) -> BatchError {
     let estimator = config.init().expect("sound");
     let error = estimator.forward(batch).expect_err("the batch is refused");
-    assert_names(runner, &error, parts);
+    assert_names(&error, parts);
     error
-}
-
-fn assert_names(runner: &Runner, error: &BatchError, parts: &[&str]) {
-    let message = error.to_string();
-    for part in parts {
-        let named = message.contains(part);
-        assert!(named, "{runner}: {message:?} does not name {part:?}");
-    }
 }
 
 fn zeros<const D: usize>(runner: &Runner, shape: [usize; D]) -> Tensor<D> {
@@ -57,7 +50,7 @@ pub fn shapes(runner: &Runner) {
         ),
     ];
     for (name, got, batch) in cases {
-        let error = refused(runner, grpo, batch, &[name, got, "[2", "`rewards`"]);
+        let error = refused(grpo, batch, &[name, got, "[2", "`rewards`"]);
         assert!(
             matches!(error, BatchError::Shape { tensor, .. } if tensor == name),
             "{runner}: {error:?}"
@@ -66,17 +59,12 @@ pub fn shapes(runner: &Runner) {
     // The mask says how large a batch of sequence rewards is.
     let batch = AdvantageBatch::new(zeros(runner, [3]))
         .with_action_mask(zeros(runner, [2, 3]).equal_elem(0));
-    refused(
-        runner,
-        grpo,
-        batch,
-        &["rewards", "[3]", "[2]", "`action_mask`"],
-    );
+    refused(grpo, batch, &["rewards", "[3]", "[2]", "`action_mask`"]);
     let whitening = Whitening::new();
     let mask = zeros(runner, [3, 2]).equal_elem(0);
     let error = whitening.forward(zeros(runner, [2, 3]), Some(mask));
     let error = error.expect_err("the mask is refused");
-    assert_names(runner, &error, &["action_mask", "[3, 2]", "[2, 3]"]);
+    assert_names(&error, &["action_mask", "[3, 2]", "[2, 3]"]);
 }
 
 /// Tensors that an estimator needs, empty batches included.
@@ -91,7 +79,7 @@ pub fn missing(runner: &Runner) {
             (Config::optimal_token_baseline(), "log_probs"),
         ] {
             let add = format!("AdvantageBatch::with_{name}");
-            let error = refused(runner, config, batch(), &[name, &add]);
+            let error = refused(config, batch(), &[name, &add]);
             assert!(
                 matches!(error, BatchError::Missing { tensor, .. } if tensor == name),
                 "{runner}: {error:?}"
@@ -106,28 +94,21 @@ pub fn missing(runner: &Runner) {
         .with_sums_of_squares(zeros(runner, [2, 3]));
     for (name, batch) in [("sums_of_squares", log_probs), ("group_ids", squares)] {
         let config = Config::optimal_token_baseline();
-        refused(runner, config, batch, &[name, "token_baseline"]);
+        refused(config, batch, &[name, "token_baseline"]);
     }
     // Without a mask nobody knows how long a sequence is.
     let batch = AdvantageBatch::new(zeros(runner, [2])).with_group_ids([0, 0]);
-    refused(
-        runner,
-        Config::opo(),
-        batch,
-        &["action_mask", "length_weighted"],
-    );
+    refused(Config::opo(), batch, &["action_mask", "length_weighted"]);
 }
 
 /// Types that the device does not compute; Flex computes all of them, and NdArray cannot even make a
 /// tensor of the others.
 pub fn dtypes(runner: &Runner) {
-    let refused_types = match runner.backend {
-        "flex" | "ndarray" => vec![],
-        // f16 is up to the adapter.
-        _ => vec![DType::F64, DType::BF16],
-    };
+    if runner.backend == "ndarray" {
+        return;
+    }
     let here = || zeros(runner, [2, 3]);
-    for dtype in refused_types {
+    for dtype in runner.refused_dtypes() {
         let odd = Tensor::<2>::empty([2, 3], (&runner.device, dtype));
         for (name, config, batch) in [
             ("rewards", Config::grpo(), AdvantageBatch::new(odd.clone())),
@@ -138,7 +119,7 @@ pub fn dtypes(runner: &Runner) {
             ),
         ] {
             let batch = batch.with_group_ids([0, 0]);
-            let error = refused(runner, config, batch, &[name, &format!("{dtype:?}"), "f32"]);
+            let error = refused(config, batch, &[name, &format!("{dtype:?}"), "f32"]);
             assert!(
                 matches!(error, BatchError::Dtype { tensor, .. } if tensor == name),
                 "{runner}: {error:?}"
@@ -149,10 +130,7 @@ pub fn dtypes(runner: &Runner) {
 
 /// Tensors on two devices.
 pub fn devices(runner: &Runner) {
-    let elsewhere: Device = match runner.backend {
-        "flex" => policy_loss_ndarray::device().expect("every machine has it"),
-        _ => policy_loss_flex::device().expect("every machine has it"),
-    };
+    let elsewhere = runner.elsewhere();
     let there = Tensor::<2>::zeros([2, 3], &elsewhere);
     let new = || AdvantageBatch::new(zeros(runner, [2, 3])).with_group_ids([0, 0]);
     for (name, batch) in [
@@ -166,12 +144,7 @@ pub fn devices(runner: &Runner) {
             new().with_action_mask(there.clone().equal_elem(0)),
         ),
     ] {
-        let error = refused(
-            runner,
-            Config::grpo(),
-            batch,
-            &[name, "`rewards`", "to_device"],
-        );
+        let error = refused(Config::grpo(), batch, &[name, "`rewards`", "to_device"]);
         assert!(
             matches!(error, BatchError::Device { tensor, .. } if tensor == name),
             "{runner}: {error:?}"
@@ -188,14 +161,14 @@ pub fn kl_reward(runner: &Runner) {
     for coefficient in [-0.1, f64::NAN, f64::INFINITY] {
         let error = KlReward::default().forward(batch([2, 3]), coefficient);
         let error = error.expect_err("the coefficient is refused");
-        assert_names(runner, &error, &["coefficient", &coefficient.to_string()]);
+        assert_names(&error, &["coefficient", &coefficient.to_string()]);
     }
     let error = KlReward::default().forward(batch([3, 2]), 0.1);
     let error = error.expect_err("the shape is refused");
-    assert_names(runner, &error, &["ref_log_probs", "[3, 2]", "[2, 3]"]);
+    assert_names(&error, &["ref_log_probs", "[3, 2]", "[2, 3]"]);
     let log_probs = zeros(runner, [2, 3]);
     let batch = KlRewardBatch::new(zeros(runner, [3]), log_probs.clone(), log_probs);
     let error = KlReward::default().forward(batch, 0.1);
     let error = error.expect_err("the rewards are refused");
-    assert_names(runner, &error, &["rewards", "[3]", "[2]"]);
+    assert_names(&error, &["rewards", "[3]", "[2]"]);
 }

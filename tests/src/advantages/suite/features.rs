@@ -1,6 +1,6 @@
 //! What trainers compute for features around advantages.
 
-use burn::tensor::{Bool, DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use policy_loss::{
     AdvantageBatch, AdvantageEstimatorConfig as Config, Among, Deviation, EntropyBonus,
     EntropyControllerConfig, GeneralizedAdvantage, GroupBaseline, GroupRelative, KlEstimator,
@@ -268,8 +268,7 @@ fn near_within(
 fn two_lambdas(runner: &Runner, case: &Feature, dtype: DType) {
     let shape = case.shape("values");
     let tensor = |name: &str| -> Tensor<2> { runner.tensor(&case.input(name), shape, dtype) };
-    let mask = TensorData::new(case.mask().expect("every case has one"), shape);
-    let mask = Tensor::<2, Bool>::from_data(mask, &runner.device);
+    let mask = runner.mask(&case.mask().expect("every case has one"), shape);
     let rewards: Tensor<1> = runner.tensor(&case.input("rewards"), [shape[0]], dtype);
     let batch = KlRewardBatch::new(rewards, tensor("old_log_probs"), tensor("ref_log_probs"))
         .with_action_mask(mask.clone());

@@ -9,7 +9,7 @@ use policy_loss::{
 use serde::Deserialize;
 
 use super::laws::assert_answer;
-use crate::advantages::case::{Case, HostRewards};
+use crate::advantages::case::{Case, HostRewards, whitening};
 use crate::advantages::oracle::Answer;
 use crate::compare::Tolerance;
 use crate::golden::Directory;
@@ -122,7 +122,7 @@ pub fn verl_estimators(runner: &Runner) {
             for dtype in runner.exact_dtypes() {
                 let exact = match name.as_str() {
                     // It divides a mean by n + 1e-8; see `golden_departures`.
-                    _ if has_whitening(config) => Tolerance::of(1e-9),
+                    _ if whitening(config).is_some() => Tolerance::of(1e-9),
                     // It adds the epsilon of a group of one in f32.
                     "grpo" if has_group_of_one(case) => Tolerance::of(1e-8),
                     _ => Tolerance::of(1e-10),
@@ -159,15 +159,6 @@ fn at_valid(case: &Case, answer: &Answer) -> Answer {
     }
 }
 
-pub(super) fn has_whitening(config: &Config) -> bool {
-    match config {
-        Config::Generalized(c) => c.whitening.is_some(),
-        Config::ReturnToGo(c) => c.whitening.is_some(),
-        Config::GroupRelative(c) => c.whitening.is_some(),
-        other => panic!("unknown: {other:?}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,7 +171,7 @@ mod tests {
         for Golden { case, expected } in cases(&Directory::own()) {
             for (name, config, expected) in &expected {
                 let expected = at_valid(&case, expected);
-                if !has_whitening(config) {
+                if whitening(config).is_none() {
                     continue;
                 }
                 whitened += 1;

@@ -43,11 +43,7 @@ fn shaped(
     dtype: DType,
 ) -> KlRewardOutput {
     let mask: Tensor<2> = runner.tensor(mask, SHAPE, DType::F32);
-    let log_probs: Tensor<2> = runner.tensor(log_probs, SHAPE, dtype);
-    let log_probs = match runner.mode {
-        Mode::Plain => log_probs,
-        _ => log_probs.require_grad(),
-    };
+    let log_probs = runner.tracked(log_probs, SHAPE, dtype);
     let batch = KlRewardBatch::new(rewards, log_probs, runner.tensor(reference, SHAPE, dtype))
         .with_action_mask(mask.greater_elem(0));
     let output = estimate.forward(batch, coefficient);

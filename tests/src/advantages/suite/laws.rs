@@ -3,8 +3,7 @@
 use burn::tensor::{DType, Tensor};
 use policy_loss::{AdvantageBatch, AdvantageEstimatorConfig};
 
-use super::golden::has_whitening;
-use crate::advantages::case::{Case, HostRewards, configs};
+use crate::advantages::case::{Case, HostRewards, configs, whitening};
 use crate::advantages::oracle::Answer;
 use crate::case::round;
 use crate::compare::{Tolerance, assert_all_near};
@@ -209,7 +208,7 @@ pub fn non_finite_values_are_seen(runner: &Runner) {
         assert!(own.is_nan(), "{runner}: {config:?}: {answer:?}");
         let over_batch = matches!(&config, AdvantageEstimatorConfig::GroupRelative(c)
             if c.deviation.is_some_and(|deviation| deviation.among == policy_loss::Among::Batch));
-        if !has_whitening(&config) && !over_batch {
+        if whitening(&config).is_none() && !over_batch {
             let others = &answer.advantages[4..];
             let finite = others.iter().all(|x| x.is_finite());
             assert!(finite, "{runner}: {config:?}: {answer:?}");

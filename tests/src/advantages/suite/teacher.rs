@@ -1,13 +1,13 @@
 //! A teacher's log-probs in the advantages.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use policy_loss::{
     Advantages, BatchError, ReverseKlAdvantage, TeacherBatch, TeacherFactor, TeacherOutput,
     TeacherSignalConfig as Config,
 };
 use policy_loss_oracle::Random;
 
-use crate::advantages::oracle::{Teacher, taught};
+use crate::advantages::oracle::taught;
 use crate::case::round;
 use crate::compare::{Tolerance, assert_all_near, assert_near};
 use crate::runner::{Mode, Runner, values};
@@ -41,7 +41,7 @@ impl Case {
         }
     }
 
-    fn taught(&self, teacher: &Teacher) -> Vec<f64> {
+    fn taught(&self, signal: &Config) -> Vec<f64> {
         let width = self.shape[1];
         let zeros = vec![0.0; self.mask.len()];
         let advantages = self.advantages.as_ref().unwrap_or(&zeros);
@@ -51,20 +51,16 @@ impl Case {
                 .iter()
                 .zip(&self.log_probs[row.clone()]);
             let gaps: Vec<f64> = pairs.map(|(t, l)| t - l).collect();
-            taught(teacher, &advantages[row.clone()], &gaps, &self.mask[row])
+            taught(signal, &advantages[row.clone()], &gaps, &self.mask[row])
         })
         .collect()
     }
 
     fn batch(&self, runner: &Runner, dtype: DType) -> TeacherBatch {
         let tensor = |values: &[f64]| -> Tensor<2> { runner.tensor(values, self.shape, dtype) };
-        let log_probs = match runner.mode {
-            Mode::Plain => tensor(&self.log_probs),
-            _ => tensor(&self.log_probs).require_grad(),
-        };
-        let mask = TensorData::new(self.mask.clone(), self.shape);
+        let log_probs = runner.tracked(&self.log_probs, self.shape, dtype);
         let mut batch = TeacherBatch::new(tensor(&self.teacher), log_probs)
-            .with_action_mask(Tensor::from_data(mask, &runner.device));
+            .with_action_mask(runner.mask(&self.mask, self.shape));
         if let Some(advantages) = &self.advantages {
             batch = batch.with_advantages(tensor(advantages));
         }
@@ -98,23 +94,6 @@ fn configs() -> Vec<Config> {
     ]
 }
 
-fn words(config: &Config) -> Teacher {
-    match *config {
-        Config::ReverseKl(c) => Teacher::Adds {
-            coefficient: c.coefficient,
-            clamp: c.clamp,
-            discount: c.discount,
-            early_weight: c.early_weight,
-        },
-        Config::Factor(c) => Teacher::Multiplies {
-            mix: c.mix,
-            clip: c.clip,
-            negative_only: c.negative_only,
-        },
-        ref other => panic!("the oracle has no words for {other:?}"),
-    }
-}
-
 fn tolerance(dtype: DType) -> Tolerance {
     match dtype {
         DType::F64 => Tolerance::of(1e-12),
@@ -135,25 +114,24 @@ pub fn agrees_with_the_oracle(runner: &Runner) {
             ..Case::random(*shape, seed as u64)
         };
         for config in configs() {
-            let teacher = words(&config);
             for dtype in runner.exact_dtypes() {
                 let what = format!("{runner}, {dtype:?}, {shape:?}, {config:?}");
                 let output = case.run(runner, config, dtype);
                 assert_eq!(output.advantages.dims(), *shape, "{what}");
                 let actual = values(output.advantages);
-                assert_all_near(tolerance(dtype), &what, &actual, &case.taught(&teacher));
+                assert_all_near(tolerance(dtype), &what, &actual, &case.taught(&config));
                 let gap = Case {
                     advantages: None,
                     ..Case::random(*shape, seed as u64)
                 };
-                let gap = gap.taught(&words(&ReverseKlAdvantage::new(1.0).into()));
+                let gap = gap.taught(&ReverseKlAdvantage::new(1.0).into());
                 let count = case.mask.iter().filter(|valid| **valid).count().max(1);
                 let mean = gap.iter().sum::<f64>() / count as f64;
                 assert_all_near(tolerance(dtype), &what, &values(output.gap), &gap);
                 assert_near(tolerance(dtype), &what, values(output.mean_gap)[0], mean);
                 if matches!(config, Config::ReverseKl(_)) {
                     let actual = values(alone.run(runner, config, dtype).advantages);
-                    assert_all_near(tolerance(dtype), &what, &actual, &alone.taught(&teacher));
+                    assert_all_near(tolerance(dtype), &what, &actual, &alone.taught(&config));
                 }
             }
         }
@@ -203,10 +181,7 @@ pub fn no_gradient_flows(runner: &Runner) {
     if runner.mode == Mode::Plain {
         return;
     }
-    let tracked = |values: &[f64]| -> Tensor<2> {
-        let tensor: Tensor<2> = runner.tensor(values, [1, 3], DType::F32);
-        tensor.require_grad()
-    };
+    let tracked = |values: &[f64]| -> Tensor<2> { runner.tracked(values, [1, 3], DType::F32) };
     for config in configs() {
         let inputs = [[-1.0; 3], [-0.5; 3], [2.0; 3]].map(|x| tracked(&x));
         let [teacher, log_probs, advantages] = inputs.clone();

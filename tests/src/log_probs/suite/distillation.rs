@@ -6,7 +6,7 @@ use policy_loss::{
     TeacherDivergence, TokenDistributions, TopK,
 };
 
-use super::{HeadCase, config, indices, is_left_out, leaf, mask, of_products, tolerance};
+use super::{HeadCase, config, indices, is_left_out, mask, of_products, tolerance};
 use crate::compare::{Tolerance, assert_all_near};
 use crate::golden::Directory;
 use crate::golden::features::{self, Feature};
@@ -130,7 +130,7 @@ fn given(
         for token in (0..tokens).filter(|token| !case.is_valid(*token)) {
             logits[token * vocabulary..(token + 1) * vocabulary].fill(f64::NAN);
         }
-        let rows: Tensor<2> = leaf(runner, &logits, [tokens, vocabulary], dtype);
+        let rows: Tensor<2> = runner.tracked(&logits, [tokens, vocabulary], dtype);
         return Given {
             distributions: TokenDistributions::of_logits(&log_probs, rows.clone()),
             rows,
@@ -138,10 +138,10 @@ fn given(
             bias: None,
         };
     }
-    let rows: Tensor<2> = leaf(runner, &case.hidden, [tokens, width], dtype);
-    let weight: Tensor<2> = leaf(runner, &case.weight, [width, vocabulary], dtype);
+    let rows: Tensor<2> = runner.tracked(&case.hidden, [tokens, width], dtype);
+    let weight: Tensor<2> = runner.tracked(&case.weight, [width, vocabulary], dtype);
     let bias = case.bias.as_ref();
-    let bias = bias.map(|bias| leaf(runner, bias, [vocabulary], dtype));
+    let bias = bias.map(|bias| runner.tracked(bias, [vocabulary], dtype));
     let head = LinearHead::new(weight.clone()).with_bias(bias.clone());
     Given {
         distributions: TokenDistributions::of_hidden(&log_probs, rows.clone(), &head),
@@ -326,8 +326,8 @@ pub fn impossible_words(runner: &Runner) {
         let (value, slopes) =
             oracle::distance(divergence, how, &of(&student), &[0, 1, 2, 3], &of(&teacher));
         let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
-        let rows: Tensor<2> = leaf(runner, &student, [1, 4], DType::F32);
-        let teacher: Tensor<2> = leaf(runner, &teacher, [1, 4], DType::F32);
+        let rows: Tensor<2> = runner.tracked(&student, [1, 4], DType::F32);
+        let teacher: Tensor<2> = runner.tracked(&teacher, [1, 4], DType::F32);
         let output: Tensor<1> = DistillationConfig::new(divergence)
             .init()
             .expect("valid")
@@ -404,7 +404,7 @@ pub fn top_k(runner: &Runner) {
                 let valid = student.mask.as_ref().map(|valid| mask(runner, valid, [7]));
                 let top_k = TopK::new(
                     indices(runner, &ids, [7, K]),
-                    leaf(runner, &log_probs, [7, K], dtype),
+                    runner.tracked(&log_probs, [7, K], dtype),
                 );
                 let output = config
                     .init()
@@ -440,10 +440,10 @@ pub fn far_words(runner: &Runner) {
         let (value, slopes) = oracle::distance(divergence, how, &log_probs, &words, &of_teacher);
         let case = HeadCase::new(84, [1, 1, 4]);
         let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
-        let rows: Tensor<2> = leaf(runner, &student, [1, 4], DType::F32);
+        let rows: Tensor<2> = runner.tracked(&student, [1, 4], DType::F32);
         let top_k = TopK::new(
             indices(runner, &words.map(|word| word as i64), [1, 3]),
-            leaf(runner, &of_teacher, [1, 3], DType::F32),
+            runner.tracked(&of_teacher, [1, 3], DType::F32),
         );
         let output: Tensor<1> = DistillationConfig::new(divergence)
             .with_tail(Tail::Renormalized)
@@ -481,13 +481,8 @@ pub fn shapes(runner: &Runner) {
         .with_chunk_words(10)
         .init()
         .expect("valid");
-    let weight: Tensor<2> = leaf(runner, &student.weight, [6, 37], DType::F32);
-    let bias = leaf(
-        runner,
-        student.bias.as_ref().expect("it has one"),
-        [37],
-        DType::F32,
-    );
+    let weight: Tensor<2> = runner.tracked(&student.weight, [6, 37], DType::F32);
+    let bias = runner.tracked(student.bias.as_ref().expect("it has one"), [37], DType::F32);
     let head = LinearHead::new(weight.clone()).with_bias(bias);
     let all = all_words(&teacher);
     let distillation = DistillationConfig::new(TeacherDivergence::ReverseKl);
@@ -498,7 +493,7 @@ pub fn shapes(runner: &Runner) {
     let given: Vec<f64> = (0..6).flat_map(|token| two(token).1).collect();
     let ids: Vec<i64> = (0..6).flat_map(|_| [30, 2]).collect();
     let expected = answer(&student, distillation, &two);
-    let hidden: Tensor<3> = leaf(runner, &student.hidden, [2, 3, 6], DType::F32);
+    let hidden: Tensor<3> = runner.tracked(&student.hidden, [2, 3, 6], DType::F32);
     let of = |valid: bool| {
         let top_k = TopK::new(
             indices(runner, &ids, [2, 3, 2]),
@@ -604,7 +599,7 @@ pub fn refused(runner: &Runner) {
     let log_probs = LogProbsConfig::new().with_implementation(runner.implementation);
     let log_probs = log_probs.init().expect("valid");
     let floats = |shape: [usize; 2]| -> Tensor<2> {
-        leaf(runner, &vec![0.0; shape[0] * shape[1]], shape, DType::F32)
+        runner.tracked(&vec![0.0; shape[0] * shape[1]], shape, DType::F32)
     };
     let logits = |shape| TokenDistributions::of_logits(&log_probs, floats(shape));
     let distillation = DistillationConfig::new(TeacherDivergence::ForwardKl);
@@ -694,8 +689,8 @@ pub fn refused(runner: &Runner) {
 pub fn impossible_words_of_masked_tokens(runner: &Runner) {
     let log_probs = LogProbsConfig::new().init().expect("valid");
     for tail in [Tail::Bucket, Tail::Ignored, Tail::Renormalized] {
-        let weight: Tensor<2> = leaf(runner, &[0.5; 10], [2, 5], DType::F32);
-        let hidden: Tensor<2> = leaf(runner, &[1.0; 6], [3, 2], DType::F32);
+        let weight: Tensor<2> = runner.tracked(&[0.5; 10], [2, 5], DType::F32);
+        let hidden: Tensor<2> = runner.tracked(&[1.0; 6], [3, 2], DType::F32);
         let student = TokenDistributions::of_hidden(
             &log_probs,
             hidden.clone(),
@@ -826,7 +821,7 @@ fn check_golden(runner: &Runner, it: &Feature, asked: &Asked) {
             .init()
             .expect("valid");
         let shape = [rows, columns, vocabulary];
-        let leaf: Tensor<3> = leaf(runner, &student, shape, dtype);
+        let leaf: Tensor<3> = runner.tracked(&student, shape, dtype);
         let given = TokenDistributions::of_logits(&log_probs, leaf.clone());
         let valid = mask(runner, &valid, [rows, columns]);
         let distillation = asked.config.init().expect("valid");

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 use policy_loss::{Entropy, Implementation, LinearHead, LogProbsConfig};
 
 use super::{
-    HeadCase, Layout, assert_linear, config, indices, leaf, linear, mask, of_products, weighted,
+    HeadCase, Layout, assert_linear, config, indices, linear, mask, of_products, weighted,
 };
 use crate::compare::{Tolerance, assert_all_near};
 use crate::log_probs::oracle;
@@ -74,7 +74,7 @@ pub fn no_token(runner: &Runner) {
         .expect("no token");
     assert_eq!(output.log_probs.dims(), [0, 4]);
     let hidden: Tensor<2> = Tensor::zeros([0, 3], &runner.device);
-    let weight: Tensor<2> = leaf(runner, &[0.5; 21], [3, 7], DType::F32);
+    let weight: Tensor<2> = runner.tracked(&[0.5; 21], [3, 7], DType::F32);
     let head = LinearHead::new(weight);
     let output = log_probs
         .forward_linear(hidden, &head, indices(runner, &[], [0]))
@@ -111,7 +111,7 @@ pub fn extreme_logits(runner: &Runner) {
     case.entropy_gradient = upstream.iter().map(|row| row[1]).collect();
     case.squares_gradient = Some(upstream.iter().map(|row| row[2]).collect());
     for dtype in runner.exact_dtypes() {
-        let logits = leaf(runner, &rows.concat(), [7, 5], dtype);
+        let logits = runner.tracked(&rows.concat(), [7, 5], dtype);
         let output = config(runner, &case, Entropy::Tracked)
             .init()
             .expect("valid")
@@ -148,7 +148,7 @@ pub fn extreme_logits(runner: &Runner) {
 
 /// A word that is out of the question has log-prob -inf, and gradients are still finite.
 pub fn impossible_target(runner: &Runner) {
-    let logits = leaf(runner, &[0.0, f64::NEG_INFINITY, 0.0], [1, 3], DType::F32);
+    let logits = runner.tracked(&[0.0, f64::NEG_INFINITY, 0.0], [1, 3], DType::F32);
     let case = HeadCase::new(24, [1, 1, 3]);
     let output = config(runner, &case, Entropy::None)
         .init()
@@ -201,8 +201,8 @@ fn garbage_is_kept_out(
     let [tokens, width, vocabulary] = case.shape;
     let mut hidden = case.hidden.clone();
     hidden[width..2 * width].copy_from_slice(&[f64::NAN, f64::INFINITY, 1e30]);
-    let hidden = leaf(runner, &hidden, [tokens, width], DType::F32);
-    let weight = leaf(runner, &case.weight, [width, vocabulary], DType::F32);
+    let hidden = runner.tracked(&hidden, [tokens, width], DType::F32);
+    let weight = runner.tracked(&case.weight, [width, vocabulary], DType::F32);
     let output = config(runner, &case, Entropy::Tracked)
         .with_chunk_words(chunk_words)
         .init()

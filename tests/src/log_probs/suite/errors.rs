@@ -6,7 +6,7 @@ use policy_loss::{
     PolicyLossConfig,
 };
 
-use super::{HeadCase, config, elsewhere, indices, is_of_cubecl, leaf, mask};
+use super::{HeadCase, config, indices, is_of_cubecl, mask};
 use crate::runner::Runner;
 
 /// Shapes that do not fit, each named with what would.
@@ -14,7 +14,7 @@ pub fn shapes(runner: &Runner) {
     let case = HeadCase::new(31, [4, 3, 5]);
     let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
     let floats = |shape: [usize; 2]| -> Tensor<2> {
-        leaf(runner, &vec![0.0; shape[0] * shape[1]], shape, DType::F32)
+        runner.tracked(&vec![0.0; shape[0] * shape[1]], shape, DType::F32)
     };
     let targets = |count: usize| indices(runner, &vec![0; count], [count]);
     let refused = |result: Result<_, BatchError>, tensor: &str, expected: &str| {
@@ -62,17 +62,12 @@ pub fn shapes(runner: &Runner) {
         "weight",
         "above 0",
     );
-    let bias = leaf(runner, &[0.0; 4], [4], DType::F32);
+    let bias = runner.tracked(&[0.0; 4], [4], DType::F32);
     refused(linear(head.clone().with_bias(bias), 4, 4), "bias", "[5]");
 
     let loss = PolicyLossConfig::new().init().expect("valid");
     let policy = |hidden: [usize; 3], rows: usize| {
-        let hidden = leaf(
-            runner,
-            &vec![0.0; hidden.iter().product()],
-            hidden,
-            DType::F32,
-        );
+        let hidden = runner.tracked(&vec![0.0; hidden.iter().product()], hidden, DType::F32);
         let batch = PolicyBatch::without_log_probs(floats([2, 2]), floats([2, 2]));
         let targets = indices(runner, &vec![0; rows * 2], [rows, 2]);
         loss.forward_linear(&log_probs, hidden, &head, targets, batch)
@@ -83,7 +78,7 @@ pub fn shapes(runner: &Runner) {
     refused(policy([2, 3, 3], 2), "hidden", "[2, 2, H]");
 
     // Hidden states on another device than the batch, before anything is multiplied.
-    let there = elsewhere(runner);
+    let there = runner.elsewhere();
     let hidden = Tensor::<3>::zeros([2, 2, 3], &there);
     let batch = PolicyBatch::without_log_probs(floats([2, 2]), floats([2, 2]));
     let targets = indices(runner, &[0; 4], [2, 2]);
@@ -100,7 +95,7 @@ pub fn shapes(runner: &Runner) {
         }
         let tokens = LogProbsTokens::new(indices(runner, &[0; 4], [2, 2]));
         let tokens = tokens.with_action_mask(in_tokens.then(all));
-        let hidden: Tensor<3> = leaf(runner, &[0.0; 12], [2, 2, 3], DType::F32);
+        let hidden: Tensor<3> = runner.tracked(&[0.0; 12], [2, 2, 3], DType::F32);
         loss.forward_linear(&log_probs, hidden, &head, tokens, batch)
             .map(drop)
     };
@@ -119,8 +114,8 @@ pub fn native_half_products(runner: &Runner) {
     let config = config(runner, &case, Entropy::None).with_half_products(HalfProducts::Native);
     for dtype in runner.half_dtypes() {
         let run = |implementation: Implementation, weight: DType| {
-            let hidden = leaf(runner, &case.hidden, [4, 3], dtype);
-            let head = LinearHead::new(leaf(runner, &case.weight, [3, 5], weight));
+            let hidden = runner.tracked(&case.hidden, [4, 3], dtype);
+            let head = LinearHead::new(runner.tracked(&case.weight, [3, 5], weight));
             let targets = indices(runner, &case.targets, [4]);
             let log_probs = config.with_implementation(implementation).init();
             let result = log_probs

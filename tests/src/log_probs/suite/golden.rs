@@ -5,7 +5,7 @@ use policy_loss::device::Hardware;
 use policy_loss::{Entropy, LinearHead, LogProbsConfig};
 use safetensors::SafeTensors;
 
-use super::{indices, leaf, of_products};
+use super::{indices, of_products};
 use crate::compare::{Tolerance, assert_all_near, assert_near};
 use crate::golden::Directory;
 use crate::runner::{Runner, values};
@@ -102,12 +102,10 @@ pub fn of_hidden_states(runner: &Runner) {
     let real = RealHead::read(&Directory::of_environment());
     let [tokens, width, vocabulary] = real.shape;
     for dtype in runner.exact_dtypes() {
-        let hidden = leaf(runner, &real.hidden, [tokens, width], dtype);
-        let plain = Runner {
-            device: runner.device.clone().without_autodiff(),
-            ..runner.clone()
-        };
-        let weight = plain.tensor(&real.weight, [vocabulary, width], dtype);
+        let hidden = runner.tracked(&real.hidden, [tokens, width], dtype);
+        let weight = runner
+            .plain()
+            .tensor(&real.weight, [vocabulary, width], dtype);
         let output = LogProbsConfig::new()
             .with_entropy(Entropy::Metric)
             .with_implementation(runner.implementation)

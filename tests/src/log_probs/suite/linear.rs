@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 use policy_loss::{Entropy, HalfProducts, Implementation, LinearHead};
 
 use super::{
-    HeadCase, Layout, assert_linear, config, indices, is_left_out, is_of_cubecl, leaf, linear,
+    HeadCase, Layout, assert_linear, config, indices, is_left_out, is_of_cubecl, linear,
     of_products, weighted,
 };
 use crate::compare::{Tolerance, assert_all_near};
@@ -278,8 +278,8 @@ pub fn ranks_and_mixed_types(runner: &Runner) {
     let [_, width, vocabulary] = case.shape;
     let dtypes = [runner.exact_dtypes(), runner.half_dtypes()].concat();
     for dtype in dtypes {
-        let hidden = leaf(runner, &case.hidden, [2, 3, width], DType::F32);
-        let weight = leaf(runner, &case.weight, [width, vocabulary], dtype);
+        let hidden = runner.tracked(&case.hidden, [2, 3, width], DType::F32);
+        let weight = runner.tracked(&case.weight, [width, vocabulary], dtype);
         let output = config(runner, &case, Entropy::Tracked)
             .init()
             .expect("valid")
@@ -311,51 +311,5 @@ pub fn ranks_and_mixed_types(runner: &Runner) {
                 &answer.hidden_gradient,
             );
         }
-    }
-}
-
-/// The gradients against the slopes of the library's own values.
-pub fn gradient_is_the_slope(runner: &Runner) {
-    let case = HeadCase::new(8, [3, 4, 19])
-        .with_bias()
-        .with_temperature(1.3);
-    let dtype = runner.exact_dtypes()[0];
-    let (step, slack) = match dtype {
-        DType::F64 => (1e-5, 1e-7),
-        _ => (2e-2, 2e-2),
-    };
-    let config = config(runner, &case, Entropy::Tracked).with_chunk_tokens(2);
-    let plain = Runner {
-        device: runner.device.clone().without_autodiff(),
-        mode: crate::Mode::Plain,
-        ..runner.clone()
-    };
-    let value = |case: &HeadCase| {
-        let outcome = linear(&plain, case, config, Layout::Linear, dtype);
-        let entropies = outcome.entropies.expect("asked for");
-        let pairs = outcome.log_probs.iter().zip(&case.log_prob_gradient);
-        let more = entropies.iter().zip(&case.entropy_gradient);
-        pairs.chain(more).map(|(a, b)| a * b).sum::<f64>()
-    };
-    let outcome = linear(runner, &case, config, Layout::Linear, dtype);
-    let check = |gradient: &[f64], i: usize, number: fn(&mut HeadCase) -> &mut Vec<f64>| {
-        let at = |step: f64| {
-            let mut moved = case.clone();
-            number(&mut moved)[i] += step;
-            value(&moved)
-        };
-        let slope = (at(step) - at(-step)) / (2.0 * step);
-        let distance = (slope - gradient[i]).abs();
-        assert!(
-            distance < slack,
-            "{runner}: [{i}] {} is {slope}",
-            gradient[i]
-        );
-    };
-    for i in [0, 5, 11] {
-        let hidden = outcome.hidden_gradient.as_ref().expect("tracked");
-        check(hidden, i, |case| &mut case.hidden);
-        let weight = outcome.weight_gradient.as_ref().expect("tracked");
-        check(weight, i * 6, |case| &mut case.weight);
     }
 }

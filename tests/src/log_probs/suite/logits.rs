@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor};
 use policy_loss::Entropy;
 
-use super::{HeadCase, config, indices, leaf, tokens as given, tolerance, weighted};
+use super::{HeadCase, config, indices, tokens as given, tolerance, weighted};
 use crate::compare::{Tolerance, assert_all_near};
 use crate::log_probs::oracle;
 use crate::runner::{Runner, values};
@@ -47,7 +47,7 @@ fn check(runner: &Runner, case: &HeadCase, entropy: Entropy, dtype: DType) {
         without.entropy_gradient.fill(0.0);
         answer = without.answer();
     }
-    let logits = leaf(runner, &answer.logits, [tokens, vocabulary], dtype);
+    let logits = runner.tracked(&answer.logits, [tokens, vocabulary], dtype);
     let given = given(runner, case, [tokens], dtype);
     let output = config(runner, case, entropy)
         .init()
@@ -104,7 +104,7 @@ fn check_shapes_and_chunks(runner: &Runner, case: &HeadCase) {
         let what = format!("{runner}, chunks of {chunk}");
         // The vocabulary first, so that the logits are a view.
         let turned = oracle::transposed(&answer.logits, [tokens, vocabulary]);
-        let stored = leaf(runner, &turned, [vocabulary, tokens], dtype);
+        let stored = runner.tracked(&turned, [vocabulary, tokens], dtype);
         let logits: Tensor<3> = stored.clone().transpose().reshape([2, 3, vocabulary]);
         let output = config
             .init()
@@ -146,7 +146,7 @@ fn check_masked(runner: &Runner, case: &HeadCase) {
         (answer.log_probs[token], answer.entropies[token]) = (0.0, 0.0);
         garbage.targets[token] = -100;
     }
-    let logits = leaf(runner, &answer.logits, [tokens, vocabulary], DType::F32);
+    let logits = runner.tracked(&answer.logits, [tokens, vocabulary], DType::F32);
     let given = given(runner, &garbage, [tokens], DType::F32);
     let output = config(runner, case, Entropy::Tracked)
         .init()
@@ -178,7 +178,7 @@ fn check_half(runner: &Runner, case: &HeadCase, dtype: DType) {
     let [tokens, _, vocabulary] = case.shape;
     let what = format!("{runner}, {dtype:?}");
     let answer = case.answer();
-    let logits = leaf(runner, &answer.logits, [tokens, vocabulary], dtype);
+    let logits = runner.tracked(&answer.logits, [tokens, vocabulary], dtype);
     let targets = indices(runner, &case.targets, [tokens]);
     let config = config(runner, case, Entropy::Tracked);
     let output = config

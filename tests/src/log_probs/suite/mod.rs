@@ -9,7 +9,7 @@ pub mod kept;
 pub mod gradients {
     pub use super::distillation::garbage_without_a_gradient as garbage_of_a_student;
     pub use super::edges::garbage_without_a_gradient;
-    pub use super::linear::{frozen_parts, gradient_is_the_slope};
+    pub use super::linear::frozen_parts;
     pub use super::targets::without_a_gradient_are_ignored;
 }
 pub mod linear;
@@ -50,15 +50,6 @@ pub struct Outcome {
     pub bias_gradient: Option<Vec<f64>>,
 }
 
-/// A device of another backend.
-pub fn elsewhere(runner: &Runner) -> Device {
-    let device = match runner.backend {
-        "flex" => policy_loss_ndarray::device(),
-        _ => policy_loss_flex::device(),
-    };
-    device.expect("every machine has it")
-}
-
 /// The configuration that a runner asks for.
 pub fn config(runner: &Runner, case: &HeadCase, entropy: Entropy) -> LogProbsConfig {
     LogProbsConfig::new()
@@ -67,20 +58,6 @@ pub fn config(runner: &Runner, case: &HeadCase, entropy: Entropy) -> LogProbsCon
         .with_entropy(entropy)
         .with_sum_of_squares(case.squares_gradient.is_some())
         .with_implementation(runner.implementation)
-}
-
-/// A leaf, tracked where the mode tracks.
-pub fn leaf<const D: usize>(
-    runner: &Runner,
-    numbers: &[f64],
-    shape: [usize; D],
-    dtype: DType,
-) -> Tensor<D> {
-    let leaf = runner.tensor(numbers, shape, dtype);
-    match runner.is_tracked() {
-        true => leaf.require_grad(),
-        false => leaf,
-    }
 }
 
 /// Token indices.
@@ -95,8 +72,7 @@ pub fn indices<const D: usize>(
 
 /// A mask.
 pub fn mask<const D: usize>(runner: &Runner, mask: &[bool], shape: [usize; D]) -> Tensor<D, Bool> {
-    let data = TensorData::new(mask.to_vec(), shape);
-    Tensor::from_data(data, &runner.device.clone().without_autodiff())
+    runner.plain().mask(mask, shape)
 }
 
 /// What a case says of its tokens.
@@ -107,10 +83,7 @@ pub fn tokens<const D: usize>(
     dtype: DType,
 ) -> LogProbsTokens<D> {
     let temperatures = case.temperatures.as_ref();
-    let plain = Runner {
-        device: runner.device.clone().without_autodiff(),
-        ..runner.clone()
-    };
+    let plain = runner.plain();
     LogProbsTokens::new(indices(runner, &case.targets, shape))
         .with_action_mask(case.mask.as_ref().map(|valid| mask(runner, valid, shape)))
         .with_kept_tokens(case.kept_tokens())
@@ -150,26 +123,26 @@ pub fn linear(
     dtype: DType,
 ) -> Outcome {
     let [tokens, width, vocabulary] = case.shape;
-    let hidden = leaf(runner, &case.hidden, [tokens, width], dtype);
+    let hidden = runner.tracked(&case.hidden, [tokens, width], dtype);
     let turned = super::oracle::transposed(&case.weight, [width, vocabulary]);
     let (weight, head) = match layout {
         Layout::Linear => {
-            let weight = leaf(runner, &case.weight, [width, vocabulary], dtype);
+            let weight = runner.tracked(&case.weight, [width, vocabulary], dtype);
             (weight.clone(), LinearHead::new(weight))
         }
         Layout::Tied => {
-            let weight = leaf(runner, &turned, [vocabulary, width], dtype);
+            let weight = runner.tracked(&turned, [vocabulary, width], dtype);
             (weight.clone(), LinearHead::tied(weight))
         }
         Layout::View => {
-            let weight = leaf(runner, &turned, [vocabulary, width], dtype);
+            let weight = runner.tracked(&turned, [vocabulary, width], dtype);
             (weight.clone(), LinearHead::new(weight.transpose()))
         }
     };
     let bias = case
         .bias
         .as_ref()
-        .map(|bias| leaf(runner, bias, [vocabulary], dtype));
+        .map(|bias| runner.tracked(bias, [vocabulary], dtype));
     let head = head.with_bias(bias.clone());
     let given = self::tokens(runner, case, [tokens], dtype);
     let output = config
@@ -242,6 +215,24 @@ pub fn assert_linear(what: &str, case: &HeadCase, outcome: &Outcome, tolerance: 
             );
         }
     }
+}
+
+/// Fails unless the number of one token is NaN, and the others are what is expected.
+///
+/// # Panics
+///
+/// It is not.
+pub fn assert_only_nan(
+    tolerance: Tolerance,
+    what: &str,
+    actual: &[f64],
+    expected: &[f64],
+    token: usize,
+) {
+    assert!(actual[token].is_nan(), "{what}: {}", actual[token]);
+    let mut actual = actual.to_vec();
+    actual[token] = expected[token];
+    assert_all_near(tolerance, what, &actual, expected);
 }
 
 /// The distance that sums of some tens of products may have from the oracle.

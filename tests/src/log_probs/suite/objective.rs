@@ -5,9 +5,9 @@ use policy_loss::{
     Entropy, LinearHead, LogProbsConfig, PolicyBatch, PolicyLossConfig, PolicyLossOutput,
 };
 
-use super::{HeadCase, config, indices, leaf, mask, of_products};
+use super::{HeadCase, config, indices, mask, of_products};
 use crate::busy::busy;
-use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_near};
+use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_names, assert_near};
 use crate::configs::describe;
 use crate::runner::{Runner, values};
 use policy_loss_oracle::Metrics;
@@ -17,7 +17,6 @@ use policy_loss_oracle::Random;
 struct Setup {
     head: HeadCase,
     batch: crate::case::Case,
-    is_on_policy: bool,
 }
 
 impl Setup {
@@ -51,36 +50,16 @@ impl Setup {
                 batch.old_log_probs[i] = f64::INFINITY;
             }
         }
-        Self {
-            head,
-            batch,
-            is_on_policy: false,
-        }
+        // Those of the head take their place.
+        batch.entropies = None;
+        batch.segment_ids = None;
+        Self { head, batch }
     }
 
     fn batch(&self, runner: &Runner, log_probs: Option<Tensor<2>>, dtype: DType) -> PolicyBatch {
-        let shape = [4, 6];
-        let old: Tensor<2> = runner.tensor(&self.batch.old_log_probs, shape, dtype);
-        let advantages: Tensor<2> = runner.tensor(self.batch.advantages.values(), shape, dtype);
-        let rollout = self
-            .batch
-            .rollout_log_probs
-            .as_ref()
-            .expect("busy has some");
-        let valid = self.batch.action_mask.as_ref().expect("busy has one");
-        let batch = match (log_probs, self.is_on_policy) {
-            (Some(log_probs), false) => PolicyBatch::new(log_probs, old, advantages),
-            (Some(log_probs), true) => PolicyBatch::on_policy(log_probs, advantages),
-            (None, false) => PolicyBatch::without_log_probs(old, advantages),
-            (None, true) => PolicyBatch::on_policy_without_log_probs(advantages),
-        };
-        let reference = self.batch.ref_log_probs.as_ref();
-        let reference = reference.expect("busy has some");
-        batch
-            .with_action_mask(mask(runner, valid, shape))
-            .with_ref_log_probs(runner.tensor(reference, shape, dtype))
-            .with_rollout_log_probs(runner.tensor(rollout, shape, dtype))
-            .with_prompt_ids(self.batch.prompt_ids.clone().expect("busy has some"))
+        runner.batch_of(&self.batch, log_probs, |_, values, shape| {
+            runner.tensor(values, shape, dtype)
+        })
     }
 }
 
@@ -94,9 +73,9 @@ impl Leaves {
     fn new(runner: &Runner, setup: &Setup, dtype: DType) -> Self {
         let bias: Vec<f64> = (0..29).map(|i| f64::from(i % 5) * 0.25).collect();
         Self {
-            hidden: leaf(runner, &setup.head.hidden, [4, 6, 5], dtype),
-            weight: leaf(runner, &setup.head.weight, [5, 29], dtype),
-            bias: leaf(runner, &bias, [29], dtype),
+            hidden: runner.tracked(&setup.head.hidden, [4, 6, 5], dtype),
+            weight: runner.tracked(&setup.head.weight, [5, 29], dtype),
+            bias: runner.tracked(&bias, [29], dtype),
         }
     }
 
@@ -159,10 +138,8 @@ fn both(
 /// Loss, metrics and gradients of every weighted, with chunks of several lengths.
 pub fn agrees_with_the_long_way(runner: &Runner) {
     let kept = HeadCase::new(41, [24, 5, 29]).with_kept();
-    let on_policy = Setup {
-        is_on_policy: true,
-        ..Setup::new()
-    };
+    let mut on_policy = Setup::new();
+    on_policy.batch.on_policy = true;
     let setups = [Setup::new(), Setup::of(kept.with_temperatures()), on_policy];
     let dtype = runner.exact_dtypes()[0];
     let policies = runner.some_configs();
@@ -244,17 +221,12 @@ pub fn without_log_probs_is_seen(runner: &Runner) {
             given,
         )
         .expect_err("log-probs twice");
-    let message = error.to_string();
-    for name in ["`log_probs`", "on_policy_without_log_probs"] {
-        assert!(message.contains(name), "{runner}: {message}");
-    }
+    assert_names(error, &["`log_probs`", "on_policy_without_log_probs"]);
     for error in [
         loss.forward(batch.clone()).err(),
         loss.forward_no_reduction(batch).err(),
     ] {
-        let message = error.expect("there are no log-probs").to_string();
-        for name in ["log_probs", "forward_linear", "PolicyBatch::new"] {
-            assert!(message.contains(name), "{runner}: {message}");
-        }
+        let names = ["log_probs", "forward_linear", "PolicyBatch::new"];
+        assert_names(error.expect("there are no log-probs"), &names);
     }
 }

@@ -6,7 +6,9 @@ use policy_loss::{
     TokenDistributions, TopK,
 };
 
-use super::{HeadCase, Layout, config, indices, is_of_cubecl, leaf, linear, mask, of_products};
+use super::{
+    HeadCase, Layout, assert_only_nan, config, indices, is_of_cubecl, linear, mask, of_products,
+};
 use crate::compare::assert_all_near;
 use crate::runner::{Runner, values};
 
@@ -35,28 +37,14 @@ pub fn are_nan(runner: &Runner) {
         let mut known = case.clone();
         known.targets[2] = 0;
         let answer = known.answer();
-        for token in 0..4 {
-            match token {
-                2 => assert!(outcome.log_probs[token].is_nan(), "{what}"),
-                _ => assert_all_near(
-                    of_products(runner, DType::F32),
-                    &what,
-                    &[outcome.log_probs[token]],
-                    &[answer.log_probs[token]],
-                ),
-            }
-        }
+        let tolerance = of_products(runner, DType::F32);
+        assert_only_nan(tolerance, &what, &outcome.log_probs, &answer.log_probs, 2);
         // The entropy does not depend on the target, unless the target is what is kept.
         let mut entropies = outcome.entropies.expect("asked for");
         if is_kept {
             entropies[2] = answer.entropies[2];
         }
-        assert_all_near(
-            of_products(runner, DType::F32),
-            &what,
-            &entropies,
-            &answer.entropies,
-        );
+        assert_all_near(tolerance, &what, &entropies, &answer.entropies);
     }
 }
 
@@ -72,8 +60,8 @@ pub fn of_any_integer_type(runner: &Runner) {
         for &dtype in types {
             let what = format!("{runner}, {dtype:?}, kept: {}", case.kept.is_some());
             let answer = case.answer();
-            let hidden = leaf(runner, &case.hidden, [tokens, width], DType::F32);
-            let weight: Tensor<2> = leaf(runner, &case.weight, [width, vocabulary], DType::F32);
+            let hidden = runner.tracked(&case.hidden, [tokens, width], DType::F32);
+            let weight: Tensor<2> = runner.tracked(&case.weight, [width, vocabulary], DType::F32);
             let head = LinearHead::new(weight.clone());
             let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
             let targets = indices(runner, &case.targets, [tokens]).cast(dtype);
@@ -99,12 +87,7 @@ pub fn of_any_integer_type(runner: &Runner) {
                 continue;
             }
             let top_k = |words: Tensor<2, Int>| {
-                let teacher = leaf(
-                    runner,
-                    &[-1.0, -2.0].repeat(tokens),
-                    [tokens, 2],
-                    DType::F32,
-                );
+                let teacher = runner.tracked(&[-1.0, -2.0].repeat(tokens), [tokens, 2], DType::F32);
                 let student = TokenDistributions::of_hidden(&log_probs, hidden.clone(), &head);
                 let divergence = DistillationConfig::new(TeacherDivergence::ReverseKl);
                 let divergence = divergence.init().expect("valid");
@@ -155,7 +138,7 @@ fn ignored_without_a_gradient(runner: &Runner, case: &HeadCase) {
     if runner.implementation == policy_loss::Implementation::Fused {
         logits[vocabulary..2 * vocabulary].fill(f64::NAN);
     }
-    let logits = leaf(runner, &logits, [tokens, vocabulary], DType::F32);
+    let logits = runner.tracked(&logits, [tokens, vocabulary], DType::F32);
     let mut targets = case.targets.clone();
     targets[1] = -100;
     let output = config(runner, case, Entropy::None)
@@ -201,16 +184,15 @@ pub fn are_found(runner: &Runner) {
             index: 2,
             vocabulary,
         });
-        let logits = leaf(
-            runner,
+        let logits = runner.tracked(
             &vec![0.0; tokens * vocabulary],
             [tokens, vocabulary],
             DType::F32,
         );
         let error = log_probs.forward(logits, targets.clone()).err();
         assert_eq!(error, expected, "{runner}");
-        let hidden = leaf(runner, &case.hidden, [tokens, width], DType::F32);
-        let weight = leaf(runner, &case.weight, [width, vocabulary], DType::F32);
+        let hidden = runner.tracked(&case.hidden, [tokens, width], DType::F32);
+        let weight = runner.tracked(&case.weight, [width, vocabulary], DType::F32);
         let head = policy_loss::LinearHead::new(weight);
         let error = log_probs
             .forward_linear(hidden.clone(), &head, targets.clone())

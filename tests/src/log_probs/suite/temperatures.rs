@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Tensor};
 use policy_loss::{BatchError, Entropy, LinearHead, LogProbsTokens, PolicyBatch, PolicyLossConfig};
 
-use super::{HeadCase, Layout, config, indices, leaf, linear, of_products, tokens};
+use super::{HeadCase, Layout, assert_only_nan, config, indices, linear, of_products, tokens};
 use crate::compare::assert_all_near;
 use crate::runner::Runner;
 
@@ -43,18 +43,8 @@ pub fn without_a_meaning_are_nan(runner: &Runner) {
         let config = config(runner, &case, Entropy::Metric);
         let outcome = linear(runner, &case, config, Layout::Linear, DType::F32);
         let what = format!("{runner}, temperature {temperature}");
-        for token in 0..4 {
-            let actual = outcome.log_probs[token];
-            match token {
-                2 => assert!(actual.is_nan(), "{what}: {actual}"),
-                _ => assert_all_near(
-                    of_products(runner, DType::F32),
-                    &what,
-                    &[actual],
-                    &[answer.log_probs[token]],
-                ),
-            }
-        }
+        let tolerance = of_products(runner, DType::F32);
+        assert_only_nan(tolerance, &what, &outcome.log_probs, &answer.log_probs, 2);
     }
 }
 
@@ -63,7 +53,7 @@ pub fn without_a_meaning_are_nan(runner: &Runner) {
 pub fn refused(runner: &Runner) {
     let case = HeadCase::new(63, [4, 3, 5]);
     let floats = |numbers: &[f64], shape: [usize; 2]| -> Tensor<2> {
-        leaf(runner, numbers, shape, DType::F32)
+        runner.tracked(numbers, shape, DType::F32)
     };
     let head = LinearHead::new(floats(&case.weight, [3, 5]));
     let of = |log_probs: &policy_loss::TokenLogProbs, tokens: LogProbsTokens<1>| {
@@ -91,7 +81,7 @@ pub fn refused(runner: &Runner) {
          `LogProbsConfig::with_temperature` or `LogProbsTokens::with_temperatures`";
     seen(of(&warm.init().expect("valid"), given), message);
     let policy = PolicyLossConfig::new().init().expect("valid");
-    let hidden: Tensor<3> = leaf(runner, &case.hidden, [2, 2, 3], DType::F32);
+    let hidden: Tensor<3> = runner.tracked(&case.hidden, [2, 2, 3], DType::F32);
     let zeros = || floats(&[0.0; 4], [2, 2]);
     let result = policy.forward_linear(
         &warm.init().expect("valid"),

@@ -118,10 +118,7 @@ pub fn roundings_do_not_clip(runner: &Runner) {
 /// Only the values receive a gradient, and it goes on through what they came from.
 pub fn constants_receive_none(runner: &Runner) {
     let dtype = DType::F32;
-    let tracked = |x: &[f64]| {
-        let tensor: Tensor<2> = runner.tensor(x, [1, 3], dtype);
-        tensor.require_grad()
-    };
+    let tracked = |x: &[f64]| -> Tensor<2> { runner.tracked(x, [1, 3], dtype) };
     let hidden = tracked(&[0.25, 1.0, -1.0]);
     let returns = tracked(&[1.0, 0.0, 3.0]);
     let old_values = tracked(&[0.5, 2.0, -2.0]);

@@ -1,11 +1,11 @@
 //! What the value loss is, for every batch.
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 use policy_loss::{
     BatchError, GlobalTotals, Reduction, ValueBatch, ValueLossConfig, ValueLossOutput,
 };
 
-use crate::compare::{Tolerance, assert_all_near, assert_near};
+use crate::compare::{Tolerance, assert_all_near, assert_names, assert_near};
 use crate::runner::{Runner, values};
 use crate::value_loss::case::{Case, configs};
 use crate::value_loss::oracle::Answer;
@@ -178,11 +178,7 @@ pub fn errors(runner: &Runner) {
     let right = || zeros([2, 3]);
     let wrong = || zeros([3, 2]);
     let new = || ValueBatch::new(right(), right()).with_old_values(right());
-    let elsewhere: Device = match runner.backend {
-        "flex" => policy_loss_ndarray::device().expect("every machine has it"),
-        _ => policy_loss_flex::device().expect("every machine has it"),
-    };
-    let there = || Tensor::<2>::zeros([2, 3], &elsewhere);
+    let there = || Tensor::<2>::zeros([2, 3], &runner.elsewhere());
     let totals = |totals: GlobalTotals| new().with_totals(totals);
     let cases: Vec<(ValueBatch, &[&str])> = vec![
         (
@@ -220,11 +216,7 @@ pub fn errors(runner: &Runner) {
         let unreduced = loss.forward_no_reduction(batch.clone()).err();
         let error = loss.forward(batch).expect_err("the batch is refused");
         assert_eq!(unreduced.as_ref(), Some(&error), "{runner}");
-        let message = error.to_string();
-        for part in parts {
-            let named = message.contains(part);
-            assert!(named, "{runner}: {message:?} does not name {part:?}");
-        }
+        assert_names(&error, parts);
     }
     // What is not read is checked all the same.
     let unclipped = ValueLossConfig::new()
