@@ -13,7 +13,6 @@ mod metrics;
 mod penalty;
 mod random;
 mod ratio;
-mod row;
 mod surrogates;
 
 pub use batch::{Batch, Prompts, Scale};
@@ -243,7 +242,7 @@ pub fn solve(objective: &Objective, batch: &Batch, scale: Option<Scale>) -> Answ
             answer.sizes.gradient[i] += size_of_the_row * row_slope;
         }
     }
-    row::fill(objective, batch, &tokens, &mut answer);
+    metrics::fill(objective, batch, &tokens, &mut answer);
     answer
 }
 
