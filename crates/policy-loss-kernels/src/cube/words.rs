@@ -16,6 +16,9 @@ pub trait Elements: Send + Sync + 'static {
 /// Numbers, one for each of a few tokens.
 pub type Values<E> = Vector<<E as Elements>::Real, <E as Elements>::Width>;
 
+/// A number of a row.
+type Real<E> = <E as Elements>::Real;
+
 /// Conditions, one for each of a few tokens.
 pub type Flags<E> = Vector<bool, <E as Elements>::Width>;
 
@@ -54,107 +57,68 @@ pub fn number<E: Elements>(_like: Values<E>, number: &InputScalar) -> Values<E> 
     Vector::new(number.get::<E::Real>())
 }
 
-/// A number of the row.
-#[cube]
-pub fn whole<E: Elements>(total: E::Real) -> Values<E> {
-    Vector::new(total)
-}
-
-/// A number of the row, divided by its number of tokens. Divided, not multiplied by `1 / tokens`: a
-/// mean of equal numbers is that number.
-#[cube]
-pub fn mean<E: Elements>(total: E::Real, tokens: E::Real) -> Values<E> {
-    Vector::new(total / at_least_one::<E::Real>(tokens))
-}
-
 #[cube]
 pub fn at_least_one<A: Float>(count: A) -> A {
     let one = A::new(1.0);
     select(count > one, count, one)
 }
 
-#[cube]
-pub fn nowhere<E: Elements>(_like: Values<E>) -> Flags<E> {
-    Vector::new(false)
+/// Words whose value is one expression. `#[cube]` comes from outside: it and the expressions name the
+/// same variables.
+macro_rules! words {
+    ($hash:tt $cube:tt $(
+        $(#[doc = $doc:literal])*
+        $name:ident($($argument:ident: $type:ident),*) -> $output:ident = $value:expr;
+    )*) => {$(
+        $(#[doc = $doc])*
+        $hash $cube
+        pub fn $name<E: Elements>($($argument: $type<E>),*) -> $output<E> {
+            $value
+        }
+    )*};
 }
 
-#[cube]
-pub fn less<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
-    left.less_than(&right)
-}
-
-#[cube]
-pub fn greater<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
-    left.greater_than(&right)
-}
-
-#[cube]
-pub fn at_most<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
-    left.less_equal(&right)
-}
-
-#[cube]
-pub fn at_least<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
-    left.greater_equal(&right)
-}
-
-#[cube]
-pub fn equal<E: Elements>(left: Values<E>, right: Values<E>) -> Flags<E> {
-    left.equal(&right)
-}
-
-#[cube]
-pub fn is_nan<E: Elements>(x: Values<E>) -> Flags<E> {
-    x.is_nan()
-}
-
-#[cube]
-pub fn both<E: Elements>(left: Flags<E>, right: Flags<E>) -> Flags<E> {
-    left.vec_and(right)
-}
-
-#[cube]
-pub fn either<E: Elements>(left: Flags<E>, right: Flags<E>) -> Flags<E> {
-    left.or(right)
-}
-
-#[cube]
-pub fn choose<E: Elements>(condition: Flags<E>, yes: Values<E>, no: Values<E>) -> Values<E> {
-    select_many(condition, yes, no)
-}
-
-/// The value, but `low` where it is less; NaN stays, which the built-in `max` of a device need not
-/// keep.
-#[cube]
-pub fn raised<E: Elements>(x: Values<E>, low: Values<E>) -> Values<E> {
-    select_many(x.less_than(&low), low, x)
-}
-
-/// The value, but `high` where it is greater; NaN stays.
-#[cube]
-pub fn lowered<E: Elements>(x: Values<E>, high: Values<E>) -> Values<E> {
-    select_many(x.greater_than(&high), high, x)
-}
-
-#[cube]
-pub fn negative<E: Elements>(x: Values<E>) -> Values<E> {
-    Values::<E>::new(E::Real::new(0.0)) - x
-}
-
-/// `x - a * b`.
-#[cube]
-pub fn minus_product<E: Elements>(x: Values<E>, a: Values<E>, b: Values<E>) -> Values<E> {
-    x - a * b
-}
-
-#[cube]
-pub fn exponential<E: Elements>(x: Values<E>) -> Values<E> {
-    x.exp()
-}
-
-#[cube]
-pub fn square_root<E: Elements>(x: Values<E>) -> Values<E> {
-    x.sqrt()
+words! {
+    #[cube]
+    /// A number of the row.
+    whole(total: Real) -> Values = Vector::new(total);
+    /// A number of the row, divided by its number of tokens. Divided, not multiplied by
+    /// `1 / tokens`: a mean of equal numbers is that number.
+    mean(total: Real, tokens: Real) -> Values =
+        Vector::new(total / at_least_one::<E::Real>(tokens));
+    nowhere(_like: Values) -> Flags = Vector::new(false);
+    less(left: Values, right: Values) -> Flags = left.less_than(&right);
+    greater(left: Values, right: Values) -> Flags = left.greater_than(&right);
+    at_most(left: Values, right: Values) -> Flags = left.less_equal(&right);
+    at_least(left: Values, right: Values) -> Flags = left.greater_equal(&right);
+    equal(left: Values, right: Values) -> Flags = left.equal(&right);
+    is_nan(x: Values) -> Flags = x.is_nan();
+    both(left: Flags, right: Flags) -> Flags = left.vec_and(right);
+    either(left: Flags, right: Flags) -> Flags = left.or(right);
+    choose(condition: Flags, yes: Values, no: Values) -> Values = select_many(condition, yes, no);
+    /// The value, but `low` where it is less; NaN stays, which the built-in `max` of a device need not
+    /// keep.
+    raised(x: Values, low: Values) -> Values = select_many(x.less_than(&low), low, x);
+    /// The value, but `high` where it is greater; NaN stays.
+    lowered(x: Values, high: Values) -> Values = select_many(x.greater_than(&high), high, x);
+    negative(x: Values) -> Values = Values::<E>::new(E::Real::new(0.0)) - x;
+    minus_product(x: Values, a: Values, b: Values) -> Values = x - a * b;
+    exponential(x: Values) -> Values = x.exp();
+    square_root(x: Values) -> Values = x.sqrt();
+    /// `ln(left / right)` of positive numbers.
+    logarithm_of_quotient(left: Values, right: Values) -> Values = left.ln() - right.ln();
+    /// What numbers add to a sum.
+    total(x: Values) -> Real = x.vector_sum();
+    /// A sum with `a * b` added to it.
+    plus_product(sum: Real, a: Values, b: Values) -> Real = sum + (a * b).vector_sum();
+    /// What numbers that are NaN or infinite add to a count.
+    count_non_finite(x: Values) -> Real = count::<E>(x.is_nan().or(x.is_inf()));
+    /// The smallest number, where the condition holds; NaN is left out.
+    least(known: Real, condition: Flags, x: Values) -> Real =
+        extreme::<E>(Kind::Least, known, condition, x);
+    /// The largest number, where the condition holds; NaN is left out.
+    largest(known: Real, condition: Flags, x: Values) -> Real =
+        extreme::<E>(Kind::Largest, known, condition, x);
 }
 
 /// Of `x` within ±20, or NaN.
@@ -184,48 +148,12 @@ pub fn exponential_of_bounded<E: Elements>(
     }
 }
 
-/// `ln(left / right)` of positive numbers.
-#[cube]
-pub fn logarithm_of_quotient<E: Elements>(left: Values<E>, right: Values<E>) -> Values<E> {
-    left.ln() - right.ln()
-}
-
-/// What numbers add to a sum.
-#[cube]
-pub fn total<E: Elements>(x: Values<E>) -> E::Real {
-    x.vector_sum()
-}
-
-/// A sum with `a * b` added to it.
-#[cube]
-pub fn plus_product<E: Elements>(sum: E::Real, a: Values<E>, b: Values<E>) -> E::Real {
-    sum + (a * b).vector_sum()
-}
-
 /// What conditions add to a count.
 #[cube]
 pub fn count<E: Elements>(condition: Flags<E>) -> E::Real {
     let one = Values::<E>::new(E::Real::new(1.0));
     let zero = Values::<E>::new(E::Real::new(0.0));
     select_many(condition, one, zero).vector_sum()
-}
-
-/// What numbers that are NaN or infinite add to a count.
-#[cube]
-pub fn count_non_finite<E: Elements>(x: Values<E>) -> E::Real {
-    count::<E>(x.is_nan().or(x.is_inf()))
-}
-
-/// The smallest number, where the condition holds; NaN is left out.
-#[cube]
-pub fn least<E: Elements>(least: E::Real, condition: Flags<E>, x: Values<E>) -> E::Real {
-    extreme::<E>(Kind::Least, least, condition, x)
-}
-
-/// The largest number, where the condition holds; NaN is left out.
-#[cube]
-pub fn largest<E: Elements>(largest: E::Real, condition: Flags<E>, x: Values<E>) -> E::Real {
-    extreme::<E>(Kind::Largest, largest, condition, x)
 }
 
 #[cube]
