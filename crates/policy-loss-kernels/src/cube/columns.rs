@@ -6,7 +6,6 @@ use super::words::Elements;
 use crate::blueprint::Blueprint;
 use crate::formula::row::gpu::{Row, TokenInputs, stand_in};
 use crate::formula::token::gpu::TokenGradient;
-use crate::objective::FilterLevel;
 
 /// The types of a launch.
 pub trait Types: Elements {
@@ -31,6 +30,7 @@ impl<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size> Types for (O, R, V
 
 type Column<T, N> = Box<[Vector<T, N>]>;
 type OptionalColumn<T, N> = ComptimeOption<Column<T, N>>;
+type OptionalNumbers<A> = ComptimeOption<Box<[A]>>;
 
 /// The inputs as vectors of tokens. No vector holds tokens of two sequences.
 #[derive(CubeType, CubeLaunch)]
@@ -38,9 +38,9 @@ pub struct Inputs<E: Types> {
     log_probs: Column<E::Real, E::Width>,
     old_log_probs: Column<E::OldLogProbs, E::Width>,
     rollout_log_probs: OptionalColumn<E::RolloutLogProbs, E::Width>,
-    weight_mean: ComptimeOption<Box<[E::Real]>>,
-    entropy_threshold: ComptimeOption<Box<[E::Real]>>,
-    sequence_weights: ComptimeOption<Box<[E::Real]>>,
+    weight_mean: OptionalNumbers<E::Real>,
+    entropy_threshold: OptionalNumbers<E::Real>,
+    sequence_weights: OptionalNumbers<E::Real>,
     ref_log_probs: OptionalColumn<E::Real, E::Width>,
     entropies: OptionalColumn<E::Real, E::Width>,
     advantages: AdvantageColumn<E>,
@@ -72,40 +72,16 @@ impl<E: Types> Inputs<E> {
         #[comptime] blueprint: Blueprint,
     ) -> TokenInputs<E> {
         let log_probs = self.log_probs[index];
-        let mut rollout_log_probs = log_probs;
-        if comptime!(blueprint.reads_rollout()) {
-            rollout_log_probs = Vector::cast_from(self.rollout_log_probs.as_ref().unwrap()[index]);
-        }
-        let mut ref_log_probs = log_probs;
-        if comptime!(blueprint.reads_reference()) {
-            ref_log_probs = self.ref_log_probs.as_ref().unwrap()[index];
-        }
-        let mut entropy = log_probs;
-        if comptime!(blueprint.reads_entropies()) {
-            entropy = self.entropies.as_ref().unwrap()[index];
-        }
-        let mut future_weight = log_probs;
-        if comptime!(blueprint.weighs_future) {
-            future_weight = self.future_weights.as_ref().unwrap()[index];
-        }
-        let mut segment_log_ratio = log_probs;
-        if comptime!(blueprint.segment_ratio()) {
-            segment_log_ratio = self.segment_log_ratios.as_ref().unwrap()[index];
-        }
-        let mut segment_rejection = log_probs;
-        if comptime!(blueprint.filters_by(FilterLevel::SegmentMean)) {
-            segment_rejection = self.segment_rejections.as_ref().unwrap()[index];
-        }
         let read = TokenInputs::<E> {
             log_probs,
             old_log_probs: Vector::cast_from(self.old_log_probs[index]),
-            rollout_log_probs,
-            ref_log_probs,
-            entropy,
+            rollout_log_probs: read(&self.rollout_log_probs, index, log_probs),
+            ref_log_probs: read(&self.ref_log_probs, index, log_probs),
+            entropy: read(&self.entropies, index, log_probs),
             advantage: self.advantage(index, sequence),
-            future_weight,
-            segment_log_ratio,
-            segment_rejection,
+            future_weight: read(&self.future_weights, index, log_probs),
+            segment_log_ratio: read(&self.segment_log_ratios, index, log_probs),
+            segment_rejection: read(&self.segment_rejections, index, log_probs),
             valid: self.valid(index),
             missing: Vector::new(false),
         };
@@ -115,42 +91,17 @@ impl<E: Types> Inputs<E> {
     /// A row with what the batch brings for all of them.
     pub fn of_batch(&self, row: Row<E>) -> Row<E> {
         let mut row = row;
-        row.weight_mean = self.weight_mean();
-        row.entropy_threshold = self.entropy_threshold();
+        row.weight_mean = number(&self.weight_mean, 0usize, row.weight_mean);
+        row.entropy_threshold = number(&self.entropy_threshold, 0usize, row.entropy_threshold);
         row
     }
 
     /// The row of a sequence with what the batch brings for it.
-    pub fn of_sequence(
-        &self,
-        row: Row<E>,
-        sequence: usize,
-        #[comptime] blueprint: Blueprint,
-    ) -> Row<E> {
+    pub fn of_sequence(&self, row: Row<E>, sequence: usize) -> Row<E> {
         let mut row = self.of_batch(row);
-        if comptime!(blueprint.has_sequence_weights) {
-            row.factor = Vector::new(self.sequence_weights.as_ref().unwrap()[sequence]);
-            row.gradient_factor = row.factor;
-        }
+        row.factor = number(&self.sequence_weights, sequence, row.factor);
+        row.gradient_factor = row.factor;
         row
-    }
-
-    /// What rollout weights are divided by.
-    fn weight_mean(&self) -> Vector<E::Real, E::Width> {
-        #[comptime]
-        match &self.weight_mean {
-            ComptimeOption::Some(mean) => Vector::new(mean[0]),
-            ComptimeOption::None => Vector::new(E::Real::new(1.0)),
-        }
-    }
-
-    /// The least entropy of a token that is kept.
-    fn entropy_threshold(&self) -> Vector<E::Real, E::Width> {
-        #[comptime]
-        match &self.entropy_threshold {
-            ComptimeOption::Some(threshold) => Vector::new(threshold[0]),
-            ComptimeOption::None => Vector::new(E::Real::new(0.0)),
-        }
     }
 
     pub fn valid(&self, index: usize) -> Vector<bool, E::Width> {
@@ -172,6 +123,34 @@ impl<E: Types> Inputs<E> {
                 Vector::new(E::Real::cast_from(advantages[sequence]))
             }
         }
+    }
+}
+
+/// What a column that is there holds at `index`, `instead` where the objective reads none.
+#[cube]
+fn read<T: Float, A: Float, N: Size>(
+    column: &OptionalColumn<T, N>,
+    index: usize,
+    instead: Vector<A, N>,
+) -> Vector<A, N> {
+    #[comptime]
+    match column {
+        ComptimeOption::Some(column) => Vector::cast_from(column[index]),
+        ComptimeOption::None => instead,
+    }
+}
+
+/// The same of a column that has one number for several tokens.
+#[cube]
+fn number<A: Float, N: Size>(
+    column: &OptionalNumbers<A>,
+    index: usize,
+    instead: Vector<A, N>,
+) -> Vector<A, N> {
+    #[comptime]
+    match column {
+        ComptimeOption::Some(column) => Vector::new(column[index]),
+        ComptimeOption::None => instead,
     }
 }
 

@@ -327,28 +327,21 @@ fn inputs<E: Types>(batch: &Batch, blueprint: &Blueprint) -> InputsLaunch<E> {
         })
     });
     let advantages = advantages.expect(ALWAYS);
+    let numbers = |column: &Option<Buffer>, length, is_read: bool| {
+        let buffer = || column.as_ref().expect("numbers that the objective reads");
+        is_read.then(|| buffer().argument(length)).into()
+    };
     InputsLaunch::new(
         log_probs.expect(ALWAYS),
         old_log_probs.expect(ALWAYS),
         rollout_log_probs.into(),
-        batch
-            .weight_mean
-            .as_ref()
-            .filter(|_| blueprint.normalizes)
-            .map(|mean| mean.argument(1))
-            .into(),
-        batch
-            .entropy_threshold
-            .as_ref()
-            .filter(|_| blueprint.masks_entropy)
-            .map(|threshold| threshold.argument(1))
-            .into(),
-        batch
-            .sequence_weights
-            .as_ref()
-            .filter(|_| blueprint.has_sequence_weights)
-            .map(|weights| weights.argument(batch.sequences))
-            .into(),
+        numbers(&batch.weight_mean, 1, blueprint.normalizes),
+        numbers(&batch.entropy_threshold, 1, blueprint.masks_entropy),
+        numbers(
+            &batch.sequence_weights,
+            batch.sequences,
+            blueprint.has_sequence_weights,
+        ),
         ref_log_probs.into(),
         entropies.into(),
         match batch.advantages_per_sequence {

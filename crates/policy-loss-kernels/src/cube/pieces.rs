@@ -118,7 +118,7 @@ fn shared_row<E: Types>(
     }
     *tokens = sums.tokens;
     let row = share::<E>(numbers, &sums, Vector::new(E::Real::new(0.0)), blueprint);
-    inputs.of_sequence(row, sequence, blueprint)
+    inputs.of_sequence(row, sequence)
 }
 
 /// Visits the tokens: as the kernel for whole sequences, but for what flows through a ratio that

@@ -163,7 +163,7 @@ fn by_rows<E: Types>(
         }
         let row = share::<E>(numbers, &row_sums, Vector::new(zero), blueprint);
         // A row of lanes beyond the last sequence looks at the first one, and has no token.
-        let mut row = inputs.of_sequence(row, select(sequence < sequences, sequence, 0), blueprint);
+        let mut row = inputs.of_sequence(row, select(sequence < sequences, sequence, 0));
         if comptime!(blueprint.adds_weights()) {
             let own = sum_of_kept_weights::<E>(
                 inputs, numbers, &row, sequence, start, end, step, blueprint,
