@@ -6,6 +6,7 @@ use super::words::Elements;
 use crate::blueprint::Blueprint;
 use crate::formula::row::gpu::{Row, TokenInputs, stand_in};
 use crate::formula::token::gpu::TokenGradient;
+use crate::numbers::gpu::NumberArguments;
 
 /// The types of a launch.
 pub trait Types: Elements {
@@ -35,6 +36,11 @@ type OptionalNumbers<A> = ComptimeOption<Box<[A]>>;
 /// The inputs as vectors of tokens. No vector holds tokens of two sequences.
 #[derive(CubeType, CubeLaunch)]
 pub struct Inputs<E: Types> {
+    pub sequences: usize,
+    /// Vectors in a sequence.
+    pub vectors_per_row: usize,
+    /// The numbers of the objective.
+    pub numbers: NumberArguments,
     log_probs: Column<E::Real, E::Width>,
     old_log_probs: Column<E::OldLogProbs, E::Width>,
     rollout_log_probs: OptionalColumn<E::RolloutLogProbs, E::Width>,
@@ -61,8 +67,32 @@ pub enum AdvantageColumn<E: Types> {
     PerSequence(Box<[E::Advantages]>),
 }
 
+/// What a row of lanes visits of a sequence: all of it, or a piece.
+#[derive(CubeType)]
+pub struct Part {
+    pub sequence: usize,
+    /// The sequence is counted with this part.
+    pub counts: bool,
+    /// The first of its vectors, and the end of them.
+    pub start: usize,
+    pub end: usize,
+}
+
 #[cube]
 impl<E: Types> Inputs<E> {
+    /// All of a sequence. A row of lanes beyond the last one gets nothing of the first.
+    pub fn whole(&self, number: usize) -> Part {
+        let exists = number < self.sequences;
+        let sequence = select(exists, number, 0);
+        let start = sequence * self.vectors_per_row;
+        Part {
+            sequence,
+            counts: exists,
+            start,
+            end: select(exists, start + self.vectors_per_row, start),
+        }
+    }
+
     /// The tokens at `index`, which belong to `sequence`. What the objective does not read shows
     /// `log_probs`.
     pub fn tokens(

@@ -168,12 +168,9 @@ impl Visit<'_> {
                 self.cubes(),
                 CubeDim::new_1d(CUBE_SIZE),
                 self.geometry.width,
-                inputs(self.batch, &self.blueprint),
-                self.numbers.arguments(self.arithmetic),
+                inputs(self),
                 self.gradients(),
                 self.partials.argument(self.partials.length()),
-                self.batch.sequences,
-                self.batch.tokens / self.geometry.width,
                 self.geometry.division,
                 self.blueprint,
                 self.types,
@@ -187,14 +184,7 @@ impl Visit<'_> {
         let row_sums_length = RowSum::needed(&self.blueprint).len().max(1) * total;
         let row_sums = Buffer::empty(self.client, row_sums_length, self.arithmetic);
         let slopes = Buffer::empty(self.client, total, self.arithmetic);
-        let pieces = || {
-            PiecesLaunch::new(
-                self.batch.sequences,
-                self.batch.tokens / self.geometry.width,
-                size.count,
-                size.vectors,
-            )
-        };
+        let pieces = || PiecesLaunch::new(size.count, size.vectors);
         // A mean over sequences needs pieces, and nothing that is gathered.
         let gathers = !RowSum::needed(&self.blueprint).is_empty();
         // SAFETY: see above.
@@ -205,8 +195,7 @@ impl Visit<'_> {
                     self.cubes(),
                     CubeDim::new_1d(CUBE_SIZE),
                     self.geometry.width,
-                    inputs(self.batch, &self.blueprint),
-                    self.numbers.arguments(self.arithmetic),
+                    inputs(self),
                     row_sums.argument(row_sums_length),
                     pieces(),
                     self.geometry.division,
@@ -219,8 +208,7 @@ impl Visit<'_> {
                 self.cubes(),
                 CubeDim::new_1d(CUBE_SIZE),
                 self.geometry.width,
-                inputs(self.batch, &self.blueprint),
-                self.numbers.arguments(self.arithmetic),
+                inputs(self),
                 row_sums.argument(row_sums_length),
                 slopes.argument(total),
                 self.gradients(),
@@ -236,8 +224,7 @@ impl Visit<'_> {
                     self.cubes(),
                     CubeDim::new_1d(CUBE_SIZE),
                     self.geometry.width,
-                    inputs(self.batch, &self.blueprint),
-                    self.numbers.arguments(self.arithmetic),
+                    inputs(self),
                     row_sums.argument(row_sums_length),
                     slopes.argument(total),
                     self.gradients(),
@@ -303,7 +290,10 @@ pub fn arithmetic(log_probs: ElemType) -> ElemType {
     }
 }
 
-fn inputs<E: Types>(batch: &Batch, blueprint: &Blueprint) -> InputsLaunch<E> {
+fn inputs<E: Types>(visit: &Visit) -> InputsLaunch<E> {
+    let Visit {
+        batch, blueprint, ..
+    } = visit;
     let length = batch.sequences * batch.tokens;
     let columns = batch.columns.as_ref().zip(blueprint.reads());
     let [
@@ -332,6 +322,9 @@ fn inputs<E: Types>(batch: &Batch, blueprint: &Blueprint) -> InputsLaunch<E> {
         is_read.then(|| buffer().argument(length)).into()
     };
     InputsLaunch::new(
+        batch.sequences,
+        batch.tokens / visit.geometry.width,
+        visit.numbers.arguments(visit.arithmetic),
         log_probs.expect(ALWAYS),
         old_log_probs.expect(ALWAYS),
         rollout_log_probs.into(),

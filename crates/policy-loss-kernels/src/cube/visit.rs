@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::columns::{Gradients, Inputs, Types};
+use super::columns::{Gradients, Inputs, Part, Types};
 use super::lanes::{Division, Lanes};
 use super::partials::write_partials;
 use super::words::{count, mean};
@@ -13,7 +13,6 @@ use crate::formula::row::gpu::{Row, gather, share, unshared};
 use crate::formula::row_sums::RowSum;
 use crate::formula::row_sums::gpu::RowSums;
 use crate::formula::token::gpu::token;
-use crate::numbers::gpu::NumberArguments;
 use crate::sums::gpu::Sums;
 
 /// Vectors that a unit adds up in one go.
@@ -27,41 +26,20 @@ const STRETCH: usize = 16;
 #[cube(launch_unchecked)]
 pub fn visit<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
     inputs: &Inputs<(O, R, V, M, A, N)>,
-    numbers: &NumberArguments,
     gradients: &mut Gradients<(O, R, V, M, A, N)>,
     partials: &mut [A],
-    sequences: usize,
-    vectors_per_row: usize,
     #[comptime] division: Division,
     #[comptime] blueprint: Blueprint,
     #[define(O, R, V, M, A)] _types: [ElemType; 5],
 ) {
     let mut sums = Sums::<(O, R, V, M, A, N)>::new();
     if comptime!(blueprint.by_rows()) {
-        by_rows::<(O, R, V, M, A, N)>(
-            inputs,
-            numbers,
-            gradients,
-            &mut sums,
-            sequences,
-            vectors_per_row,
-            division,
-            blueprint,
-        );
+        by_rows(inputs, gradients, &mut sums, division, blueprint);
     } else {
-        by_tokens::<(O, R, V, M, A, N)>(
-            inputs,
-            numbers,
-            gradients,
-            &mut sums,
-            sequences,
-            vectors_per_row,
-            division,
-            blueprint,
-        );
+        by_tokens(inputs, gradients, &mut sums, division, blueprint);
     }
     let cube_size = comptime!(division.cube_size);
-    write_partials::<(O, R, V, M, A, N)>(&sums, partials, cube_size, blueprint);
+    write_partials(&sums, partials, cube_size, blueprint);
 }
 
 /// For objectives in which a token needs nothing of its sequence: cubes take blocks of tokens,
@@ -69,15 +47,12 @@ pub fn visit<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
 #[cube]
 fn by_tokens<E: Types>(
     inputs: &Inputs<E>,
-    numbers: &NumberArguments,
     gradients: &mut Gradients<E>,
     sums: &mut Sums<E>,
-    sequences: usize,
-    vectors_per_row: usize,
     #[comptime] division: Division,
     #[comptime] blueprint: Blueprint,
 ) {
-    let vectors = sequences * vectors_per_row;
+    let vectors = inputs.sequences * inputs.vectors_per_row;
     let step = CUBE_COUNT * comptime!(division.cube_size as usize);
     let row = inputs.of_batch(unshared::<E>(Vector::new(E::Real::new(0.0))));
     let mut index = CUBE_POS * comptime!(division.cube_size as usize) + UNIT_POS as usize;
@@ -85,16 +60,16 @@ fn by_tokens<E: Types>(
         let stop = end_of_stretch(index, vectors, step);
         let mut stretch = Sums::<E>::new();
         while index < stop {
-            let sequence = index / vectors_per_row;
+            let sequence = index / inputs.vectors_per_row;
             let tokens = inputs.tokens(index, sequence, blueprint);
-            let own = token::<E>(numbers, &row, &tokens, &mut stretch, blueprint);
+            let own = token::<E>(&inputs.numbers, &row, &tokens, &mut stretch, blueprint);
             gradients.write(index, &own, blueprint);
             index += step;
         }
         sums.add(&stretch);
     }
     if comptime!(blueprint.masked) {
-        count_sequences::<E>(inputs, sequences, vectors_per_row, sums, division);
+        count_sequences::<E>(inputs, sums, division);
     }
 }
 
@@ -103,8 +78,6 @@ fn by_tokens<E: Types>(
 #[cube]
 fn count_sequences<E: Types>(
     inputs: &Inputs<E>,
-    sequences: usize,
-    vectors_per_row: usize,
     sums: &mut Sums<E>,
     #[comptime] division: Division,
 ) {
@@ -113,13 +86,11 @@ fn count_sequences<E: Types>(
     let nothing = E::Real::new(0.0);
     let mut first = CUBE_POS * rows;
     // The same number of turns for all units of a cube: they add up together.
-    while first < sequences {
-        let sequence = first + lanes.row;
-        let start = sequence * vectors_per_row;
-        let end = select(sequence < sequences, start + vectors_per_row, start);
+    while first < inputs.sequences {
+        let part = inputs.whole(first + lanes.row);
         let mut found = nothing;
-        let mut index = start + lanes.lane;
-        while index < end && found == nothing {
+        let mut index = part.start + lanes.lane;
+        while index < part.end && found == nothing {
             found = count::<E>(inputs.valid(index));
             index += lanes.count();
         }
@@ -135,50 +106,31 @@ fn count_sequences<E: Types>(
 #[cube]
 fn by_rows<E: Types>(
     inputs: &Inputs<E>,
-    numbers: &NumberArguments,
     gradients: &mut Gradients<E>,
     sums: &mut Sums<E>,
-    sequences: usize,
-    vectors_per_row: usize,
     #[comptime] division: Division,
     #[comptime] blueprint: Blueprint,
 ) {
     let mut lanes = Lanes::<E::Real>::new(division);
     let rows = comptime!(division.rows());
-    let step = comptime!(division.lanes as usize);
-    let zero = E::Real::new(0.0);
-
     let mut first = CUBE_POS * rows;
     // The same number of turns for all units of a cube: they add up together.
-    while first < sequences {
-        let sequence = first + lanes.row;
-        let start = sequence * vectors_per_row;
-        let end = select(sequence < sequences, start + vectors_per_row, start);
-        let start = start + lanes.lane;
-
-        let mut row_sums =
-            gather_tokens::<E>(inputs, numbers, sequence, start, end, &mut lanes, blueprint);
-        if comptime!(!blueprint.masked) {
-            row_sums.tokens = E::Real::cast_from(vectors_per_row * E::Width::value());
-        }
-        let row = share::<E>(numbers, &row_sums, Vector::new(zero), blueprint);
-        // A row of lanes beyond the last sequence looks at the first one, and has no token.
-        let mut row = inputs.of_sequence(row, select(sequence < sequences, sequence, 0));
+    while first < inputs.sequences {
+        let part = inputs.whole(first + lanes.row);
+        let row_sums = gather_tokens::<E>(inputs, &part, &mut lanes, blueprint);
+        let mut row = shared_row::<E>(inputs, &row_sums, part.sequence, blueprint);
         if comptime!(blueprint.adds_weights()) {
-            let own = sum_of_kept_weights::<E>(
-                inputs, numbers, &row, sequence, start, end, step, blueprint,
-            );
+            let own = sum_of_kept_weights::<E>(inputs, &row, &part, &lanes, blueprint);
             let own = lanes.sum(own);
             row.mean_slope = row.mean_surrogate * mean::<E>(own, row_sums.tokens);
         }
-        let speaks = sequence < sequences && lanes.lane == 0;
-        add_row::<E>(sums, &row, select(speaks, row_sums.tokens, zero), blueprint);
+        let tokens = row_sums.tokens;
         let log_ratio_slope = visit_tokens::<E>(
-            inputs, numbers, &row, gradients, sums, sequence, start, end, step, blueprint,
+            inputs, &row, tokens, gradients, sums, &part, &lanes, blueprint,
         );
         if comptime!(blueprint.with_gradient && blueprint.shares_gradient()) {
             let shared = Vector::new(lanes.sum(log_ratio_slope)) * row.log_ratio_slope;
-            add_shared::<E>(inputs, gradients, shared, start, end, step, blueprint);
+            add_shared::<E>(inputs, gradients, shared, &part, &lanes, blueprint);
         }
         first += CUBE_COUNT * rows;
     }
@@ -188,23 +140,20 @@ fn by_rows<E: Types>(
 #[cube]
 pub fn gather_tokens<E: Types>(
     inputs: &Inputs<E>,
-    numbers: &NumberArguments,
-    sequence: usize,
-    start: usize,
-    end: usize,
+    part: &Part,
     lanes: &mut Lanes<E::Real>,
     #[comptime] blueprint: Blueprint,
 ) -> RowSums<E> {
-    let mut sums = RowSums::<E>::new();
+    let mut sums = no_tokens::<E>(inputs, blueprint);
     if comptime!(blueprint.masked || blueprint.gathers()) {
         let step = lanes.count();
-        let mut index = start;
-        while index < end {
-            let stop = end_of_stretch(index, end, step);
+        let mut index = part.start + lanes.lane;
+        while index < part.end {
+            let stop = end_of_stretch(index, part.end, step);
             let mut stretch = RowSums::<E>::new();
             while index < stop {
-                let tokens = inputs.tokens(index, sequence, blueprint);
-                gather::<E>(numbers, &tokens, &mut stretch, blueprint);
+                let tokens = inputs.tokens(index, part.sequence, blueprint);
+                gather::<E>(&inputs.numbers, &tokens, &mut stretch, blueprint);
                 index += step;
             }
             sums.add(&stretch);
@@ -214,10 +163,33 @@ pub fn gather_tokens<E: Types>(
     sums
 }
 
+/// The sums of a sequence before its tokens are added: with their number where none is masked.
+#[cube]
+pub fn no_tokens<E: Types>(inputs: &Inputs<E>, #[comptime] blueprint: Blueprint) -> RowSums<E> {
+    let mut sums = RowSums::<E>::new();
+    if comptime!(!blueprint.masked) {
+        sums.tokens = E::Real::cast_from(inputs.vectors_per_row * E::Width::value());
+    }
+    sums
+}
+
+/// What the tokens of a sequence share, from its sums.
+#[cube]
+pub fn shared_row<E: Types>(
+    inputs: &Inputs<E>,
+    sums: &RowSums<E>,
+    sequence: usize,
+    #[comptime] blueprint: Blueprint,
+) -> Row<E> {
+    let like = Vector::new(E::Real::new(0.0));
+    let row = share::<E>(&inputs.numbers, sums, like, blueprint);
+    inputs.of_sequence(row, sequence)
+}
+
 /// Counts a sequence with its `tokens` valid tokens, and its ratio once for each of them. `tokens` is
 /// 0 for all units but one.
 #[cube]
-pub fn add_row<E: Types>(
+fn add_row<E: Types>(
     sums: &mut Sums<E>,
     row: &Row<E>,
     tokens: E::Real,
@@ -243,30 +215,33 @@ pub fn add_row<E: Types>(
     }
 }
 
-/// Visits a unit's tokens. Returns the sum of what their losses change by with the ratio that they
-/// share; what flows through it is added to the gradient afterwards.
+/// Visits a unit's tokens, and counts their sequence with its `tokens` valid ones. Returns the sum of
+/// what their losses change by with the ratio that they share; what flows through it is added to the
+/// gradient afterwards.
 #[cube]
 pub fn visit_tokens<E: Types>(
     inputs: &Inputs<E>,
-    numbers: &NumberArguments,
     row: &Row<E>,
+    tokens: E::Real,
     gradients: &mut Gradients<E>,
     sums: &mut Sums<E>,
-    sequence: usize,
-    start: usize,
-    end: usize,
-    #[comptime] step: usize,
+    part: &Part,
+    lanes: &Lanes<E::Real>,
     #[comptime] blueprint: Blueprint,
 ) -> E::Real {
-    let mut log_ratio_slope = E::Real::new(0.0);
-    let mut index = start;
-    while index < end {
-        let stop = end_of_stretch(index, end, step);
+    let zero = E::Real::new(0.0);
+    let speaks = part.counts && lanes.lane == 0;
+    add_row::<E>(sums, row, select(speaks, tokens, zero), blueprint);
+    let mut log_ratio_slope = zero;
+    let step = lanes.count();
+    let mut index = part.start + lanes.lane;
+    while index < part.end {
+        let stop = end_of_stretch(index, part.end, step);
         let mut stretch = Sums::<E>::new();
         let mut stretch_of_slopes = E::Real::new(0.0);
         while index < stop {
-            let tokens = inputs.tokens(index, sequence, blueprint);
-            let own = token::<E>(numbers, row, &tokens, &mut stretch, blueprint);
+            let tokens = inputs.tokens(index, part.sequence, blueprint);
+            let own = token::<E>(&inputs.numbers, row, &tokens, &mut stretch, blueprint);
             gradients.write(index, &own, blueprint);
             if comptime!(blueprint.shares_gradient()) {
                 stretch_of_slopes += own.log_ratio_slope.vector_sum();
@@ -285,15 +260,14 @@ pub fn add_shared<E: Types>(
     inputs: &Inputs<E>,
     gradients: &mut Gradients<E>,
     shared: Vector<E::Real, E::Width>,
-    start: usize,
-    end: usize,
-    #[comptime] step: usize,
+    part: &Part,
+    lanes: &Lanes<E::Real>,
     #[comptime] blueprint: Blueprint,
 ) {
-    let mut index = start;
-    while index < end {
+    let mut index = part.start + lanes.lane;
+    while index < part.end {
         gradients.add_shared(index, keep::<E>(inputs.valid(index), shared), blueprint);
-        index += step;
+        index += lanes.count();
     }
 }
 
@@ -301,22 +275,20 @@ pub fn add_shared<E: Types>(
 #[cube]
 fn sum_of_kept_weights<E: Types>(
     inputs: &Inputs<E>,
-    numbers: &NumberArguments,
     row: &Row<E>,
-    sequence: usize,
-    start: usize,
-    end: usize,
-    #[comptime] step: usize,
+    part: &Part,
+    lanes: &Lanes<E::Real>,
     #[comptime] blueprint: Blueprint,
 ) -> E::Real {
     let mut sum = E::Real::new(0.0);
-    let mut index = start;
-    while index < end {
-        let stop = end_of_stretch(index, end, step);
+    let step = lanes.count();
+    let mut index = part.start + lanes.lane;
+    while index < part.end {
+        let stop = end_of_stretch(index, part.end, step);
         let mut stretch = E::Real::new(0.0);
         while index < stop {
-            let tokens = inputs.tokens(index, sequence, blueprint);
-            stretch += kept_weight::<E>(numbers, row, &tokens, blueprint).vector_sum();
+            let tokens = inputs.tokens(index, part.sequence, blueprint);
+            stretch += kept_weight::<E>(&inputs.numbers, row, &tokens, blueprint).vector_sum();
             index += step;
         }
         sum += stretch;
