@@ -30,6 +30,11 @@ impl Buffer {
         self.handle.size_in_used() as usize / self.element.size()
     }
 
+    /// The buffer as an argument of a kernel that may touch all of it.
+    pub(super) fn whole(&self) -> BufferArg {
+        self.argument(self.length())
+    }
+
     /// The buffer as an argument of a kernel that touches its first `length` elements.
     ///
     /// # Panics

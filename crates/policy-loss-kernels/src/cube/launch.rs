@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::backward::scale;
 use super::columns::{AdvantageColumnArgs, GradientsLaunch, InputsLaunch, Types};
-use super::geometry::{self, CUBE_SIZE, Geometry, PieceSize};
+use super::geometry::{self, CUBE_SIZE, Geometry};
 use super::partials::{BatchSizeLaunch, finish};
 use super::pieces::{PiecesLaunch, finish_pieces, gather_pieces, visit_pieces};
 use super::visit::visit;
@@ -52,12 +52,28 @@ pub fn forward(
     let geometry = Geometry::new(client, &blueprint, batch.sequences, batch.tokens, &types);
 
     let real = |length: usize| Buffer::empty(client, length, arithmetic);
-    let gradient_length = |wanted: bool| if wanted { tokens } else { geometry.width };
-    let gradient = real(gradient_length(with_gradient));
-    let entropy_gradient = real(gradient_length(with_gradient && blueprint.entropy));
-    let segment_gradient = real(gradient_length(with_gradient && blueprint.segment_ratio()));
-    let partials_length = Sum::needed(&blueprint).len() * geometry.cubes as usize;
-    let partials = real(partials_length);
+    let gradient = |wanted: bool| real(if wanted { tokens } else { geometry.width });
+    let outputs = Outputs {
+        loss: real(1),
+        sums: real(Sum::ALL.len()),
+        gradient: gradient(with_gradient),
+        entropy_gradient: gradient(with_gradient && blueprint.entropy),
+        segment_gradient: gradient(with_gradient && blueprint.segment_ratio()),
+        factor: real(1),
+    };
+    let partials = real(Sum::needed(&blueprint).len() * geometry.cubes as usize);
+    let visit = Visit {
+        client,
+        batch,
+        blueprint,
+        numbers: Numbers::new(objective),
+        types,
+        geometry: &geometry,
+        outputs: &outputs,
+        partials: &partials,
+    };
+    visit.launch();
+
     let length = match objective.reduction.denominator() {
         Denominator::Sequences(length) => length,
         Denominator::Tokens | Denominator::Prompts | Denominator::One => 1.0,
@@ -68,35 +84,6 @@ pub fn forward(
         InputScalar::new(length, arithmetic),
         InputScalar::new(scale.unwrap_or(1.0), arithmetic),
     );
-    let cube_dim = CubeDim::new_1d(CUBE_SIZE);
-
-    let visit = Visit {
-        client,
-        batch,
-        blueprint,
-        numbers: Numbers::new(objective),
-        types,
-        arithmetic,
-        geometry: &geometry,
-        gradient: &gradient,
-        entropy_gradient: &entropy_gradient,
-        segment_gradient: &segment_gradient,
-        partials: &partials,
-    };
-    match geometry.pieces {
-        Some(pieces) => visit.launch_pieces(pieces),
-        None => visit.launch(),
-    }
-
-    let row = Sum::ALL.len();
-    let outputs = Outputs {
-        loss: real(1),
-        sums: real(row),
-        gradient,
-        entropy_gradient,
-        segment_gradient,
-        factor: real(1),
-    };
     // SAFETY: the kernel reads the partial sums of as many cubes as there were, and writes one
     // element each, and one for each sum of the row.
     #[allow(unsafe_code)]
@@ -104,15 +91,14 @@ pub fn forward(
         finish::launch_unchecked(
             client,
             CubeCount::new_single(),
-            cube_dim,
-            partials.argument(partials_length),
-            outputs.loss.argument(1),
-            outputs.sums.argument(row),
-            outputs.factor.argument(1),
+            CubeDim::new_1d(CUBE_SIZE),
+            partials.whole(),
+            outputs.loss.whole(),
+            outputs.sums.whole(),
+            outputs.factor.whole(),
             geometry.cubes as usize,
             size,
             scale.is_some(),
-            CUBE_SIZE,
             blueprint,
             arithmetic,
         );
@@ -127,116 +113,126 @@ struct Visit<'a> {
     blueprint: Blueprint,
     numbers: Numbers,
     types: [ElemType; 5],
-    arithmetic: ElemType,
     geometry: &'a Geometry,
-    gradient: &'a Buffer,
-    entropy_gradient: &'a Buffer,
-    segment_gradient: &'a Buffer,
+    outputs: &'a Outputs,
     partials: &'a Buffer,
 }
 
-// SAFETY of all launches below: the kernels touch nothing beyond the shape of the batch, one vector of
-// a gradient that is not asked for, the partial sums of their cubes, and the sums and the slope of
-// each piece; `argument` has checked that the buffers are as long.
-#[allow(unsafe_code)]
 impl Visit<'_> {
-    fn cubes(&self) -> CubeCount {
-        CubeCount::Static(self.geometry.cubes, 1, 1)
+    fn launch(&self) {
+        let (client, blueprint) = (self.client, self.blueprint);
+        let (geometry, partials) = (self.geometry, self.partials);
+        macro_rules! launch {
+            ($kernel:ident: $($argument:expr),*) => {
+                // SAFETY: the kernels touch nothing beyond the shape of the batch, one vector of a
+                // gradient that is not asked for, the partial sums of their cubes, and the sums and
+                // the slope of each piece; `argument` has checked that the buffers are as long.
+                #[allow(unsafe_code)]
+                unsafe {
+                    $kernel::launch_unchecked(
+                        client,
+                        CubeCount::Static(geometry.cubes, 1, 1),
+                        CubeDim::new_1d(CUBE_SIZE),
+                        geometry.width,
+                        self.inputs(),
+                        $($argument,)*
+                        geometry.division,
+                        blueprint,
+                        self.types,
+                    );
+                }
+            };
+        }
+        let Some(size) = geometry.pieces else {
+            launch!(visit: self.gradients(), partials.whole());
+            return;
+        };
+        let total = self.batch.sequences * size.count;
+        let gathered = RowSum::needed(&blueprint).len();
+        let row_sums = Buffer::empty(client, gathered.max(1) * total, partials.element);
+        let slopes = Buffer::empty(client, total, partials.element);
+        let (row_sums, slopes) = (|| row_sums.whole(), || slopes.whole());
+        let pieces = || PiecesLaunch::new(size.count, size.vectors);
+        // A mean over sequences needs pieces, and nothing that is gathered.
+        if gathered > 0 {
+            launch!(gather_pieces: row_sums(), pieces());
+        }
+        let (gradients, partials) = (self.gradients(), partials.whole());
+        launch!(visit_pieces: row_sums(), slopes(), gradients, partials, pieces());
+        if blueprint.with_gradient && blueprint.shares_gradient() {
+            launch!(finish_pieces: row_sums(), slopes(), self.gradients(), pieces());
+        }
     }
 
     fn gradients<E: Types>(&self) -> GradientsLaunch<E> {
-        let Blueprint {
-            with_gradient,
-            entropy,
-            ..
-        } = self.blueprint;
-        let whole = |buffer: &Buffer| buffer.argument(buffer.length());
-        let wanted = |buffer, is_read| (with_gradient && is_read).then(|| whole(buffer)).into();
+        let (blueprint, outputs) = (self.blueprint, self.outputs);
+        let any = blueprint.with_gradient;
+        let wanted = |buffer: &Buffer, is_read| (any && is_read).then(|| buffer.whole()).into();
         GradientsLaunch::new(
-            whole(self.gradient),
-            wanted(self.entropy_gradient, entropy),
-            wanted(self.segment_gradient, self.blueprint.segment_ratio()),
+            outputs.gradient.whole(),
+            wanted(&outputs.entropy_gradient, blueprint.entropy),
+            wanted(&outputs.segment_gradient, blueprint.segment_ratio()),
         )
     }
 
-    /// Whole sequences.
-    fn launch(&self) {
-        // SAFETY: see above.
-        unsafe {
-            visit::launch_unchecked(
-                self.client,
-                self.cubes(),
-                CubeDim::new_1d(CUBE_SIZE),
-                self.geometry.width,
-                inputs(self),
-                self.gradients(),
-                self.partials.argument(self.partials.length()),
-                self.geometry.division,
-                self.blueprint,
-                self.types,
-            );
-        }
-    }
-
-    /// Pieces of sequences.
-    fn launch_pieces(&self, size: PieceSize) {
-        let total = self.batch.sequences * size.count;
-        let row_sums_length = RowSum::needed(&self.blueprint).len().max(1) * total;
-        let row_sums = Buffer::empty(self.client, row_sums_length, self.arithmetic);
-        let slopes = Buffer::empty(self.client, total, self.arithmetic);
-        let pieces = || PiecesLaunch::new(size.count, size.vectors);
-        // A mean over sequences needs pieces, and nothing that is gathered.
-        let gathers = !RowSum::needed(&self.blueprint).is_empty();
-        // SAFETY: see above.
-        unsafe {
-            if gathers {
-                gather_pieces::launch_unchecked(
-                    self.client,
-                    self.cubes(),
-                    CubeDim::new_1d(CUBE_SIZE),
-                    self.geometry.width,
-                    inputs(self),
-                    row_sums.argument(row_sums_length),
-                    pieces(),
-                    self.geometry.division,
-                    self.blueprint,
-                    self.types,
-                );
-            }
-            visit_pieces::launch_unchecked(
-                self.client,
-                self.cubes(),
-                CubeDim::new_1d(CUBE_SIZE),
-                self.geometry.width,
-                inputs(self),
-                row_sums.argument(row_sums_length),
-                slopes.argument(total),
-                self.gradients(),
-                self.partials.argument(self.partials.length()),
-                pieces(),
-                self.geometry.division,
-                self.blueprint,
-                self.types,
-            );
-            if self.blueprint.with_gradient && self.blueprint.shares_gradient() {
-                finish_pieces::launch_unchecked(
-                    self.client,
-                    self.cubes(),
-                    CubeDim::new_1d(CUBE_SIZE),
-                    self.geometry.width,
-                    inputs(self),
-                    row_sums.argument(row_sums_length),
-                    slopes.argument(total),
-                    self.gradients(),
-                    pieces(),
-                    self.geometry.division,
-                    self.blueprint,
-                    self.types,
-                );
-            }
-        }
+    fn inputs<E: Types>(&self) -> InputsLaunch<E> {
+        let (batch, blueprint) = (self.batch, self.blueprint);
+        let length = batch.sequences * batch.tokens;
+        let columns = batch.columns.as_ref().zip(blueprint.reads());
+        let [
+            log_probs,
+            old_log_probs,
+            rollout_log_probs,
+            ref_log_probs,
+            entropies,
+            advantages,
+            future_weights,
+            segment_log_ratios,
+            segment_rejections,
+        ] = columns.named().map(|(name, (column, is_read))| {
+            let length = match name == "advantages" && batch.advantages_per_sequence {
+                true => batch.sequences,
+                false => length,
+            };
+            is_read.then(|| match column {
+                Some(buffer) => buffer.argument(length),
+                None => panic!("the objective reads `{name}`"),
+            })
+        });
+        let advantages = advantages.expect(ALWAYS);
+        let numbers = |column: &Option<Buffer>, length, is_read: bool| {
+            let buffer = || column.as_ref().expect("numbers that the objective reads");
+            is_read.then(|| buffer().argument(length)).into()
+        };
+        InputsLaunch::new(
+            batch.sequences,
+            batch.tokens / self.geometry.width,
+            self.numbers.arguments(self.partials.element),
+            log_probs.expect(ALWAYS),
+            old_log_probs.expect(ALWAYS),
+            rollout_log_probs.into(),
+            numbers(&batch.weight_mean, 1, blueprint.normalizes),
+            numbers(&batch.entropy_threshold, 1, blueprint.masks_entropy),
+            numbers(
+                &batch.sequence_weights,
+                batch.sequences,
+                blueprint.has_sequence_weights,
+            ),
+            ref_log_probs.into(),
+            entropies.into(),
+            match batch.advantages_per_sequence {
+                true => AdvantageColumnArgs::PerSequence(advantages),
+                false => AdvantageColumnArgs::PerToken(advantages),
+            },
+            future_weights.into(),
+            segment_log_ratios.into(),
+            segment_rejections.into(),
+            batch.mask.as_ref().map(|it| it.argument(length)).into(),
+        )
     }
 }
+
+const ALWAYS: &str = "every objective reads it";
 
 /// `gradient * factor * upstream`, of the type of `gradient`, and in its memory if nothing else
 /// refers to it. `factor` and `upstream` have one element of the [arithmetic's](arithmetic) type.
@@ -274,7 +270,6 @@ pub fn backward(client: &Client, gradient: Buffer, factor: &Buffer, upstream: &B
             upstream.argument(1),
             output_argument,
             vectors,
-            CUBE_SIZE,
             types,
         );
     }
@@ -289,63 +284,3 @@ pub fn arithmetic(log_probs: ElemType) -> ElemType {
         _ => ElemType::Float(FloatKind::F32),
     }
 }
-
-fn inputs<E: Types>(visit: &Visit) -> InputsLaunch<E> {
-    let Visit {
-        batch, blueprint, ..
-    } = visit;
-    let length = batch.sequences * batch.tokens;
-    let columns = batch.columns.as_ref().zip(blueprint.reads());
-    let [
-        log_probs,
-        old_log_probs,
-        rollout_log_probs,
-        ref_log_probs,
-        entropies,
-        advantages,
-        future_weights,
-        segment_log_ratios,
-        segment_rejections,
-    ] = columns.named().map(|(name, (column, is_read))| {
-        let length = match name == "advantages" && batch.advantages_per_sequence {
-            true => batch.sequences,
-            false => length,
-        };
-        is_read.then(|| match column {
-            Some(buffer) => buffer.argument(length),
-            None => panic!("the objective reads `{name}`"),
-        })
-    });
-    let advantages = advantages.expect(ALWAYS);
-    let numbers = |column: &Option<Buffer>, length, is_read: bool| {
-        let buffer = || column.as_ref().expect("numbers that the objective reads");
-        is_read.then(|| buffer().argument(length)).into()
-    };
-    InputsLaunch::new(
-        batch.sequences,
-        batch.tokens / visit.geometry.width,
-        visit.numbers.arguments(visit.arithmetic),
-        log_probs.expect(ALWAYS),
-        old_log_probs.expect(ALWAYS),
-        rollout_log_probs.into(),
-        numbers(&batch.weight_mean, 1, blueprint.normalizes),
-        numbers(&batch.entropy_threshold, 1, blueprint.masks_entropy),
-        numbers(
-            &batch.sequence_weights,
-            batch.sequences,
-            blueprint.has_sequence_weights,
-        ),
-        ref_log_probs.into(),
-        entropies.into(),
-        match batch.advantages_per_sequence {
-            true => AdvantageColumnArgs::PerSequence(advantages),
-            false => AdvantageColumnArgs::PerToken(advantages),
-        },
-        future_weights.into(),
-        segment_log_ratios.into(),
-        segment_rejections.into(),
-        batch.mask.as_ref().map(|it| it.argument(length)).into(),
-    )
-}
-
-const ALWAYS: &str = "every objective reads it";

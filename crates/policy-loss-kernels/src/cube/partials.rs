@@ -5,6 +5,7 @@
 
 use cubecl::prelude::*;
 
+use super::geometry::CUBE_SIZE;
 use super::lanes::at_run_time;
 use super::words::{Elements, at_least_one, combine, neutral};
 use crate::blueprint::Blueprint;
@@ -20,12 +21,11 @@ use crate::sums::gpu::Sums;
 pub fn write_partials<E: Elements>(
     sums: &Sums<E>,
     partials: &mut [E::Real],
-    #[comptime] cube_size: u32,
     #[comptime] blueprint: Blueprint,
 ) {
     let needed = comptime!(Sum::needed(&blueprint));
     let count = comptime!(needed.len());
-    let size = comptime!(cube_size as usize);
+    let size = comptime!(CUBE_SIZE as usize);
     let unit = UNIT_POS as usize;
     let mut shared = Shared::<[E::Real]>::new_slice(comptime!(count * size));
 
@@ -34,7 +34,7 @@ pub fn write_partials<E: Elements>(
         shared[k * size + unit] = sums.get(comptime!(needed[k]));
     }
     sync_cube();
-    for step in 0..at_run_time(comptime!(cube_size.ilog2())) {
+    for step in 0..at_run_time(comptime!(CUBE_SIZE.ilog2())) {
         let half = size >> (step as usize + 1);
         if unit < half {
             #[unroll]
@@ -78,11 +78,10 @@ pub fn finish<A: Float>(
     cubes: usize,
     size: &BatchSize,
     #[comptime] scaled: bool,
-    #[comptime] cube_size: u32,
     #[comptime] blueprint: Blueprint,
     #[define(A)] _arithmetic: ElemType,
 ) {
-    let totals = Totals::<A>::of(partials, cubes, cube_size, blueprint);
+    let totals = Totals::<A>::of(partials, cubes, blueprint);
     if UNIT_POS == 0 {
         let mut tokens = A::cast_from(size.tokens);
         let mut sequences = A::cast_from(size.sequences);
@@ -127,25 +126,17 @@ struct Totals<A: Float> {
     floats: Shared<[A]>,
     counts: Shared<[u32]>,
     #[cube(comptime)]
-    cube_size: u32,
-    #[cube(comptime)]
     blueprint: Blueprint,
 }
 
 #[cube]
 impl<A: Float> Totals<A> {
     /// Adds up the columns of `partials`, `[sums, cubes]`, always in the same order.
-    fn of(
-        partials: &[A],
-        cubes: usize,
-        #[comptime] cube_size: u32,
-        #[comptime] blueprint: Blueprint,
-    ) -> Self {
-        let size = comptime!(cube_size as usize);
+    fn of(partials: &[A], cubes: usize, #[comptime] blueprint: Blueprint) -> Self {
+        let size = comptime!(CUBE_SIZE as usize);
         let mut totals = Totals::<A> {
             floats: Shared::new_slice(comptime!(needed(blueprint, false).len() * size)),
             counts: Shared::new_slice(comptime!(needed(blueprint, true).len() * size)),
-            cube_size,
             blueprint,
         };
         totals.gather(partials, cubes);
@@ -153,10 +144,10 @@ impl<A: Float> Totals<A> {
         totals
     }
 
-    /// Each unit adds up every `cube_size`-th column.
+    /// Each unit adds up every `CUBE_SIZE`-th column.
     fn gather(&mut self, partials: &[A], cubes: usize) {
         let sums = comptime!(Sum::needed(&self.blueprint));
-        let step = comptime!(self.cube_size as usize);
+        let step = comptime!(CUBE_SIZE as usize);
         let unit = UNIT_POS as usize;
         #[unroll]
         for k in 0..comptime!(sums.len()) {
@@ -186,8 +177,8 @@ impl<A: Float> Totals<A> {
     fn fold(&mut self) {
         let sums = comptime!(Sum::needed(&self.blueprint));
         let unit = UNIT_POS as usize;
-        for step in 0..at_run_time(comptime!(self.cube_size.ilog2())) {
-            let half = comptime!(self.cube_size as usize) >> (step as usize + 1);
+        for step in 0..at_run_time(comptime!(CUBE_SIZE.ilog2())) {
+            let half = comptime!(CUBE_SIZE as usize) >> (step as usize + 1);
             if unit < half {
                 #[unroll]
                 for k in 0..comptime!(sums.len()) {
@@ -223,7 +214,7 @@ impl<A: Float> Totals<A> {
         comptime!({
             let sums = needed(self.blueprint, sum.kind() == Kind::Count);
             let position = sums.iter().position(|other| *other == sum);
-            position.unwrap_or(0) * self.cube_size as usize
+            position.unwrap_or(0) * CUBE_SIZE as usize
         })
     }
 }

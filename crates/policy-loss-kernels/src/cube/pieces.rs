@@ -116,8 +116,7 @@ pub fn visit_pieces<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
         }
         number += CUBE_COUNT;
     }
-    let cube_size = comptime!(division.cube_size);
-    write_partials(&sums, partials, cube_size, blueprint);
+    write_partials(&sums, partials, blueprint);
 }
 
 /// Adds what flows through the ratio that the tokens of a sequence share.

@@ -3,6 +3,7 @@
 use cubecl::prelude::*;
 
 use super::columns::{Gradients, Inputs, Part, Types};
+use super::geometry::CUBE_SIZE;
 use super::lanes::{Division, Lanes};
 use super::partials::write_partials;
 use super::words::{count, mean};
@@ -38,8 +39,7 @@ pub fn visit<O: Float, R: Float, V: Float, M: Int, A: Float, N: Size>(
     } else {
         by_tokens(inputs, gradients, &mut sums, division, blueprint);
     }
-    let cube_size = comptime!(division.cube_size);
-    write_partials(&sums, partials, cube_size, blueprint);
+    write_partials(&sums, partials, blueprint);
 }
 
 /// For objectives in which a token needs nothing of its sequence: cubes take blocks of tokens,
@@ -53,9 +53,9 @@ fn by_tokens<E: Types>(
     #[comptime] blueprint: Blueprint,
 ) {
     let vectors = inputs.sequences * inputs.vectors_per_row;
-    let step = CUBE_COUNT * comptime!(division.cube_size as usize);
+    let step = CUBE_COUNT * comptime!(CUBE_SIZE as usize);
     let row = inputs.of_batch(unshared::<E>(Vector::new(E::Real::new(0.0))));
-    let mut index = CUBE_POS * comptime!(division.cube_size as usize) + UNIT_POS as usize;
+    let mut index = CUBE_POS * comptime!(CUBE_SIZE as usize) + UNIT_POS as usize;
     while index < vectors {
         let stop = end_of_stretch(index, vectors, step);
         let mut stretch = Sums::<E>::new();
