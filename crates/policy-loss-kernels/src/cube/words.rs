@@ -172,12 +172,3 @@ fn extreme<E: Elements>(
     }
     extreme
 }
-
-/// `clamp(x, low, high)`; NaN stays NaN, which the built-in `clamp` of a device need not keep.
-#[cube]
-pub fn clamped_values<A: Float, N: Size>(x: Vector<A, N>, low: A, high: A) -> Vector<A, N> {
-    let low = Vector::new(low);
-    let high = Vector::new(high);
-    let x = select_many(x.less_than(&low), low, x);
-    select_many(x.greater_than(&high), high, x)
-}

@@ -2,11 +2,17 @@
 
 use cubecl::prelude::*;
 
-use crate::cube::lanes::at_run_time;
-use crate::cube::words::clamped_values;
+use crate::cube::lanes::{Division, Lanes};
+use crate::kind::Kind;
 
 /// Units in a cube.
 pub const CUBE_SIZE: u32 = 256;
+
+/// All units of a cube work on one row of logits.
+const WHOLE_CUBE: Division = Division {
+    cube_size: CUBE_SIZE,
+    lanes: CUBE_SIZE,
+};
 
 /// Below it, `exp` is 0 in f32, and next to nothing in f64.
 const LOG_OF_NOTHING: f64 = -104.0;
@@ -26,7 +32,7 @@ pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
     #[define(L, I, A)] _types: [ElemType; 3],
 ) {
     let step = comptime!(CUBE_SIZE as usize);
-    let mut shared = Shared::<[A]>::new_slice(step);
+    let mut lanes = Lanes::<A>::new(comptime!(WHOLE_CUBE));
     let mut row = CUBE_POS;
     while row < rows {
         let start = row * vectors;
@@ -45,7 +51,7 @@ pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
             let other = largest.extract(lane);
             largest_lane = select(other > largest_lane, other, largest_lane);
         }
-        let largest = fold::<A>(&mut shared, largest_lane, true);
+        let largest = lanes.fold(Kind::Largest, largest_lane);
 
         let mut sum = Vector::<A, N>::new(A::new(0.0));
         let mut weighted = Vector::<A, N>::new(A::new(0.0));
@@ -64,14 +70,14 @@ pub fn visit_rows<L: Float, I: Int, A: Float, N: Size>(
             }
             index += step;
         }
-        let sum = fold::<A>(&mut shared, sum.vector_sum(), false);
+        let sum = lanes.sum(sum.vector_sum());
         let mut weighted_sum = A::new(0.0);
         if comptime!(entropy) {
-            weighted_sum = fold::<A>(&mut shared, weighted.vector_sum(), false);
+            weighted_sum = lanes.sum(weighted.vector_sum());
         }
         let mut squared_sum = A::new(0.0);
         if comptime!(squares) {
-            squared_sum = fold::<A>(&mut shared, squared.vector_sum(), false);
+            squared_sum = lanes.sum(squared.vector_sum());
         }
         if UNIT_POS == 0 {
             let log_sum = logarithm::<A>(sum);
@@ -185,41 +191,15 @@ pub fn write_gradient<L: Float, O: Float, I: Int, A: Float, N: Size>(
     }
 }
 
-/// A logit of -inf has probability 0, and 0 * -inf would be NaN.
+/// A logit of -inf has probability 0, and 0 * -inf would be NaN. NaN stays, which the built-in `max` of
+/// a device need not keep.
 #[cube]
 fn at_least_nothing<A: Float, N: Size>(x: Vector<A, N>) -> Vector<A, N> {
-    let least = A::new(comptime!(LOG_OF_NOTHING as f32));
-    clamped_values(x, least, A::new(f32::MAX))
+    let least = Vector::new(A::new(comptime!(LOG_OF_NOTHING as f32)));
+    select_many(x.less_than(&least), least, x)
 }
 
 #[cube]
 fn logarithm<A: Float>(x: A) -> A {
     Vector::<A, Const<1>>::new(x).ln().extract(0usize)
-}
-
-/// The sum or the largest of a value over the units of a cube, for all of them, always in the same
-/// order.
-#[cube]
-fn fold<A: Float>(shared: &mut Shared<[A]>, value: A, #[comptime] largest: bool) -> A {
-    let size = comptime!(CUBE_SIZE as usize);
-    let unit = UNIT_POS as usize;
-    shared[unit] = value;
-    sync_cube();
-    for step in 0..at_run_time(comptime!(CUBE_SIZE.ilog2())) {
-        let half = size >> (step as usize + 1);
-        if unit < half {
-            let left = shared[unit];
-            let right = shared[unit + half];
-            if comptime!(largest) {
-                shared[unit] = select(right > left, right, left);
-            } else {
-                shared[unit] = left + right;
-            }
-        }
-        sync_cube();
-    }
-    let total = shared[0];
-    // Before the next one overwrites it.
-    sync_cube();
-    total
 }
