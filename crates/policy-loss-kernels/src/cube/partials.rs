@@ -16,7 +16,9 @@ use crate::sums::gpu::Sums;
 /// Adds up the sums of a cube's units, always in the same order, and writes them to the cube's
 /// column of the partial sums `[sums, cubes]`.
 ///
-/// Counts are floats here: a cube sees far fewer than 2^24 tokens, so that they are exact.
+/// Counts are floats here, and exact, because a cube sees fewer than 2^24 tokens: longer sequences are
+/// divided into pieces, except where the weights of a sequence are added up first
+/// (`Blueprint::adds_weights`), whose counts are rounded then.
 #[cube]
 pub fn write_partials<E: Elements>(
     sums: &Sums<E>,
