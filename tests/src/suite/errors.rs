@@ -186,7 +186,7 @@ pub fn prompts(runner: &Runner) {
             &["`totals.prompts` is 0", "above 0"],
         ),
     ] {
-        assert_names(&refused(runner, config, batch), named);
+        assert_names(refused(runner, config, batch), named);
     }
     let error = refused(runner, PolicyLossConfig::new(), ids(&[1, 2, 3]));
     assert_names(&error, &["`prompt_ids`"]);

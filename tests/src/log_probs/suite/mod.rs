@@ -19,7 +19,7 @@ pub mod shards;
 pub mod targets;
 pub mod temperatures;
 
-use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
 use policy_loss::{Entropy, LinearHead, LogProbs, LogProbsConfig, LogProbsTokens};
 
 use super::case::HeadCase;
