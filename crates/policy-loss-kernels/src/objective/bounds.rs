@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{ConfigError, each, finite, positive};
+use super::check::{ConfigError, finite, if_given, positive};
 
 /// A closed range `[low, high]` of positive numbers, or, where it says so, of any; a side that is left out is open.
 ///
@@ -96,8 +96,8 @@ impl Bounds {
         check: fn(&'static str, f64) -> Result<(), ConfigError>,
         accepted: &'static str,
     ) -> Result<(), ConfigError> {
-        each(self.low, |low| check(low_field, *low))?;
-        each(self.high, |high| check(high_field, *high))?;
+        if_given(self.low, |low| check(low_field, *low))?;
+        if_given(self.high, |high| check(high_field, *high))?;
         match (self.low, self.high) {
             (None, None) => Err(ConfigError::Missing {
                 field: high_field,

@@ -97,7 +97,7 @@ macro_rules! sides {
 pub(crate) use sides;
 
 /// Checks what is there.
-pub fn each<T>(
+pub fn if_given<T>(
     part: Option<T>,
     check: impl FnOnce(&T) -> Result<(), ConfigError>,
 ) -> Result<(), ConfigError> {

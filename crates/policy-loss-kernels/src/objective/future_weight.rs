@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bounds;
-use super::check::{ConfigError, above_one, each, positive, sides, unit};
+use super::check::{ConfigError, above_one, if_given, positive, sides, unit};
 
 /// The weight of a token by the log-ratios of it and of those that follow. With the log-ratios
 /// `d = log_probs - base` of the tokens, a constant, 0 at masked ones:
@@ -102,7 +102,7 @@ impl FutureWeight {
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         unit("future_weight.discount", self.discount)?;
-        each(self.bounds, |it| {
+        if_given(self.bounds, |it| {
             it.validate(sides!("future_weight.bounds"))
         })?;
         if let Some(guard) = self.guard {

@@ -17,7 +17,7 @@ mod surrogate;
 
 pub use bounds::*;
 pub use check::ConfigError;
-use check::each;
+use check::if_given;
 pub use entropy_mask::*;
 pub use future_weight::*;
 pub use off_policy_mask::*;
@@ -102,11 +102,11 @@ impl Objective {
     /// field, the value and what would be accepted.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.surrogate.validate(self.ratio)?;
-        each(self.off_policy_mask, OffPolicyMask::check_numbers)?;
-        each(self.entropy_mask, EntropyMask::check_numbers)?;
-        each(self.future_weight, FutureWeight::validate)?;
-        each(self.kl_penalty, KlPenalty::validate)?;
-        each(self.entropy_bonus, EntropyBonus::validate)?;
+        if_given(self.off_policy_mask, OffPolicyMask::check_numbers)?;
+        if_given(self.entropy_mask, EntropyMask::check_numbers)?;
+        if_given(self.future_weight, FutureWeight::validate)?;
+        if_given(self.kl_penalty, KlPenalty::validate)?;
+        if_given(self.entropy_bonus, EntropyBonus::validate)?;
         self.reduction.validate()?;
         if !self.missing_rollout_log_probs.is_default() && !self.reads_rollout() {
             return Err(ConfigError::Missing {

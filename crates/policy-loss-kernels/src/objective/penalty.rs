@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{ConfigError, each, not_negative, positive};
+use super::check::{ConfigError, if_given, not_negative, positive};
 
 /// A KL penalty in the loss, against a frozen reference policy, or against the sampler:
 ///
@@ -148,10 +148,10 @@ impl KlPenalty {
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         not_negative("kl_penalty.coefficient", self.coefficient)?;
-        each(self.max_log_ratio, |most| {
+        if_given(self.max_log_ratio, |most| {
             positive("kl_penalty.max_log_ratio", *most)
         })?;
-        each(self.max_divergence, |most| {
+        if_given(self.max_divergence, |most| {
             positive("kl_penalty.max_divergence", *most)
         })?;
         if self.estimator == KlEstimator::K2 && self.gradient == KlGradient::StraightThrough {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::bounds::Bounds;
-use super::check::{ConfigError, each, listed, positive, sides};
+use super::check::{ConfigError, if_given, listed, positive, sides};
 
 /// The correction for the mismatch between the policy that sampled and the policy that the update
 /// started from. With the gap `g = old_log_probs - rollout_log_probs`, a constant, and
@@ -119,9 +119,9 @@ impl RolloutCorrection {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        each(self.weight, RolloutWeight::validate)?;
+        if_given(self.weight, RolloutWeight::validate)?;
         self.filters.iter().try_for_each(|it| it.validate())?;
-        each(self.veto, |veto| positive("rollout_correction.veto", *veto))?;
+        if_given(self.veto, |veto| positive("rollout_correction.veto", *veto))?;
         if self.only_moving_away && self.filters.is_empty() && self.veto.is_none() {
             return Err(ConfigError::Missing {
                 field: "rollout_correction.filters",
