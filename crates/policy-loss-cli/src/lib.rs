@@ -3,7 +3,7 @@
 //!
 //! The subcommands are in `eval`, `compare`, `pictures`, `bench` and `listings`. Everything that can
 //! be wrong with the input is an `output::Failure`, one line that says what to do about it. It is a
-//! library so that tests reach what reads the input; there is nothing to build on.
+//! library only for its tests: do not build on it.
 
 mod args;
 mod backends;

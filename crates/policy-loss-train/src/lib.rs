@@ -134,9 +134,9 @@
 //!
 //! # Features
 //!
-//! `tui` turns on Burn's dashboard in the terminal. Without it, a run writes lines of text. burn-train computes
-//! on the CPU besides, so that Burn's Flex backend is always built. `cuda` lets [`ddp`] train on NVIDIA GPUs;
-//! what building it takes is said by `policy-loss-cuda`.
+//! `tui` turns on Burn's dashboard in the terminal. Without it, a run writes lines of text. `cuda` lets [`ddp`]
+//! train on NVIDIA GPUs; `policy-loss-cuda` says what building it needs. burn-train itself computes on the CPU, so
+//! that Burn's Flex backend is always built.
 
 mod ddp;
 mod item;

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 
 use crate::Objective;
-use crate::device::describe;
+use crate::device::{describe, is_host};
 
 /// What the fused kernels of a device cover of an objective.
 pub(crate) enum Support {
@@ -17,8 +17,9 @@ pub(crate) enum Support {
     FeatureMissing(&'static str),
 }
 
-/// What the fused kernels of a device cover of an objective.
-pub(crate) fn support(objective: &Objective, device: &Device) -> Support {
+/// What the fused kernels of a device cover of an objective, for a batch of `tokens` tokens, padding
+/// included.
+pub(crate) fn support(objective: &Objective, device: &Device, tokens: usize) -> Support {
     let Some(feature) = feature(device) else {
         return Support::NoKernels;
     };
@@ -27,6 +28,10 @@ pub(crate) fn support(objective: &Objective, device: &Device) -> Support {
     }
     match objective.part_without_kernel() {
         Some(part) => Support::AllBut(part),
+        // Those of a GPU count in 32 bits.
+        None if !is_host(device) && i32::try_from(tokens).is_err() => {
+            Support::AllBut("a batch of 2^31 tokens or more")
+        }
         None => Support::Full,
     }
 }

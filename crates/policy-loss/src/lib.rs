@@ -10,10 +10,10 @@
 //! surrogate          one of thirteen formulas, of r and the advantage        Surrogate
 //! future weight      by the log-ratios of a token and of those that follow   FutureWeight
 //! off-policy mask    drops sequences the policy has moved away from          OffPolicyMask
-//! entropy mask       drops tokens that the policy is sure of                 EntropyMask
+//! entropy mask       drops tokens of low entropy                             EntropyMask
 //! rollout correction w, from exp(old_log_probs - rollout_log_probs)          RolloutCorrection
-//! KL penalty         against a reference policy                              KlPenalty
-//! entropy bonus      for staying undecided                                   EntropyBonus
+//! KL penalty         against a reference policy, or against the sampler      KlPenalty
+//! entropy bonus      for entropy of the policy                               EntropyBonus
 //! reduction          of token_loss = -surrogate * w + kl - entropy           Reduction
 //! ```
 //!
@@ -27,9 +27,9 @@
 //!
 //! Named algorithms are [presets], and [`OpenRlhfPolicyLoss`] holds OpenRLHF's arguments.
 //!
-//! Around it: [`AdvantageEstimator`] makes advantages from rewards, [`KlReward`] takes the distance to a
-//! reference policy out of them at the price that a [`KlController`] keeps, and [`ValueLoss`] is what
-//! a critic learns. They give the same guarantees.
+//! Around it: [`AdvantageEstimator`] makes advantages from rewards, [`KlReward`] subtracts the KL to a
+//! reference policy from the rewards, with the coefficient of a [`KlController`], and [`ValueLoss`] is
+//! the loss of a critic. They give the same guarantees.
 //!
 //! # From hidden states
 //!

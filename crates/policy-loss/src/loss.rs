@@ -97,7 +97,8 @@ impl PolicyLoss {
         };
         let device = batch.log_probs.device();
         let name = || describe(&device);
-        match fused::support(&self.config.objective, &device) {
+        let tokens = batch.log_probs.shape().num_elements();
+        match fused::support(&self.config.objective, &device, tokens) {
             Support::Full => Ok(Implementation::Fused),
             Support::FeatureMissing(feature) => Err(BatchError::FeatureMissing {
                 device: name(),
