@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -257,12 +257,12 @@ pub struct TotalsArguments {
     pub global_prompts: Option<usize>,
 
     /// Least entropy of a token that an entropy mask keeps, of all tokens of the global batch
-    #[arg(long, value_name = "NATS")]
+    #[arg(long, value_name = "NATS", allow_negative_numbers = true)]
     pub entropy_threshold: Option<f64>,
 
     /// Squared log-ratio from which on a surrogate of second moments drops or clips tokens, of all tokens
     /// of the global batch
-    #[arg(long, value_name = "SQUARE")]
+    #[arg(long, value_name = "SQUARE", allow_negative_numbers = true)]
     pub second_moment_limit: Option<f64>,
 
     /// Ranks whose gradients are averaged; needs the total of the objective's reduction
@@ -342,7 +342,7 @@ pub struct BenchArguments {
 
     /// Timed rounds; each runs every contestant once [default: 21, for log-probs 5]
     #[arg(long, value_name = "N")]
-    pub rounds: Option<NonZeroUsize>,
+    pub rounds: Option<NonZeroU32>,
 
     /// Print one JSON object, and nothing else, to standard output
     #[arg(long)]

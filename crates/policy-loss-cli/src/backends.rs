@@ -5,9 +5,10 @@ use clap::ValueEnum;
 use policy_loss::device::{BackendUnavailable, DeviceReport};
 
 /// A backend of Burn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Backend {
     /// The CPU, in f64, f32, f16 and bf16
+    #[default]
     Flex,
     /// The CPU, in f64 and f32
     Ndarray,

@@ -109,7 +109,8 @@ fn foreign(bytes: &[u8]) -> Option<String> {
     let kind = match bytes {
         [] => return Some("is empty; expected a safetensors file".into()),
         [b'P', b'K', 3, 4, ..] => "a zip archive, such as torch.save or numpy.savez write",
-        [0x80, 2..=5, ..] => "a Python pickle",
+        // A safetensors file may begin like one: with the size of its header, and `{` behind that.
+        [0x80, 2..=5, ..] if bytes.get(8) != Some(&b'{') => "a Python pickle",
         [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => "a NumPy file",
         [b'G', b'G', b'U', b'F', ..] => "a GGUF file",
         _ => return None,
@@ -150,5 +151,20 @@ fn incomplete(bytes: &[u8]) -> Option<String> {
         _ => Some(format!(
             "is truncated: its header announces {announced} bytes of data, and {held} follow"
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_a_header_is_no_pickle() {
+        for size in [0x280, 0x380, 0x480, 0x580_u64] {
+            let mut bytes = size.to_le_bytes().to_vec();
+            bytes.extend(format!("{:<1$}", "{}", size as usize).bytes());
+            let file = BatchFile::parse(Path::new("batch.safetensors"), &bytes);
+            assert!(file.is_ok(), "{:?}", file.err());
+        }
     }
 }

@@ -32,7 +32,11 @@ impl Beside {
             let data = numbers(&view).filter(|_| fits);
             noted(name, data, &format!("{per_sequence} numbers"))
         });
-        let group_ids = GROUP_IDS.iter().find_map(|name| find(file, name));
+        let mut group_ids = GROUP_IDS.iter().filter_map(|name| find(file, name));
+        let (group_ids, another) = (group_ids.next(), group_ids.next());
+        if let Some((name, _)) = another {
+            note(format!("`{name}` is left out: `{}` is there", GROUP_IDS[0]));
+        }
         let group_ids = group_ids.and_then(|(name, view)| {
             let fits = sequences(view.shape());
             let ids = integers(&view).filter(|_| fits);

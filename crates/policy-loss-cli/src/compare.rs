@@ -137,16 +137,28 @@ fn compute(
     })
 }
 
+/// The largest magnitude of a gradient, and its length in units of it: no square overflows, and
+/// none becomes 0.
+fn scale_and_length(gradient: &[f64]) -> (f64, f64) {
+    let largest = gradient.iter().fold(0.0, |largest, g| g.abs().max(largest));
+    let scale = if largest == 0.0 { 1.0 } else { largest };
+    let squares = gradient.iter().map(|g| (g / scale) * (g / scale));
+    (scale, squares.sum::<f64>().sqrt())
+}
+
 fn norm(gradient: &[f64]) -> f64 {
-    gradient.iter().map(|g| g * g).sum::<f64>().sqrt()
+    let (scale, length) = scale_and_length(gradient);
+    scale * length
 }
 
 fn cosine(one: &[f64], other: &[f64]) -> f64 {
-    let product: f64 = one.iter().zip(other).map(|(a, b)| a * b).sum();
-    match norm(one) * norm(other) {
+    let [(a_scale, a_length), (b_scale, b_length)] = [one, other].map(scale_and_length);
+    let products = one.iter().zip(other);
+    let products = products.map(|(a, b)| (a / a_scale) * (b / b_scale));
+    match a_length * b_length {
         0.0 => 0.0,
         // A rounding must not leave the range of a cosine.
-        norms => (product / norms).clamp(-1.0, 1.0),
+        lengths => (products.sum::<f64>() / lengths).clamp(-1.0, 1.0),
     }
 }
 
@@ -215,5 +227,23 @@ fn number(Number(value): Number) -> String {
     match value == 0.0 || (1e-3..1e6).contains(&value.abs()) {
         true => format!("{:.6}", value + 0.0),
         false => format!("{value:.5e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_of_any_size_have_a_direction() {
+        for scale in [1e-200, 1.0, 1e200] {
+            let [one, other] = [[3.0, 4.0], [4.0, -3.0]].map(|g| g.map(|g| g * scale));
+            assert!((norm(&one) / scale - 5.0).abs() < 1e-12, "{scale}");
+            assert!((cosine(&one, &one) - 1.0).abs() < 1e-12, "{scale}");
+            assert!(cosine(&one, &other).abs() < 1e-12, "{scale}");
+        }
+        assert_eq!(norm(&[0.0, 0.0]), 0.0);
+        assert_eq!(cosine(&[0.0, 0.0], &[1.0, 0.0]), 0.0);
+        assert!(norm(&[f64::NAN, 1.0]).is_nan());
     }
 }

@@ -73,7 +73,8 @@ pub fn note(text: impl Display) {
 pub fn pictures(as_json: bool) {
     if !as_json {
         note(
-            "to look at this batch: policy-loss report, with the same arguments and --out FILE.html",
+            "to look at this batch: policy-loss report, with the batch, the objective as --preset or \
+             --config, and --out FILE.html",
         );
     }
 }

@@ -195,7 +195,7 @@ struct Inspected<'run> {
     log_ratio: &'run Histogram,
     log_weight: Option<&'run Histogram>,
     rollout_gap: Option<&'run Histogram>,
-    gradient: GradientMass,
+    gradient: Named,
 }
 
 impl<'run> Inspected<'run> {
@@ -205,9 +205,21 @@ impl<'run> Inspected<'run> {
             log_ratio: &values.log_ratio,
             log_weight: values.log_weight.as_ref(),
             rollout_gap: values.rollout_gap.as_ref(),
-            gradient: values.gradient.shares(),
+            gradient: shares(values.gradient),
         }
     }
+}
+
+fn shares(mass: GradientMass) -> Named {
+    let shares = mass.shares();
+    let named = [
+        ("kept", shares.kept),
+        ("truncated", shares.truncated),
+        ("clipped", shares.clipped),
+        ("dropped", shares.dropped),
+        ("masked", shares.masked),
+    ];
+    Named::new(named.map(|(name, share)| (name, Some(share))))
 }
 
 /// Values by name, in their own order.

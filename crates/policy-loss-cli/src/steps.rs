@@ -37,6 +37,12 @@ pub fn with_curves(
                 path.display()
             ));
         }
+        if backend != Backend::default() {
+            note(format!(
+                "--device has no effect on the curves of {}: its numbers are computed already",
+                path.display()
+            ));
+        }
         of_lines(path)
     };
     if !path.is_dir() {
@@ -125,15 +131,25 @@ fn of_batches(
 /// One object a line.
 fn of_lines(path: &Path) -> Result<Curves, Failure> {
     let bad = |what: String| Failure::BadInput(format!("--steps {}: {what}", path.display()));
-    let text = fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    let bytes = fs::read(path).map_err(|error| bad(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        bad("is no text; accepted: JSON lines, or the directory of .safetensors files".into())
+    })?;
+    let text = text.trim_start_matches('\u{feff}');
     let mut curves = Curves::new();
     for (index, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
             continue;
         }
         let number = index + 1;
-        let object: Map<String, Value> = serde_json::from_str(line)
-            .map_err(|error| bad(format!("line {number} is no JSON object: {error}")))?;
+        let object: Map<String, Value> = serde_json::from_str(line).map_err(|error| {
+            // The line that the error names is that within this one.
+            let column = error.column();
+            bad(format!(
+                "line {number} is no JSON object, as column {column} shows; accepted in the place of \
+                 NaN and Infinity, which JSON does not have: null"
+            ))
+        })?;
         // Iterations are counted within an epoch.
         let known: &[&str] = match object.contains_key("step") {
             true => &["step"],

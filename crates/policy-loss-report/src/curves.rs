@@ -1,5 +1,7 @@
 //! What changes over the steps of a run.
 
+use std::collections::HashMap;
+
 use policy_loss::{MetricValues, RolloutDiagnosticValues};
 use serde::Serialize;
 
@@ -12,6 +14,9 @@ pub struct Curves {
     /// What a step is called.
     steps: Vec<String>,
     curves: Vec<Curve>,
+    /// The place of each curve by its name.
+    #[serde(skip)]
+    places: HashMap<String, usize>,
     /// Of how many steps in a row one is shown.
     every: usize,
     /// How many steps there were, and the name of the last.
@@ -25,7 +30,7 @@ struct Curve {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     sentence: Option<&'static str>,
-    /// `None` where a step does not have it, or it is no number.
+    /// `None` where a step does not have it, or it is no number; those of the last steps may be missing.
     values: Vec<Option<f64>>,
 }
 
@@ -45,21 +50,19 @@ impl Curves {
         let before = self.steps.len();
         self.steps.push(step.into());
         for (name, value) in values {
-            let found = self.curves.iter().position(|curve| curve.name == name);
-            let index = found.unwrap_or_else(|| {
+            let place = self.places.get(name).copied().unwrap_or_else(|| {
+                let place = self.curves.len();
+                self.places.insert(name.to_owned(), place);
                 self.curves.push(Curve {
                     name: name.to_owned(),
                     sentence: sentence(name),
                     values: Vec::new(),
                 });
-                self.curves.len() - 1
+                place
             });
-            let curve = &mut self.curves[index].values;
+            let curve = &mut self.curves[place].values;
             curve.resize(before, None);
             curve.push(value.is_finite().then_some(value));
-        }
-        for curve in &mut self.curves {
-            curve.values.resize(self.steps.len(), None);
         }
     }
 
@@ -83,6 +86,7 @@ impl Curves {
         let every = self.every;
         self.steps = self.steps.into_iter().step_by(every).collect();
         for curve in &mut self.curves {
+            curve.values.resize(self.count, None);
             // What few steps have, such as the numbers of a whole epoch, stays.
             let parts = curve.values.chunks(every);
             curve.values = parts.map(|part| part.iter().find_map(|it| *it)).collect();
@@ -111,6 +115,7 @@ mod tests {
         curves.push("1", [("loss", 1.0)]);
         curves.push("2", [("metrics.clip_ratio", 0.1), ("loss", f64::NAN)]);
         curves.push("3", [("metrics.clip_ratio", 0.2)]);
+        let curves = curves.thinned();
         assert_eq!(curves.curves[0].values, [Some(1.0), None, None]);
         assert_eq!(curves.curves[1].values, [None, Some(0.1), Some(0.2)]);
         assert!(curves.curves[0].sentence.is_none());

@@ -67,9 +67,12 @@ impl Layout {
         let most = sizes.len().saturating_sub(1 + sizes.len() / 200);
         let largest = sizes.last().copied().unwrap_or(0.0);
         let scale = sizes.get(most).copied().unwrap_or(0.0);
+        let is_infinite = |(value, valid): (&f64, &bool)| *valid && value.is_infinite();
         let scale = match scale > 0.0 {
             true => scale,
-            false => largest,
+            false if largest > 0.0 => largest,
+            // Beside nothing but 0, what is infinite has a colour, too.
+            false => f64::from(u8::from(values.iter().zip(valid).any(is_infinite))),
         };
         let code = |cell: std::ops::Range<usize>| {
             let valid = cell.filter(|place| valid[*place]);

@@ -510,7 +510,7 @@
         const room = (high - low || Math.abs(high) || 1) * 0.08;
         [low, high] = [low - room, high + room];
         const plot = frame({ width: 340, height: 190, x: [0, Math.max(steps.length - 1, 1)], y: [low, high],
-          xTicks: ticks(0, Math.max(steps.length - 1, 1), 4).filter((at) => Number.isInteger(at) && at < steps.length).map((at) => ({ at, label: steps[at].length > 8 ? String(at) : steps[at] })),
+          xTicks: ticks(0, Math.max(steps.length - 1, 1), 4).filter((at) => Number.isInteger(at) && at < steps.length).map((at) => ({ at, label: steps[at].length > 8 ? String(at * every) : steps[at] })),
           yTicks: ticks(low, high, 4).map((at) => ({ at, label: number(at, 3) })), xLabel: "step", yLabel: "", label: curve.name });
         let path = "";
         curve.values.forEach((value, index) => {

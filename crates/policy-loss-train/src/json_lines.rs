@@ -93,7 +93,10 @@ fn number(value: f64) -> Value {
 impl<W: Write + Send, L: MetricLogger> MetricLogger for JsonLines<W, L> {
     fn log(&mut self, update: MetricsUpdate, epoch: usize, split: &Split) {
         if let Some(line) = self.line(&update, epoch, split) {
-            let written = writeln!(self.writer, "{line}").and_then(|()| self.writer.flush());
+            // At once: whoever follows the file reads whole lines.
+            let line = format!("{line}\n");
+            let written = self.writer.write_all(line.as_bytes());
+            let written = written.and_then(|()| self.writer.flush());
             if let Err(error) = written {
                 // Burn's loggers return no errors.
                 log::error!("A line of metrics could not be written: {error}");

@@ -373,7 +373,7 @@ impl<M: LearnerModel> Updates<'_, M> {
                 items.push(output.item);
             }
             accumulated += 1;
-            if accumulated == self.grad_accumulation || batches.peek().is_none() {
+            if accumulated >= self.grad_accumulation || batches.peek().is_none() {
                 learner.lr_step();
                 learner.optimizer_step(accumulator.grads());
                 accumulated = 0;

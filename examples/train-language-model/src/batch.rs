@@ -35,12 +35,23 @@ pub struct TokenBatch {
     pub length: usize,
 }
 
+/// Tokens of a row beyond which no further answer is added to it. Attention takes memory with the
+/// square of a row's length, and at this length about as much as the rest of a small model.
+const LONG_ROW: usize = 1024;
+
 /// One row: a prompt, and the answers to it.
 #[derive(Default)]
 struct Row {
     tokens: Vec<i32>,
     positions: Vec<i32>,
     segments: Vec<i32>,
+}
+
+/// How many answers to a prompt share a row.
+fn answers_of_row(group: &[Sequence]) -> usize {
+    let longest = group.iter().map(|sequence| sequence.answer.len()).max();
+    let room = LONG_ROW.saturating_sub(group[0].prompt.len());
+    (room / longest.unwrap_or(0).max(1)).max(1)
 }
 
 impl TokenBatch {
@@ -53,7 +64,9 @@ impl TokenBatch {
         let mut before = Vec::new();
         let mut answers = Vec::new();
         let mut valid = Vec::new();
-        for group in sequences.chunk_by(|a, b| a.prompt == b.prompt) {
+        let groups = sequences.chunk_by(|a, b| a.prompt == b.prompt);
+        let rows_of_groups = groups.flat_map(|group| group.chunks(answers_of_row(group)));
+        for group in rows_of_groups {
             let prompt = group[0].prompt;
             let mut row = Row::default();
             row.extend(prompt, 0, PROMPT);

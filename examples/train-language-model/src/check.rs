@@ -150,8 +150,12 @@ fn read(file: &Path) -> Result<Vec<Reference>, Box<dyn Error>> {
             log_probs: log_probs[range][..length].to_vec(),
         })
     };
-    let rows: Result<_, String> = groups.iter().enumerate().map(row).collect();
-    Ok(rows?)
+    let rows: Result<Vec<_>, String> = groups.iter().enumerate().map(row).collect();
+    let rows = rows?;
+    match rows.is_empty() {
+        true => Err("it has no rows".into()),
+        false => Ok(rows),
+    }
 }
 
 /// A tensor whose elements have four bytes, and the length of its rows.

@@ -61,12 +61,12 @@ fn complete(out: &Path) -> Result<Vec<PathBuf>, Box<dyn Error>> {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str());
         let number = name.and_then(|name| name.strip_prefix("step-"));
-        if number.is_some_and(|number| number.parse::<u64>().is_ok()) {
-            found.push(path);
+        if let Some(number) = number.and_then(|number| number.parse::<u64>().ok()) {
+            found.push((number, path));
         }
     }
-    found.sort();
-    Ok(found)
+    found.sort_by_key(|(number, _)| *number);
+    Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
 /// An error, with the path that it is of.
@@ -90,13 +90,16 @@ pub fn save(trainer: &Trainer, base: &Path, out: &Path) -> Result<PathBuf, Box<d
     let written = write(trainer, base, &partial)
         .and_then(|()| to_disk(&partial))
         .and_then(|()| Ok(fs::rename(&partial, &path)?))
-        .and_then(|()| Ok(File::open(out)?.sync_all()?));
+        .and_then(|()| names_to_disk(out));
     if let Err(error) = written {
         // What is left of it would only take up space; the error is what matters.
         let _ = fs::remove_dir_all(&partial);
         return Err(format!("cannot save the checkpoint {}: {error}", path.display()).into());
     }
-    for old in older {
+    // The model may be one of them, and the next checkpoint takes its tokenizer.
+    let base = base.canonicalize().map_err(at(base))?;
+    let is_base = |old: &PathBuf| old.canonicalize().is_ok_and(|old| base.starts_with(old));
+    for old in older.into_iter().filter(|old| !is_base(old)) {
         fs::remove_dir_all(&old).map_err(at(&old))?;
     }
     Ok(path)
@@ -106,11 +109,19 @@ pub fn save(trainer: &Trainer, base: &Path, out: &Path) -> Result<PathBuf, Box<d
 fn to_disk(directory: &Path) -> Result<(), Box<dyn Error>> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        File::open(&path)
-            .and_then(|file| file.sync_all())
-            .map_err(at(&path))?;
+        // Windows refuses this to a file that is open for reading only.
+        let file = File::options().write(true).open(&path);
+        file.and_then(|file| file.sync_all()).map_err(at(&path))?;
     }
-    Ok(File::open(directory)?.sync_all()?)
+    names_to_disk(directory)
+}
+
+/// Waits until the names in a directory would survive; Windows has no way to.
+fn names_to_disk(directory: &Path) -> Result<(), Box<dyn Error>> {
+    if cfg!(unix) {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn write(trainer: &Trainer, base: &Path, path: &Path) -> Result<(), Box<dyn Error>> {

@@ -186,6 +186,14 @@ impl LlamaConfig {
             .unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
+    /// Lets another token end an answer, too.
+    pub fn add_end_token(&mut self, id: u32) {
+        if !self.end_tokens().contains(&id) {
+            let ids = self.end_tokens().iter().copied().chain([id]);
+            self.eos_token_id = EndOfSequence::Several(ids.collect());
+        }
+    }
+
     /// The tokens that end an answer.
     pub fn end_tokens(&self) -> &[u32] {
         match &self.eos_token_id {

@@ -135,10 +135,12 @@ fn train(arguments: Train) -> Result<(), Box<dyn Error>> {
     while trainer.step < arguments.steps {
         log.step(&trainer.step()?)?;
         if trainer.step.is_multiple_of(arguments.save_every) {
+            log.sync()?;
             checkpoint::save(&trainer, &model, &out)?;
         }
     }
     // Before the evaluation: what was learned must not depend on it.
+    log.sync()?;
     let saved = checkpoint::save(&trainer, &model, &out)?;
     let after = trainer.evaluate()?;
     if let Some(after) = &after {

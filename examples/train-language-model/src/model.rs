@@ -139,6 +139,11 @@ impl Llama {
         &self.config
     }
 
+    /// Lets another token end an answer, too.
+    pub fn add_end_token(&mut self, id: u32) {
+        self.config.add_end_token(id);
+    }
+
     /// The last hidden states, which the head turns into logits.
     ///
     /// With a cache, `tokens` follow those that it holds, and are added to it.

@@ -1,6 +1,7 @@
 //! What a person, or a program, sees of a run.
 
 use std::error::Error;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -61,9 +62,14 @@ impl Log {
             false => String::new(),
         };
         // Steps after the checkpoint are made again.
-        let kept: Vec<_> = old.lines().take(step as usize).collect();
+        let is_before = |line: &&str| {
+            let line: Option<Value> = serde_json::from_str(line).ok();
+            let number = line.and_then(|line| line["step"].as_u64());
+            number.is_some_and(|number| number < step)
+        };
         let partial = path.with_extension("partial");
-        let kept = kept.iter().map(|line| format!("{line}\n"));
+        let kept = old.lines().filter(is_before);
+        let kept = kept.map(|line| format!("{line}\n"));
         fs::write(&partial, kept.collect::<String>()).map_err(bad)?;
         fs::rename(&partial, &path).map_err(bad)?;
         let lines = File::options().append(true).open(&path).map_err(bad)?;
@@ -120,7 +126,9 @@ impl Log {
         }
         line.insert("step".into(), json!(step.number));
         let line = Value::from(line).to_string();
-        writeln!(self.lines, "{line}")
+        // At once: whoever follows the file reads whole lines.
+        self.lines
+            .write_all(format!("{line}\n").as_bytes())
             .map_err(|error| format!("{}: {error}", self.path.display()))?;
         if self.json {
             say!("{line}");
@@ -142,6 +150,16 @@ impl Log {
             });
         }
         Ok(())
+    }
+
+    /// Waits until the lines would survive a loss of power, as a checkpoint does.
+    ///
+    /// # Errors
+    ///
+    /// The device refuses it.
+    pub fn sync(&self) -> Result<(), Box<dyn Error>> {
+        let synced = self.lines.sync_data();
+        Ok(synced.map_err(|error| format!("{}: {error}", self.path.display()))?)
     }
 
     /// Shows answers to some questions, and how good those to all of them are.
@@ -186,8 +204,11 @@ impl Log {
     ) -> Result<PathBuf, Box<dyn Error>> {
         self.bar.finish_and_clear();
         let mut curves = Curves::new();
-        for line in fs::read_to_string(&self.path)?.lines() {
-            let line: Map<String, Value> = serde_json::from_str(line)?;
+        let bad = |error: &dyn Display| format!("{}: {error}", self.path.display());
+        let lines = fs::read_to_string(&self.path).map_err(|error| bad(&error))?;
+        for line in lines.lines() {
+            let line: Map<String, Value> =
+                serde_json::from_str(line).map_err(|error| bad(&error))?;
             let step = line.get("step").map(Value::to_string).unwrap_or_default();
             let values = line.iter().filter(|(name, _)| *name != "step");
             let values = values.filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)));
@@ -207,7 +228,10 @@ impl Log {
             report = report.with_fact(name, value);
         }
         let path = self.path.with_file_name("report.html");
-        fs::write(&path, report.to_html())
+        // The page of the steps before stays until this one is whole.
+        let partial = path.with_extension("partial");
+        fs::write(&partial, report.to_html())
+            .and_then(|()| fs::rename(&partial, &path))
             .map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(path)
     }

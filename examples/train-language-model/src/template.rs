@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::error::{ModelError, read};
 
 const START: &str = "<|im_start|>";
-const END: &str = "<|im_end|>";
+/// What ends a message, and so an answer.
+pub const END: &str = "<|im_end|>";
 /// What a template may write besides: where a text ends.
 const END_OF_TEXT: &str = "<|endoftext|>";
 
@@ -89,6 +90,9 @@ fn difference(template: &str) -> Option<String> {
     if let Some(missing) = [START, END].iter().find(|mark| !template.contains(**mark)) {
         return Some(format!("it has no {missing}"));
     }
+    if template.contains("bos_token") {
+        return Some("it begins with `bos_token`".into());
+    }
     let marks = template.match_indices("<|").filter_map(|(from, _)| {
         let length = template[from..].find("|>")?;
         Some(&template[from..from + length + "|>".len()])
@@ -158,6 +162,10 @@ mod tests {
             (vec![in_config(json!(LLAMA))], "it has no <|im_start|>"),
             (vec![in_config(json!(MISTRAL))], "it has no <|im_start|>"),
             (vec![in_config(json!(PHI))], "it has <|im_sep|>"),
+            (
+                vec![in_config(json!(format!("{{{{ bos_token }}}}{CHATML}")))],
+                "it begins with `bos_token`",
+            ),
             (vec![in_config(several)], "it has no <|im_start|>"),
             (
                 vec![(TEMPLATE, LLAMA.into()), in_config(json!(CHATML))],

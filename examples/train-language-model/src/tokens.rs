@@ -20,8 +20,12 @@ impl Tokenizer {
     /// The file is missing or damaged, or it has tokens that the model does not know.
     pub fn load(directory: &Path, config: &LlamaConfig) -> Result<Self, ModelError> {
         let path = directory.join("tokenizer.json");
-        let inner = tokenizers::Tokenizer::from_bytes(read(&path)?)
+        let mut inner = tokenizers::Tokenizer::from_bytes(read(&path)?)
             .map_err(|error| ModelError::new(&path, format!("not a tokenizer: {error}")))?;
+        // The file keeps what was last set where it was saved; a prompt is taken as it is.
+        inner.with_padding(None);
+        let whole = inner.with_truncation(None);
+        whole.map_err(|error| ModelError::new(&path, error))?;
         let largest = inner.get_vocab(true).into_values().max().unwrap_or(0);
         let bad = |problem: String| Err(of_another_model(&path, problem));
         if largest as usize >= config.vocab_size {
@@ -41,6 +45,11 @@ impl Tokenizer {
             ));
         }
         Ok(Self { path, inner })
+    }
+
+    /// The token with this name, if there is one.
+    pub fn id(&self, name: &str) -> Option<u32> {
+        self.inner.token_to_id(name)
     }
 
     /// The tokens of `text`, in which special tokens stand by their names.

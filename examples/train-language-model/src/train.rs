@@ -163,6 +163,10 @@ impl Trainer {
             (_, _, None) => weights::load(directory, device)?,
         };
         let tokenizer = Tokenizer::load(directory, model.config())?;
+        // The prompts show that answers end so; a base model's configuration need not say it.
+        if let Some(id) = tokenizer.id(template::END) {
+            model.add_end_token(id);
+        }
         let reference = base.filter(|_| needs_reference);
         device.seed(settings.seed);
         if let Some(rank) = settings.lora {
@@ -291,7 +295,19 @@ impl Trainer {
         // At temperature 0 nothing is drawn.
         let mut rng = self.rng(0);
         let prompts = self.prompts(problems)?;
-        let answers = sample(&policy, &prompts, 1, &sampling, &self.device, &mut rng)?;
+        // No more at a time than in a step, which the memory has room for.
+        let together = self.settings.questions * self.settings.answers;
+        let mut answers = Vec::with_capacity(prompts.len());
+        for prompts in prompts.chunks(together.max(1)) {
+            answers.extend(sample(
+                &policy,
+                prompts,
+                1,
+                &sampling,
+                &self.device,
+                &mut rng,
+            )?);
+        }
         let rewards = self.rewards(problems, &answers)?;
         let texts = answers
             .iter()

@@ -58,7 +58,7 @@ impl Exact {
             let mut logits = vec![0.0; vocabulary];
             for (h, words) in row(*token).iter().zip(weight.chunks(vocabulary)) {
                 for (logit, w) in logits.iter_mut().zip(words) {
-                    *logit += f64::from(*h) * f64::from(*w);
+                    *logit += h * w;
                 }
             }
             let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -72,11 +72,8 @@ impl Exact {
             let gradient: Vec<f64> = weight
                 .chunks(vocabulary)
                 .map(|words| {
-                    logits
-                        .iter()
-                        .zip(words)
-                        .map(|(g, w)| g * f64::from(*w))
-                        .sum()
+                    let terms = logits.iter().zip(words);
+                    terms.map(|(g, w)| g * w).sum()
                 })
                 .collect();
             (log_prob, gradient)
@@ -86,11 +83,11 @@ impl Exact {
         let logit = |token: usize, word: usize| -> f64 {
             let column = weight[word..].iter().step_by(vocabulary);
             let terms = row(token).iter().zip(column);
-            terms.map(|(h, w)| f64::from(*h) * f64::from(*w)).sum()
+            terms.map(|(h, w)| h * w).sum()
         };
         let log_sums: Vec<f64> = (0..count)
             .into_par_iter()
-            .map(|token| logit(token, targets[token]) - f64::from(log_probs[token]))
+            .map(|token| logit(token, targets[token]) - log_probs[token])
             .collect();
         let of_words = words.par_iter().map(|word| {
             let mut gradient = vec![0.0; width];
@@ -98,7 +95,7 @@ impl Exact {
                 let chosen = if targets[token] == *word { 1.0 } else { 0.0 };
                 let of_logit = chosen - (logit(token, *word) - log_sums[token]).exp();
                 for (sum, h) in gradient.iter_mut().zip(row(token)) {
-                    *sum += of_logit / count as f64 * f64::from(*h);
+                    *sum += of_logit / count as f64 * h;
                 }
             }
             gradient
@@ -136,7 +133,7 @@ impl Exact {
             .flat_map(|word| weight[*word..].iter().step_by(vocabulary));
         Ok(Errors {
             log_prob: differences
-                .map(|(token, exact)| (f64::from(log_probs[*token]) - exact).abs())
+                .map(|(token, exact)| (log_probs[*token] - exact).abs())
                 .fold(0.0, f64::max),
             hidden_gradient: relative(rows, &self.hidden_gradient),
             weight_gradient: relative(columns, &self.weight_gradient),
@@ -149,20 +146,20 @@ fn spread(count: usize) -> impl Iterator<Item = usize> {
     (0..sample).map(move |nth| nth * count / sample)
 }
 
-fn relative<'a>(got: impl Iterator<Item = &'a f32>, exact: &[f64]) -> f64 {
+fn relative<'a>(got: impl Iterator<Item = &'a f64>, exact: &[f64]) -> f64 {
     let square = |x: f64| x * x;
-    let distance: f64 = got
-        .zip(exact)
-        .map(|(got, exact)| square(f64::from(*got) - exact))
-        .sum();
+    let distance: f64 = got.zip(exact).map(|(got, exact)| square(got - exact)).sum();
     let length: f64 = exact.iter().copied().map(square).sum();
-    (distance / length).sqrt()
+    match distance {
+        // Of a single word there is nothing to learn.
+        0.0 => 0.0,
+        distance => (distance / length).sqrt(),
+    }
 }
 
-/// The numbers of a tensor; f32 holds every half, and no more is needed of an f64.
-fn numbers<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f32>, Failure> {
+fn numbers<const D: usize>(tensor: &Tensor<D>) -> Result<Vec<f64>, Failure> {
     let data = tensor.clone().try_into_data().map_err(unread)?;
-    Ok(data.iter::<f32>().collect())
+    Ok(data.iter::<f64>().collect())
 }
 
 fn unread(error: impl std::fmt::Display) -> Failure {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::errors::{Errors, Exact};
 use super::{Machine, Quartiles, at_the_peak, mebibytes};
 use crate::args::{BenchArguments, FloatType};
-use crate::output::{self, Failure};
+use crate::output::{self, Failure, note};
 use crate::report::{flush_left, plain};
 
 #[derive(Debug, Serialize)]
@@ -45,7 +45,7 @@ struct Line {
 /// Measures and prints the report.
 pub fn run(arguments: &BenchArguments, machine: &Machine) -> Result<(), Failure> {
     let setup = Setup::new(arguments, &machine.device)?;
-    let rounds = arguments.rounds.map_or(5, |rounds| rounds.get());
+    let rounds = arguments.rounds.map_or(5, |rounds| rounds.get() as usize);
     let logits = setup
         .tokens
         .saturating_mul(setup.vocabulary)
@@ -68,7 +68,11 @@ pub fn run(arguments: &BenchArguments, machine: &Machine) -> Result<(), Failure>
             }
         }
     }
-    let exact = match arguments.errors {
+    let has_errors = contestants.iter().any(|contestant| contestant.has_errors());
+    if arguments.errors && !has_errors {
+        note("--errors has no effect on these contestants: they have no gradients of log-probs");
+    }
+    let exact = match arguments.errors && has_errors {
         true => Some(setup.exact()?),
         false => None,
     };
@@ -183,6 +187,14 @@ impl Contestant {
             Self::OneProduct | Self::ForwardOnly => 1.0,
             _ => 3.0,
         }
+    }
+
+    /// Whether its gradients are those of the mean of log-probs, whose errors are known.
+    fn has_errors(self) -> bool {
+        matches!(
+            self,
+            Self::Naive | Self::TokenLogProbs | Self::LinearLogProbs
+        )
     }
 
     fn takes_part(self, logits_bytes: usize) -> bool {

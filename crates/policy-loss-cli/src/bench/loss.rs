@@ -50,7 +50,7 @@ pub fn run(arguments: &BenchArguments, machine: &Machine) -> Result<(), Failure>
 fn measure(arguments: &BenchArguments, machine: &Machine) -> Result<Report, Failure> {
     let batch = arguments.batch.map_or(256, NonZeroUsize::get);
     let tokens = arguments.tokens.map_or(4096, NonZeroUsize::get);
-    let rounds = arguments.rounds.map_or(21, NonZeroUsize::get);
+    let rounds = arguments.rounds.map_or(21, |rounds| rounds.get() as usize);
     let count = batch
         .checked_mul(tokens)
         .filter(|n| *n <= i32::MAX as usize);
@@ -180,6 +180,8 @@ struct Inputs {
     advantages: Tensor<2>,
     action_mask: Tensor<2, Bool>,
     entropies: Tensor<2>,
+    /// Eight sequences answer a prompt.
+    prompt_ids: Vec<i64>,
 }
 
 impl Inputs {
@@ -208,6 +210,7 @@ impl Inputs {
             advantages: floats(advantages, device),
             action_mask: Tensor::from_data(TensorData::new(valid, [batch, tokens]), device),
             entropies: floats(entropies, &tracked),
+            prompt_ids: (0..batch as i64).map(|sequence| sequence / 8).collect(),
         }
     }
 
@@ -221,7 +224,7 @@ impl Inputs {
         let log_probs = self.log_probs.clone().detach().require_grad();
         let output = loss
             .forward(self.batch(log_probs.clone()))
-            .map_err(|error| Failure::Other(error.to_string()))?;
+            .map_err(|error| Failure::BadInput(error.to_string()))?;
         let mut gradients = output.loss.backward();
         Ok((output, log_probs.grad_remove(&mut gradients)))
     }
@@ -248,6 +251,7 @@ impl Inputs {
         .with_rollout_log_probs(self.old_log_probs.clone())
         .with_ref_log_probs(self.old_log_probs.clone())
         .with_entropies(self.entropies.clone().detach().require_grad())
+        .with_prompt_ids(self.prompt_ids.clone())
     }
 }
 

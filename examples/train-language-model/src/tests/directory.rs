@@ -174,6 +174,34 @@ fn a_tokenizer_of_another_model() {
     refused(&tiny, &["not a tokenizer"]);
 }
 
+/// Files of tokenizers keep what was set where they were saved.
+#[test]
+fn prompts_are_neither_cut_nor_padded() {
+    let mut tiny = Tiny::new(0, true);
+    tiny.tokenizer["truncation"] = json!({
+        "max_length": 1, "direction": "Right", "strategy": "LongestFirst", "stride": 0,
+    });
+    tiny.tokenizer["padding"] = json!({
+        "strategy": { "Fixed": 8 }, "direction": "Left", "pad_to_multiple_of": null,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "t0",
+    });
+    let directory = tiny.write();
+    let model = weights::load(directory.path(), &Device::flex()).expect("it is whole");
+    let tokenizer = Tokenizer::load(directory.path(), model.config()).expect("it fits");
+    assert_eq!(tokenizer.encode("t4 t17").expect("it has tokens"), [4, 17]);
+}
+
+#[test]
+fn another_token_may_end_an_answer() {
+    let directory = Tiny::new(0, true).write();
+    let mut model = weights::load(directory.path(), &Device::flex()).expect("it is whole");
+    let before = model.config().end_tokens().to_vec();
+    model.add_end_token(before[0]);
+    assert_eq!(model.config().end_tokens(), before);
+    model.add_end_token(7);
+    assert_eq!(model.config().end_tokens(), [&before[..], &[7]].concat());
+}
+
 #[test]
 fn text_comes_back() {
     let directory = Tiny::new(0, true).write();
