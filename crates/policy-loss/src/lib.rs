@@ -92,7 +92,6 @@
 
 mod advantages;
 mod alike;
-#[cfg(feature = "fused")]
 mod backends;
 mod batch;
 mod checked;
@@ -112,7 +111,6 @@ mod loss;
 mod mask;
 mod numbers;
 mod openrlhf;
-#[cfg(feature = "fused")]
 #[doc(hidden)]
 pub mod ops;
 mod order;

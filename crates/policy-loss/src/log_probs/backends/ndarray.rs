@@ -84,14 +84,14 @@ fn width([rows, columns]: [usize; 2], settings: Settings) -> usize {
 }
 
 impl LogProbsOps for NdArray {
-    fn token_log_probs(
-        logits: FloatTensor<Self>,
+    fn log_probs(
+        head: HeadTensors<Self>,
         tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        match is_in_parts(settings, &tokens) {
-            true => chunked::token_log_probs::<Self>(logits, tokens, settings),
-            false => Self::softmax_statistics(logits, tokens, settings),
+        match settings.has_weight || is_in_parts(settings, &tokens) {
+            true => chunked::log_probs::<Self>(head, tokens, settings),
+            false => Self::softmax_statistics(head.hidden, tokens, settings),
         }
     }
 
@@ -108,29 +108,35 @@ impl LogProbsOps for NdArray {
         packed::<Self>(&statistics, settings, &logits)
     }
 
-    fn token_log_probs_backward(
-        logits: FloatTensor<Self>,
+    fn log_probs_backward(
+        head: HeadTensors<Self>,
         tokens: TokenTensors<Self>,
         statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
-    ) -> FloatTensor<Self> {
-        if is_in_parts(settings, &tokens) {
+        wanted: Wanted,
+    ) -> HeadGradients<Self> {
+        if settings.has_weight || is_in_parts(settings, &tokens) {
             let known = Known {
                 tokens,
                 statistics,
                 upstream,
             };
-            return chunked::token_log_probs_backward::<Self>(logits, known, settings);
+            return chunked::log_probs_backward::<Self>(head, known, settings, wanted);
         }
         let RowStatistics { values, moments } = statistics;
         let rows = row_gradients::<Self>(&tokens, &values, &moments, &upstream, settings);
-        let shape = logits.shape().dims::<2>();
-        for_type!(E, [logits = &logits] => {
+        let shape = head.hidden.shape().dims::<2>();
+        let hidden = for_type!(E, [logits = &head.hidden] => {
             let logits: Cow<'_, [E]> = contiguous!(logits);
             let gradients = kernels::gradients(&logits, &rows);
             NdArrayTensor::from_data(TensorData::new(gradients, shape))
-        })
+        });
+        HeadGradients {
+            hidden,
+            weight: head.weight,
+            bias: head.bias,
+        }
     }
 
     fn head_logits(
