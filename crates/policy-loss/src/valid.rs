@@ -184,8 +184,8 @@ impl Valid {
         }
         match reduction.denominator() {
             Denominator::Tokens => numerator / self.total.clone().clamp_min(1),
-            Denominator::Sequences(length) => {
-                numerator / (self.sequences.clone().clamp_min(1) * length)
+            Denominator::Sequences => {
+                numerator / (self.sequences.clone().clamp_min(1) * reduction.length())
             }
             Denominator::Prompts => match prompts {
                 Some(prompts) => {
