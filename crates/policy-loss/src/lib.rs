@@ -90,6 +90,9 @@
 //! | `cuda` | CUDA |
 //! | `fusion` | Burn's fusion of tensor operations on the GPU backends |
 
+#[macro_use]
+mod setters;
+
 mod advantages;
 mod alike;
 mod backends;

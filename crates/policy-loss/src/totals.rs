@@ -51,32 +51,15 @@ impl GlobalTotals {
         Self::default()
     }
 
-    /// Sets the number of valid tokens of the global batch.
-    #[must_use]
-    pub fn with_tokens(mut self, tokens: usize) -> Self {
-        self.tokens = Some(tokens);
-        self
-    }
-
-    /// Sets the number of sequences of the global batch that hold a valid token.
-    #[must_use]
-    pub fn with_sequences(mut self, sequences: usize) -> Self {
-        self.sequences = Some(sequences);
-        self
-    }
-
-    /// Sets the number of prompts of the global batch that a valid token answers.
-    #[must_use]
-    pub fn with_prompts(mut self, prompts: usize) -> Self {
-        self.prompts = Some(prompts);
-        self
-    }
-
-    /// Sets the number of ranks whose gradients are averaged.
-    #[must_use]
-    pub fn with_world_size(mut self, world_size: usize) -> Self {
-        self.world_size = Some(world_size);
-        self
+    setters! {
+        /// Sets the number of valid tokens of the global batch.
+        with_tokens(tokens: usize);
+        /// Sets the number of sequences of the global batch that hold a valid token.
+        with_sequences(sequences: usize);
+        /// Sets the number of prompts of the global batch that a valid token answers.
+        with_prompts(prompts: usize);
+        /// Sets the number of ranks whose gradients are averaged.
+        with_world_size(world_size: usize);
     }
 
     /// The fields that are given although `reduction` divides by something else, named as in

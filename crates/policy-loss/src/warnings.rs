@@ -201,18 +201,11 @@ impl Observation {
         }
     }
 
-    /// Adds the totals that the loss was given.
-    #[must_use]
-    pub fn with_totals(mut self, totals: GlobalTotals) -> Self {
-        self.totals = Some(totals);
-        self
-    }
-
-    /// Adds how far sampler and trainer are apart.
-    #[must_use]
-    pub fn with_rollout_diagnostics(mut self, rollout: RolloutDiagnosticValues) -> Self {
-        self.rollout = Some(rollout);
-        self
+    setters! {
+        /// Adds the totals that the loss was given.
+        with_totals(totals: GlobalTotals);
+        /// Adds how far sampler and trainer are apart.
+        with_rollout_diagnostics(rollout: RolloutDiagnosticValues);
     }
 
     /// Adds the reward of each sequence, with the number of its group.

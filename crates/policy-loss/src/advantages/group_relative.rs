@@ -147,16 +147,11 @@ impl GroupRelative {
         }
     }
 
-    /// Sets the division by a deviation of the scores.
-    pub fn with_deviation(mut self, deviation: impl Into<Option<Deviation>>) -> Self {
-        self.deviation = deviation.into();
-        self
-    }
-
-    /// Sets the division by the mean of the group's scores.
-    pub fn with_mean_scale(mut self, mean_scale: impl Into<Option<MeanScale>>) -> Self {
-        self.mean_scale = mean_scale.into();
-        self
+    setters! {
+        /// Sets the division by a deviation of the scores.
+        with_deviation(deviation: impl Into<Option<Deviation>>);
+        /// Sets the division by the mean of the group's scores.
+        with_mean_scale(mean_scale: impl Into<Option<MeanScale>>);
     }
 
     /// Sets what a group of one gets.

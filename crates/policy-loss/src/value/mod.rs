@@ -55,16 +55,11 @@ impl ValueLossConfig {
         Self::default()
     }
 
-    /// Sets how far a value may move from the old one; `None` for no bound.
-    pub fn with_clip(mut self, clip: impl Into<Option<f64>>) -> Self {
-        self.clip = clip.into();
-        self
-    }
-
-    /// Sets how token losses become one number.
-    pub fn with_reduction(mut self, reduction: Reduction) -> Self {
-        self.reduction = reduction;
-        self
+    setters! {
+        /// Sets how far a value may move from the old one; `None` for no bound.
+        with_clip(clip: impl Into<Option<f64>>);
+        /// Sets how token losses become one number.
+        with_reduction(reduction: Reduction);
     }
 
     /// Checks the configuration and builds the loss.
