@@ -88,7 +88,7 @@ impl Blueprint {
         let penalty = objective.kl_penalty.unwrap_or(KlPenalty::new(0.0));
         Some(Self {
             surrogate: objective.surrogate.kind()?,
-            choices: objective.surrogate.choices(),
+            choices: objective.surrogate.properties().choices(),
             ratio_level: objective.ratio.level,
             against: objective.ratio.against,
             missing: objective.missing_rollout_log_probs,
@@ -389,7 +389,7 @@ impl Numbers {
             max_kl_log_ratio: penalty.max_log_ratio.unwrap_or(f64::INFINITY),
             max_kl: penalty.max_divergence.unwrap_or(f64::INFINITY),
             entropy_coefficient: objective.entropy_bonus.map_or(0.0, |it| it.coefficient),
-            ..objective.surrogate.numbers()
+            ..objective.surrogate.properties().numbers()
         }
     }
 }

@@ -89,7 +89,7 @@ macro_rules! surrogates {
                 }
             }
 
-            fn properties(&self) -> &dyn Properties {
+            pub(crate) fn properties(&self) -> &dyn Properties {
                 match self {
                     $(Self::$type(surrogate) => surrogate,)*
                     $(Self::$composed(surrogate) => surrogate,)*
@@ -163,16 +163,6 @@ impl Surrogate {
         self.properties().ratio_bounds()
     }
 
-    /// What a kernel is compiled for, beside its [`SurrogateKind`].
-    pub(crate) fn choices(&self) -> SurrogateChoices {
-        self.properties().choices()
-    }
-
-    /// The numbers that a kernel is given; those of other parts are 0.
-    pub(crate) fn numbers(&self) -> Numbers {
-        self.properties().numbers()
-    }
-
     pub(super) fn validate(&self, ratio: Ratio) -> Result<(), ConfigError> {
         self.check_numbers()?;
         self.properties().validate()?;
@@ -195,7 +185,7 @@ impl Surrogate {
 }
 
 /// What there is to say about every surrogate.
-trait Properties {
+pub(crate) trait Properties {
     /// Checks the numbers together, and bounds; each by itself is checked before.
     fn validate(&self) -> Result<(), ConfigError> {
         Ok(())
@@ -210,12 +200,14 @@ trait Properties {
         Vec::new()
     }
 
-    /// As [`Surrogate::choices`]; a formula without choices, or without a kernel, has none.
+    /// What a kernel is compiled for, beside its [`SurrogateKind`]; a formula without choices, or
+    /// without a kernel, has none.
     fn choices(&self) -> SurrogateChoices {
         SurrogateChoices::NONE
     }
 
-    /// As [`Surrogate::numbers`]; a formula without numbers, or without a kernel, has none.
+    /// The numbers that a kernel is given; those of other parts are 0. A formula without numbers, or
+    /// without a kernel, has none.
     fn numbers(&self) -> Numbers {
         Numbers::default()
     }

@@ -1,7 +1,7 @@
 //! How much better an answer is than the other answers to the same prompt.
 
 use burn::tensor::{Int, Tensor};
-use policy_loss_kernels::objective::check::{not_negative, positive};
+use policy_loss_kernels::objective::check::{if_given, not_negative, positive};
 use serde::{Deserialize, Serialize};
 
 use super::lowest;
@@ -261,10 +261,9 @@ impl GroupRelative {
                 });
             }
         }
-        match self.deviation {
-            Some(deviation) => positive("group_relative.deviation.epsilon", deviation.epsilon),
-            None => Ok(()),
-        }
+        if_given(self.deviation, |it| {
+            positive("group_relative.deviation.epsilon", it.epsilon)
+        })
     }
 }
 

@@ -34,11 +34,9 @@ pub fn head_logits<B: LogProbsOps>(
 ) -> HeadLogits<B> {
     let choices = Choices::new(tokens, 0..settings.words, settings.shard());
     let logits = choices.logits(logits::<B>(head, settings), settings);
-    let RowStatistics { values, moments } = choices.statistics(logits.clone(), settings);
     HeadLogits {
+        statistics: choices.statistics(logits.clone(), settings),
         logits,
-        values,
-        moments,
     }
 }
 
@@ -251,17 +249,12 @@ pub fn head_gradients<B: LogProbsOps>(
     settings: Settings,
     wanted: Wanted,
 ) -> HeadGradients<B> {
-    let HeadLogits {
-        logits,
-        values,
-        moments,
-    } = logits;
+    let HeadLogits { logits, statistics } = logits;
     let words = settings.words;
     let narrow = head.hidden.dtype();
     let idle = idle::<B>(&upstream);
     let (upstream, factor) = within_range::<B>(upstream, narrow);
     let choices = Choices::new(tokens, 0..words, settings.shard());
-    let statistics = RowStatistics { values, moments };
     let logits = choices.gradient(logits, words, statistics, upstream, settings, narrow);
     let of_logits = LogitsGradient {
         logits,
@@ -393,11 +386,7 @@ pub fn log_probs<B: LogProbsOps>(
 ) -> RowStatistics<B> {
     let [count, _] = head.hidden.shape().dims();
     let rows = chunks(count, settings.forward_tokens).map(|range| {
-        let chunk = B::head_logits(rows_of(&head, &range), tokens.of(&range), settings);
-        RowStatistics {
-            values: chunk.values,
-            moments: chunk.moments,
-        }
+        B::head_logits(rows_of(&head, &range), tokens.of(&range), settings).statistics
     });
     joined::<B>(rows.collect())
 }

@@ -75,10 +75,8 @@ pub struct RowStatistics<B: Backend> {
 pub struct HeadLogits<B: Backend> {
     /// `[N, V]`, bounded where they are to be, not scaled; of kept tokens `[N, K]`, their columns.
     pub logits: FloatTensor<B>,
-    /// As [`RowStatistics::values`].
-    pub values: FloatTensor<B>,
-    /// As [`RowStatistics::moments`].
-    pub moments: FloatTensor<B>,
+    #[extension_type]
+    pub statistics: RowStatistics<B>,
 }
 
 /// Gradients of a head, each of the type of what it is the gradient of; one number stands for a

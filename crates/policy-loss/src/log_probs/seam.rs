@@ -202,7 +202,7 @@ impl Chunk {
 
     /// As in `RowStatistics`.
     pub fn values(&self) -> Tensor<2> {
-        Tensor::from_dispatch(self.logits.values.clone())
+        Tensor::from_dispatch(self.logits.statistics.values.clone())
     }
 }
 

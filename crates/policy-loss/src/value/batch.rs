@@ -62,16 +62,13 @@ impl ValueBatch {
             }
             None => None,
         };
-        let scale = match self.totals {
-            Some(totals) => Some(totals.scale(config.reduction)?),
-            None => None,
-        };
+        let scale = self.totals.map(|totals| totals.scale(config.reduction));
         Ok(CheckedBatch {
             values: self.values,
             returns: self.returns,
             old_values,
             action_mask,
-            scale,
+            scale: scale.transpose()?,
         })
     }
 }

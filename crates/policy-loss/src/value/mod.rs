@@ -9,7 +9,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
 pub use output::{ValueLossMetrics, ValueLossOutput, ValueLossValues, ValueMetricValues};
-use policy_loss_kernels::objective::check::positive;
+use policy_loss_kernels::objective::check::{if_given, positive};
 use serde::{Deserialize, Serialize};
 
 use crate::composed::arithmetic;
@@ -69,9 +69,7 @@ impl ValueLossConfig {
     /// A `clip` that is not finite or not above 0, a fixed length of 0, or a mean over prompts, of
     /// which a batch of values says nothing.
     pub fn init(&self) -> Result<ValueLoss, ConfigError> {
-        if let Some(clip) = self.clip {
-            positive("clip", clip)?;
-        }
+        if_given(self.clip, |clip| positive("clip", *clip))?;
         self.reduction.validate()?;
         if self.reduction.has_sequence_weights() {
             return Err(ConfigError::Combination {

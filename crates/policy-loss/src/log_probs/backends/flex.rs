@@ -58,8 +58,7 @@ impl LogProbsOps for Flex {
             };
             return chunked::log_probs_backward::<Self>(head, known, settings, wanted);
         }
-        let RowStatistics { values, moments } = statistics;
-        let rows = row_gradients::<Self>(&tokens, &values, &moments, &upstream, settings);
+        let rows = row_gradients::<Self>(&tokens, &statistics, &upstream, settings);
         // Not `to_contiguous` where it is contiguous: a second handle would hide that there is
         // only one.
         let mut logits = match whole(&head.hidden) {
@@ -99,12 +98,9 @@ impl LogProbsOps for Flex {
             let shape = [head.hidden.shape()[0], head.weight.shape()[1]];
             let mut logits = vec![0 as E; shape[0] * shape[1]];
             let statistics = kernels::head_logits(head, softmax(settings), &rows, &mut logits);
-            let RowStatistics { values, moments } =
-                packed::<Self>(&statistics, settings, &tensors.hidden);
             HeadLogits {
                 logits: FlexTensor::from_data(TensorData::new(logits, shape)),
-                values,
-                moments,
+                statistics: packed::<Self>(&statistics, settings, &tensors.hidden),
             }
         }, [F64 => f64, F32 => f32])
     }
@@ -123,12 +119,8 @@ impl LogProbsOps for Flex {
                 logits, head, tokens, upstream, gradients, settings, wanted,
             );
         }
-        let HeadLogits {
-            logits,
-            values,
-            moments,
-        } = logits;
-        let rows = row_gradients::<Self>(&tokens, &values, &moments, &upstream, settings);
+        let HeadLogits { logits, statistics } = logits;
+        let rows = row_gradients::<Self>(&tokens, &statistics, &upstream, settings);
         let mut logits = owned(logits);
         let head = forward(head);
         let [weight, bias] = [

@@ -124,8 +124,7 @@ impl LogProbsOps for NdArray {
             };
             return chunked::log_probs_backward::<Self>(head, known, settings, wanted);
         }
-        let RowStatistics { values, moments } = statistics;
-        let rows = row_gradients::<Self>(&tokens, &values, &moments, &upstream, settings);
+        let rows = row_gradients::<Self>(&tokens, &statistics, &upstream, settings);
         let shape = head.hidden.shape().dims::<2>();
         let hidden = for_type!(E, [logits = &head.hidden] => {
             let logits: Cow<'_, [E]> = contiguous!(logits);
@@ -158,12 +157,9 @@ impl LogProbsOps for NdArray {
             let shape = [rows.len(), head.weight.shape()[1]];
             let mut logits = vec![0 as E; shape[0] * shape[1]];
             let statistics = kernels::head_logits(head, softmax(settings), &rows, &mut logits);
-            let RowStatistics { values, moments } =
-                packed::<Self>(&statistics, settings, &tensors.hidden);
             HeadLogits {
                 logits: NdArrayTensor::from_data(TensorData::new(logits, shape)),
-                values,
-                moments,
+                statistics: packed::<Self>(&statistics, settings, &tensors.hidden),
             }
         })
     }
@@ -182,12 +178,8 @@ impl LogProbsOps for NdArray {
                 logits, head, tokens, upstream, gradients, settings, wanted,
             );
         }
-        let HeadLogits {
-            logits,
-            values,
-            moments,
-        } = logits;
-        let rows = row_gradients::<Self>(&tokens, &values, &moments, &upstream, settings);
+        let HeadLogits { logits, statistics } = logits;
+        let rows = row_gradients::<Self>(&tokens, &statistics, &upstream, settings);
         let shape = head.weight.shape().dims();
         let count = head.hidden.shape()[0];
         let weight_gradient = begun::<NdArray>(gradients.weight, &head.weight, wanted.weight);
