@@ -280,7 +280,7 @@ impl Case {
         let totals = self.totals?;
         let total = match self.config.objective.reduction.denominator() {
             Denominator::Tokens => totals.tokens,
-            Denominator::Sequences(_) => totals.sequences,
+            Denominator::Sequences => totals.sequences,
             Denominator::Prompts => totals.prompts,
             Denominator::One => Some(1),
         };

@@ -131,7 +131,7 @@ fn note_ignored(totals: &GlobalTotals, objective: &Objective) {
     for field in totals.without_effect(reduction) {
         let divides_by = match reduction.denominator() {
             Denominator::Tokens => "the objective divides by tokens",
-            Denominator::Sequences(_) => "the objective divides by sequences",
+            Denominator::Sequences => "the objective divides by sequences",
             Denominator::Prompts => "the objective divides by prompts",
             Denominator::One => "the objective takes a sum",
         };

@@ -63,14 +63,8 @@ pub struct Blueprint {
     pub entropy: bool,
     /// A sequence's losses are divided by the number of its tokens.
     pub sequence_mean: bool,
-    /// The batch brings what the tokens of each sequence count for.
-    pub has_sequence_weights: bool,
-    /// The reduction divides by the number of tokens.
-    pub divides_by_tokens: bool,
-    /// The reduction divides by the number of sequences, times a length.
-    pub divides_by_sequences: bool,
-    /// The reduction divides by the number of prompts.
-    pub divides_by_prompts: bool,
+    /// What the reduction divides by.
+    pub divides_by: Denominator,
     /// There is a mask; without one all tokens are valid.
     pub masked: bool,
     /// The gradient is written.
@@ -92,10 +86,9 @@ impl Blueprint {
         let weight = correction.weight;
         let mode = weight.map(|weight| weight.mode);
         let penalty = objective.kl_penalty.unwrap_or(KlPenalty::new(0.0));
-        let denominator = objective.reduction.denominator();
         Some(Self {
             surrogate: objective.surrogate.kind()?,
-            choices: objective.surrogate.choices(),
+            choices: objective.surrogate.properties().choices(),
             ratio_level: objective.ratio.level,
             against: objective.ratio.against,
             missing: objective.missing_rollout_log_probs,
@@ -120,10 +113,7 @@ impl Blueprint {
             bounds_kl: penalty.max_log_ratio.is_some() || penalty.max_divergence.is_some(),
             entropy: objective.entropy_bonus.is_some(),
             sequence_mean: objective.reduction.takes_sequence_means(),
-            has_sequence_weights: objective.reduction.has_sequence_weights(),
-            divides_by_tokens: matches!(denominator, Denominator::Tokens),
-            divides_by_sequences: matches!(denominator, Denominator::Sequences(_)),
-            divides_by_prompts: matches!(denominator, Denominator::Prompts),
+            divides_by: objective.reduction.denominator(),
             masked,
             with_gradient,
             double,
@@ -313,12 +303,19 @@ impl Blueprint {
         self.vetoes || FilterLevel::ALL.map(needs).contains(&true)
     }
 
+    /// Whether the batch brings what the tokens of each sequence count for.
+    #[must_use]
+    #[inline(always)]
+    pub fn has_sequence_weights(&self) -> bool {
+        self.divides_by == Denominator::Prompts
+    }
+
     /// Whether a token needs to know something of its whole sequence first. If not, a sequence may
     /// be divided at will.
     #[must_use]
     #[inline(always)]
     pub fn by_rows(&self) -> bool {
-        self.sequence_mean || self.has_sequence_weights || self.gathers()
+        self.sequence_mean || self.has_sequence_weights() || self.gathers()
     }
 
     /// Whether a sequence is read before its tokens are visited.
@@ -392,7 +389,7 @@ impl Numbers {
             max_kl_log_ratio: penalty.max_log_ratio.unwrap_or(f64::INFINITY),
             max_kl: penalty.max_divergence.unwrap_or(f64::INFINITY),
             entropy_coefficient: objective.entropy_bonus.map_or(0.0, |it| it.coefficient),
-            ..objective.surrogate.numbers()
+            ..objective.surrogate.properties().numbers()
         }
     }
 }

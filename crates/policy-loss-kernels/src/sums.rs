@@ -26,7 +26,7 @@ accumulators! {
         valid_sequences: Count if |it| it.masked,
         /// Prompts that a valid token answers, where the reduction is a mean over them: the sum of
         /// `1 / n_p`, of a part of a batch its part of the prompts.
-        valid_prompts: Sum if |it| it.has_sequence_weights,
+        valid_prompts: Sum if |it| it.has_sequence_weights(),
         /// Valid tokens at which an input of the objective is NaN or infinite.
         non_finite: Count,
         /// Valid tokens whose `rollout_log_probs` is NaN, where the objective reads them.

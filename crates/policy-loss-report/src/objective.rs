@@ -160,13 +160,9 @@ impl Entry {
             RatioLevel::Token | RatioLevel::Segment => false,
             RatioLevel::Sequence | RatioLevel::SequenceToken | RatioLevel::SequenceSum => true,
         };
-        let ratio_bounds = ratio_bounds(objective);
-        let shown: Vec<f64> = ratio_bounds
-            .iter()
-            .map(|bound| bound.value)
-            .filter(|bound| *bound > 0.0)
-            .map(f64::ln)
-            .collect();
+        let ratio_bounds = objective.surrogate.ratio_bounds();
+        let shown = ratio_bounds.iter().map(|(bound, _)| *bound);
+        let shown: Vec<f64> = shown.filter(|bound| *bound > 0.0).map(f64::ln).collect();
         let log_ratio: Vec<f64> = one.ratio.iter().map(|ratio| ratio.ln()).collect();
         let (weight_bounds, weight_of_tokens) = weight_bounds(objective.rollout_correction);
         Self {
@@ -185,7 +181,13 @@ impl Entry {
                 Behavior::Rollout => "rollout_log_probs",
             },
             ratios: Histogram::new(&tokens.pairs(&log_ratio, of_sequences), &shown),
-            ratio_bounds,
+            ratio_bounds: ratio_bounds
+                .into_iter()
+                .map(|(value, label)| Bound {
+                    value,
+                    label: label.to_owned(),
+                })
+                .collect(),
             mass: one.mass,
             weights: one.weight.as_ref().map(|weight| tokens.spreads(weight)),
             weight_bounds,
@@ -213,53 +215,6 @@ fn norm(gradient: &[f64]) -> f64 {
 fn cosine(one: &[f64], other: &[f64]) -> f64 {
     let product: f64 = one.iter().zip(other).map(|(a, b)| a * b).sum();
     (product / (norm(one) * norm(other))).clamp(-1.0, 1.0)
-}
-
-/// Where the surrogate bounds the ratio.
-fn ratio_bounds(objective: &Objective) -> Vec<Bound> {
-    let bound = |value: f64, label: &str| Bound {
-        value,
-        label: label.to_owned(),
-    };
-    let around = |low: f64, high: f64| {
-        let (low, high) = (bound(1.0 - low, "1 - low"), bound(1.0 + high, "1 + high"));
-        vec![low, high]
-    };
-    match objective.surrogate {
-        Surrogate::Clip(clip) => {
-            let mut bounds = around(clip.low, clip.high);
-            let dual = clip.lower_bound();
-            bounds.extend(dual.map(|value| bound(value, "bound where A < 0")));
-            bounds
-        }
-        Surrogate::GeometricMean(GeometricMean { low, high, .. }) => {
-            vec![
-                bound((-low).exp(), "exp(-low)"),
-                bound(high.exp(), "exp(high)"),
-            ]
-        }
-        Surrogate::PolicyGradient(surrogate) => match surrogate.weight {
-            ImportanceWeight::None => Vec::new(),
-            ImportanceWeight::Ratio(bounds)
-            | ImportanceWeight::RatioWhereNegative(bounds)
-            | ImportanceWeight::RatioWithin(bounds) => {
-                let low = bounds.low.map(|value| bound(value, "low"));
-                let high = bounds.high.map(|value| bound(value, "high"));
-                low.into_iter().chain(high).collect()
-            }
-        },
-        Surrogate::GradientPreservingClip(clip) => around(clip.low, clip.high),
-        Surrogate::CovarianceClip(clip) => around(clip.low, clip.high),
-        // Their bounds are none of the ratio, or another one for each token or batch.
-        Surrogate::SigmoidGate(_)
-        | Surrogate::GammaWeight(_)
-        | Surrogate::TrustRegion(_)
-        | Surrogate::SquaredLogRatio(_)
-        | Surrogate::DynamicClip(_)
-        | Surrogate::CovariancePenalty(_)
-        | Surrogate::SecondMomentMask(_)
-        | Surrogate::SecondMomentClip(_) => Vec::new(),
-    }
 }
 
 /// The bounds of the weight, and whether they are bounds of single tokens.

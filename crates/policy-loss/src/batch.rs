@@ -114,43 +114,26 @@ impl PolicyBatch {
         }
     }
 
-    /// Sets which tokens the policy generated. Trainers that hold a float or integer mask turn it
-    /// into this one with [`action_mask`](crate::action_mask).
-    pub fn with_action_mask(mut self, action_mask: Tensor<2, Bool>) -> Self {
-        self.action_mask = Some(action_mask);
-        self
-    }
-
-    /// Adds the log-probs that the inference engine reported when it sampled.
-    #[doc(alias = "vllm_log_probs")]
-    pub fn with_rollout_log_probs(mut self, rollout_log_probs: Tensor<2>) -> Self {
-        self.rollout_log_probs = Some(rollout_log_probs);
-        self
-    }
-
-    /// Adds the log-probs of a frozen reference policy, which a
-    /// [`KlPenalty`](crate::KlPenalty) needs.
-    pub fn with_ref_log_probs(mut self, ref_log_probs: Tensor<2>) -> Self {
-        self.ref_log_probs = Some(ref_log_probs);
-        self
-    }
-
-    /// Adds the entropies of the policy's token distributions. An
-    /// [`EntropyMask`](crate::EntropyMask) reads them; an [`EntropyBonus`](crate::EntropyBonus) needs
-    /// them tracked, since it gives them a gradient.
-    pub fn with_entropies(mut self, entropies: Tensor<2>) -> Self {
-        self.entropies = Some(entropies);
-        self
-    }
-
-    /// Says which turn, sentence or tool call each token belongs to, for ratios and filters of segments
-    /// ([`Ratio::SEGMENT`](crate::Ratio::SEGMENT),
-    /// [`FilterLevel::SegmentMean`](crate::FilterLevel::SegmentMean)): a segment is a run of valid
-    /// tokens of a sequence with the same number. Any numbers will do; what is masked between two
-    /// tokens does not part them.
-    pub fn with_segment_ids(mut self, segment_ids: Tensor<2, Int>) -> Self {
-        self.segment_ids = Some(segment_ids);
-        self
+    setters! {
+        /// Sets which tokens the policy generated. Trainers that hold a float or integer mask turn it
+        /// into this one with [`action_mask`](crate::action_mask).
+        with_action_mask(action_mask: Tensor<2, Bool>);
+        /// Adds the log-probs that the inference engine reported when it sampled.
+        #[doc(alias = "vllm_log_probs")]
+        with_rollout_log_probs(rollout_log_probs: Tensor<2>);
+        /// Adds the log-probs of a frozen reference policy, which a
+        /// [`KlPenalty`](crate::KlPenalty) needs.
+        with_ref_log_probs(ref_log_probs: Tensor<2>);
+        /// Adds the entropies of the policy's token distributions. An
+        /// [`EntropyMask`](crate::EntropyMask) reads them; an [`EntropyBonus`](crate::EntropyBonus) needs
+        /// them tracked, since it gives them a gradient.
+        with_entropies(entropies: Tensor<2>);
+        /// Says which turn, sentence or tool call each token belongs to, for ratios and filters of segments
+        /// ([`Ratio::SEGMENT`](crate::Ratio::SEGMENT),
+        /// [`FilterLevel::SegmentMean`](crate::FilterLevel::SegmentMean)): a segment is a run of valid
+        /// tokens of a sequence with the same number. Any numbers will do; what is masked between two
+        /// tokens does not part them.
+        with_segment_ids(segment_ids: Tensor<2, Int>);
     }
 
     /// Says which sequence each token of a packed row belongs to: the tensors are `[1, N]`, and
@@ -188,29 +171,20 @@ impl PolicyBatch {
         self
     }
 
-    /// Sets the least entropy of a token that an entropy mask keeps, of all tokens of the global
-    /// batch: [`EntropyMask::threshold`](crate::EntropyMask::threshold) of their entropies. An entropy
-    /// mask needs it where the [totals](Self::with_totals) of the global batch are given; where it is
-    /// set it takes the place of the quantile, and the mask's share is not read.
-    pub fn with_entropy_threshold(mut self, entropy_threshold: f64) -> Self {
-        self.entropy_threshold = Some(entropy_threshold);
-        self
-    }
-
-    /// Sets the squared log-ratio from which on a surrogate of second moments drops or clips tokens that
-    /// move away, of all tokens of the global batch:
-    /// [`SecondMomentMask::limit`](crate::SecondMomentMask::limit) or
-    /// [`SecondMomentClip::limit`](crate::SecondMomentClip::limit) of their squares; infinity for none.
-    /// Such a surrogate needs it where the [totals](Self::with_totals) of the global batch are given;
-    /// where it is set, the threshold of the surrogate is not read.
-    pub fn with_second_moment_limit(mut self, second_moment_limit: f64) -> Self {
-        self.second_moment_limit = Some(second_moment_limit);
-        self
-    }
-
-    /// Sets the totals of the global batch, of which this one is a part.
-    pub fn with_totals(mut self, totals: GlobalTotals) -> Self {
-        self.totals = Some(totals);
-        self
+    setters! {
+        /// Sets the least entropy of a token that an entropy mask keeps, of all tokens of the global
+        /// batch: [`EntropyMask::threshold`](crate::EntropyMask::threshold) of their entropies. An entropy
+        /// mask needs it where the [totals](Self::with_totals) of the global batch are given; where it is
+        /// set it takes the place of the quantile, and the mask's share is not read.
+        with_entropy_threshold(entropy_threshold: f64);
+        /// Sets the squared log-ratio from which on a surrogate of second moments drops or clips tokens that
+        /// move away, of all tokens of the global batch:
+        /// [`SecondMomentMask::limit`](crate::SecondMomentMask::limit) or
+        /// [`SecondMomentClip::limit`](crate::SecondMomentClip::limit) of their squares; infinity for none.
+        /// Such a surrogate needs it where the [totals](Self::with_totals) of the global batch are given;
+        /// where it is set, the threshold of the surrogate is not read.
+        with_second_moment_limit(second_moment_limit: f64);
+        /// Sets the totals of the global batch, of which this one is a part.
+        with_totals(totals: GlobalTotals);
     }
 }

@@ -37,10 +37,8 @@ impl PolicyBatch {
         if let Some(ids) = &self.segment_ids {
             alike.shaped("segment_ids", ids)?;
         }
-        let packing = match &self.sequence_ids {
-            Some(ids) => Some(Packing::new(ids, shape)?),
-            None => None,
-        };
+        let packing = self.sequence_ids.as_deref();
+        let packing = packing.map(|ids| Packing::new(ids, shape)).transpose()?;
         let sequences = packing.as_ref().map_or(shape[0], Packing::sequences);
         let advantages = check_advantages(self.advantages, &alike, packing.as_ref())?;
         // What nothing reads is left out.
@@ -59,10 +57,8 @@ impl PolicyBatch {
         let rollout_log_probs = rollout_log_probs.transpose()?;
         let ref_log_probs = ref_log_probs.transpose()?;
         let entropies = entropies.transpose()?;
-        let scale = match self.totals {
-            Some(totals) => Some(totals.scale(objective.reduction)?),
-            None => None,
-        };
+        let scale = self.totals.map(|totals| totals.scale(objective.reduction));
+        let scale = scale.transpose()?;
         let entropy_threshold =
             check_entropy_threshold(objective, self.entropy_threshold, self.totals)?;
         let second_moment_limit =

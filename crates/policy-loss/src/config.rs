@@ -73,84 +73,29 @@ impl PolicyLossConfig {
         Self::default()
     }
 
-    /// Sets the probability ratio.
-    #[must_use]
-    pub fn with_ratio(mut self, ratio: Ratio) -> Self {
-        self.objective.ratio = ratio;
-        self
-    }
-
-    /// Sets the surrogate objective.
-    #[must_use]
-    pub fn with_surrogate(mut self, surrogate: impl Into<Surrogate>) -> Self {
-        self.objective.surrogate = surrogate.into();
-        self
-    }
-
-    /// Sets which sequences are dropped because the policy has moved away from them.
-    #[must_use]
-    pub fn with_off_policy_mask(mut self, mask: impl Into<Option<OffPolicyMask>>) -> Self {
-        self.objective.off_policy_mask = mask.into();
-        self
-    }
-
-    /// Sets which tokens are dropped because the policy hardly has a choice there.
-    #[must_use]
-    pub fn with_entropy_mask(mut self, mask: impl Into<Option<EntropyMask>>) -> Self {
-        self.objective.entropy_mask = mask.into();
-        self
-    }
-
-    /// Sets the weight of tokens by the log-ratios of them and of those that follow.
-    #[must_use]
-    pub fn with_future_weight(mut self, weight: impl Into<Option<FutureWeight>>) -> Self {
-        self.objective.future_weight = weight.into();
-        self
-    }
-
-    /// Sets the correction for the mismatch between sampler and trainer.
-    #[must_use]
-    pub fn with_rollout_correction(
-        mut self,
-        rollout_correction: impl Into<Option<RolloutCorrection>>,
-    ) -> Self {
-        self.objective.rollout_correction = rollout_correction.into();
-        self
-    }
-
-    /// Sets what becomes of valid tokens for which the sampler gave no log-prob, but NaN.
-    #[must_use]
-    pub fn with_missing_rollout_log_probs(mut self, missing: MissingRolloutLogProbs) -> Self {
-        self.objective.missing_rollout_log_probs = missing;
-        self
-    }
-
-    /// Sets the penalty for moving away from a reference policy.
-    #[must_use]
-    pub fn with_kl_penalty(mut self, kl_penalty: impl Into<Option<KlPenalty>>) -> Self {
-        self.objective.kl_penalty = kl_penalty.into();
-        self
-    }
-
-    /// Sets the reward for keeping the policy undecided.
-    #[must_use]
-    pub fn with_entropy_bonus(mut self, entropy_bonus: impl Into<Option<EntropyBonus>>) -> Self {
-        self.objective.entropy_bonus = entropy_bonus.into();
-        self
-    }
-
-    /// Sets how token losses become one number.
-    #[must_use]
-    pub fn with_reduction(mut self, reduction: Reduction) -> Self {
-        self.objective.reduction = reduction;
-        self
-    }
-
-    /// Sets how the loss is computed.
-    #[must_use]
-    pub fn with_implementation(mut self, implementation: Implementation) -> Self {
-        self.implementation = implementation;
-        self
+    setters! {
+        /// Sets the probability ratio.
+        with_ratio(ratio: Ratio) of objective;
+        /// Sets the surrogate objective.
+        with_surrogate(surrogate: impl Into<Surrogate>) of objective;
+        /// Sets which sequences are dropped because the policy has moved away from them.
+        with_off_policy_mask(off_policy_mask: impl Into<Option<OffPolicyMask>>) of objective;
+        /// Sets which tokens are dropped because the policy hardly has a choice there.
+        with_entropy_mask(entropy_mask: impl Into<Option<EntropyMask>>) of objective;
+        /// Sets the weight of tokens by the log-ratios of them and of those that follow.
+        with_future_weight(future_weight: impl Into<Option<FutureWeight>>) of objective;
+        /// Sets the correction for the mismatch between sampler and trainer.
+        with_rollout_correction(rollout_correction: impl Into<Option<RolloutCorrection>>) of objective;
+        /// Sets what becomes of valid tokens for which the sampler gave no log-prob, but NaN.
+        with_missing_rollout_log_probs(missing_rollout_log_probs: MissingRolloutLogProbs) of objective;
+        /// Sets the penalty for moving away from a reference policy.
+        with_kl_penalty(kl_penalty: impl Into<Option<KlPenalty>>) of objective;
+        /// Sets the reward for keeping the policy undecided.
+        with_entropy_bonus(entropy_bonus: impl Into<Option<EntropyBonus>>) of objective;
+        /// Sets how token losses become one number.
+        with_reduction(reduction: Reduction) of objective;
+        /// Sets how the loss is computed.
+        with_implementation(implementation: Implementation);
     }
 
     /// Checks the configuration and builds the loss.

@@ -118,22 +118,32 @@ impl Histogram {
 }
 
 impl GradientMass {
-    fn total(&self) -> f64 {
-        self.kept + self.truncated + self.clipped + self.dropped + self.masked
+    fn of([kept, truncated, clipped, dropped, masked]: [f64; 5]) -> Self {
+        Self {
+            kept,
+            truncated,
+            clipped,
+            dropped,
+            masked,
+        }
+    }
+
+    fn masses(&self) -> [f64; 5] {
+        [
+            self.kept,
+            self.truncated,
+            self.clipped,
+            self.dropped,
+            self.masked,
+        ]
     }
 
     /// The same as shares of 1; all 0 where there is no gradient.
     #[must_use]
     pub fn shares(&self) -> Self {
-        let total = self.total();
+        let total: f64 = self.masses().iter().sum();
         let share = |mass: f64| if total > 0.0 { mass / total } else { 0.0 };
-        Self {
-            kept: share(self.kept),
-            truncated: share(self.truncated),
-            clipped: share(self.clipped),
-            dropped: share(self.dropped),
-            masked: share(self.masked),
-        }
+        Self::of(self.masses().map(share))
     }
 
     /// The share that was clipped or dropped, from 0 to 1: that of `clipped`, `dropped` and `masked`.
@@ -161,12 +171,8 @@ impl InspectionValues {
                 (Some(_), None) => {}
             }
         }
-        let (one, other) = (&mut self.gradient, &other.gradient);
-        one.kept += other.kept;
-        one.truncated += other.truncated;
-        one.clipped += other.clipped;
-        one.dropped += other.dropped;
-        one.masked += other.masked;
+        let (one, other) = (self.gradient.masses(), other.gradient.masses());
+        self.gradient = GradientMass::of(std::array::from_fn(|nth| one[nth] + other[nth]));
     }
 }
 
@@ -367,13 +373,7 @@ impl Inspection {
             log_ratio: histogram(0),
             log_weight: (self.objective.rollout_correction.is_some()).then(|| histogram(1)),
             rollout_gap: self.has_gap.then(|| histogram(2)),
-            gradient: GradientMass {
-                kept: masses[0],
-                truncated: masses[1],
-                clipped: masses[2],
-                dropped: masses[3],
-                masked: masses[4],
-            },
+            gradient: GradientMass::of(std::array::from_fn(|nth| masses[nth])),
         }
     }
 }

@@ -90,9 +90,11 @@
 //! | `cuda` | CUDA |
 //! | `fusion` | Burn's fusion of tensor operations on the GPU backends |
 
+#[macro_use]
+mod setters;
+
 mod advantages;
 mod alike;
-#[cfg(feature = "fused")]
 mod backends;
 mod batch;
 mod checked;
@@ -112,7 +114,6 @@ mod loss;
 mod mask;
 mod numbers;
 mod openrlhf;
-#[cfg(feature = "fused")]
 #[doc(hidden)]
 pub mod ops;
 mod order;

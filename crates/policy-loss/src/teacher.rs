@@ -1,7 +1,7 @@
 //! What a teacher's log-probs do to the advantages: on-policy distillation before the loss.
 
 use burn::tensor::{Bool, Tensor};
-use policy_loss_kernels::objective::check::{not_negative, positive, share, unit};
+use policy_loss_kernels::objective::check::{if_given, not_negative, positive, share, unit};
 use serde::{Deserialize, Serialize};
 
 use crate::advantages::backwards;
@@ -133,12 +133,10 @@ impl ReverseKlAdvantage {
 
     fn validate(&self) -> Result<(), ConfigError> {
         not_negative("reverse_kl.coefficient", self.coefficient)?;
-        if let Some(clamp) = self.clamp {
-            positive("reverse_kl.clamp", clamp)?;
-        }
-        if let Some(early_weight) = self.early_weight {
-            not_negative("reverse_kl.early_weight", early_weight)?;
-        }
+        if_given(self.clamp, |it| positive("reverse_kl.clamp", *it))?;
+        if_given(self.early_weight, |it| {
+            not_negative("reverse_kl.early_weight", *it)
+        })?;
         unit("reverse_kl.discount", self.discount)
     }
 }

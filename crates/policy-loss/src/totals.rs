@@ -51,56 +51,45 @@ impl GlobalTotals {
         Self::default()
     }
 
-    /// Sets the number of valid tokens of the global batch.
-    #[must_use]
-    pub fn with_tokens(mut self, tokens: usize) -> Self {
-        self.tokens = Some(tokens);
-        self
-    }
-
-    /// Sets the number of sequences of the global batch that hold a valid token.
-    #[must_use]
-    pub fn with_sequences(mut self, sequences: usize) -> Self {
-        self.sequences = Some(sequences);
-        self
-    }
-
-    /// Sets the number of prompts of the global batch that a valid token answers.
-    #[must_use]
-    pub fn with_prompts(mut self, prompts: usize) -> Self {
-        self.prompts = Some(prompts);
-        self
-    }
-
-    /// Sets the number of ranks whose gradients are averaged.
-    #[must_use]
-    pub fn with_world_size(mut self, world_size: usize) -> Self {
-        self.world_size = Some(world_size);
-        self
+    setters! {
+        /// Sets the number of valid tokens of the global batch.
+        with_tokens(tokens: usize);
+        /// Sets the number of sequences of the global batch that hold a valid token.
+        with_sequences(sequences: usize);
+        /// Sets the number of prompts of the global batch that a valid token answers.
+        with_prompts(prompts: usize);
+        /// Sets the number of ranks whose gradients are averaged.
+        with_world_size(world_size: usize);
     }
 
     /// The fields that are given although `reduction` divides by something else, named as in
     /// [`BatchError::Totals`]; they have no effect. `token_sum` divides by nothing.
     pub fn without_effect(&self, reduction: Reduction) -> Vec<&'static str> {
-        let divisor = self.divisor(reduction).map(|(field, ..)| field);
-        let all = [
-            (TOKENS, self.tokens),
-            (SEQUENCES, self.sequences),
-            (PROMPTS, self.prompts),
-        ];
-        let given = all
+        let divisor = self.divisor(reduction).map(|(field, _)| field);
+        let given = self
+            .counts()
             .into_iter()
-            .filter_map(|(field, total)| total.map(|_| field));
+            .filter(|(_, total)| total.is_some());
+        let given = given.map(|(field, _)| field);
         given.filter(|field| Some(*field) != divisor).collect()
     }
 
-    /// What a reduction divides by: the field, its total, and what that is multiplied by; absent where
-    /// nothing is counted.
-    fn divisor(&self, reduction: Reduction) -> Option<(&'static str, Option<usize>, f64)> {
+    /// What can be divided by: the field, and its total.
+    fn counts(&self) -> [(&'static str, Option<usize>); 3] {
+        [
+            (TOKENS, self.tokens),
+            (SEQUENCES, self.sequences),
+            (PROMPTS, self.prompts),
+        ]
+    }
+
+    /// What a reduction divides by; absent where nothing is counted.
+    fn divisor(&self, reduction: Reduction) -> Option<(&'static str, Option<usize>)> {
+        let [tokens, sequences, prompts] = self.counts();
         match reduction.denominator() {
-            Denominator::Tokens => Some((TOKENS, self.tokens, 1.0)),
-            Denominator::Sequences(length) => Some((SEQUENCES, self.sequences, length)),
-            Denominator::Prompts => Some((PROMPTS, self.prompts, 1.0)),
+            Denominator::Tokens => Some(tokens),
+            Denominator::Sequences => Some(sequences),
+            Denominator::Prompts => Some(prompts),
             Denominator::One => None,
         }
     }
@@ -108,12 +97,8 @@ impl GlobalTotals {
     /// What the sum is multiplied by instead of being divided by a local count.
     pub(crate) fn scale(&self, reduction: Reduction) -> Result<f64, BatchError> {
         let accepted = "an integer above 0";
-        for (field, value) in [
-            (TOKENS, self.tokens),
-            (SEQUENCES, self.sequences),
-            (PROMPTS, self.prompts),
-            ("totals.world_size", self.world_size),
-        ] {
+        let world_size = ("totals.world_size", self.world_size);
+        for (field, value) in self.counts().into_iter().chain([world_size]) {
             if value == Some(0) {
                 return Err(BatchError::Totals {
                     field,
@@ -124,12 +109,12 @@ impl GlobalTotals {
             }
         }
         let world_size = self.world_size.unwrap_or(1) as f64;
-        let Some((field, total, length)) = self.divisor(reduction) else {
+        let Some((field, total)) = self.divisor(reduction) else {
             // Nothing is counted; the ranks' gradients are averaged all the same.
             return Ok(world_size);
         };
         match total {
-            Some(total) => Ok(world_size / (total as f64 * length)),
+            Some(total) => Ok(world_size / (total as f64 * reduction.length())),
             None => Err(BatchError::Totals {
                 field,
                 value: "missing, while other totals are given".into(),

@@ -8,7 +8,7 @@
 use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Tensor};
 
 use crate::Reduction;
-use crate::advantages::{ahead, behind};
+use crate::advantages::{ahead, behind, lowest};
 use crate::device::is_host;
 use policy_loss_kernels::objective::Denominator;
 
@@ -184,8 +184,8 @@ impl Valid {
         }
         match reduction.denominator() {
             Denominator::Tokens => numerator / self.total.clone().clamp_min(1),
-            Denominator::Sequences(length) => {
-                numerator / (self.sequences.clone().clamp_min(1) * length)
+            Denominator::Sequences => {
+                numerator / (self.sequences.clone().clamp_min(1) * reduction.length())
             }
             Denominator::Prompts => match prompts {
                 Some(prompts) => {
@@ -197,6 +197,15 @@ impl Valid {
             Denominator::One => numerator,
         }
     }
+}
+
+/// Where one of the inputs is NaN or infinite, `[B, T]`.
+pub(crate) fn non_finite(inputs: impl Iterator<Item = Tensor<2>>) -> Tensor<2, Bool> {
+    // Finite addends of this size never overflow, and an infinity or NaN survives the sum.
+    let magnitude = inputs.map(Tensor::abs).reduce(|sum, x| sum + x);
+    let magnitude = magnitude.expect("a loss has inputs");
+    let largest = -lowest(magnitude.dtype());
+    magnitude.lower_equal_elem(largest).bool_not()
 }
 
 /// 1 where a condition holds, and 0 elsewhere.

@@ -8,8 +8,7 @@ use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 
 use crate::{
-    BatchError, Behavior, GlobalTotals, ImportanceWeight, MetricValues, Objective,
-    RolloutDiagnosticValues, Surrogate,
+    BatchError, Behavior, GlobalTotals, MetricValues, Objective, RolloutDiagnosticValues, Surrogate,
 };
 
 /// What a [`Warning`] is about. Its [`name`](Self::name) does not change between versions.
@@ -202,18 +201,11 @@ impl Observation {
         }
     }
 
-    /// Adds the totals that the loss was given.
-    #[must_use]
-    pub fn with_totals(mut self, totals: GlobalTotals) -> Self {
-        self.totals = Some(totals);
-        self
-    }
-
-    /// Adds how far sampler and trainer are apart.
-    #[must_use]
-    pub fn with_rollout_diagnostics(mut self, rollout: RolloutDiagnosticValues) -> Self {
-        self.rollout = Some(rollout);
-        self
+    setters! {
+        /// Adds the totals that the loss was given.
+        with_totals(totals: GlobalTotals);
+        /// Adds how far sampler and trainer are apart.
+        with_rollout_diagnostics(rollout: RolloutDiagnosticValues);
     }
 
     /// Adds the reward of each sequence, with the number of its group.
@@ -359,7 +351,7 @@ impl Warnings {
 /// Whether the ratio to the old policy has a part in the loss.
 fn needs_old(objective: &Objective) -> bool {
     let weighs = match objective.surrogate {
-        Surrogate::PolicyGradient(surrogate) => surrogate.weight != ImportanceWeight::None,
+        Surrogate::PolicyGradient(surrogate) => surrogate.weight.bounds().is_some(),
         _ => true,
     };
     weighs && objective.ratio.against == Behavior::Old
@@ -373,7 +365,7 @@ fn divided_by(
 ) -> Option<(f64, f64)> {
     let (total, count) = match objective.reduction.denominator() {
         Denominator::Tokens => (totals.tokens, metrics.valid_tokens),
-        Denominator::Sequences(_) => (totals.sequences, metrics.valid_sequences),
+        Denominator::Sequences => (totals.sequences, metrics.valid_sequences),
         // No metric counts prompts.
         Denominator::Prompts | Denominator::One => (None, 0.0),
     };

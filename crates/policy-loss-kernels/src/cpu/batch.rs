@@ -103,7 +103,7 @@ impl<'a> Batch<'a> {
         if let Some(mask) = self.mask {
             check("mask", total, mask.0.len())?;
         }
-        if blueprint.has_sequence_weights {
+        if blueprint.has_sequence_weights() {
             let name = "sequence_weights";
             let weights = self.sequence_weights.ok_or(BatchError::Missing { name })?;
             check(name, self.sequences, weights.len())?;

@@ -33,7 +33,7 @@ pub fn run<T: Arithmetic>(
     let counts = Counts::new(arch, batch, total);
     let sequence_weights = batch
         .sequence_weights
-        .filter(|_| blueprint.has_sequence_weights);
+        .filter(|_| blueprint.has_sequence_weights());
     let prompts = sequence_weights.map_or(0.0, |weights| {
         let of_row = |row| value_at::<f64>(weights, row) * counts.of_row(row, batch.tokens) as f64;
         (0..batch.sequences).map(of_row).sum()

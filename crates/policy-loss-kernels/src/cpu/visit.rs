@@ -832,7 +832,7 @@ fn shared<T: Real>(plan: &Plan, state: &mut RowState) -> Row<T::Lanes<Scalar>> {
         let mean_weight = state.kept_weight / state.sums.tokens.max(1.0);
         row.mean_slope = row.mean_surrogate * splat(lanes, mean_weight);
     }
-    if blueprint.has_sequence_weights {
+    if blueprint.has_sequence_weights() {
         row.factor = splat(lanes, state.weight);
     }
     row.gradient_factor = row.factor * splat(lanes, plan.scale);

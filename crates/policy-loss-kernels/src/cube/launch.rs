@@ -13,7 +13,7 @@ use super::{Batch, Buffer, Outputs};
 use crate::blueprint::Blueprint;
 use crate::formula::row_sums::RowSum;
 use crate::numbers::Numbers;
-use crate::objective::{Denominator, Objective};
+use crate::objective::Objective;
 use crate::sums::Sum;
 
 /// The loss, the row of its sums and, if wanted, its gradients up to a factor. `scale` replaces the
@@ -74,14 +74,10 @@ pub fn forward(
     };
     visit.launch();
 
-    let length = match objective.reduction.denominator() {
-        Denominator::Sequences(length) => length,
-        Denominator::Tokens | Denominator::Prompts | Denominator::One => 1.0,
-    };
     let size = BatchSizeLaunch::new(
         tokens as u32,
         batch.sequences as u32,
-        InputScalar::new(length, arithmetic),
+        InputScalar::new(objective.reduction.length(), arithmetic),
         InputScalar::new(scale.unwrap_or(1.0), arithmetic),
     );
     // SAFETY: the kernel reads the partial sums of as many cubes as there were, and writes one
@@ -216,7 +212,7 @@ impl Visit<'_> {
             numbers(
                 &batch.sequence_weights,
                 batch.sequences,
-                blueprint.has_sequence_weights,
+                blueprint.has_sequence_weights(),
             ),
             ref_log_probs.into(),
             entropies.into(),

@@ -10,6 +10,7 @@ use super::lanes::at_run_time;
 use super::words::{Elements, at_least_one, combine, neutral};
 use crate::blueprint::Blueprint;
 use crate::kind::Kind;
+use crate::objective::Denominator;
 use crate::sums::Sum;
 use crate::sums::gpu::Sums;
 
@@ -98,13 +99,13 @@ pub fn finish<A: Float>(
             factor[0] = scale;
         } else {
             let mut count = A::new(1.0);
-            if comptime!(blueprint.divides_by_tokens) {
+            if comptime!(blueprint.divides_by == Denominator::Tokens) {
                 count = at_least_one::<A>(tokens);
             }
-            if comptime!(blueprint.divides_by_sequences) {
+            if comptime!(blueprint.divides_by == Denominator::Sequences) {
                 count = at_least_one::<A>(sequences) * size.length.get::<A>();
             }
-            if comptime!(blueprint.divides_by_prompts) {
+            if comptime!(blueprint.divides_by == Denominator::Prompts) {
                 let prompts = totals.get(Sum::valid_prompts);
                 count = select(prompts > A::new(0.0), prompts, count);
             }

@@ -199,7 +199,7 @@ fn add_row<E: Types>(
     if comptime!(blueprint.masked) {
         sums.valid_sequences += select(tokens > zero, E::Real::new(1.0), zero);
     }
-    if comptime!(blueprint.has_sequence_weights) {
+    if comptime!(blueprint.has_sequence_weights()) {
         sums.valid_prompts += row.factor.extract(0usize) * tokens;
     }
     if comptime!(blueprint.sequence_ratio()) {

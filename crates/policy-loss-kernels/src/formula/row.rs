@@ -173,9 +173,7 @@ formulas! {
         if comptime!(blueprint.masked) {
             sums.tokens += count::<E>(valid);
         }
-        if comptime!(
-            blueprint.sequence_ratio() || blueprint.off_policy || blueprint.surrogate_is_of_row()
-        ) {
+        if comptime!(blueprint.gathers_ratios()) {
             let base = base_log_probs::<E>(inputs, blueprint);
             let log_ratio = keep::<E>(valid, inputs.log_probs - base);
             sums.log_ratio += total::<E>(log_ratio);

@@ -48,12 +48,12 @@ pub enum Reduction {
 }
 
 /// What a [`Reduction`] divides by.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Denominator {
     /// The number of valid tokens.
     Tokens,
-    /// The number of sequences that hold a valid token, times this length.
-    Sequences(f64),
+    /// The number of sequences that hold a valid token, times the [`length`](Reduction::length).
+    Sequences,
     /// The number of prompts that a valid token answers.
     Prompts,
     /// Nothing.
@@ -77,27 +77,13 @@ impl Reduction {
     /// Whether the numerator adds up the means of the sequences, and not all their tokens.
     #[must_use]
     pub const fn takes_sequence_means(self) -> bool {
-        match self {
-            Self::SequenceMean => true,
-            Self::TokenMean
-            | Self::PromptMean
-            | Self::SequenceSumMean
-            | Self::FixedLength { .. }
-            | Self::TokenSum => false,
-        }
+        matches!(self, Self::SequenceMean)
     }
 
     /// Whether the batch brings what the tokens of each sequence count for: `1 / n_p`.
     #[must_use]
     pub const fn has_sequence_weights(self) -> bool {
-        match self {
-            Self::PromptMean => true,
-            Self::TokenMean
-            | Self::SequenceMean
-            | Self::SequenceSumMean
-            | Self::FixedLength { .. }
-            | Self::TokenSum => false,
-        }
+        matches!(self.denominator(), Denominator::Prompts)
     }
 
     /// What the numerator is divided by.
@@ -105,10 +91,20 @@ impl Reduction {
     pub const fn denominator(self) -> Denominator {
         match self {
             Self::TokenMean => Denominator::Tokens,
-            Self::SequenceMean | Self::SequenceSumMean => Denominator::Sequences(1.0),
-            Self::FixedLength { length } => Denominator::Sequences(length as f64),
+            Self::SequenceMean | Self::SequenceSumMean | Self::FixedLength { .. } => {
+                Denominator::Sequences
+            }
             Self::PromptMean => Denominator::Prompts,
             Self::TokenSum => Denominator::One,
+        }
+    }
+
+    /// What the number of sequences is multiplied by where it is divided by; 1 unless it is fixed.
+    #[must_use]
+    pub const fn length(self) -> f64 {
+        match self {
+            Self::FixedLength { length } => length as f64,
+            _ => 1.0,
         }
     }
 
@@ -118,7 +114,7 @@ impl Reduction {
     pub const fn count(self, tokens: f64, sequences: f64, prompts: f64) -> f64 {
         match self.denominator() {
             Denominator::Tokens => tokens.max(1.0),
-            Denominator::Sequences(length) => sequences.max(1.0) * length,
+            Denominator::Sequences => sequences.max(1.0) * self.length(),
             // A part of a batch may answer a part of a prompt.
             Denominator::Prompts if prompts > 0.0 => prompts,
             Denominator::Prompts | Denominator::One => 1.0,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bounds;
-use super::check::{ConfigError, part, require, sides};
+use super::check::{ConfigError, if_given, part, require, sides};
 use super::ratio::{LEAST_LOG_RATIO, LOG_RATIO_LIMIT, Ratio, RatioLevel};
 use crate::numbers::Numbers;
 
@@ -89,7 +89,7 @@ macro_rules! surrogates {
                 }
             }
 
-            fn properties(&self) -> &dyn Properties {
+            pub(crate) fn properties(&self) -> &dyn Properties {
                 match self {
                     $(Self::$type(surrogate) => surrogate,)*
                     $(Self::$composed(surrogate) => surrogate,)*
@@ -156,14 +156,11 @@ impl Surrogate {
         matches!(self, Self::SecondMomentMask(_) | Self::SecondMomentClip(_))
     }
 
-    /// What a kernel is compiled for, beside its [`SurrogateKind`].
-    pub(crate) fn choices(&self) -> SurrogateChoices {
-        self.properties().choices()
-    }
-
-    /// The numbers that a kernel is given; those of other parts are 0.
-    pub(crate) fn numbers(&self) -> Numbers {
-        self.properties().numbers()
+    /// Where it bounds the ratio, each bound with what it is called; none where its bounds are of
+    /// something else, or another one for each token or batch.
+    #[must_use]
+    pub fn ratio_bounds(&self) -> Vec<(f64, &'static str)> {
+        self.properties().ratio_bounds()
     }
 
     pub(super) fn validate(&self, ratio: Ratio) -> Result<(), ConfigError> {
@@ -188,7 +185,7 @@ impl Surrogate {
 }
 
 /// What there is to say about every surrogate.
-trait Properties {
+pub(crate) trait Properties {
     /// Checks the numbers together, and bounds; each by itself is checked before.
     fn validate(&self) -> Result<(), ConfigError> {
         Ok(())
@@ -198,12 +195,19 @@ trait Properties {
     /// it has one.
     fn needs_token_ratio(&self) -> Option<&'static str>;
 
-    /// As [`Surrogate::choices`]; a formula without choices, or without a kernel, has none.
+    /// As [`Surrogate::ratio_bounds`].
+    fn ratio_bounds(&self) -> Vec<(f64, &'static str)> {
+        Vec::new()
+    }
+
+    /// What a kernel is compiled for, beside its [`SurrogateKind`]; a formula without choices, or
+    /// without a kernel, has none.
     fn choices(&self) -> SurrogateChoices {
         SurrogateChoices::NONE
     }
 
-    /// As [`Surrogate::numbers`]; a formula without numbers, or without a kernel, has none.
+    /// The numbers that a kernel is given; those of other parts are 0. A formula without numbers, or
+    /// without a kernel, has none.
     fn numbers(&self) -> Numbers {
         Numbers::default()
     }
@@ -249,6 +253,11 @@ const OF_COVARIANCES: &str =
 /// How near to the limit of second moments a square counts as on it: a rounding of f32 does not move
 /// a token to the other side.
 pub const SECOND_MOMENT_MARGIN: f64 = 1e-6;
+
+/// The bounds of a ratio from `1 - low` to `1 + high`.
+fn around_one(low: f64, high: f64) -> Vec<(f64, &'static str)> {
+    vec![(1.0 - low, "1 - low"), (1.0 + high, "1 + high")]
+}
 
 /// Numbers in order, without what is none.
 fn sorted(squares: impl IntoIterator<Item = f64>) -> Vec<f64> {
@@ -350,6 +359,13 @@ impl Properties for Clip {
 
     fn needs_token_ratio(&self) -> Option<&'static str> {
         None
+    }
+
+    fn ratio_bounds(&self) -> Vec<(f64, &'static str)> {
+        let mut bounds = around_one(self.low, self.high);
+        let dual = self.lower_bound();
+        bounds.extend(dual.map(|bound| (bound, "bound where A < 0")));
+        bounds
     }
 
     fn choices(&self) -> SurrogateChoices {
@@ -467,6 +483,10 @@ impl Properties for GradientPreservingClip {
         None
     }
 
+    fn ratio_bounds(&self) -> Vec<(f64, &'static str)> {
+        around_one(self.low, self.high)
+    }
+
     fn numbers(&self) -> Numbers {
         Numbers {
             low: 1.0 - self.low,
@@ -530,6 +550,19 @@ pub enum ImportanceWeight {
     RatioWithin(Bounds),
 }
 
+impl ImportanceWeight {
+    /// The bounds of the ratio; absent without a weight.
+    #[must_use]
+    pub const fn bounds(self) -> Option<Bounds> {
+        match self {
+            Self::None => None,
+            Self::Ratio(bounds) | Self::RatioWhereNegative(bounds) | Self::RatioWithin(bounds) => {
+                Some(bounds)
+            }
+        }
+    }
+}
+
 impl PolicyGradient {
     /// Without a weight.
     #[must_use]
@@ -566,27 +599,35 @@ impl PolicyGradient {
 
 impl Properties for PolicyGradient {
     fn validate(&self) -> Result<(), ConfigError> {
-        match self.weight {
-            ImportanceWeight::None => Ok(()),
-            ImportanceWeight::Ratio(bounds) => {
-                bounds.validate(sides!("surrogate.policy_gradient.weight.ratio"))
+        let fields = match self.weight {
+            ImportanceWeight::None => return Ok(()),
+            ImportanceWeight::Ratio(_) => sides!("surrogate.policy_gradient.weight.ratio"),
+            ImportanceWeight::RatioWhereNegative(_) => {
+                sides!("surrogate.policy_gradient.weight.ratio_where_negative")
             }
-            ImportanceWeight::RatioWhereNegative(bounds) => bounds.validate(sides!(
-                "surrogate.policy_gradient.weight.ratio_where_negative"
-            )),
-            ImportanceWeight::RatioWithin(bounds) => {
-                bounds.validate(sides!("surrogate.policy_gradient.weight.ratio_within"))
+            ImportanceWeight::RatioWithin(_) => {
+                sides!("surrogate.policy_gradient.weight.ratio_within")
             }
-        }
+        };
+        if_given(self.weight.bounds(), |bounds| bounds.validate(fields))
     }
 
     fn needs_token_ratio(&self) -> Option<&'static str> {
-        Some(match self.weight {
-            ImportanceWeight::None => "this surrogate has no ratio; leave `ratio` out",
-            ImportanceWeight::Ratio(_)
-            | ImportanceWeight::RatioWhereNegative(_)
-            | ImportanceWeight::RatioWithin(_) => WEIGHS_LOG_PROBS,
+        Some(match self.weight.bounds() {
+            None => "this surrogate has no ratio; leave `ratio` out",
+            Some(_) => WEIGHS_LOG_PROBS,
         })
+    }
+
+    fn ratio_bounds(&self) -> Vec<(f64, &'static str)> {
+        let bounds = self.weight.bounds();
+        let sides = bounds.map(|it| {
+            [
+                it.low.map(|low| (low, "low")),
+                it.high.map(|high| (high, "high")),
+            ]
+        });
+        sides.into_iter().flatten().flatten().collect()
     }
 
     fn choices(&self) -> SurrogateChoices {
@@ -602,16 +643,12 @@ impl Properties for PolicyGradient {
     }
 
     fn numbers(&self) -> Numbers {
-        match self.weight {
-            ImportanceWeight::None => Numbers::default(),
-            ImportanceWeight::Ratio(bounds)
-            | ImportanceWeight::RatioWhereNegative(bounds)
-            | ImportanceWeight::RatioWithin(bounds) => Numbers {
-                low: bounds.low_or_zero(),
-                high: bounds.high_or_infinity(),
-                ..Numbers::default()
-            },
-        }
+        let numbers = |bounds: Bounds| Numbers {
+            low: bounds.low_or_zero(),
+            high: bounds.high_or_infinity(),
+            ..Numbers::default()
+        };
+        self.weight.bounds().map_or_else(Numbers::default, numbers)
     }
 }
 
@@ -684,6 +721,13 @@ impl Properties for GeometricMean {
             "the geometric mean is taken over the clipped ratios of the tokens; \
              use `ratio.level = token`",
         )
+    }
+
+    fn ratio_bounds(&self) -> Vec<(f64, &'static str)> {
+        vec![
+            ((-self.low).exp(), "exp(-low)"),
+            (self.high.exp(), "exp(high)"),
+        ]
     }
 
     fn numbers(&self) -> Numbers {
@@ -970,6 +1014,10 @@ impl Properties for CovarianceClip {
 
     fn needs_token_ratio(&self) -> Option<&'static str> {
         Some(OF_COVARIANCES)
+    }
+
+    fn ratio_bounds(&self) -> Vec<(f64, &'static str)> {
+        around_one(self.low, self.high)
     }
 }
 

@@ -1,7 +1,6 @@
 //! When the kernels agree with the oracle.
 
 use policy_loss_kernels::cpu::{Arch, Arithmetic};
-use policy_loss_kernels::objective::Denominator;
 use policy_loss_kernels::{Kind, MetricValues, Objective, Sum, Sums};
 use policy_loss_oracle::{Answer, Scale};
 
@@ -140,11 +139,7 @@ fn factor(objective: &Objective, scale: Option<Scale>, sums: &Sums) -> f64 {
                 .count(sums.valid_tokens, sums.valid_sequences, sums.valid_prompts);
         return 1.0 / count;
     };
-    let length = match objective.reduction.denominator() {
-        Denominator::Sequences(length) => length,
-        Denominator::Tokens | Denominator::Prompts | Denominator::One => 1.0,
-    };
-    world_size / (total * length)
+    world_size / (total * objective.reduction.length())
 }
 
 /// The metrics as formulas of the row of sums, against those that are loops over the tokens.

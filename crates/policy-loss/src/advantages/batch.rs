@@ -128,16 +128,11 @@ impl AdvantageBatch {
         self
     }
 
-    /// Sets which tokens the policy generated.
-    pub fn with_action_mask(mut self, action_mask: Tensor<2, Bool>) -> Self {
-        self.action_mask = Some(action_mask);
-        self
-    }
-
-    /// Adds the critic's estimates.
-    pub fn with_values(mut self, values: Tensor<2>) -> Self {
-        self.values = Some(values);
-        self
+    setters! {
+        /// Sets which tokens the policy generated.
+        with_action_mask(action_mask: Tensor<2, Bool>);
+        /// Adds the critic's estimates.
+        with_values(values: Tensor<2>);
     }
 
     /// Adds a number for each sequence, equal where sequences are compared with one another: the
@@ -147,30 +142,17 @@ impl AdvantageBatch {
         self
     }
 
-    /// Adds what each sequence's return is compared with.
-    pub fn with_baselines(mut self, baselines: Tensor<1>) -> Self {
-        self.baselines = Some(baselines);
-        self
-    }
-
-    /// Adds the log-probs of the sampled tokens, by the policy that is about to be updated.
-    pub fn with_log_probs(mut self, log_probs: Tensor<2>) -> Self {
-        self.log_probs = Some(log_probs);
-        self
-    }
-
-    /// Adds the sums of the squared probabilities of all words at each token, which the head gives
-    /// where [`LogProbsConfig::with_sum_of_squares`](crate::LogProbsConfig::with_sum_of_squares) is set.
-    pub fn with_sums_of_squares(mut self, sums_of_squares: Tensor<2>) -> Self {
-        self.sums_of_squares = Some(sums_of_squares);
-        self
-    }
-
-    /// Adds what the loss is going to multiply each token by, such as the weights of a rollout
-    /// correction.
-    pub fn with_importance_weights(mut self, importance_weights: Tensor<2>) -> Self {
-        self.importance_weights = Some(importance_weights);
-        self
+    setters! {
+        /// Adds what each sequence's return is compared with.
+        with_baselines(baselines: Tensor<1>);
+        /// Adds the log-probs of the sampled tokens, by the policy that is about to be updated.
+        with_log_probs(log_probs: Tensor<2>);
+        /// Adds the sums of the squared probabilities of all words at each token, which the head gives
+        /// where [`LogProbsConfig::with_sum_of_squares`](crate::LogProbsConfig::with_sum_of_squares) is set.
+        with_sums_of_squares(sums_of_squares: Tensor<2>);
+        /// Adds what the loss is going to multiply each token by, such as the weights of a rollout
+        /// correction.
+        with_importance_weights(importance_weights: Tensor<2>);
     }
 
     /// Every check, none of which touches the device's queue.

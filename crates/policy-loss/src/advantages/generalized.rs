@@ -72,22 +72,13 @@ impl GeneralizedAdvantage {
         }
     }
 
-    /// Sets how the lambda of the advantages grows with the length.
-    pub fn with_length_adaptive(mut self, length_adaptive: impl Into<Option<f64>>) -> Self {
-        self.length_adaptive = length_adaptive.into();
-        self
-    }
-
-    /// Sets the lambda of the returns.
-    pub fn with_return_lambda(mut self, return_lambda: impl Into<Option<f64>>) -> Self {
-        self.return_lambda = return_lambda.into();
-        self
-    }
-
-    /// Sets the whitening.
-    pub fn with_whitening(mut self, whitening: impl Into<Option<Whitening>>) -> Self {
-        self.whitening = whitening.into();
-        self
+    setters! {
+        /// Sets how the lambda of the advantages grows with the length.
+        with_length_adaptive(length_adaptive: impl Into<Option<f64>>);
+        /// Sets the lambda of the returns.
+        with_return_lambda(return_lambda: impl Into<Option<f64>>);
+        /// Sets the whitening.
+        with_whitening(whitening: impl Into<Option<Whitening>>);
     }
 
     /// `rewards` and `values` are 0 at padding.

@@ -1,7 +1,7 @@
 //! How much better an answer is than the other answers to the same prompt.
 
 use burn::tensor::{Int, Tensor};
-use policy_loss_kernels::objective::check::{not_negative, positive};
+use policy_loss_kernels::objective::check::{if_given, not_negative, positive};
 use serde::{Deserialize, Serialize};
 
 use super::lowest;
@@ -147,16 +147,11 @@ impl GroupRelative {
         }
     }
 
-    /// Sets the division by a deviation of the scores.
-    pub fn with_deviation(mut self, deviation: impl Into<Option<Deviation>>) -> Self {
-        self.deviation = deviation.into();
-        self
-    }
-
-    /// Sets the division by the mean of the group's scores.
-    pub fn with_mean_scale(mut self, mean_scale: impl Into<Option<MeanScale>>) -> Self {
-        self.mean_scale = mean_scale.into();
-        self
+    setters! {
+        /// Sets the division by a deviation of the scores.
+        with_deviation(deviation: impl Into<Option<Deviation>>);
+        /// Sets the division by the mean of the group's scores.
+        with_mean_scale(mean_scale: impl Into<Option<MeanScale>>);
     }
 
     /// Sets what a group of one gets.
@@ -266,10 +261,9 @@ impl GroupRelative {
                 });
             }
         }
-        match self.deviation {
-            Some(deviation) => positive("group_relative.deviation.epsilon", deviation.epsilon),
-            None => Ok(()),
-        }
+        if_given(self.deviation, |it| {
+            positive("group_relative.deviation.epsilon", it.epsilon)
+        })
     }
 }
 

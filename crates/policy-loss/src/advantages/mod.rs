@@ -232,7 +232,7 @@ fn weighted_sum(kinds: impl Iterator<Item = (f64, Tensor<2>)>) -> Tensor<2> {
 }
 
 /// Below every finite number that is computed with: what stands where a maximum must not look.
-fn lowest(dtype: DType) -> f64 {
+pub(crate) fn lowest(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => f64::MIN,
         _ => f64::from(f32::MIN),

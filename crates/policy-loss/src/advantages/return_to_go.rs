@@ -65,16 +65,11 @@ impl ReturnToGo {
         self
     }
 
-    /// Sets the baseline of each token.
-    pub fn with_token_baseline(mut self, token_baseline: impl Into<Option<TokenBaseline>>) -> Self {
-        self.token_baseline = token_baseline.into();
-        self
-    }
-
-    /// Sets the whitening.
-    pub fn with_whitening(mut self, whitening: impl Into<Option<Whitening>>) -> Self {
-        self.whitening = whitening.into();
-        self
+    setters! {
+        /// Sets the baseline of each token.
+        with_token_baseline(token_baseline: impl Into<Option<TokenBaseline>>);
+        /// Sets the whitening.
+        with_whitening(whitening: impl Into<Option<Whitening>>);
     }
 
     /// `rewards` are 0 at padding; `compared` makes advantages of returns.

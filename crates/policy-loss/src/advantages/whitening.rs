@@ -65,16 +65,11 @@ impl Whitening {
         Self::default()
     }
 
-    /// Sets whether the mean becomes 0.
-    pub fn with_shift_mean(mut self, shift_mean: bool) -> Self {
-        self.shift_mean = shift_mean;
-        self
-    }
-
-    /// Sets what the statistics are taken over.
-    pub fn with_over(mut self, over: WhiteningOver) -> Self {
-        self.over = over;
-        self
+    setters! {
+        /// Sets whether the mean becomes 0.
+        with_shift_mean(shift_mean: bool);
+        /// Sets what the statistics are taken over.
+        with_over(over: WhiteningOver);
     }
 
     /// Whitens `values` over the valid tokens; 0 at masked positions, whatever stood there. The

@@ -158,7 +158,6 @@ fn mean(level: WeightLevel, weight: Tensor<2>, valid: &Valid) -> Tensor<1> {
 }
 
 /// What the weights of a gap are divided by where they are normalized, `[1]`.
-#[cfg(feature = "fused")]
 pub(crate) fn weight_mean(weight: RolloutWeight, gap: Tensor<2>, valid: &Valid) -> Tensor<1> {
     mean(
         weight.level,

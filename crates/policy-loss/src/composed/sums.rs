@@ -1,11 +1,11 @@
 //! The row of sums of a batch, from the values that its loss was computed from.
 
-use burn::tensor::{Bool, DType, Tensor};
+use burn::tensor::{Bool, Tensor};
 use policy_loss_kernels::Sum;
 
 use super::kl::k3;
 use super::rollout::Weights;
-use crate::valid::{Valid, largest, total};
+use crate::valid::{Valid, largest, non_finite, total};
 
 /// What a forward pass saw, all of it outside autodiff; `[B, T]`, or `[B, 1]` where a whole
 /// sequence shares a value.
@@ -113,21 +113,13 @@ impl Observed {
 
     /// Where an input of the objective is NaN or infinite, `[B, T]`.
     fn non_finite(&self) -> Tensor<2, Bool> {
-        // Finite addends of this size never overflow, and an infinity or NaN survives the sum.
-        let mut magnitude = self.old_log_ratio.clone().abs() + self.advantages.clone().abs();
+        let always = [self.old_log_ratio.clone(), self.advantages.clone()];
         let others = [
-            &self.rollout_log_ratio,
-            &self.weights.as_ref().map(|weights| weights.gap.clone()),
-            &self.kl_log_ratio,
-            &self.entropy,
+            self.rollout_log_ratio.clone(),
+            self.weights.as_ref().map(|weights| weights.gap.clone()),
+            self.kl_log_ratio.clone(),
+            self.entropy.clone(),
         ];
-        for values in others.into_iter().flatten() {
-            magnitude = magnitude + values.clone().abs();
-        }
-        let largest = match magnitude.dtype() {
-            DType::F64 => f64::MAX,
-            _ => f64::from(f32::MAX),
-        };
-        magnitude.lower_equal_elem(largest).bool_not()
+        non_finite(always.into_iter().chain(others.into_iter().flatten()))
     }
 }

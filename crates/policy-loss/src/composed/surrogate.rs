@@ -101,6 +101,28 @@ pub(super) struct SurrogateOutput {
     pub dual_clipped: Option<Tensor<2, Bool>>,
 }
 
+impl SurrogateOutput {
+    /// Without a bound of its own for negative advantages.
+    fn new(surrogate: Tensor<2>, clipped: Tensor<2, Bool>) -> Self {
+        Self {
+            surrogate,
+            clipped,
+            dual_clipped: None,
+        }
+    }
+
+    /// `min(r * A, bounded * A)`. What is bounded is a constant, so that a clipped token has gradient 0.
+    ///
+    /// `min` is written as a comparison and a select because its sub-gradient at a tie differs between
+    /// frameworks; here the unclipped branch wins a tie.
+    fn lesser(tokens: &Tokens, bounded: Tensor<2>) -> Self {
+        let free = tokens.ratio.clone() * tokens.advantages.clone();
+        let bounded = bounded * tokens.advantages.clone();
+        let clipped = bounded.clone().lower(free.clone().without_autodiff());
+        Self::new(free.mask_where(clipped.clone(), bounded), clipped)
+    }
+}
+
 /// A surrogate as a formula of tensors. Tokens without a gradient are constants: a formula selects
 /// for them a value that left autodiff.
 pub(super) trait Formula {
@@ -128,43 +150,28 @@ impl Formula for Surrogate {
 }
 
 impl Formula for Clip {
-    /// The clipped branches are constants of the ratio, so that a clipped token has gradient 0.
-    ///
-    /// `min` and `clamp` are written as comparisons and selects because their sub-gradients at a
-    /// tie and at a bound differ between frameworks; here the unclipped branch wins a tie.
     fn of(&self, tokens: &Tokens) -> SurrogateOutput {
-        let advantages = tokens.advantages.clone();
-        let s1 = tokens.ratio.clone() * advantages.clone();
-        let bounded_ratio = tokens
-            .constant_ratio()
-            .clamp(1.0 - self.low, 1.0 + self.high);
-        let s2 = bounded_ratio * advantages.clone();
-        let clipped = s2.clone().lower(s1.clone().without_autodiff());
-        let surrogate = s1.mask_where(clipped.clone(), s2);
+        let ratio = tokens.constant_ratio();
+        let bounded = ratio.clamp(1.0 - self.low, 1.0 + self.high);
+        let output = SurrogateOutput::lesser(tokens, bounded);
         let Some(dual_clip) = self.lower_bound() else {
-            return SurrogateOutput {
-                surrogate,
-                clipped,
-                dual_clipped: None,
-            };
+            return output;
         };
+        let advantages = tokens.advantages.clone();
         let floor = advantages.clone() * dual_clip;
-        let dual_clipped = surrogate
-            .clone()
-            .without_autodiff()
-            .lower(floor.clone())
-            .bool_and(advantages.lower_elem(0));
+        let surrogate = output.surrogate;
+        let below = surrogate.clone().without_autodiff().lower(floor.clone());
+        let dual_clipped = below.bool_and(advantages.lower_elem(0));
         SurrogateOutput {
             surrogate: surrogate.mask_where(dual_clipped.clone(), floor),
-            clipped,
             dual_clipped: Some(dual_clipped),
+            ..output
         }
     }
 }
 
 impl Formula for DynamicClip {
     fn of(&self, tokens: &Tokens) -> SurrogateOutput {
-        let advantages = tokens.advantages.clone();
         let ratio = tokens.constant_ratio();
         let q = tokens.base_log_probs.clone().clamp_min(LEAST_BASE_LOG_PROB);
         let per_probability = q.neg().exp() * 4.0;
@@ -180,15 +187,8 @@ impl Formula for DynamicClip {
         };
         let too_low = ratio.clone().lower(low.clone());
         let too_high = ratio.clone().greater(high.clone());
-        let bounded =
-            ratio.mask_where(too_low, low).mask_where(too_high, high) * advantages.clone();
-        let free = tokens.ratio.clone() * advantages;
-        let clipped = bounded.clone().lower(free.clone().without_autodiff());
-        SurrogateOutput {
-            surrogate: free.mask_where(clipped.clone(), bounded),
-            clipped,
-            dual_clipped: None,
-        }
+        let bounded = ratio.mask_where(too_low, low).mask_where(too_high, high);
+        SurrogateOutput::lesser(tokens, bounded)
     }
 }
 
@@ -214,54 +214,33 @@ impl Formula for GradientPreservingClip {
             .expand(tokens.shape())
             .mask_where(above.clone(), factor(1.0 + self.high, self.high_gradient))
             .mask_where(below.clone(), factor(1.0 - self.low, self.low_gradient));
-        SurrogateOutput {
-            surrogate: scale * tokens.ratio.clone() * tokens.advantages.clone(),
-            clipped: above.bool_or(below),
-            dual_clipped: None,
-        }
+        let surrogate = scale * tokens.ratio.clone() * tokens.advantages.clone();
+        SurrogateOutput::new(surrogate, above.bool_or(below))
     }
 }
 
 impl Formula for PolicyGradient {
     fn of(&self, tokens: &Tokens) -> SurrogateOutput {
+        let Some(bounds) = self.weight.bounds() else {
+            let surrogate = tokens.log_probs.clone() * tokens.advantages.clone();
+            return SurrogateOutput::new(surrogate, tokens.nowhere());
+        };
         let ratio = tokens.constant_ratio();
-        match self.weight {
-            ImportanceWeight::None => SurrogateOutput {
-                surrogate: tokens.log_probs.clone() * tokens.advantages.clone(),
-                clipped: tokens.nowhere(),
-                dual_clipped: None,
-            },
-            ImportanceWeight::Ratio(bounds) => {
-                let cut = is_moved_into(bounds, ratio.clone());
-                // At A = 0 it made no difference.
-                let matters = tokens.positive().bool_or(tokens.negative());
-                SurrogateOutput {
-                    surrogate: tokens.weighted_log_probs(moved_into(bounds, ratio)),
-                    clipped: cut.bool_and(matters),
-                    dual_clipped: None,
-                }
+        let cut = is_moved_into(bounds, ratio.clone());
+        let negative = tokens.negative();
+        // At A = 0 it made no difference.
+        let either = tokens.positive().bool_or(negative.clone());
+        let (weight, matters) = match self.weight {
+            ImportanceWeight::None | ImportanceWeight::Ratio(_) => {
+                (moved_into(bounds, ratio), either)
             }
-            ImportanceWeight::RatioWithin(bounds) => {
-                let out = is_moved_into(bounds, ratio.clone());
-                let matters = tokens.positive().bool_or(tokens.negative());
-                SurrogateOutput {
-                    surrogate: tokens.weighted_log_probs(ratio.mask_fill(out.clone(), 0)),
-                    clipped: out.bool_and(matters),
-                    dual_clipped: None,
-                }
-            }
-            ImportanceWeight::RatioWhereNegative(bounds) => {
-                let cut = is_moved_into(bounds, ratio.clone());
-                let negative = tokens.negative();
+            ImportanceWeight::RatioWithin(_) => (ratio.mask_fill(cut.clone(), 0), either),
+            ImportanceWeight::RatioWhereNegative(_) => {
                 let elsewhere = negative.clone().bool_not();
-                let weight = moved_into(bounds, ratio).mask_fill(elsewhere, 1);
-                SurrogateOutput {
-                    surrogate: tokens.weighted_log_probs(weight),
-                    clipped: cut.bool_and(negative),
-                    dual_clipped: None,
-                }
+                (moved_into(bounds, ratio).mask_fill(elsewhere, 1), negative)
             }
-        }
+        };
+        SurrogateOutput::new(tokens.weighted_log_probs(weight), cut.bool_and(matters))
     }
 }
 
@@ -274,11 +253,8 @@ impl Formula for SigmoidGate {
             .add_scalar(self.negative_temperature)
             .mask_fill(positive, self.positive_temperature);
         let x = (tokens.ratio.clone() - 1.0) * temperature.clone();
-        SurrogateOutput {
-            surrogate: accurate_sigmoid(x) * (advantages * 4.0 / temperature),
-            clipped: tokens.nowhere(),
-            dual_clipped: None,
-        }
+        let surrogate = accurate_sigmoid(x) * (advantages * 4.0 / temperature);
+        SurrogateOutput::new(surrogate, tokens.nowhere())
     }
 }
 
@@ -309,11 +285,8 @@ impl Formula for GeometricMean {
             .mask_fill(below.clone(), -self.low)
             .mask_fill(neutral, 0);
         let ratio = valid.mean_per_sequence(clipped_log_ratio).exp();
-        SurrogateOutput {
-            surrogate: ratio * valid.mean_per_sequence(advantages),
-            clipped: above.bool_or(below),
-            dual_clipped: None,
-        }
+        let surrogate = ratio * valid.mean_per_sequence(advantages);
+        SurrogateOutput::new(surrogate, above.bool_or(below))
     }
 }
 
@@ -333,11 +306,7 @@ impl Formula for GammaWeight {
             tokens.negative(),
             phi(self.negative_k, self.negative_lambda),
         );
-        SurrogateOutput {
-            surrogate: tokens.weighted_log_probs(weight),
-            clipped: tokens.nowhere(),
-            dual_clipped: None,
-        }
+        SurrogateOutput::new(tokens.weighted_log_probs(weight), tokens.nowhere())
     }
 }
 
@@ -358,11 +327,7 @@ impl Formula for TrustRegion {
                 ratio * tokens.advantages.clone()
             }
         };
-        SurrogateOutput {
-            surrogate: kept.mask_fill(dropped.clone(), 0),
-            clipped: dropped,
-            dual_clipped: None,
-        }
+        SurrogateOutput::new(kept.mask_fill(dropped.clone(), 0), dropped)
     }
 }
 
@@ -403,11 +368,8 @@ fn has_moved(region: &TrustRegion, tokens: &Tokens) -> [Tensor<2, Bool>; 2] {
 impl Formula for SquaredLogRatio {
     fn of(&self, tokens: &Tokens) -> SurrogateOutput {
         let penalty = tokens.log_ratio.clone().square() * (self.coefficient / 2.0);
-        SurrogateOutput {
-            surrogate: tokens.log_probs.clone() * tokens.advantages.clone() - penalty,
-            clipped: tokens.nowhere(),
-            dual_clipped: None,
-        }
+        let surrogate = tokens.log_probs.clone() * tokens.advantages.clone() - penalty;
+        SurrogateOutput::new(surrogate, tokens.nowhere())
     }
 }
 
@@ -421,11 +383,7 @@ impl Formula for SecondMomentMask {
         });
         let dropped = reached.bool_and(away);
         let surrogate = tokens.ratio.clone() * tokens.advantages.clone();
-        SurrogateOutput {
-            surrogate: surrogate.mask_fill(dropped.clone(), 0),
-            clipped: dropped,
-            dual_clipped: None,
-        }
+        SurrogateOutput::new(surrogate.mask_fill(dropped.clone(), 0), dropped)
     }
 }
 
@@ -456,13 +414,10 @@ impl Formula for SecondMomentClip {
         let below = down.bool_and(tokens.negative()).bool_and(beyond);
         let advantages = tokens.advantages.clone().expand(shape);
         let free = tokens.ratio.clone() * advantages.clone();
-        SurrogateOutput {
-            surrogate: free
-                .mask_where(above.clone(), high * advantages.clone())
-                .mask_where(below.clone(), low * advantages),
-            clipped: above.bool_or(below),
-            dual_clipped: None,
-        }
+        let surrogate = free
+            .mask_where(above.clone(), high * advantages.clone())
+            .mask_where(below.clone(), low * advantages);
+        SurrogateOutput::new(surrogate, above.bool_or(below))
     }
 }
 
@@ -484,11 +439,8 @@ impl Formula for CovarianceClip {
         let order = order.mask_fill(candidate.clone().bool_not(), behind_all);
         let last = last_of_smallest(order.clone(), self.share, tokens);
         let dropped = candidate.bool_and(order.lower_equal(last));
-        SurrogateOutput {
-            surrogate: surrogate.mask_fill(dropped.clone(), 0),
-            clipped: clipped.bool_or(dropped),
-            dual_clipped: None,
-        }
+        let surrogate = surrogate.mask_fill(dropped.clone(), 0);
+        SurrogateOutput::new(surrogate, clipped.bool_or(dropped))
     }
 }
 
@@ -501,12 +453,9 @@ impl Formula for CovariancePenalty {
         let last = last_of_smallest(order.clone(), self.share, tokens);
         let elsewhere = order.greater(last);
         let penalty = tokens.log_ratio.clone().abs() * self.coefficient;
-        SurrogateOutput {
-            surrogate: tokens.ratio.clone() * tokens.advantages.clone()
-                - penalty.mask_fill(elsewhere, 0),
-            clipped: tokens.nowhere(),
-            dual_clipped: None,
-        }
+        let free = tokens.ratio.clone() * tokens.advantages.clone();
+        let surrogate = free - penalty.mask_fill(elsewhere, 0);
+        SurrogateOutput::new(surrogate, tokens.nowhere())
     }
 }
 

@@ -27,42 +27,6 @@ pub struct Known<B: Backend> {
     pub upstream: FloatTensor<B>,
 }
 
-pub fn token_log_probs<B: LogProbsOps>(
-    logits: FloatTensor<B>,
-    tokens: TokenTensors<B>,
-    settings: Settings,
-) -> RowStatistics<B> {
-    let [count, words] = logits.shape().dims();
-    let rows = chunks(count, settings.chunk_tokens).map(|range| {
-        let logits = B::float_slice(logits.clone(), &[slice(&range)]);
-        let choices = Choices::new(tokens.of(&range), 0..words, settings.shard());
-        let logits = choices.logits(logits, settings);
-        choices.statistics(logits, settings)
-    });
-    joined::<B>(rows.collect())
-}
-
-pub fn token_log_probs_backward<B: LogProbsOps>(
-    logits: FloatTensor<B>,
-    known: Known<B>,
-    settings: Settings,
-) -> FloatTensor<B> {
-    let [tokens, words] = logits.shape().dims();
-    let into = logits.dtype();
-    let gradients = chunks(tokens, settings.chunk_tokens).map(|range| {
-        let Known {
-            tokens,
-            statistics,
-            upstream,
-        } = known.of(&range);
-        let logits = B::float_slice(logits.clone(), &[slice(&range)]);
-        let choices = Choices::new(tokens, 0..words, settings.shard());
-        let logits = choices.logits(logits, settings);
-        choices.gradient(logits, words, statistics, upstream, settings, into)
-    });
-    B::float_cat(gradients.collect(), 0)
-}
-
 pub fn head_logits<B: LogProbsOps>(
     head: HeadTensors<B>,
     tokens: TokenTensors<B>,
@@ -70,16 +34,18 @@ pub fn head_logits<B: LogProbsOps>(
 ) -> HeadLogits<B> {
     let choices = Choices::new(tokens, 0..settings.words, settings.shard());
     let logits = choices.logits(logits::<B>(head, settings), settings);
-    let RowStatistics { values, moments } = choices.statistics(logits.clone(), settings);
     HeadLogits {
+        statistics: choices.statistics(logits.clone(), settings),
         logits,
-        values,
-        moments,
     }
 }
 
-/// `hidden * weight + bias`, in the type of the arithmetic.
+/// `hidden * weight + bias`, in the type of the arithmetic; what stands in the place of hidden states
+/// where there is no weight.
 pub fn logits<B: LogProbsOps>(head: HeadTensors<B>, settings: Settings) -> FloatTensor<B> {
+    if !settings.has_weight {
+        return head.hidden;
+    }
     let into = arithmetic(head.hidden.dtype());
     let logits = B::product(head.hidden, as_columns::<B>(head.weight, settings), into);
     match settings.has_bias {
@@ -283,17 +249,12 @@ pub fn head_gradients<B: LogProbsOps>(
     settings: Settings,
     wanted: Wanted,
 ) -> HeadGradients<B> {
-    let HeadLogits {
-        logits,
-        values,
-        moments,
-    } = logits;
+    let HeadLogits { logits, statistics } = logits;
     let words = settings.words;
     let narrow = head.hidden.dtype();
     let idle = idle::<B>(&upstream);
     let (upstream, factor) = within_range::<B>(upstream, narrow);
     let choices = Choices::new(tokens, 0..words, settings.shard());
-    let statistics = RowStatistics { values, moments };
     let logits = choices.gradient(logits, words, statistics, upstream, settings, narrow);
     let of_logits = LogitsGradient {
         logits,
@@ -368,6 +329,12 @@ pub fn products<B: LogProbsOps>(
         idle,
         factor,
     } = of_logits;
+    if !settings.has_weight {
+        return HeadGradients {
+            hidden: logits,
+            ..gradients
+        };
+    }
     let narrow = head.hidden.dtype();
     let wide = arithmetic(narrow);
     // Hidden states that no gradient reaches may hold anything, and 0 * NaN is NaN.
@@ -412,33 +379,57 @@ pub fn products<B: LogProbsOps>(
     }
 }
 
-pub fn linear_log_probs<B: LogProbsOps>(
+pub fn log_probs<B: LogProbsOps>(
     head: HeadTensors<B>,
     tokens: TokenTensors<B>,
     settings: Settings,
 ) -> RowStatistics<B> {
     let [count, _] = head.hidden.shape().dims();
     let rows = chunks(count, settings.forward_tokens).map(|range| {
-        let chunk = B::head_logits(rows_of(&head, &range), tokens.of(&range), settings);
-        RowStatistics {
-            values: chunk.values,
-            moments: chunk.moments,
-        }
+        B::head_logits(rows_of(&head, &range), tokens.of(&range), settings).statistics
     });
     joined::<B>(rows.collect())
 }
 
-pub fn linear_log_probs_backward<B: LogProbsOps>(
+pub fn log_probs_backward<B: LogProbsOps>(
     head: HeadTensors<B>,
     known: Known<B>,
     settings: Settings,
     wanted: Wanted,
 ) -> HeadGradients<B> {
+    if !settings.has_weight {
+        return of_logits(head, known, settings);
+    }
     // A chunk of tokens learns of its rows again, a block of words does not: of a shard it could not.
     let is_part = settings.chunk_words < settings.words;
     match is_part || settings.shard.is_some() {
         true => by_words(head, known, settings, wanted),
         false => by_tokens(head, known, settings, wanted),
+    }
+}
+
+/// The gradient of logits, which takes no product, and so no other look at them.
+fn of_logits<B: LogProbsOps>(
+    head: HeadTensors<B>,
+    known: Known<B>,
+    settings: Settings,
+) -> HeadGradients<B> {
+    let [tokens, words] = head.hidden.shape().dims();
+    let into = head.hidden.dtype();
+    let gradients = chunks(tokens, settings.forward_tokens).map(|range| {
+        let Known {
+            tokens,
+            statistics,
+            upstream,
+        } = known.of(&range);
+        let logits = rows_of(&head, &range).hidden;
+        let choices = Choices::new(tokens, 0..words, settings.shard());
+        let logits = choices.logits(logits, settings);
+        choices.gradient(logits, words, statistics, upstream, settings, into)
+    });
+    HeadGradients {
+        hidden: B::float_cat(gradients.collect(), 0),
+        ..stand_ins(&head)
     }
 }
 

@@ -5,7 +5,7 @@ use burn::tensor::{DType, Int, Tensor};
 
 use super::plan::Settings;
 use super::prepared::Work;
-use super::seam::{Rows, Tokens};
+use super::seam::{Head, Tokens};
 use super::shard::is_own;
 use crate::composed::arithmetic;
 use crate::valid::places;
@@ -38,7 +38,7 @@ pub struct Scaled {
 impl Scaled {
     pub fn new(work: Work) -> Self {
         let Work {
-            rows,
+            head,
             tokens,
             settings,
             ..
@@ -49,7 +49,7 @@ impl Scaled {
             kept,
             ..
         } = tokens;
-        let logits = logits(rows, settings);
+        let logits = logits(head, settings);
         let [tokens, _] = logits.dims();
         let dtype = arithmetic(logits.dtype());
         let logits = logits.cast(dtype);
@@ -161,11 +161,10 @@ pub fn values(sums: Tensor<2>, settings: Settings) -> Tensor<2> {
 }
 
 /// Logits as the model makes them.
-fn logits(rows: Rows, settings: Settings) -> Tensor<2> {
-    let head = match rows {
-        Rows::Logits(logits) => return logits,
-        Rows::Hidden(head) => head,
-    };
+fn logits(head: Head, settings: Settings) -> Tensor<2> {
+    if !settings.has_weight {
+        return head.hidden;
+    }
     let weight = match settings.transposed {
         true => head.weight.transpose(),
         false => head.weight,

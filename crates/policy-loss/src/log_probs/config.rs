@@ -118,65 +118,28 @@ impl LogProbsConfig {
         Self::default()
     }
 
-    /// Sets what logits are divided by.
-    pub fn with_temperature(mut self, temperature: f64) -> Self {
-        self.temperature = temperature;
-        self
-    }
-
-    /// Sets the bound of logits, `cap * tanh(logits / cap)`.
-    pub fn with_logit_softcap(mut self, cap: impl Into<Option<f64>>) -> Self {
-        self.logit_softcap = cap.into();
-        self
-    }
-
-    /// Sets what is wanted of the entropies.
-    pub fn with_entropy(mut self, entropy: Entropy) -> Self {
-        self.entropy = entropy;
-        self
-    }
-
-    /// Sets whether the sums of squared probabilities are computed.
-    pub fn with_sum_of_squares(mut self, sum_of_squares: bool) -> Self {
-        self.sum_of_squares = sum_of_squares;
-        self
-    }
-
-    /// Sets the bytes that logits and their gradient may take at once.
-    pub fn with_memory_budget(mut self, bytes: impl Into<Option<usize>>) -> Self {
-        self.memory_budget = bytes.into();
-        self
-    }
-
-    /// Sets the number of tokens whose logits are held at once, whatever the memory budget.
-    pub fn with_chunk_tokens(mut self, tokens: impl Into<Option<usize>>) -> Self {
-        self.chunk_tokens = tokens.into();
-        self
-    }
-
-    /// Sets the number of words whose logits are held at once in the backward pass, whatever the
-    /// memory budget.
-    pub fn with_chunk_words(mut self, words: impl Into<Option<usize>>) -> Self {
-        self.chunk_words = words.into();
-        self
-    }
-
-    /// Sets how a half type is multiplied.
-    pub fn with_half_products(mut self, half_products: HalfProducts) -> Self {
-        self.half_products = half_products;
-        self
-    }
-
-    /// Sets whether targets outside of the vocabulary are an error.
-    pub fn with_check_targets(mut self, check_targets: bool) -> Self {
-        self.check_targets = check_targets;
-        self
-    }
-
-    /// Sets how the log-probs are computed.
-    pub fn with_implementation(mut self, implementation: Implementation) -> Self {
-        self.implementation = implementation;
-        self
+    setters! {
+        /// Sets what logits are divided by.
+        with_temperature(temperature: f64);
+        /// Sets the bound of logits, `cap * tanh(logits / cap)`.
+        with_logit_softcap(logit_softcap: impl Into<Option<f64>>);
+        /// Sets what is wanted of the entropies.
+        with_entropy(entropy: Entropy);
+        /// Sets whether the sums of squared probabilities are computed.
+        with_sum_of_squares(sum_of_squares: bool);
+        /// Sets the bytes that logits and their gradient may take at once.
+        with_memory_budget(memory_budget: impl Into<Option<usize>>);
+        /// Sets the number of tokens whose logits are held at once, whatever the memory budget.
+        with_chunk_tokens(chunk_tokens: impl Into<Option<usize>>);
+        /// Sets the number of words whose logits are held at once in the backward pass, whatever the
+        /// memory budget.
+        with_chunk_words(chunk_words: impl Into<Option<usize>>);
+        /// Sets how a half type is multiplied.
+        with_half_products(half_products: HalfProducts);
+        /// Sets whether targets outside of the vocabulary are an error.
+        with_check_targets(check_targets: bool);
+        /// Sets how the log-probs are computed.
+        with_implementation(implementation: Implementation);
     }
 
     /// Checks the configuration and builds what computes.

@@ -12,7 +12,7 @@ use super::chunked::{
 };
 use super::chunks;
 use super::ops::{HeadGradients, HeadTensors, LogProbsOps, Pair, Settings, TokenTensors, Wanted};
-use super::softmax::{column, idle, scaled, widened};
+use super::softmax::{column, idle, scaled};
 
 /// What logits are made of, and what is given of each token.
 type Distribution<B> = (HeadTensors<B>, TokenTensors<B>);
@@ -31,9 +31,12 @@ impl<B: LogProbsOps> Chunk<B> {
         (teacher, of_teacher): Distribution<B>,
         pair: Pair,
     ) -> Self {
-        let logits = given::<B>(student, pair.student, pair.of_student_logits);
+        let bounded = |head, settings| bounded::<B>(logits::<B>(head, settings), settings);
+        let (logits, teacher) = (
+            bounded(student, pair.student),
+            bounded(teacher, pair.teacher),
+        );
         let student = normalized::<B>(logits.clone(), of_student, pair.student);
-        let teacher = given::<B>(teacher, pair.teacher, pair.of_teacher_logits);
         let teacher = normalized::<B>(teacher, of_teacher, pair.teacher);
         Self {
             teacher: cast::<B>(teacher, student.dtype()),
@@ -88,19 +91,6 @@ impl<B: LogProbsOps> Chunk<B> {
             B::float_add,
         )
     }
-}
-
-/// What logits are, or what they are made of; bounded.
-fn given<B: LogProbsOps>(
-    head: HeadTensors<B>,
-    settings: Settings,
-    are_logits: bool,
-) -> FloatTensor<B> {
-    let logits = match are_logits {
-        true => widened::<B>(head.hidden),
-        false => logits::<B>(head, settings),
-    };
-    bounded::<B>(logits, settings)
 }
 
 /// The logarithms of the probabilities.
@@ -178,9 +168,9 @@ pub fn gradients<B: LogProbsOps>(
         let scales = tokens.scales.clone();
         let upstream = B::float_slice(upstream.clone(), &[slice(&(0..1)), slice(&range)]);
         let idle = idle::<B>(&upstream);
-        let (upstream, factor) = match pair.of_student_logits {
-            true => (upstream, None),
-            false => within_range::<B>(upstream, narrow),
+        let (upstream, factor) = match settings.has_weight {
+            true => within_range::<B>(upstream, narrow),
+            false => (upstream, None),
         };
         let chunk = Chunk::new((head.clone(), tokens), some(&teacher, &range), pair);
         let scales = B::float_reshape(scales, Shape::from([range.len(), 1]));
@@ -190,21 +180,12 @@ pub fn gradients<B: LogProbsOps>(
         let nowhere = B::bool_expand(idle.clone(), of_scaled.shape());
         let of_bounded = B::float_mask_fill(of_scaled, nowhere, 0.0.into());
         let logits = before_bound::<B>(of_bounded, chunk.logits, idle.clone(), settings);
-        let logits = cast::<B>(logits, narrow);
-        sums = sums.add(|sums, wanted| match pair.of_student_logits {
-            true => HeadGradients {
-                hidden: logits,
-                ..sums
-            },
-            false => {
-                let of_logits = LogitsGradient {
-                    logits,
-                    idle,
-                    factor,
-                };
-                products(of_logits, head, sums, settings, wanted)
-            }
-        });
+        let of_logits = LogitsGradient {
+            logits: cast::<B>(logits, narrow),
+            idle,
+            factor,
+        };
+        sums = sums.add(|sums, wanted| products(of_logits, head, sums, settings, wanted));
     }
     sums.finish(weight_type)
 }

@@ -11,17 +11,14 @@ use burn::tensor::Tensor;
 use super::chunks;
 use super::linear::scattered;
 use super::prepared::{Place, Work};
-use super::seam::{Chunk, Known, Rows};
+use super::seam::{Chunk, Known};
 use crate::{BatchError, PolicyBatch, PolicyLoss, PolicyLossOutput};
 
 /// Whether there is anything to gain from this. A block of words needs what is known of whole rows
 /// before.
 pub fn pays(work: &Work) -> bool {
-    let is_tracked = match &work.rows {
-        Rows::Hidden(head) => head.is_tracked(),
-        Rows::Logits(_) => false,
-    };
-    work.is_fused && is_tracked && work.settings.chunk_words >= work.settings.words
+    let is_whole = work.settings.chunk_words >= work.settings.words;
+    work.is_fused && work.head.is_tracked() && is_whole
 }
 
 /// The loss of a batch that was checked.
@@ -33,7 +30,7 @@ pub fn forward(
 ) -> Result<PolicyLossOutput, BatchError> {
     let (shape, dtype, places) = (place.outer, place.dtype, &place.chosen.places);
     let count = shape.iter().product();
-    let (tokens, settings, head) = (work.tokens, work.settings, work.rows.head());
+    let (tokens, settings, head) = (work.tokens, work.settings, work.head);
     let plain = head.clone().without_autodiff();
     let [picked, _] = plain.hidden.dims();
     let place = |values: Tensor<1>, start: usize, length: usize, all: Tensor<1>| {

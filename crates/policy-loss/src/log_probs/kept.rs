@@ -107,7 +107,6 @@ impl KeptTokens {
     }
 
     /// The lists of some tokens that follow each other.
-    #[cfg(feature = "fused")]
     pub(super) fn slice(&self, tokens: &Range<usize>) -> Self {
         Self {
             ids: self.ids.clone(),
@@ -136,7 +135,6 @@ impl KeptTokens {
 
     /// Places among `words`, `[N, K]`: what each list, which is sorted, holds of them, and then -1.
     /// With a column for the target the rows are whole vectors.
-    #[cfg(feature = "fused")]
     pub(super) fn places(&self, words: &Range<usize>) -> TensorData {
         const VECTOR: usize = 4;
         let within = |token: usize| self.among(token, words);
@@ -159,7 +157,6 @@ mod tests {
     use super::KeptTokens;
 
     #[test]
-    #[cfg(feature = "fused")]
     fn lists_are_those_of_their_tokens() {
         let kept = KeptTokens::new(vec![7, 2, 7, 0, 5, 1], vec![0, 3, 3, 5, 6]).sorted();
         let lists: Vec<_> = (0..4).map(|token| kept.of(token)).collect();

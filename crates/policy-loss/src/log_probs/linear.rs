@@ -5,7 +5,7 @@ use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Tensor};
 use super::config::{HalfProducts, TokenLogProbs};
 use super::plan::{Plane, Settings};
 use super::prepared::{Chosen, Place, Work};
-use super::seam::{self, Head, Rows, Tokens};
+use super::seam::{self, Head, Tokens};
 use super::tokens::as_indices;
 use super::{LinearHead, LogProbs, LogProbsTokens, VocabularyShard, checks};
 use crate::BatchError;
@@ -122,15 +122,16 @@ impl TokenLogProbs {
         };
         let work = Work {
             settings: Settings {
+                has_weight: true,
                 transposed: head.transposed,
                 has_bias: head.bias.is_some(),
                 ..self.settings(plane, shard, &plain)
             },
-            rows: Rows::Hidden(Head {
+            head: Head {
                 hidden: hidden.cast(dtype),
                 weight: head.weight.clone().cast(dtype),
                 bias,
-            }),
+            },
             tokens: Tokens {
                 targets,
                 scales: self.scales(temperatures, count, (&plain, wide)),

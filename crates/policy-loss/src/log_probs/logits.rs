@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device, Tensor};
 use super::config::{Entropy, TokenLogProbs};
 use super::plan::{Cut, Plane, Settings};
 use super::prepared::{Place, Work};
-use super::seam::{self, Rows, Tokens};
+use super::seam::{self, Head, Tokens};
 use super::tokens::as_indices;
 use super::{LogProbs, LogProbsTokens, VocabularyShard, checks};
 use crate::composed::arithmetic;
@@ -113,7 +113,7 @@ impl TokenLogProbs {
             _ => logits,
         };
         let work = Work {
-            rows: Rows::Logits(logits),
+            head: Head::of_logits(logits),
             tokens,
             settings,
             is_fused,
@@ -154,6 +154,7 @@ impl TokenLogProbs {
             chunk_tokens: cut.tokens,
             chunk_words: cut.words,
             forward_tokens: cut.forward_tokens,
+            has_weight: false,
             transposed: false,
             has_bias: false,
         }

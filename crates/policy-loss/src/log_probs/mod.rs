@@ -1,24 +1,18 @@
 //! From logits, or from hidden states without the logits, to log-probs and entropies.
 
-#[cfg(feature = "fused")]
 mod backends;
 mod checks;
-#[cfg(feature = "fused")]
 mod chunked;
-#[cfg(feature = "fused")]
 mod columns;
 mod composed;
 mod config;
 mod distillation;
-#[cfg(feature = "fused")]
 mod divergence;
-#[cfg(feature = "fused")]
 mod eager;
 mod head;
 mod kept;
 mod linear;
 mod logits;
-#[cfg(feature = "fused")]
 #[doc(hidden)]
 pub mod ops;
 mod plan;
@@ -26,11 +20,9 @@ mod policy_loss;
 mod prepared;
 mod seam;
 mod shard;
-#[cfg(feature = "fused")]
 mod softmax;
 mod tokens;
 
-#[cfg(feature = "fused")]
 use std::ops::Range;
 
 use burn::tensor::Tensor;
@@ -63,7 +55,6 @@ const TILE: usize = 256;
 
 /// Chunks of nearly the same length, in whole tiles where there is room, none of them longer than
 /// `longest`.
-#[cfg(feature = "fused")]
 fn chunks(tokens: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
     let count = tokens.div_ceil(longest.max(1)).max(1);
     let length = tokens.div_ceil(count).max(1);
@@ -76,7 +67,7 @@ fn chunks(tokens: usize, longest: usize) -> impl Iterator<Item = Range<usize>> {
         .map(move |start| start..tokens.min(start + length))
 }
 
-#[cfg(all(test, feature = "fused"))]
+#[cfg(test)]
 mod tests {
     use super::{TILE, chunks};
 

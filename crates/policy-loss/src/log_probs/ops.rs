@@ -1,8 +1,9 @@
 //! The seam between log-probs and each backend: what it computes, with a default in Burn's own
 //! operations.
 
-// Burn marks NdArray as deprecated, and the macro below names it.
+// Burn marks NdArray as deprecated, and the macro below names it; of no backend it reads nothing.
 #![allow(deprecated)]
+#![cfg_attr(not(any(feature = "host", feature = "cube")), allow(unused_variables))]
 
 #[cfg(all(feature = "fusion", feature = "cube"))]
 use burn::backend::fusion::custom::TensorSpec;
@@ -28,13 +29,14 @@ impl Settings {
     }
 }
 
-/// Hidden states and a head.
+/// Hidden states and a head; or logits in the place of hidden states, and no weight.
 #[derive(Debug, Clone, ExtensionType)]
 #[extension_type(fusion: cfg(feature = "fusion"))]
 pub struct HeadTensors<B: Backend> {
-    /// `[N, H]`; of a half type only where the backend multiplies it as it is.
+    /// `[N, H]`; of a half type only where the backend multiplies it as it is. Logits `[N, V]`, of any
+    /// float type.
     pub hidden: FloatTensor<B>,
-    /// `[H, V]` or `[V, H]`, of the same type.
+    /// `[H, V]` or `[V, H]`, of the same type; one number where there is none.
     pub weight: FloatTensor<B>,
     /// `[V]`, in f64 where the hidden states are, else in f32; `[1]` where there is none.
     pub bias: FloatTensor<B>,
@@ -73,10 +75,8 @@ pub struct RowStatistics<B: Backend> {
 pub struct HeadLogits<B: Backend> {
     /// `[N, V]`, bounded where they are to be, not scaled; of kept tokens `[N, K]`, their columns.
     pub logits: FloatTensor<B>,
-    /// As [`RowStatistics::values`].
-    pub values: FloatTensor<B>,
-    /// As [`RowStatistics::moments`].
-    pub moments: FloatTensor<B>,
+    #[extension_type]
+    pub statistics: RowStatistics<B>,
 }
 
 /// Gradients of a head, each of the type of what it is the gradient of; one number stands for a
@@ -92,15 +92,12 @@ pub struct HeadGradients<B: Backend> {
     pub bias: FloatTensor<B>,
 }
 
-/// How a divergence is computed. Where logits are given they stand in the place of hidden states, and
-/// there is no weight.
+/// How a divergence is computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pair {
     pub divergence: TeacherDivergence,
     pub student: Settings,
     pub teacher: Settings,
-    pub of_student_logits: bool,
-    pub of_teacher_logits: bool,
 }
 
 /// Which gradients are wanted.
@@ -126,33 +123,6 @@ pub struct Wanted {
     Autodiff,
 )]
 pub trait LogProbsOps: Backend {
-    /// Log-probs of `logits`, `[N, V]` of any float type.
-    #[fusion(default)]
-    fn token_log_probs(
-        logits: FloatTensor<Self>,
-        #[extension_type] tokens: TokenTensors<Self>,
-        settings: Settings,
-    ) -> RowStatistics<Self> {
-        chunked::token_log_probs::<Self>(logits, tokens, settings)
-    }
-
-    /// The gradient of `logits`, in their type, for a gradient `upstream` of the values.
-    #[fusion(default)]
-    fn token_log_probs_backward(
-        logits: FloatTensor<Self>,
-        #[extension_type] tokens: TokenTensors<Self>,
-        #[extension_type] statistics: RowStatistics<Self>,
-        upstream: FloatTensor<Self>,
-        settings: Settings,
-    ) -> FloatTensor<Self> {
-        let known = chunked::Known {
-            tokens,
-            statistics,
-            upstream,
-        };
-        chunked::token_log_probs_backward::<Self>(logits, known, settings)
-    }
-
     /// What is known of each row of logits, `[N, V]` of any float type, which are bounded already.
     #[fusion(meta = |logits: &TensorSpec, _: &_, settings: &Settings| {
         statistics_of(logits, settings)
@@ -224,23 +194,24 @@ pub trait LogProbsOps: Backend {
         chunked::head_gradients::<Self>(logits, head, tokens, upstream, gradients, settings, wanted)
     }
 
-    /// Log-probs of hidden states, a chunk at a time.
+    /// Log-probs, a chunk at a time.
     #[fusion(meta = |head: &HeadTensorsMetadata, _: &_, settings: &Settings| {
         statistics_of(&head.hidden, settings)
     })]
-    fn linear_log_probs(
+    fn log_probs(
         #[extension_type] head: HeadTensors<Self>,
         #[extension_type] tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        chunked::linear_log_probs::<Self>(head, tokens, settings)
+        chunked::log_probs::<Self>(head, tokens, settings)
     }
 
-    /// The gradients of hidden states and head, computing each chunk's logits again.
+    /// The gradients of hidden states and head for a gradient `upstream` of the values, computing each
+    /// chunk's logits again.
     #[fusion(meta = |head: &HeadTensorsMetadata, _: &_, _: &_, _: &_, _: &_, wanted: &Wanted| {
         gradients_of(head, wanted)
     })]
-    fn linear_log_probs_backward(
+    fn log_probs_backward(
         #[extension_type] head: HeadTensors<Self>,
         #[extension_type] tokens: TokenTensors<Self>,
         #[extension_type] statistics: RowStatistics<Self>,
@@ -253,33 +224,19 @@ pub trait LogProbsOps: Backend {
             statistics,
             upstream,
         };
-        chunked::linear_log_probs_backward::<Self>(head, known, settings, wanted)
+        chunked::log_probs_backward::<Self>(head, known, settings, wanted)
     }
 
-    /// The values of `statistics`, whose gradients with respect to logits are those of
-    /// [`token_log_probs_backward`](Self::token_log_probs_backward).
+    /// The values of `statistics`, whose gradients are those of
+    /// [`log_probs_backward`](Self::log_probs_backward).
     #[fusion(default)]
-    fn token_log_probs_with(
-        logits: FloatTensor<Self>,
-        #[extension_type] tokens: TokenTensors<Self>,
-        #[extension_type] statistics: RowStatistics<Self>,
-        settings: Settings,
-    ) -> FloatTensor<Self> {
-        // Outside of autodiff a result has no gradients.
-        let _ = (logits, tokens, settings);
-        statistics.values
-    }
-
-    /// The values of `statistics`, whose gradients with respect to hidden states and head are those of
-    /// [`linear_log_probs_backward`](Self::linear_log_probs_backward).
-    #[fusion(default)]
-    fn linear_log_probs_with(
+    fn log_probs_with(
         #[extension_type] head: HeadTensors<Self>,
         #[extension_type] tokens: TokenTensors<Self>,
         #[extension_type] statistics: RowStatistics<Self>,
         settings: Settings,
     ) -> FloatTensor<Self> {
-        // As above.
+        // Outside of autodiff a result has no gradients.
         let _ = (head, tokens, settings);
         statistics.values
     }

@@ -31,6 +31,8 @@ pub struct Settings {
     pub chunk_words: usize,
     /// Tokens whose logits are held at once in the forward pass of hidden states, for all words.
     pub forward_tokens: usize,
+    /// Whether there are hidden states and a weight; if not, logits stand in the place of hidden states.
+    pub has_weight: bool,
     /// Whether the weight is `[V, H]`.
     pub transposed: bool,
     /// Whether the bias is one, and not a stand-in.

@@ -3,7 +3,6 @@
 use burn::tensor::Tensor;
 
 use super::config::{Entropy, TokenLogProbs};
-#[cfg(feature = "fused")]
 use super::eager;
 use super::{LinearHead, LogProbsTokens};
 use crate::alike::Alike;
@@ -126,9 +125,7 @@ impl PolicyLoss {
         let log_probs = TokenLogProbs { config };
         let (work, place) = log_probs.prepare_linear(hidden, head, given, None)?;
         // Without old log-probs the new ones take their place: all of them have to be known.
-        #[cfg(feature = "fused")]
         let is_sum = objective.decomposes_over_tokens() && batch.old_log_probs.is_some();
-        #[cfg(feature = "fused")]
         let work = match work {
             Some(work) if is_sum && eager::pays(&work) => {
                 return eager::forward(self, work, &place, &batch);

@@ -6,7 +6,7 @@ use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use super::config::{Entropy, TokenLogProbs};
 use super::linear::{emptied, scattered};
 use super::plan::Settings;
-use super::seam::{self, Rows, Tokens};
+use super::seam::{self, Head, Tokens};
 use super::{LogProbs, LogProbsTokens, VocabularyShard, checks, composed};
 use crate::BatchError;
 use crate::alike::Alike;
@@ -14,7 +14,7 @@ use crate::alike::Alike;
 /// What is computed.
 #[derive(Debug, Clone)]
 pub(super) struct Work {
-    pub rows: Rows,
+    pub head: Head,
     pub tokens: Tokens,
     pub settings: Settings,
     pub is_fused: bool,

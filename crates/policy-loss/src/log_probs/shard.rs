@@ -25,7 +25,6 @@ impl VocabularyShard {
     }
 
     /// All words of a vocabulary.
-    #[cfg(feature = "fused")]
     pub(super) const fn all(vocabulary: usize) -> Self {
         Self::new(0, vocabulary)
     }

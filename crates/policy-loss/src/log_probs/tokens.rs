@@ -43,45 +43,36 @@ impl<const D: usize> LogProbsTokens<D> {
         }
     }
 
-    /// Sets which tokens are valid, if there is a mask. The others may hold anything: their
-    /// log-probs and gradients are 0.
-    pub fn with_action_mask(mut self, action_mask: impl Into<Option<Tensor<D, Bool>>>) -> Self {
-        self.action_mask = action_mask.into();
-        self
-    }
-
-    /// Sets what a sampler kept of the vocabulary, if it drew from a part of it, as top-k, top-p and
-    /// min-p do. Log-probs and entropies are then those of the distribution that it drew from,
-    ///
-    /// ```text
-    /// log_prob = z[target] - log(sum_kept exp(z_v))
-    /// entropy  = -sum_kept p_v log(p_v),   p = softmax of the kept z
-    /// ```
-    ///
-    /// after the softcap and the temperature, and the gradient of every other logit is 0. A target
-    /// is always kept, whether it stands in its list or not; where nothing else is, log-prob,
-    /// entropy and gradient are 0.
-    ///
-    /// A policy has to be restricted to the same tokens wherever its log-probs are compared: the
-    /// old ones, and those of the sampler, are of this distribution, too. Those for a KL penalty are
-    /// usually of the whole vocabulary, which takes a second call.
-    ///
-    /// Chunks of tokens hold the places of their lists on the device, filled up to the longest of
-    /// them, beside their logits.
-    pub fn with_kept_tokens(mut self, kept_tokens: impl Into<Option<KeptTokens>>) -> Self {
-        self.kept_tokens = kept_tokens.into();
-        self
-    }
-
-    /// Sets a temperature for each token, if they differ: what its logits are divided by, in place
-    /// of the one of the configuration, which stays 1 then. They receive no gradient.
-    ///
-    /// What is not finite or not above 0 makes its token's log-prob NaN, or is an error where
-    /// [`check_targets`](LogProbsConfig::check_targets) asks for that. A masked token may have any
-    /// temperature.
-    pub fn with_temperatures(mut self, temperatures: impl Into<Option<Tensor<D>>>) -> Self {
-        self.temperatures = temperatures.into();
-        self
+    setters! {
+        /// Sets which tokens are valid, if there is a mask. The others may hold anything: their
+        /// log-probs and gradients are 0.
+        with_action_mask(action_mask: impl Into<Option<Tensor<D, Bool>>>);
+        /// Sets what a sampler kept of the vocabulary, if it drew from a part of it, as top-k, top-p and
+        /// min-p do. Log-probs and entropies are then those of the distribution that it drew from,
+        ///
+        /// ```text
+        /// log_prob = z[target] - log(sum_kept exp(z_v))
+        /// entropy  = -sum_kept p_v log(p_v),   p = softmax of the kept z
+        /// ```
+        ///
+        /// after the softcap and the temperature, and the gradient of every other logit is 0. A target
+        /// is always kept, whether it stands in its list or not; where nothing else is, log-prob,
+        /// entropy and gradient are 0.
+        ///
+        /// A policy has to be restricted to the same tokens wherever its log-probs are compared: the
+        /// old ones, and those of the sampler, are of this distribution, too. Those for a KL penalty are
+        /// usually of the whole vocabulary, which takes a second call.
+        ///
+        /// Chunks of tokens hold the places of their lists on the device, filled up to the longest of
+        /// them, beside their logits.
+        with_kept_tokens(kept_tokens: impl Into<Option<KeptTokens>>);
+        /// Sets a temperature for each token, if they differ: what its logits are divided by, in place
+        /// of the one of the configuration, which stays 1 then. They receive no gradient.
+        ///
+        /// What is not finite or not above 0 makes its token's log-prob NaN, or is an error where
+        /// [`check_targets`](LogProbsConfig::check_targets) asks for that. A masked token may have any
+        /// temperature.
+        with_temperatures(temperatures: impl Into<Option<Tensor<D>>>);
     }
 
     pub(super) fn check(

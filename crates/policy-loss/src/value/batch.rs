@@ -38,22 +38,13 @@ impl ValueBatch {
         }
     }
 
-    /// Adds the values of the critic that the update started from.
-    pub fn with_old_values(mut self, old_values: Tensor<2>) -> Self {
-        self.old_values = Some(old_values);
-        self
-    }
-
-    /// Sets which tokens the policy generated.
-    pub fn with_action_mask(mut self, action_mask: Tensor<2, Bool>) -> Self {
-        self.action_mask = Some(action_mask);
-        self
-    }
-
-    /// Sets the totals of the global batch, of which this one is a part.
-    pub fn with_totals(mut self, totals: GlobalTotals) -> Self {
-        self.totals = Some(totals);
-        self
+    setters! {
+        /// Adds the values of the critic that the update started from.
+        with_old_values(old_values: Tensor<2>);
+        /// Sets which tokens the policy generated.
+        with_action_mask(action_mask: Tensor<2, Bool>);
+        /// Sets the totals of the global batch, of which this one is a part.
+        with_totals(totals: GlobalTotals);
     }
 
     /// Every check, none of which touches the device's queue.
@@ -71,16 +62,13 @@ impl ValueBatch {
             }
             None => None,
         };
-        let scale = match self.totals {
-            Some(totals) => Some(totals.scale(config.reduction)?),
-            None => None,
-        };
+        let scale = self.totals.map(|totals| totals.scale(config.reduction));
         Ok(CheckedBatch {
             values: self.values,
             returns: self.returns,
             old_values,
             action_mask,
-            scale,
+            scale: scale.transpose()?,
         })
     }
 }

@@ -9,7 +9,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Bool, Tensor};
 pub use output::{ValueLossMetrics, ValueLossOutput, ValueLossValues, ValueMetricValues};
-use policy_loss_kernels::objective::check::positive;
+use policy_loss_kernels::objective::check::{if_given, positive};
 use serde::{Deserialize, Serialize};
 
 use crate::composed::arithmetic;
@@ -55,16 +55,11 @@ impl ValueLossConfig {
         Self::default()
     }
 
-    /// Sets how far a value may move from the old one; `None` for no bound.
-    pub fn with_clip(mut self, clip: impl Into<Option<f64>>) -> Self {
-        self.clip = clip.into();
-        self
-    }
-
-    /// Sets how token losses become one number.
-    pub fn with_reduction(mut self, reduction: Reduction) -> Self {
-        self.reduction = reduction;
-        self
+    setters! {
+        /// Sets how far a value may move from the old one; `None` for no bound.
+        with_clip(clip: impl Into<Option<f64>>);
+        /// Sets how token losses become one number.
+        with_reduction(reduction: Reduction);
     }
 
     /// Checks the configuration and builds the loss.
@@ -74,9 +69,7 @@ impl ValueLossConfig {
     /// A `clip` that is not finite or not above 0, a fixed length of 0, or a mean over prompts, of
     /// which a batch of values says nothing.
     pub fn init(&self) -> Result<ValueLoss, ConfigError> {
-        if let Some(clip) = self.clip {
-            positive("clip", clip)?;
-        }
+        if_given(self.clip, |clip| positive("clip", *clip))?;
         self.reduction.validate()?;
         if self.reduction.has_sequence_weights() {
             return Err(ConfigError::Combination {

@@ -1,11 +1,12 @@
 //! What comes out of the value loss.
 
-use burn::tensor::{DType, Tensor, TensorReadError};
+use burn::tensor::{Tensor, TensorReadError};
 use serde::Serialize;
 
 use super::Computed;
 use crate::composed::arithmetic;
 use crate::numbers::numbers;
+use crate::valid::non_finite;
 
 /// The loss of a batch, tracked, and its metrics, detached; all of them still on the device.
 ///
@@ -110,15 +111,7 @@ pub(super) fn observe(computed: Computed) -> ValueLossMetrics {
     let unexplained = spread(error.clone()) / variance.mask_fill(constant.clone(), 1);
     let explained_variance = unexplained.neg().add_scalar(1).mask_fill(constant, 0);
 
-    // Finite addends of this size never overflow, and an infinity or NaN survives the sum.
-    let mut magnitude = values.clone().abs() + returns.clone().abs();
-    if let Some(old_values) = old_values {
-        magnitude = magnitude + old_values.abs();
-    }
-    let largest = match magnitude.dtype() {
-        DType::F64 => f64::MAX,
-        _ => f64::from(f32::MAX),
-    };
+    let inputs = [Some(values.clone()), Some(returns.clone()), old_values];
     Separate {
         clip_fraction: match clipped {
             Some(clipped) => valid.fraction(clipped),
@@ -128,7 +121,7 @@ pub(super) fn observe(computed: Computed) -> ValueLossMetrics {
         return_mean: valid.mean(returns),
         squared_error: valid.mean(error.square()),
         explained_variance,
-        non_finite: valid.count(magnitude.lower_equal_elem(largest).bool_not()),
+        non_finite: valid.count(non_finite(inputs.into_iter().flatten())),
         valid_tokens: valid.total.clone(),
         valid_sequences: valid.sequences.clone(),
     }

@@ -4,7 +4,7 @@ use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind, unary};
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend};
 
@@ -13,28 +13,9 @@ use crate::log_probs::ops::{
 };
 
 #[derive(Debug)]
-struct TokenLogProbs;
+struct LogProbs;
 
-impl<B: LogProbsOps> Backward<B, 1> for TokenLogProbs {
-    type State = (FloatTensor<B>, TokenTensors<B>, RowStatistics<B>, Settings);
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        grads: &mut Gradients,
-        _checkpointer: &mut Checkpointer,
-    ) {
-        let (logits, tokens, statistics, settings) = ops.state;
-        unary::<B, _>(ops.parents, ops.node, grads, |upstream| {
-            B::token_log_probs_backward(logits, tokens, statistics, upstream, settings)
-        });
-    }
-}
-
-#[derive(Debug)]
-struct LinearLogProbs;
-
-impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
+impl<B: LogProbsOps> Backward<B, 3> for LogProbs {
     type State = (HeadTensors<B>, TokenTensors<B>, RowStatistics<B>, Settings);
 
     fn backward(
@@ -47,8 +28,7 @@ impl<B: LogProbsOps> Backward<B, 3> for LinearLogProbs {
         let (head, tokens, statistics, settings) = ops.state;
         let nodes = ops.parents.map(|node| node.map(|node| node.id));
         let wanted = wanted(nodes, settings);
-        let gradients =
-            B::linear_log_probs_backward(head, tokens, statistics, upstream, settings, wanted);
+        let gradients = B::log_probs_backward(head, tokens, statistics, upstream, settings, wanted);
         register::<B>(grads, nodes, gradients);
     }
 }
@@ -88,17 +68,18 @@ fn wanted([hidden, weight, bias]: [Option<NodeId>; 3], settings: Settings) -> Wa
 
 fn register<B: Backend>(
     grads: &mut Gradients,
-    [hidden, weight, bias]: [Option<NodeId>; 3],
+    nodes: [Option<NodeId>; 3],
     gradients: HeadGradients<B>,
 ) {
-    if let Some(node) = hidden {
-        grads.register::<B>(node, gradients.hidden);
-    }
-    if let Some(node) = weight {
-        grads.register::<B>(node, gradients.weight);
-    }
-    if let Some(node) = bias {
-        grads.register::<B>(node, gradients.bias);
+    let HeadGradients {
+        hidden,
+        weight,
+        bias,
+    } = gradients;
+    for (node, gradient) in nodes.into_iter().zip([hidden, weight, bias]) {
+        if let Some(node) = node {
+            grads.register::<B>(node, gradient);
+        }
     }
 }
 
@@ -141,10 +122,6 @@ fn inner<B: Backend, C: CheckpointStrategy>(
     }
 }
 
-fn nodes<B: Backend, C: CheckpointStrategy>(head: &HeadTensors<Autodiff<B, C>>) -> [NodeGuard; 3] {
-    [&head.hidden, &head.weight, &head.bias].map(|tensor| tensor.node())
-}
-
 fn primitives<B: Backend, C: CheckpointStrategy>(
     head: HeadTensors<Autodiff<B, C>>,
 ) -> HeadTensors<B> {
@@ -155,102 +132,57 @@ fn primitives<B: Backend, C: CheckpointStrategy>(
     }
 }
 
-/// Statistics have no gradient of their own.
-fn lowered<B: Backend, C: CheckpointStrategy>(
-    statistics: RowStatistics<Autodiff<B, C>>,
-) -> RowStatistics<B> {
-    RowStatistics {
-        values: statistics.values.into_primitive(),
-        moments: statistics.moments.into_primitive(),
-    }
-}
-
-/// The values of logits, from their statistics.
-fn of_logits<B: LogProbsOps, C: CheckpointStrategy>(
-    logits: FloatTensor<Autodiff<B, C>>,
-    tokens: TokenTensors<B>,
-    statistics: RowStatistics<B>,
-    settings: Settings,
+/// A result whose backward pass for a head is `operation`, with what it saves.
+fn tracked<B: LogProbsOps, C: CheckpointStrategy, O: Backward<B, 3>>(
+    operation: O,
+    head: &HeadTensors<Autodiff<B, C>>,
+    result: FloatTensor<B>,
+    saved: O::State,
 ) -> FloatTensor<Autodiff<B, C>> {
-    let (logits, node) = logits.into_parts();
-    let prepared = TokenLogProbs
-        .prepare::<C>([node])
-        .compute_bound()
-        .stateful();
-    let values = statistics.values.clone();
-    match prepared {
-        OpsKind::Tracked(prepared) => {
-            prepared.finish((logits, tokens, statistics, settings), values)
-        }
-        OpsKind::UnTracked(prepared) => prepared.finish(values),
-    }
-}
-
-/// The values of a head, from the statistics of its logits.
-fn of_head<B: LogProbsOps, C: CheckpointStrategy>(
-    head: HeadTensors<Autodiff<B, C>>,
-    tokens: TokenTensors<B>,
-    statistics: RowStatistics<B>,
-    settings: Settings,
-) -> FloatTensor<Autodiff<B, C>> {
+    let nodes = [&head.hidden, &head.weight, &head.bias].map(|tensor| tensor.node());
     // Recomputed already as far as it pays: what is saved are the inputs, and a few numbers a
     // token.
-    let prepared = LinearLogProbs
-        .prepare::<C>(nodes(&head))
-        .compute_bound()
-        .stateful();
-    let values = statistics.values.clone();
-    match prepared {
-        OpsKind::Tracked(prepared) => {
-            prepared.finish((primitives(head), tokens, statistics, settings), values)
-        }
-        OpsKind::UnTracked(prepared) => prepared.finish(values),
+    match operation.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => prepared.finish(saved, result),
+        OpsKind::UnTracked(prepared) => prepared.finish(result),
     }
 }
 
 impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
-    fn token_log_probs(
-        logits: FloatTensor<Self>,
-        tokens: TokenTensors<Self>,
-        settings: Settings,
-    ) -> RowStatistics<Self> {
-        let (plain, tokens) = (logits.clone().into_primitive(), inner(tokens));
-        let statistics = B::token_log_probs(plain, tokens.clone(), settings);
-        RowStatistics {
-            moments: Self::from_inner(statistics.moments.clone()),
-            values: of_logits::<B, C>(logits, tokens, statistics, settings),
-        }
-    }
-
-    fn token_log_probs_with(
-        logits: FloatTensor<Self>,
-        tokens: TokenTensors<Self>,
-        statistics: RowStatistics<Self>,
-        settings: Settings,
-    ) -> FloatTensor<Self> {
-        of_logits::<B, C>(logits, inner(tokens), lowered(statistics), settings)
-    }
-
-    fn linear_log_probs(
+    fn log_probs(
         head: HeadTensors<Self>,
         tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
         let (plain, tokens) = (primitives(head.clone()), inner(tokens));
-        let statistics = B::linear_log_probs(plain, tokens.clone(), settings);
+        let statistics = B::log_probs(plain.clone(), tokens.clone(), settings);
+        let (values, moments) = (statistics.values.clone(), statistics.moments.clone());
+        let saved = (plain, tokens, statistics, settings);
         RowStatistics {
-            moments: Self::from_inner(statistics.moments.clone()),
-            values: of_head(head, tokens, statistics, settings),
+            values: tracked(LogProbs, &head, values, saved),
+            moments: Self::from_inner(moments),
         }
     }
 
-    fn linear_log_probs_with(
+    fn log_probs_with(
         head: HeadTensors<Self>,
         tokens: TokenTensors<Self>,
         statistics: RowStatistics<Self>,
         settings: Settings,
     ) -> FloatTensor<Self> {
-        of_head(head, inner(tokens), lowered(statistics), settings)
+        // Statistics have no gradient of their own.
+        let statistics = RowStatistics::<B> {
+            values: statistics.values.into_primitive(),
+            moments: statistics.moments.into_primitive(),
+        };
+        let values = statistics.values.clone();
+        let saved = (
+            primitives(head.clone()),
+            inner(tokens),
+            statistics,
+            settings,
+        );
+        tracked(LogProbs, &head, values, saved)
     }
 
     fn divergence(
@@ -260,22 +192,15 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
         of_teacher: TokenTensors<Self>,
         pair: Pair,
     ) -> FloatTensor<Self> {
-        let prepared = Divergence
-            .prepare::<C>(nodes(&student))
-            .compute_bound()
-            .stateful();
-        let (student, teacher) = (primitives(student), primitives(teacher));
+        let (plain, teacher) = (primitives(student.clone()), primitives(teacher));
         let (of_student, of_teacher) = (inner(of_student), inner(of_teacher));
         let saved = (
-            [student.clone(), teacher.clone()],
+            [plain.clone(), teacher.clone()],
             [of_student.clone(), of_teacher.clone()],
             pair,
         );
-        let values = B::divergence(student, teacher, of_student, of_teacher, pair);
-        match prepared {
-            OpsKind::Tracked(prepared) => prepared.finish(saved, values),
-            OpsKind::UnTracked(prepared) => prepared.finish(values),
-        }
+        let values = B::divergence(plain, teacher, of_student, of_teacher, pair);
+        tracked(Divergence, &student, values, saved)
     }
 
     fn with_gradients(
@@ -283,21 +208,11 @@ impl<B: LogProbsOps, C: CheckpointStrategy> LogProbsOps for Autodiff<B, C> {
         head: HeadTensors<Self>,
         gradients: HeadGradients<Self>,
     ) -> FloatTensor<Self> {
-        let prepared = KnownGradients
-            .prepare::<C>(nodes(&head))
-            .compute_bound()
-            .stateful();
-        let result = result.into_primitive();
-        match prepared {
-            OpsKind::Tracked(prepared) => {
-                let gradients = HeadGradients {
-                    hidden: gradients.hidden.into_primitive(),
-                    weight: gradients.weight.into_primitive(),
-                    bias: gradients.bias.into_primitive(),
-                };
-                prepared.finish(gradients, result)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(result),
-        }
+        let gradients = HeadGradients {
+            hidden: gradients.hidden.into_primitive(),
+            weight: gradients.weight.into_primitive(),
+            bias: gradients.bias.into_primitive(),
+        };
+        tracked(KnownGradients, &head, result.into_primitive(), gradients)
     }
 }

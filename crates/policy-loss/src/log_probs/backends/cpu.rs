@@ -71,13 +71,13 @@ pub fn packed<B: Backend>(
 /// The gradient of each row, from tensors that hold one number a token in each of their rows.
 pub fn row_gradients<B: Backend>(
     tokens: &TokenTensors<B>,
-    values: &FloatTensor<B>,
-    moments: &FloatTensor<B>,
+    statistics: &RowStatistics<B>,
     upstream: &FloatTensor<B>,
     settings: Settings,
 ) -> Vec<RowGradient> {
     let tokens = given(tokens);
-    let [values, moments, upstream] = [values, moments, upstream].map(numbers::<B>);
+    let [values, moments, upstream] =
+        [&statistics.values, &statistics.moments, upstream].map(numbers::<B>);
     let count = tokens.len();
     let entropy_row = settings.entropy_gradient.then_some(1);
     let at = |rows: &[f64], row: Option<usize>, i: usize| match row {

@@ -18,14 +18,14 @@ use crate::log_probs::ops::{
 };
 
 impl LogProbsOps for Flex {
-    fn token_log_probs(
-        logits: FloatTensor<Self>,
+    fn log_probs(
+        head: HeadTensors<Self>,
         tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        match is_in_parts(settings, &tokens) {
-            true => chunked::token_log_probs::<Self>(logits, tokens, settings),
-            false => Self::softmax_statistics(logits, tokens, settings),
+        match settings.has_weight || is_in_parts(settings, &tokens) {
+            true => chunked::log_probs::<Self>(head, tokens, settings),
+            false => Self::softmax_statistics(head.hidden, tokens, settings),
         }
     }
 
@@ -42,39 +42,45 @@ impl LogProbsOps for Flex {
         packed::<Self>(&statistics, settings, &logits)
     }
 
-    fn token_log_probs_backward(
-        logits: FloatTensor<Self>,
+    fn log_probs_backward(
+        head: HeadTensors<Self>,
         tokens: TokenTensors<Self>,
         statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
-    ) -> FloatTensor<Self> {
-        if is_in_parts(settings, &tokens) {
+        wanted: Wanted,
+    ) -> HeadGradients<Self> {
+        if settings.has_weight || is_in_parts(settings, &tokens) {
             let known = Known {
                 tokens,
                 statistics,
                 upstream,
             };
-            return chunked::token_log_probs_backward::<Self>(logits, known, settings);
+            return chunked::log_probs_backward::<Self>(head, known, settings, wanted);
         }
-        let RowStatistics { values, moments } = statistics;
-        let rows = row_gradients::<Self>(&tokens, &values, &moments, &upstream, settings);
+        let rows = row_gradients::<Self>(&tokens, &statistics, &upstream, settings);
         // Not `to_contiguous` where it is contiguous: a second handle would hide that there is
         // only one.
-        let mut logits = match whole(&logits) {
-            true => logits,
-            false => logits.to_contiguous(),
+        let mut logits = match whole(&head.hidden) {
+            true => head.hidden,
+            false => head.hidden.to_contiguous(),
         };
-        for_float!(logits.dtype(), E => {
+        let hidden = for_float!(logits.dtype(), E => {
             if let Some(values) = logits.try_storage_mut::<E>() {
                 // Nobody else holds them any more.
                 kernels::gradients_in_place(values, &rows);
-                return logits;
+                logits
+            } else {
+                let gradients = kernels::gradients(slice::<E>(&logits), &rows);
+                let shape: Vec<usize> = logits.shape().iter().copied().collect();
+                FlexTensor::from_data(TensorData::new(gradients, shape))
             }
-            let gradients = kernels::gradients(slice::<E>(&logits), &rows);
-            let shape: Vec<usize> = logits.shape().iter().copied().collect();
-            FlexTensor::from_data(TensorData::new(gradients, shape))
-        }, [F64 => f64, F32 => f32, F16 => f16, BF16 => bf16])
+        }, [F64 => f64, F32 => f32, F16 => f16, BF16 => bf16]);
+        HeadGradients {
+            hidden,
+            weight: head.weight,
+            bias: head.bias,
+        }
     }
 
     fn head_logits(
@@ -92,12 +98,9 @@ impl LogProbsOps for Flex {
             let shape = [head.hidden.shape()[0], head.weight.shape()[1]];
             let mut logits = vec![0 as E; shape[0] * shape[1]];
             let statistics = kernels::head_logits(head, softmax(settings), &rows, &mut logits);
-            let RowStatistics { values, moments } =
-                packed::<Self>(&statistics, settings, &tensors.hidden);
             HeadLogits {
                 logits: FlexTensor::from_data(TensorData::new(logits, shape)),
-                values,
-                moments,
+                statistics: packed::<Self>(&statistics, settings, &tensors.hidden),
             }
         }, [F64 => f64, F32 => f32])
     }
@@ -116,12 +119,8 @@ impl LogProbsOps for Flex {
                 logits, head, tokens, upstream, gradients, settings, wanted,
             );
         }
-        let HeadLogits {
-            logits,
-            values,
-            moments,
-        } = logits;
-        let rows = row_gradients::<Self>(&tokens, &values, &moments, &upstream, settings);
+        let HeadLogits { logits, statistics } = logits;
+        let rows = row_gradients::<Self>(&tokens, &statistics, &upstream, settings);
         let mut logits = owned(logits);
         let head = forward(head);
         let [weight, bias] = [

@@ -84,14 +84,14 @@ fn width([rows, columns]: [usize; 2], settings: Settings) -> usize {
 }
 
 impl LogProbsOps for NdArray {
-    fn token_log_probs(
-        logits: FloatTensor<Self>,
+    fn log_probs(
+        head: HeadTensors<Self>,
         tokens: TokenTensors<Self>,
         settings: Settings,
     ) -> RowStatistics<Self> {
-        match is_in_parts(settings, &tokens) {
-            true => chunked::token_log_probs::<Self>(logits, tokens, settings),
-            false => Self::softmax_statistics(logits, tokens, settings),
+        match settings.has_weight || is_in_parts(settings, &tokens) {
+            true => chunked::log_probs::<Self>(head, tokens, settings),
+            false => Self::softmax_statistics(head.hidden, tokens, settings),
         }
     }
 
@@ -108,29 +108,34 @@ impl LogProbsOps for NdArray {
         packed::<Self>(&statistics, settings, &logits)
     }
 
-    fn token_log_probs_backward(
-        logits: FloatTensor<Self>,
+    fn log_probs_backward(
+        head: HeadTensors<Self>,
         tokens: TokenTensors<Self>,
         statistics: RowStatistics<Self>,
         upstream: FloatTensor<Self>,
         settings: Settings,
-    ) -> FloatTensor<Self> {
-        if is_in_parts(settings, &tokens) {
+        wanted: Wanted,
+    ) -> HeadGradients<Self> {
+        if settings.has_weight || is_in_parts(settings, &tokens) {
             let known = Known {
                 tokens,
                 statistics,
                 upstream,
             };
-            return chunked::token_log_probs_backward::<Self>(logits, known, settings);
+            return chunked::log_probs_backward::<Self>(head, known, settings, wanted);
         }
-        let RowStatistics { values, moments } = statistics;
-        let rows = row_gradients::<Self>(&tokens, &values, &moments, &upstream, settings);
-        let shape = logits.shape().dims::<2>();
-        for_type!(E, [logits = &logits] => {
+        let rows = row_gradients::<Self>(&tokens, &statistics, &upstream, settings);
+        let shape = head.hidden.shape().dims::<2>();
+        let hidden = for_type!(E, [logits = &head.hidden] => {
             let logits: Cow<'_, [E]> = contiguous!(logits);
             let gradients = kernels::gradients(&logits, &rows);
             NdArrayTensor::from_data(TensorData::new(gradients, shape))
-        })
+        });
+        HeadGradients {
+            hidden,
+            weight: head.weight,
+            bias: head.bias,
+        }
     }
 
     fn head_logits(
@@ -152,12 +157,9 @@ impl LogProbsOps for NdArray {
             let shape = [rows.len(), head.weight.shape()[1]];
             let mut logits = vec![0 as E; shape[0] * shape[1]];
             let statistics = kernels::head_logits(head, softmax(settings), &rows, &mut logits);
-            let RowStatistics { values, moments } =
-                packed::<Self>(&statistics, settings, &tensors.hidden);
             HeadLogits {
                 logits: NdArrayTensor::from_data(TensorData::new(logits, shape)),
-                values,
-                moments,
+                statistics: packed::<Self>(&statistics, settings, &tensors.hidden),
             }
         })
     }
@@ -176,12 +178,8 @@ impl LogProbsOps for NdArray {
                 logits, head, tokens, upstream, gradients, settings, wanted,
             );
         }
-        let HeadLogits {
-            logits,
-            values,
-            moments,
-        } = logits;
-        let rows = row_gradients::<Self>(&tokens, &values, &moments, &upstream, settings);
+        let HeadLogits { logits, statistics } = logits;
+        let rows = row_gradients::<Self>(&tokens, &statistics, &upstream, settings);
         let shape = head.weight.shape().dims();
         let count = head.hidden.shape()[0];
         let weight_gradient = begun::<NdArray>(gradients.weight, &head.weight, wanted.weight);
