@@ -601,21 +601,22 @@ fn with_numbers(index: usize, [low, high, dual_clip, from, to]: [f64; 5]) -> Pol
 
 /// Configurations with a meaning, their numbers of any size.
 fn valid_config() -> impl Strategy<Value = PolicyLossConfig> {
-    let positive = any::<f64>().prop_map(|x| match x.is_normal() {
-        true => x.abs(),
+    let positive = any::<f32>().prop_map(|x| match x.is_normal() {
+        true => f64::from(x.abs()),
         false => 0.2,
     });
     let index = 0..configs::all().len();
     let numbers = prop::array::uniform5(positive);
     (index, numbers).prop_map(|(index, [low, high, dual_clip, one, other])| {
-        let above_one = (1.0 + dual_clip).clamp(1.5, f64::MAX);
+        let above_one = (1.0 + dual_clip).clamp(1.5, f64::from(f32::MAX));
         let numbers = [low, high, above_one, one.min(other), one.max(other)];
         with_numbers(index, numbers)
     })
 }
 
 fn is_valid(config: &PolicyLossConfig) -> bool {
-    let positive = |x: f64| x.is_finite() && x > 0.0;
+    let in_f32 = f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX);
+    let positive = |x: f64| in_f32.contains(&x);
     let Surrogate::Clip(clip) = config.objective.surrogate else {
         panic!("`with_numbers` takes the clip");
     };
@@ -634,7 +635,7 @@ fn is_valid(config: &PolicyLossConfig) -> bool {
                 positive(low) && positive(high) && low <= high
             })
         });
-    let dual_clip = clip.dual_clip.is_none_or(|c| c.is_finite() && c > 1.0);
+    let dual_clip = clip.dual_clip.is_none_or(|c| positive(c) && c > 1.0);
     positive(clip.low) && positive(clip.high) && dual_clip && ordered
 }
 

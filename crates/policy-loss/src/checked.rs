@@ -12,13 +12,22 @@ use crate::{
 impl PolicyBatch {
     /// Every check, none of which touches the device's queue.
     pub(crate) fn check(self, objective: &Objective) -> Result<CheckedBatch, BatchError> {
+        self.check_as("log_probs", objective)
+    }
+
+    /// The same, where what stands as `log_probs` was given by another name.
+    pub(crate) fn check_as(
+        self,
+        name: &'static str,
+        objective: &Objective,
+    ) -> Result<CheckedBatch, BatchError> {
         let log_probs = needed(
             self.log_probs,
             "log_probs",
             "every method but `PolicyLoss::forward_linear`, which computes them,",
             "PolicyBatch::new` or `PolicyBatch::on_policy",
         )?;
-        let alike = Alike::of("log_probs", &log_probs)?;
+        let alike = Alike::of(name, &log_probs)?;
         let shape = alike.shape;
         let floats = [
             ("old_log_probs", self.old_log_probs.as_ref()),
@@ -74,7 +83,7 @@ impl PolicyBatch {
         let old_log_probs = self
             .old_log_probs
             .unwrap_or_else(|| log_probs.clone().without_autodiff());
-        let batch = CheckedBatch {
+        Ok(CheckedBatch {
             log_probs,
             old_log_probs,
             advantages,
@@ -83,15 +92,11 @@ impl PolicyBatch {
             ref_log_probs,
             entropies,
             segment_ids: self.segment_ids.filter(|_| objective.reads_segments()),
-            packing: None,
+            packing,
             scale,
             prompts,
             entropy_threshold,
             second_moment_limit,
-        };
-        Ok(match packing {
-            Some(packing) if !batch.is_empty() => packing.pad(batch),
-            _ => batch,
         })
     }
 }
@@ -107,7 +112,7 @@ pub(crate) struct CheckedBatch {
     pub ref_log_probs: Option<Tensor<2>>,
     pub entropies: Option<Tensor<2>>,
     pub segment_ids: Option<Tensor<2, Int>>,
-    /// How the tokens lay in a packed row that they came from.
+    /// How the tokens lie, or lay before they were [padded](Self::padded), in a packed row.
     pub packing: Option<Packing>,
     /// Replaces the division by a local count where global totals are given.
     pub scale: Option<f64>,
@@ -123,6 +128,23 @@ impl CheckedBatch {
     /// Whether there is no token at all: `B` or `T` is 0.
     pub fn is_empty(&self) -> bool {
         self.log_probs.dims().contains(&0)
+    }
+
+    /// The number of tokens, padding included.
+    pub fn tokens(&self) -> usize {
+        let packing = self.packing.as_ref();
+        packing.map_or(
+            self.log_probs.shape().num_elements(),
+            Packing::padded_tokens,
+        )
+    }
+
+    /// The batch with a row for each sequence, if all of them lie in one row.
+    pub fn padded(mut self) -> Self {
+        match self.packing.take() {
+            Some(packing) if !self.is_empty() => packing.pad(self),
+            packing => Self { packing, ..self },
+        }
     }
 }
 

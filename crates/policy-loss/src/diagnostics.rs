@@ -118,7 +118,7 @@ impl PolicyBatch {
         batch.totals = None;
         // They are not read.
         batch.log_probs = batch.log_probs.or_else(|| batch.old_log_probs.clone());
-        batch.check(&reads_rollout.objective)
+        Ok(batch.check(&reads_rollout.objective)?.padded())
     }
 }
 

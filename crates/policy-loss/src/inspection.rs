@@ -204,8 +204,8 @@ impl PolicyLoss {
     /// As [`token_details`](Self::token_details), but a batch without a token counts nothing.
     pub fn inspect(&self, batch: PolicyBatch) -> Result<Inspection, BatchError> {
         let objective = self.config().objective;
-        let mut checked = batch.clone().check(&objective)?;
-        let mut unbounded = batch.clone().check(&without_bounds(&objective))?;
+        let mut checked = batch.clone().check(&objective)?.padded();
+        let mut unbounded = batch.clone().check(&without_bounds(&objective))?.padded();
         let mismatch = match batch.rollout_log_probs {
             Some(_) => Some(batch.check_mismatch()?),
             None => None,

@@ -78,6 +78,7 @@ impl PolicyLoss {
         if batch.is_empty() {
             return Ok(PolicyLossOutput::empty(objective, batch, implementation));
         }
+        let batch = batch.padded();
         let outputs = match implementation {
             Implementation::Fused => fused::forward(objective, batch),
             Implementation::Auto | Implementation::Composed => composed::forward(objective, batch),
@@ -97,8 +98,7 @@ impl PolicyLoss {
         };
         let device = batch.log_probs.device();
         let name = || describe(&device);
-        let tokens = batch.log_probs.shape().num_elements();
-        match fused::support(&self.config.objective, &device, tokens) {
+        match fused::support(&self.config.objective, &device, batch.tokens()) {
             Support::Full => Ok(Implementation::Fused),
             Support::FeatureMissing(feature) => Err(BatchError::FeatureMissing {
                 device: name(),
@@ -125,7 +125,7 @@ impl PolicyLoss {
     ///
     /// As [`forward`](Self::forward).
     pub fn forward_no_reduction(&self, batch: PolicyBatch) -> Result<Tensor<2>, BatchError> {
-        let mut batch = batch.check(&self.config.objective)?;
+        let mut batch = batch.check(&self.config.objective)?.padded();
         let dtype = batch.log_probs.dtype();
         if batch.is_empty() {
             return Ok(batch.log_probs.cast(composed::arithmetic(dtype)));
@@ -151,7 +151,7 @@ impl PolicyLoss {
     ///
     /// As [`forward`](Self::forward), and for a batch without a single token.
     pub fn token_details(&self, batch: PolicyBatch) -> Result<TokenDetails, BatchError> {
-        let mut batch = batch.check(&self.config.objective)?;
+        let mut batch = batch.check(&self.config.objective)?.padded();
         if batch.is_empty() {
             return Err(BatchError::Shape {
                 tensor: "log_probs",

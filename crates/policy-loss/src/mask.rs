@@ -95,7 +95,6 @@ pub fn within_second_moment(
 ) -> Result<Tensor<2, Bool>, BatchError> {
     let shape = log_ratios.dims();
     let alike = Alike::of("log_ratios", &log_ratios)?;
-    let valid = alike.mask(action_mask)?.without_autodiff();
     if !(threshold.is_finite() && threshold > 0.0) {
         return Err(BatchError::OutOfRange {
             field: "threshold",
@@ -103,6 +102,7 @@ pub fn within_second_moment(
             accepted: "a finite number above 0".into(),
         });
     }
+    let valid = alike.mask(action_mask)?.without_autodiff();
     if shape.contains(&0) {
         return Ok(valid);
     }

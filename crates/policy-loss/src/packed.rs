@@ -58,6 +58,11 @@ impl Packing {
         self.shape[0]
     }
 
+    /// The tokens of the padded batch.
+    pub fn padded_tokens(&self) -> usize {
+        self.shape.iter().product()
+    }
+
     /// The padded batch.
     pub fn pad(self, batch: CheckedBatch) -> CheckedBatch {
         let [sequences, longest] = self.shape;

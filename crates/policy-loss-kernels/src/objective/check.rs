@@ -200,19 +200,27 @@ pub fn unit(field: &'static str, value: f64) -> Result<(), ConfigError> {
     require(holds, field, value, "a number from 0 to 1")
 }
 
-/// Refuses `value` unless `holds`.
+/// Refuses `value` unless `holds`, and what would be 0 or infinite in f32, in which devices compute.
 pub fn require(
     holds: bool,
     field: &'static str,
     value: f64,
     accepted: &'static str,
 ) -> Result<(), ConfigError> {
-    match holds {
-        true => Ok(()),
-        false => Err(ConfigError::OutOfRange {
-            field,
-            value: value.to_string(),
-            accepted,
-        }),
+    let in_f32 = f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX);
+    let is_in_f32 = value == 0.0 || value.is_infinite() || in_f32.contains(&value.abs());
+    if holds && is_in_f32 {
+        return Ok(());
     }
+    Err(ConfigError::OutOfRange {
+        field,
+        value: match is_in_f32 {
+            true => value.to_string(),
+            false => format!("{value:e}"),
+        },
+        accepted: match holds {
+            true => "a number that f32 holds: from 1.2e-38 to 3.4e38 in size",
+            false => accepted,
+        },
+    })
 }

@@ -196,7 +196,6 @@ impl AdvantageBatch {
         // A mask that was not given has no lengths, although every token of it is valid.
         let masked = self.action_mask.as_ref().map(|_| ());
         let has_token_rewards = self.token_rewards().is_some();
-        let action_mask = alike.mask(self.action_mask)?;
         let needs = match config {
             AdvantageEstimatorConfig::Generalized(config) => {
                 let by = "the generalised advantage";
@@ -242,7 +241,7 @@ impl AdvantageBatch {
         };
         Ok(Checked {
             shape,
-            action_mask,
+            action_mask: alike.mask(self.action_mask)?,
             rewards: self.rewards,
             needs,
         })

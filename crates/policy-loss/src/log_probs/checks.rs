@@ -116,12 +116,15 @@ pub fn values(
         return Ok(());
     };
     let temperatures = read_back("temperatures", temperatures.clone())?;
+    // Logits are multiplied by the reciprocal.
+    let in_f32 = |x: f64| (x as f32).is_finite();
     for (index, value) in temperatures.iter::<f64>().enumerate() {
-        if !(value.is_finite() && value > 0.0) && is_valid(index) {
+        let holds = value > 0.0 && in_f32(value) && in_f32(value.recip());
+        if !holds && is_valid(index) {
             return Err(BatchError::OutOfRange {
                 field: "temperatures",
                 value: format!("{value} at flat index {index}"),
-                accepted: "finite numbers above 0".into(),
+                accepted: "numbers above 0 that are finite in f32, as their reciprocals are".into(),
             });
         }
     }

@@ -94,8 +94,12 @@ impl PolicyLoss {
             }
         };
         let [sequences, tokens] = known.dims();
+        let reference = match batch.old_log_probs {
+            Some(_) => "old_log_probs",
+            None => "hidden",
+        };
         let alike = Alike {
-            reference: "old_log_probs",
+            reference,
             shape: known.dims(),
             device: known.device(),
         };
@@ -104,7 +108,7 @@ impl PolicyLoss {
         if objective.reads_entropies() {
             complete.entropies = Some(known);
         }
-        self.implementation(&complete.check(objective)?)?;
+        self.implementation(&complete.check_as(reference, objective)?)?;
         alike.device("hidden", &hidden.device())?;
         let got = hidden.dims();
         if got[..2] != [sequences, tokens] {

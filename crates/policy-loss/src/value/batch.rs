@@ -54,7 +54,6 @@ impl ValueBatch {
         if let Some(old_values) = &self.old_values {
             alike.tokens("old_values", old_values)?;
         }
-        let action_mask = alike.mask(self.action_mask)?;
         let old_values = match config.clip {
             Some(_) => {
                 let add = "ValueBatch::with_old_values";
@@ -63,12 +62,13 @@ impl ValueBatch {
             None => None,
         };
         let scale = self.totals.map(|totals| totals.scale(config.reduction));
+        let scale = scale.transpose()?;
         Ok(CheckedBatch {
             values: self.values,
             returns: self.returns,
             old_values,
-            action_mask,
-            scale: scale.transpose()?,
+            action_mask: alike.mask(self.action_mask)?,
+            scale,
         })
     }
 }
