@@ -2,9 +2,8 @@
 
 use burn::tensor::{Bool, Tensor};
 use policy_loss::{
-    BatchError, Behavior, GeometricMean, GradientMass, ImportanceWeight, MetricValues,
-    MissingRolloutLogProbs, Objective, PolicyBatch, PolicyLoss, PolicyLossConfig, RatioLevel,
-    RolloutCorrection, Surrogate, WeightLevel, WeightMode,
+    BatchError, Behavior, GradientMass, MetricValues, MissingRolloutLogProbs, PolicyBatch,
+    PolicyLoss, PolicyLossConfig, RatioLevel, RolloutCorrection, WeightLevel, WeightMode,
 };
 use serde::Serialize;
 
