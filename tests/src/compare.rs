@@ -96,6 +96,13 @@ pub fn assert_all_near(tolerance: Tolerance, what: &str, actual: &[f64], expecte
     }
 }
 
+/// The largest distance from 0.
+pub fn largest(numbers: &[f64]) -> f64 {
+    numbers
+        .iter()
+        .fold(0.0, |largest: f64, x| largest.max(x.abs()))
+}
+
 /// Fails unless all metrics agree, the absent ones included.
 ///
 /// # Panics

@@ -231,24 +231,13 @@ fn mixed_corrections() -> Vec<PolicyLossConfig> {
             RolloutCorrection::weigh(RolloutWeight::truncate(Bounds::at_most(2.0)))
                 .with_normalization()
                 .with_filter(Filter::token_k1(Bounds::new(0.4, 3.0)))
-                .with_filter(Filter::new(
-                    FilterLevel::SequenceMax,
-                    FilterEstimator::K2,
-                    Bounds::at_most(0.8),
-                )),
+                .with_filter(max_k2()),
         ),
         corrected(
             RolloutCorrection::weigh(RolloutWeight::mask(Bounds::at_least(0.4)))
                 .with_filter(Filter::sequence_mean_k3(Bounds::at_most(0.3))),
         ),
-        corrected(
-            RolloutCorrection::filter(Filter::new(
-                FilterLevel::SequenceSum,
-                FilterEstimator::K1,
-                Bounds::new(0.1, 10.0),
-            ))
-            .with_veto(0.31),
-        ),
+        corrected(RolloutCorrection::filter(sum_k1()).with_veto(0.31)),
         corrected(RolloutCorrection::weigh(RolloutWeight::raw()).with_veto(0.31)),
         corrected(RolloutCorrection::filter(Filter::new(
             FilterLevel::Token,
@@ -386,14 +375,8 @@ fn combinations() -> Vec<PolicyLossConfig> {
         with(SigmoidGate::default().into())
             .with_ratio(Ratio::SEQUENCE_SUM)
             .with_reduction(Reduction::SequenceSumMean),
-        with(GeometricMean::default().into()).with_rollout_correction(
-            RolloutCorrection::filter(Filter::new(
-                FilterLevel::SequenceSum,
-                FilterEstimator::K1,
-                Bounds::new(0.1, 10.0),
-            ))
-            .with_veto(0.31),
-        ),
+        with(GeometricMean::default().into())
+            .with_rollout_correction(RolloutCorrection::filter(sum_k1()).with_veto(0.31)),
         with(GeometricMean::new(0.2, 0.3).into())
             .with_rollout_correction(
                 RolloutCorrection::weigh(truncate)
@@ -420,11 +403,7 @@ fn combinations() -> Vec<PolicyLossConfig> {
             .with_kl_penalty(penalty.with_estimator(KlEstimator::Abs))
             .with_rollout_correction(
                 RolloutCorrection::weigh(truncate.of_level(WeightLevel::Sequence))
-                    .with_filter(Filter::new(
-                        FilterLevel::SequenceMax,
-                        FilterEstimator::K2,
-                        Bounds::at_most(0.8),
-                    ))
+                    .with_filter(max_k2())
                     .with_veto(0.31),
             ),
         with(TrustRegion::new(Divergence::Kl, 0.05, 0.1).into())
@@ -453,11 +432,7 @@ fn combinations() -> Vec<PolicyLossConfig> {
             .with_kl_penalty(penalty)
             .with_rollout_correction(presets::tis(0.5, 2.0)),
         with(COVARIANCE_PENALTY.into()).with_rollout_correction(
-            RolloutCorrection::weigh(RolloutWeight::mask(range)).with_filter(Filter::new(
-                FilterLevel::SequenceMax,
-                FilterEstimator::K2,
-                Bounds::at_most(0.8),
-            )),
+            RolloutCorrection::weigh(RolloutWeight::mask(range)).with_filter(max_k2()),
         ),
     ];
     // Whatever is not above.
@@ -477,6 +452,16 @@ fn combinations() -> Vec<PolicyLossConfig> {
         }
     }
     combinations
+}
+
+fn sum_k1() -> Filter {
+    let bounds = Bounds::new(0.1, 10.0);
+    Filter::new(FilterLevel::SequenceSum, FilterEstimator::K1, bounds)
+}
+
+fn max_k2() -> Filter {
+    let bounds = Bounds::at_most(0.8);
+    Filter::new(FilterLevel::SequenceMax, FilterEstimator::K2, bounds)
 }
 
 /// One line for failure messages.

@@ -10,7 +10,7 @@ use policy_loss_kernels::Kind;
 use policy_loss_oracle::{Answer, Random};
 use serde_json::Value;
 
-use crate::case::{Case, HostAdvantages};
+use crate::case::{Case, HostAdvantages, round};
 use crate::compare::{Tolerance, assert_all_near};
 use crate::configs::{self, describe};
 use crate::log_probs::case::HeadCase;
@@ -70,7 +70,7 @@ pub fn heads(bytes: &[u8]) {
     teacher
         .hidden
         .iter_mut()
-        .for_each(|x| *x = exact(dtype, bytes.around(10.0)));
+        .for_each(|x| *x = round(dtype, bytes.around(10.0)));
     let answer = case.answer();
     let epsilon = match dtype {
         DType::F64 => f64::EPSILON,
@@ -139,14 +139,6 @@ pub fn heads(bytes: &[u8]) {
     }
 }
 
-/// The nearest number of a type.
-fn exact(dtype: DType, number: f64) -> f64 {
-    match dtype {
-        DType::F64 => number,
-        _ => f64::from(number as f32),
-    }
-}
-
 fn head_case(dtype: DType, bytes: &mut Bytes) -> HeadCase {
     let tokens = bytes.pick(&[1, 2, 3, 5]);
     let vocabulary = bytes.pick(&[1, 2, 3, 8, 17, 33]);
@@ -158,7 +150,7 @@ fn head_case(dtype: DType, bytes: &mut Bytes) -> HeadCase {
     let mut case = HeadCase::new(0, [tokens, vocabulary, vocabulary]);
     let one = |i: usize| f64::from(u8::from(i.is_multiple_of(vocabulary + 1)));
     case.weight = (0..vocabulary * vocabulary).map(one).collect();
-    let mut number = |most: f64| exact(dtype, bytes.around(most));
+    let mut number = |most: f64| round(dtype, bytes.around(most));
     case.hidden = (0..tokens * vocabulary).map(|_| number(scale)).collect();
     case.log_prob_gradient = (0..tokens).map(|_| number(2.0)).collect();
     case.entropy_gradient = (0..tokens).map(|_| number(2.0)).collect();

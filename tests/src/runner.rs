@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Gradients, Int, Tensor, TensorData};
 use policy_loss::device::Hardware;
 use policy_loss::{
     Advantages, BatchError, Implementation, MetricValues, PolicyBatch, PolicyLoss,
@@ -278,14 +278,9 @@ impl Runner {
         };
         if self.is_tracked() {
             let gradients = output.loss.backward();
-            let of = |leaf: &Tensor<2>| {
-                let gradient = leaf.grad(&gradients)?;
-                assert_eq!(gradient.dims(), leaf.dims());
-                assert_eq!(gradient.dtype(), leaf.dtype());
-                Some(values(gradient))
-            };
-            outcome.gradient = Some(of(leaf).expect("log_probs have a gradient"));
-            outcome.entropy_gradient = entropies.and_then(of);
+            outcome.gradient = Some(gradient(leaf, &gradients));
+            outcome.entropy_gradient =
+                entropies.and_then(|entropies| any_gradient(entropies, &gradients));
         }
         outcome
     }
@@ -416,6 +411,11 @@ impl Runner {
         }
     }
 
+    /// A leaf of zeros, for what is refused whatever the numbers are.
+    pub fn zeros<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
+        self.tracked(&vec![0.0; shape.iter().product()], shape, DType::F32)
+    }
+
     /// Numbers on this runner's device.
     pub fn tensor<const D: usize>(
         &self,
@@ -434,4 +434,25 @@ pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
         .without_autodiff()
         .try_into_vec_as::<f64>()
         .expect("the tensor can be read")
+}
+
+/// The gradient of a leaf, row by row.
+///
+/// # Panics
+///
+/// There is none, or it is not like the leaf.
+pub fn gradient<const D: usize>(leaf: &Tensor<D>, gradients: &Gradients) -> Vec<f64> {
+    any_gradient(leaf, gradients).expect("the leaf has a gradient")
+}
+
+/// As [`gradient`], of a leaf that may have none.
+///
+/// # Panics
+///
+/// It is not like the leaf.
+pub fn any_gradient<const D: usize>(leaf: &Tensor<D>, gradients: &Gradients) -> Option<Vec<f64>> {
+    let gradient = leaf.grad(gradients)?;
+    assert_eq!(gradient.dims(), leaf.dims());
+    assert_eq!(gradient.dtype(), leaf.dtype());
+    Some(values(gradient))
 }

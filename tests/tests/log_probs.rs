@@ -6,7 +6,7 @@ use policy_loss_tests::{for_each_backend, matrix};
 macro_rules! parts {
     ($mode:ident) => {
         policy_loss_tests::tests! { policy_loss_tests::run_with_each, policy_loss_tests::log_probs::suite, $mode;
-            logits: values_and_gradients, shapes_and_chunks, masked, half_types;
+            logits: values_and_gradients, shapes_and_chunks, half_types;
             linear: values_and_gradients, chunks, blocks_of_words, half_types, ranks_and_mixed_types;
             targets: are_nan, of_any_integer_type, are_found;
             temperatures: alike_are_one, without_a_meaning_are_nan, refused;

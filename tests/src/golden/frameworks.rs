@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use policy_loss::{
-    Bounds, Clip, CovariancePenalty, GammaWeight, GeometricMean, GlobalTotals, KlEstimator,
-    KlGradient, KlPenalty, PolicyGradient, PolicyLossConfig, Ratio, RatioLevel, Reduction,
-    RolloutCorrection, RolloutWeight, SigmoidGate,
+    Bounds, Clip, CovariancePenalty, GammaWeight, GeometricMean, GlobalTotals, KlGradient,
+    KlPenalty, PolicyGradient, PolicyLossConfig, Ratio, RatioLevel, Reduction, RolloutCorrection,
+    RolloutWeight, SigmoidGate,
 };
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Directory;
+use super::{Directory, estimator, reduction, with_surrogate};
 use crate::case::{Case, HostAdvantages};
 
 pub(crate) const FILE: &str = "objectives.json";
@@ -34,12 +34,31 @@ struct File {
 }
 
 #[derive(Deserialize)]
-struct FileCase {
+pub(crate) struct FileCase {
     source: String,
-    name: String,
-    params: Value,
-    inputs: BTreeMap<String, Vec<Vec<f64>>>,
+    pub(crate) name: String,
+    pub(crate) params: Value,
+    pub(crate) inputs: BTreeMap<String, Vec<Vec<f64>>>,
     expected: BTreeMap<String, Value>,
+}
+
+impl FileCase {
+    /// A number that came out.
+    pub(crate) fn expected(&self, name: &str) -> f64 {
+        self.expected[name].as_f64().expect("a number")
+    }
+
+    /// A gradient that came out, row by row.
+    pub(crate) fn gradient(&self, name: &str) -> Vec<f64> {
+        let gradient = serde_json::from_value::<Vec<Vec<f64>>>(self.expected[name].clone());
+        gradient.expect("a matrix").concat()
+    }
+}
+
+/// Every case of the file.
+pub(crate) fn file_cases(directory: &Directory) -> Vec<FileCase> {
+    let file: File = directory.json(FILE);
+    file.objectives
 }
 
 /// Every case of a policy loss; the value losses of the file belong to another part of the
@@ -49,14 +68,9 @@ struct FileCase {
 ///
 /// The file is missing or damaged, or holds a case that is not known.
 pub fn cases(directory: &Directory) -> Vec<Golden> {
-    let file: File = directory.json(FILE);
-    let of_policies = |case: &FileCase| case.params["mode"] != "value_loss";
-    let cases: Vec<_> = file
-        .objectives
-        .into_iter()
-        .filter(of_policies)
-        .map(golden)
-        .collect();
+    let of_policies = file_cases(directory).into_iter();
+    let of_policies = of_policies.filter(|case| case.params["mode"] != "value_loss");
+    let cases: Vec<_> = of_policies.map(golden).collect();
     directory.assert_count(FILE, cases.len(), 84);
     cases
 }
@@ -72,11 +86,10 @@ fn golden(file: FileCase) -> Golden {
         other => panic!("an unknown source: {other}"),
     };
     let corrected = case.config.objective.rollout_correction.is_some();
-    let gradient = serde_json::from_value::<Vec<Vec<f64>>>(file.expected["grad_log_probs"].clone());
     Golden {
         departure: departure(&kind, corrected, case.tokens),
-        loss: file.expected["loss"].as_f64().expect("a number"),
-        gradient: gradient.expect("a matrix").concat(),
+        loss: file.expected("loss"),
+        gradient: file.gradient("grad_log_probs"),
         case,
     }
 }
@@ -101,7 +114,8 @@ pub(super) fn case(name: &str, inputs: &BTreeMap<String, Vec<Vec<f64>>>) -> Case
     case.action_mask = Some(matrix("action_mask").iter().map(|m| *m == 1.0).collect());
     if inputs.contains_key("log_probs") {
         case.log_probs = matrix("log_probs");
-        case.ref_log_probs = Some(matrix("ref_log_probs"));
+        let has_reference = inputs.contains_key("ref_log_probs");
+        case.ref_log_probs = has_reference.then(|| matrix("ref_log_probs"));
         let advantages = &inputs["advantages"];
         case.advantages = match advantages[0].len() == first[0].len() {
             true => HostAdvantages::Token(advantages.concat()),
@@ -116,17 +130,11 @@ fn number(params: &Value, name: &str) -> f64 {
 }
 
 fn verl(kind: &str, params: &Value, case: &mut Case) -> PolicyLossConfig {
-    let new = PolicyLossConfig::new();
     if kind == "kl_penalty" {
-        let estimator = match params["kind"].as_str() {
-            Some("k1") => KlEstimator::K1,
-            Some("k2") => KlEstimator::K2,
-            Some("k3") => KlEstimator::K3,
-            _ => KlEstimator::Abs,
-        };
+        let (estimator, _) = estimator(params["kind"].as_str().expect("a name"));
         // The penalty alone: without an advantage there is no policy term.
         case.advantages.values_mut().fill(0.0);
-        return new
+        return PolicyLossConfig::new()
             .with_kl_penalty(KlPenalty::new(1.0).with_estimator(estimator))
             .with_reduction(Reduction::TokenSum);
     }
@@ -135,35 +143,28 @@ fn verl(kind: &str, params: &Value, case: &mut Case) -> PolicyLossConfig {
         number(params, "clip_ratio_high"),
     );
     let config = match kind {
-        "vanilla" => new.with_surrogate(
+        "vanilla" => with_surrogate(
             Clip::new(low, high).with_dual_clip(params["clip_ratio_c"].as_f64().unwrap_or(3.0)),
         ),
-        "gspo" => new
-            .with_ratio(Ratio::SEQUENCE_TOKEN)
-            .with_surrogate(Clip::new(low, high)),
-        "sapo" => new.with_surrogate(SigmoidGate::new(
+        "gspo" => with_surrogate(Clip::new(low, high)).with_ratio(Ratio::SEQUENCE_TOKEN),
+        "sapo" => with_surrogate(SigmoidGate::new(
             number(params, "tau_pos"),
             number(params, "tau_neg"),
         )),
-        "gpg" => new.with_surrogate(PolicyGradient::new()),
-        "geo_mean" => new.with_surrogate(GeometricMean::new(low, high)),
-        "cispo" => new.with_surrogate(PolicyGradient::weighted(Bounds::new(1.0 - low, 1.0 + high))),
-        "kl_cov" => new.with_surrogate(CovariancePenalty {
+        "gpg" => with_surrogate(PolicyGradient::new()),
+        "geo_mean" => with_surrogate(GeometricMean::new(low, high)),
+        "cispo" => with_surrogate(PolicyGradient::weighted(Bounds::new(1.0 - low, 1.0 + high))),
+        "kl_cov" => with_surrogate(CovariancePenalty {
             share: number(params, "kl_cov_ratio"),
             coefficient: number(params, "ppo_kl_coef"),
         }),
         other => panic!("an unknown objective of verl: {other}"),
     };
-    let mean = params["loss_agg_mode"].as_str().expect("a name");
-    let reduction = match (kind, mean) {
+    let mean = params["loss_agg_mode"].as_str();
+    let reduction = match kind {
         // Whatever the argument says.
-        ("gspo" | "sapo" | "geo_mean", _) | (_, "seq-mean-token-mean") => Reduction::SequenceMean,
-        (_, "token-mean") => Reduction::TokenMean,
-        (_, "seq-mean-token-sum") => Reduction::SequenceSumMean,
-        (_, "seq-mean-token-sum-norm") => Reduction::FixedLength {
-            length: number(params, "loss_scale_factor") as usize,
-        },
-        (_, other) => panic!("an unknown reduction of verl: {other}"),
+        "gspo" | "sapo" | "geo_mean" => Reduction::SequenceMean,
+        _ => reduction(mean, || number(params, "loss_scale_factor") as usize),
     };
     if kind == "geo_mean" {
         // Rows without a token are counted.
@@ -178,7 +179,7 @@ fn verl(kind: &str, params: &Value, case: &mut Case) -> PolicyLossConfig {
             prompts: None,
         });
     }
-    if mean == "seq-mean-token-sum-norm" {
+    if mean == Some("seq-mean-token-sum-norm") {
         // Divided by the length alone, neither by sequences nor for the ranks.
         case.totals = Some(GlobalTotals::new().with_sequences(1));
     }
@@ -198,20 +199,18 @@ fn liger(kind: &str, params: &Value, case: &mut Case) -> PolicyLossConfig {
     let mut clip = Clip::new(low, high);
     clip.delta = params["delta"].as_f64();
     let mut config = match kind {
-        "cispo" => {
-            PolicyLossConfig::new().with_surrogate(PolicyGradient::weighted(Bounds::at_most(high)))
-        }
-        "sapo" => PolicyLossConfig::new().with_surrogate(SigmoidGate::new(
+        "cispo" => with_surrogate(PolicyGradient::weighted(Bounds::at_most(high))),
+        "sapo" => with_surrogate(SigmoidGate::new(
             number(params, "sapo_temperature_pos"),
             number(params, "sapo_temperature_neg"),
         )),
-        "vespo" => PolicyLossConfig::new().with_surrogate(GammaWeight {
+        "vespo" => with_surrogate(GammaWeight {
             positive_k: number(&params["vespo"], "k_pos"),
             positive_lambda: number(&params["vespo"], "lambda_pos"),
             negative_k: number(&params["vespo"], "k_neg"),
             negative_lambda: number(&params["vespo"], "lambda_neg"),
         }),
-        _ => PolicyLossConfig::new().with_surrogate(clip),
+        _ => with_surrogate(clip),
     };
     if params["importance_sampling_level"] == "sequence" {
         config.objective.ratio.level = RatioLevel::Sequence;

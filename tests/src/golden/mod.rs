@@ -20,7 +20,10 @@ pub mod verl_rollout;
 
 use std::path::PathBuf;
 
+use policy_loss::{GlobalTotals, KlEstimator, KlGradient, PolicyLossConfig, Reduction, Surrogate};
 use serde::de::DeserializeOwned;
+
+use crate::case::Case;
 
 /// The environment variable that names another directory.
 pub const DIRECTORY: &str = "POLICY_LOSS_GOLDEN";
@@ -103,4 +106,44 @@ impl Directory {
             false => assert_eq!(found, expected, "cases of {}", path.display()),
         }
     }
+}
+
+/// What differs from the default in the surrogate alone.
+fn with_surrogate(surrogate: impl Into<Surrogate>) -> PolicyLossConfig {
+    PolicyLossConfig::new().with_surrogate(surrogate)
+}
+
+/// The estimate of a name of verl's and others', with its gradient: a plus behind the name lets it be
+/// that of the squared log-ratio.
+fn estimator(name: &str) -> (KlEstimator, KlGradient) {
+    let gradient = match name.ends_with('+') {
+        true => KlGradient::StraightThrough,
+        false => KlGradient::Estimator,
+    };
+    let estimator = match name.trim_end_matches('+') {
+        "k1" => KlEstimator::K1,
+        "k2" => KlEstimator::K2,
+        "k3" => KlEstimator::K3,
+        "abs" => KlEstimator::Abs,
+        other => panic!("an estimate that is not known: {other:?}"),
+    };
+    (estimator, gradient)
+}
+
+/// The reduction of a name of verl's and others', with the length that it may divide by.
+fn reduction(name: Option<&str>, length: impl FnOnce() -> usize) -> Reduction {
+    match name {
+        Some("token-mean") => Reduction::TokenMean,
+        Some("token-sum") => Reduction::TokenSum,
+        Some("seq-mean-token-mean") => Reduction::SequenceMean,
+        Some("seq-mean-token-sum") => Reduction::SequenceSumMean,
+        Some("seq-mean-token-sum-norm") => Reduction::FixedLength { length: length() },
+        other => panic!("a reduction that is not known: {other:?}"),
+    }
+}
+
+/// A reduction over sequences that divides by all of them, with a token or without.
+fn over_rows(config: PolicyLossConfig, reduction: Reduction, case: &mut Case) -> PolicyLossConfig {
+    case.totals = Some(GlobalTotals::new().with_sequences(case.sequences));
+    config.with_reduction(reduction)
 }

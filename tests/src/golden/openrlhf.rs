@@ -1,12 +1,20 @@
 //! The reference's own results: what OpenRLHF's `PolicyLoss` computes, with gradients.
 
-use policy_loss::{GlobalTotals, OpenRlhfPolicyLoss, PolicyLossConfig};
+use std::collections::BTreeMap;
+
+use burn::tensor::DType;
+use policy_loss::{GlobalTotals, OpenRlhfPolicyLoss, PolicyLossConfig, Reduction};
+use policy_loss_oracle::Metrics;
 use serde::Deserialize;
 
-use super::Directory;
-use crate::case::{Case, HostAdvantages};
+use super::{Directory, frameworks};
+use crate::case::Case;
+use crate::compare::{Tolerance, assert_near};
 
 const FILE: &str = "openrlhf_policy_loss.json";
+
+/// What the reference adds to the length of a sequence before it divides by it changes no more.
+pub const EPSILON: f64 = 2e-8;
 
 /// A case with what the reference computes for it.
 #[derive(Debug, Clone)]
@@ -17,15 +25,58 @@ pub struct Golden {
     pub expected: Expected,
 }
 
+/// The loss of the reference, and its metrics.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Reference {
+    loss: f64,
+    clip_ratio: f64,
+    ppo_kl: f64,
+    vllm_kl: Option<f64>,
+}
+
+impl Reference {
+    /// Fails unless a loss and the metrics that the reference has are these.
+    ///
+    /// # Panics
+    ///
+    /// They are not.
+    pub fn check(&self, tolerance: Tolerance, what: &str, loss: f64, metrics: &Metrics) {
+        for (name, actual, expected) in [
+            ("loss", Some(loss), Some(self.loss)),
+            (
+                "clip_ratio",
+                metrics.get("clip_ratio"),
+                Some(self.clip_ratio),
+            ),
+            ("ppo_kl", metrics.get("ppo_kl"), Some(self.ppo_kl)),
+            ("rollout_kl", metrics.get("rollout_kl"), self.vllm_kl),
+        ] {
+            let what = format!("{what}: {name}");
+            match (actual, expected) {
+                (Some(actual), Some(expected)) => assert_near(tolerance, &what, actual, expected),
+                _ => assert_eq!(actual, expected, "{what}"),
+            }
+        }
+    }
+}
+
+/// How far losses, metrics and gradients of a type may lie apart: the reference divides a sequence by
+/// `n_b + 1e-8`, we by `n_b`.
+pub fn tolerances(case: &Case, dtype: DType) -> [Tolerance; 2] {
+    let [value, gradient] = [Tolerance::value(dtype), Tolerance::gradient(dtype)];
+    match case.config.objective.reduction {
+        Reduction::SequenceMean => [value, gradient].map(|it| it.at_least(EPSILON)),
+        _ => [value, gradient],
+    }
+}
+
 /// The reference's results.
 #[derive(Debug, Clone, Deserialize)]
 #[allow(missing_docs)]
 pub struct Expected {
-    pub loss: f64,
-    pub clip_ratio: f64,
-    pub ppo_kl: f64,
-    pub vllm_kl: Option<f64>,
-    pub grad_log_probs: Vec<Vec<f64>>,
+    #[serde(flatten)]
+    pub reference: Reference,
+    grad_log_probs: Vec<Vec<f64>>,
 }
 
 impl Expected {
@@ -45,7 +96,7 @@ struct FileCase {
     name: String,
     config: OpenRlhfPolicyLoss,
     call: Call,
-    inputs: Inputs,
+    inputs: BTreeMap<String, Vec<Vec<f64>>>,
     expected_f64: Expected,
 }
 
@@ -54,15 +105,6 @@ struct Call {
     dp_size: Option<usize>,
     batch_num_tokens: Option<f64>,
     global_batch_size: Option<f64>,
-}
-
-#[derive(Deserialize)]
-struct Inputs {
-    log_probs: Vec<Vec<f64>>,
-    old_log_probs: Vec<Vec<f64>>,
-    advantages: Vec<Vec<f64>>,
-    action_mask: Vec<Vec<f64>>,
-    rollout_log_probs: Vec<Vec<f64>>,
 }
 
 /// Every case.
@@ -77,31 +119,18 @@ pub fn cases(directory: &Directory) -> Vec<Golden> {
     cases
 }
 
-fn golden(case: FileCase) -> Golden {
-    let config = PolicyLossConfig::try_from(case.config).expect("the reference accepts it");
-    let inputs = case.inputs;
-    let mask = inputs.action_mask.concat();
-    let totals = case.call.dp_size.map(|world_size| GlobalTotals {
-        tokens: case.call.batch_num_tokens.map(|tokens| tokens as usize),
-        sequences: case.call.global_batch_size.map(|size| size as usize),
+fn golden(file: FileCase) -> Golden {
+    let config = PolicyLossConfig::try_from(file.config).expect("the reference accepts it");
+    let mut case = frameworks::case(&file.name, &file.inputs).with_config(config);
+    case.prompt_ids = None;
+    case.totals = file.call.dp_size.map(|world_size| GlobalTotals {
+        tokens: file.call.batch_num_tokens.map(|tokens| tokens as usize),
+        sequences: file.call.global_batch_size.map(|size| size as usize),
         world_size: Some(world_size),
         prompts: None,
     });
     Golden {
-        case: Case {
-            name: case.name,
-            config,
-            sequences: inputs.log_probs.len(),
-            tokens: inputs.log_probs[0].len(),
-            log_probs: inputs.log_probs.concat(),
-            old_log_probs: inputs.old_log_probs.concat(),
-            advantages: HostAdvantages::Token(inputs.advantages.concat()),
-            action_mask: Some(mask.iter().map(|valid| *valid == 1.0).collect()),
-            rollout_log_probs: Some(inputs.rollout_log_probs.concat()),
-            prompt_ids: None,
-            totals,
-            ..Case::new("", [0, 0])
-        },
-        expected: case.expected_f64,
+        case,
+        expected: file.expected_f64,
     }
 }

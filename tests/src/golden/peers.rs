@@ -10,10 +10,10 @@ use policy_loss::{
 };
 use serde_json::Value;
 
-use super::Directory;
 use super::features::{self, Feature};
 use super::frameworks::Golden;
 use super::sums::adds_cross_entropy;
+use super::{Directory, estimator, over_rows, reduction, with_surrogate};
 use crate::case::{Case, HostAdvantages};
 
 /// Objectives of the file that no configuration means, with the reason.
@@ -109,11 +109,11 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
             clip(it)
         }
         "m2po sign-conditioned (paper)" => {
-            PolicyLossConfig::new().with_surrogate(SecondMomentMask::new(it.number("m2_threshold")))
+            with_surrogate(SecondMomentMask::new(it.number("m2_threshold")))
         }
         "m2po clip range (authors)" => {
             let floor = |name: &str| it.param(name).as_f64().unwrap_or(0.0);
-            PolicyLossConfig::new().with_surrogate(SecondMomentClip::new(
+            with_surrogate(SecondMomentClip::new(
                 it.number("m2_budget"),
                 floor("min_clip_low"),
                 floor("min_clip_high"),
@@ -122,10 +122,7 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         "fipo (ms-swift)" => fipo(it),
         "areal cispo" => {
             let bounds = bounds(it.param("min"), it.param("max"));
-            areal(
-                it,
-                PolicyLossConfig::new().with_surrogate(PolicyGradient::weighted(bounds)),
-            )
+            areal(it, with_surrogate(PolicyGradient::weighted(bounds)))
         }
         "tv-symmetric (prime-rl ipo)" | "dppo+kl (prime-rl default)" => prime(it, case),
         "straight-through kl (verl)" => straight_through(it),
@@ -142,9 +139,9 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
                 .with_entropy_bonus(EntropyBonus::new(it.number("entropy_coefficient")))
         }
         "rho correction, tv filter (open-instruct)" => open_instruct(it),
-        "segment ratio, difference filter (ROLL)" => roll(it),
+        "segment ratio, difference filter (ROLL)" => roll(it, case),
         "top-entropy tokens (TRL)" => top_entropy(it, case),
-        "ce-gppo" => PolicyLossConfig::new().with_surrogate(GradientPreservingClip::new(
+        "ce-gppo" => with_surrogate(GradientPreservingClip::new(
             it.number("clip_low"),
             it.number("clip_high"),
             it.number("beta_low"),
@@ -152,10 +149,7 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         )),
         "dcpo bounds" => dcpo(it, case),
         "reduction token_mean" => clip(it),
-        "reduction sequence_mean" => {
-            count_empty_rows(case);
-            clip(it).with_reduction(Reduction::SequenceMean)
-        }
+        "reduction sequence_mean" => over_rows(clip(it), Reduction::SequenceMean, case),
         "reduction prompt_mean" => {
             let ranges = it.param("prompts").as_array().expect("ranges of rows");
             let of_prompt = ranges.iter().zip(0..).flat_map(|(range, id)| {
@@ -169,10 +163,8 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
             clip(it).with_reduction(Reduction::PromptMean)
         }
         "reduction seq_mean_token_sum_norm" => {
-            count_empty_rows(case);
-            let length = it.param("max_seq_len").as_u64().expect("a length");
-            let length = usize::try_from(length).expect("a length");
-            clip(it).with_reduction(Reduction::FixedLength { length })
+            let length = it.number("max_seq_len") as usize;
+            over_rows(clip(it), Reduction::FixedLength { length }, case)
         }
         "cispo (SkyRL)" | "dual_clip (SkyRL)" | "sapo (SkyRL)" | "gspo (SkyRL)"
         | "dppo (SkyRL)" | "rollout_is (SkyRL)" => skyrl(it, case),
@@ -185,7 +177,7 @@ fn config(it: &Feature, case: &mut Case) -> PolicyLossConfig {
 fn clip(it: &Feature) -> PolicyLossConfig {
     let mut clip = Clip::new(it.number("clip_low"), it.number("clip_high"));
     clip.dual_clip = it.param("dual_clip").as_f64();
-    PolicyLossConfig::new().with_surrogate(clip)
+    with_surrogate(clip)
 }
 
 /// Bounds, of which either may be missing.
@@ -207,35 +199,25 @@ fn top_entropy(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         .with_kl_penalty((beta > 0.0).then(|| KlPenalty::new(beta)));
     match it.param("loss_type").as_str() {
         Some("dapo" | "bnpo") => config,
-        Some("grpo") => {
-            count_empty_rows(case);
-            config.with_reduction(Reduction::SequenceMean)
-        }
+        Some("grpo") => over_rows(config, Reduction::SequenceMean, case),
         Some("dr_grpo") => {
-            count_empty_rows(case);
-            let length = it.param("max_completion_length").as_u64();
-            let length = usize::try_from(length.expect("a length")).expect("a length");
-            config.with_reduction(Reduction::FixedLength { length })
+            let length = it.number("max_completion_length") as usize;
+            over_rows(config, Reduction::FixedLength { length }, case)
         }
         other => panic!("a loss that is not known: {other:?}"),
     }
 }
 
 /// ROLL without its filters.
-fn roll(it: &Feature) -> PolicyLossConfig {
+fn roll(it: &Feature, case: &Case) -> PolicyLossConfig {
     let ratio = match it.param("ratio_type") == "segment" {
         true => Ratio::SEGMENT,
         false => Ratio::TOKEN,
     };
-    let reduction = match it.param("loss_agg_mode").as_str() {
-        Some("seq-mean-token-mean") => Reduction::SequenceMean,
-        Some("seq-mean-token-sum") => Reduction::SequenceSumMean,
-        other => panic!("a reduction that is not known: {other:?}"),
-    };
     clip(it)
         .with_ratio(ratio)
         .with_kl_penalty(KlPenalty::new(it.number("kl_coefficient")).with_max_divergence(10.0))
-        .with_reduction(reduction)
+        .with_reduction(verl_reduction(it, case))
 }
 
 /// AReaL's M2PO: the distances of sampler and trainer under a mask, their largest second moment, and which
@@ -340,10 +322,10 @@ fn open_instruct(it: &Feature) -> PolicyLossConfig {
     }
     let (low, high) = (it.number("clip_lower"), it.number("clip_higher"));
     let config = match it.param("loss_fn").as_str() {
-        Some("dapo") => PolicyLossConfig::new().with_surrogate(Clip::new(low, high)),
+        Some("dapo") => with_surrogate(Clip::new(low, high)),
         Some("cispo") => {
             let bounds = Bounds::at_most(1.0 + high);
-            PolicyLossConfig::new().with_surrogate(PolicyGradient::weighted(bounds))
+            with_surrogate(PolicyGradient::weighted(bounds))
         }
         other => panic!("a loss that is not known: {other:?}"),
     };
@@ -445,9 +427,7 @@ fn fipo(it: &Feature) -> PolicyLossConfig {
         .with_max_ratio(delta);
     let mut clip = Clip::new(it.number("clip_low"), it.number("clip_high"));
     clip.delta = delta;
-    PolicyLossConfig::new()
-        .with_surrogate(clip)
-        .with_future_weight(weight)
+    with_surrogate(clip).with_future_weight(weight)
 }
 
 /// SkyRL's covariances are those of advantages that the reduction has scaled before, and nothing else is
@@ -482,15 +462,13 @@ fn skyrl_covariance(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         }
         .into(),
     };
-    PolicyLossConfig::new()
-        .with_surrogate(surrogate)
-        .with_reduction(Reduction::TokenSum)
+    with_surrogate(surrogate).with_reduction(Reduction::TokenSum)
 }
 
 fn dcpo(it: &Feature, case: &mut Case) -> PolicyLossConfig {
     let mut clip = DynamicClip::new(it.number("epsilon_low"), it.number("epsilon_high"));
     clip.max_ratio = it.param("max_ratio").as_f64();
-    let config = PolicyLossConfig::new().with_surrogate(clip);
+    let config = with_surrogate(clip);
     match it.param("reduction") == "token mean" {
         true => config,
         false => {
@@ -526,15 +504,11 @@ pub(super) fn prime(it: &Feature, case: &mut Case) -> PolicyLossConfig {
 }
 
 fn straight_through(it: &Feature) -> PolicyLossConfig {
-    let estimator = match it.param("kind").as_str() {
-        Some("k1+") => KlEstimator::K1,
-        Some("k3+") => KlEstimator::K3,
-        Some("abs+") => KlEstimator::Abs,
-        other => panic!("an estimate that is not known: {other:?}"),
-    };
+    let (estimator, gradient) = estimator(it.param("kind").as_str().expect("a name"));
+    assert_eq!(gradient, KlGradient::StraightThrough, "{}", it.name);
     let penalty = KlPenalty::new(1.0)
         .with_estimator(estimator)
-        .with_gradient(KlGradient::StraightThrough);
+        .with_gradient(gradient);
     PolicyLossConfig::new()
         .with_kl_penalty(penalty)
         .with_reduction(Reduction::TokenSum)
@@ -558,10 +532,7 @@ fn trl(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         config = config.with_kl_penalty(KlPenalty::new(beta));
     }
     match it.param("loss_type") == "grpo" {
-        true => {
-            count_empty_rows(case);
-            config.with_reduction(Reduction::SequenceMean)
-        }
+        true => over_rows(config, Reduction::SequenceMean, case),
         false => config,
     }
 }
@@ -581,13 +552,7 @@ fn distillation(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         return config.with_surrogate(clip.with_dual_clip(it.number("dual_clip")));
     }
     case.ref_log_probs = Some(teacher);
-    let (estimator, gradient) = match it.param("estimator").as_str() {
-        Some("k2") => (KlEstimator::K2, KlGradient::Estimator),
-        Some("k3") => (KlEstimator::K3, KlGradient::Estimator),
-        Some("k3+") => (KlEstimator::K3, KlGradient::StraightThrough),
-        Some("abs") => (KlEstimator::Abs, KlGradient::Estimator),
-        other => panic!("an estimate that is not known: {other:?}"),
-    };
+    let (estimator, gradient) = estimator(it.param("estimator").as_str().expect("a name"));
     let mut penalty = KlPenalty::new(1.0)
         .with_estimator(estimator)
         .with_gradient(gradient);
@@ -597,12 +562,8 @@ fn distillation(it: &Feature, case: &mut Case) -> PolicyLossConfig {
 
 /// The score-function gradient, with the bounds of NeMo-RL unless a case has others.
 fn nemo_penalty(it: &Feature) -> KlPenalty {
-    let estimator = match it.param("reference_policy_kl_type").as_str() {
-        Some("k1") => KlEstimator::K1,
-        Some("k2") => KlEstimator::K2,
-        Some("k3") | None => KlEstimator::K3,
-        other => panic!("an estimate that is not known: {other:?}"),
-    };
+    let name = it.param("reference_policy_kl_type").as_str();
+    let (estimator, _) = estimator(name.unwrap_or("k3"));
     let or = |name: &str, default: f64| match it.has_param(name) {
         true => it.param(name).as_f64(),
         false => Some(default),
@@ -621,17 +582,16 @@ pub(super) fn nemo(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         case.old_log_probs = case.log_probs.clone();
     }
     let (low, high) = (it.number("ratio_clip_min"), it.number("ratio_clip_max"));
-    let config = PolicyLossConfig::new();
     let config = match () {
         () if is("use_cispo") => {
             let bounds = Bounds::new(1.0 - low, 1.0 + high);
-            config.with_surrogate(PolicyGradient::weighted(bounds))
+            with_surrogate(PolicyGradient::weighted(bounds))
         }
-        () if is("disable_ppo_ratio") => config.with_surrogate(PolicyGradient::new()),
+        () if is("disable_ppo_ratio") => with_surrogate(PolicyGradient::new()),
         () => {
             let mut clip = Clip::new(low, high);
             clip.dual_clip = it.param("ratio_clip_c").as_f64();
-            config.with_surrogate(clip)
+            with_surrogate(clip)
         }
     };
     let of_sequence = is("sequence_level_importance_ratios");
@@ -712,11 +672,6 @@ fn off_policy(it: &Feature) -> RolloutCorrection {
     correction
 }
 
-/// The mean over sequences divides by all of them, with a token or without.
-pub(super) fn count_empty_rows(case: &mut Case) {
-    case.totals = Some(GlobalTotals::new().with_sequences(case.sequences));
-}
-
 fn skyrl(it: &Feature, case: &mut Case) -> PolicyLossConfig {
     let config = match it.param("loss").as_str() {
         Some("dual_clip") => clip(it),
@@ -741,7 +696,7 @@ fn skyrl(it: &Feature, case: &mut Case) -> PolicyLossConfig {
             let temperatures =
                 [0, 1].map(|nth| it.param("sapo_tau")[nth].as_f64().expect("a number"));
             let gate = SigmoidGate::new(temperatures[0], temperatures[1]);
-            PolicyLossConfig::new().with_surrogate(gate)
+            with_surrogate(gate)
         }
         Some("rollout_is") => {
             let bounds = Bounds::new(1.0 - it.number("clip_low"), 1.0 + it.number("clip_high"));
@@ -767,10 +722,7 @@ fn skyrl(it: &Feature, case: &mut Case) -> PolicyLossConfig {
         other => panic!("a loss that is not known: {other:?}"),
     };
     match it.param("loss_reduction") == "sequence_mean" {
-        true => {
-            count_empty_rows(case);
-            config.with_reduction(Reduction::SequenceMean)
-        }
+        true => over_rows(config, Reduction::SequenceMean, case),
         false => config,
     }
 }
@@ -780,18 +732,16 @@ fn verl(it: &Feature, case: &Case) -> PolicyLossConfig {
         let (low, high) = (it.number("clip_ratio_low"), it.number("clip_ratio_high"));
         let mut region = TrustRegion::new(divergence, low, high);
         region.max_ratio = it.number("clip_ratio_c");
-        PolicyLossConfig::new().with_surrogate(region)
+        with_surrogate(region)
     };
     let config = match it.param("mode").as_str() {
         // The bounds are not among the parameters: these are what the values were computed with.
-        Some("vanilla") => {
-            PolicyLossConfig::new().with_surrogate(Clip::new(0.2, 0.28).with_dual_clip(3.0))
-        }
+        Some("vanilla") => with_surrogate(Clip::new(0.2, 0.28).with_dual_clip(3.0)),
         Some("dro") => {
             let square = SquaredLogRatio::new(it.number("dro_beta"));
-            PolicyLossConfig::new().with_surrogate(square)
+            with_surrogate(square)
         }
-        Some("clip_cov") => PolicyLossConfig::new().with_surrogate(CovarianceClip {
+        Some("clip_cov") => with_surrogate(CovarianceClip {
             low: 0.2,
             high: 0.28,
             share: it.number("clip_cov_ratio"),
@@ -814,14 +764,5 @@ fn verl(it: &Feature, case: &Case) -> PolicyLossConfig {
 }
 
 fn verl_reduction(it: &Feature, case: &Case) -> Reduction {
-    match it.param("loss_agg_mode").as_str() {
-        Some("token-mean") => Reduction::TokenMean,
-        Some("token-sum") => Reduction::TokenSum,
-        Some("seq-mean-token-mean") => Reduction::SequenceMean,
-        Some("seq-mean-token-sum") => Reduction::SequenceSumMean,
-        Some("seq-mean-token-sum-norm") => Reduction::FixedLength {
-            length: case.tokens,
-        },
-        other => panic!("a reduction that is not known: {other:?}"),
-    }
+    reduction(it.param("loss_agg_mode").as_str(), || case.tokens)
 }

@@ -8,6 +8,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::Directory;
+use super::openrlhf::Reference;
 use crate::case::{Case, HostAdvantages};
 
 const BATCH: &str = "rollout_smollm2.safetensors";
@@ -18,10 +19,8 @@ const EXPECTED: &str = "rollout_smollm2_expected.json";
 #[allow(missing_docs)]
 pub struct Expected {
     config: OpenRlhfPolicyLoss,
-    pub loss: f64,
-    pub clip_ratio: f64,
-    pub ppo_kl: f64,
-    pub vllm_kl: Option<f64>,
+    #[serde(flatten)]
+    pub reference: Reference,
     pub grad_l2: f64,
     pub grad_sum: f64,
     pub grad_abs_max: f64,

@@ -5,9 +5,9 @@ use policy_loss::{
     Reduction, TrustRegion,
 };
 
-use super::Directory;
 use super::features::{self, Feature};
 use super::peers::{self, SUMS};
+use super::{Directory, over_rows, reduction, with_surrogate};
 use crate::case::{Case, HostAdvantages};
 
 /// A loss among others, over the log-probs that all of them share.
@@ -92,7 +92,7 @@ fn weighted(mut case: Case, weights: Vec<f64>) -> Term {
 fn cross_entropy(mut case: Case, weights: Vec<f64>) -> Case {
     case.on_policy = true;
     case.advantages = HostAdvantages::Token(weights);
-    case.with_config(PolicyLossConfig::new().with_surrogate(PolicyGradient::new()))
+    case.with_config(with_surrogate(PolicyGradient::new()))
 }
 
 /// Of reinforcement learning, of cross entropy and of distillation, each with its own tokens.
@@ -161,24 +161,17 @@ fn chord(it: &Feature) -> (Vec<Term>, f64) {
 /// is that of a cross entropy.
 fn sdar(it: &Feature) -> (Vec<Term>, f64) {
     let teacher = it.input("teacher_log_probs");
-    let mut case = peers::case(it);
+    let case = peers::case(it);
     let gaps = teacher.iter().zip(&case.log_probs);
     let beta = it.number("gate_beta");
     let gate = gaps.map(|(teacher, own)| 1.0 / (1.0 + (-beta * (teacher - own)).exp()));
     let gate = gate.collect();
-    peers::count_empty_rows(&mut case);
     let mut case = cross_entropy(case, gate);
-    case.config = case
-        .config
-        .with_reduction(match it.param("loss_agg_mode").as_str() {
-            Some("token-mean") => Reduction::TokenMean,
-            Some("seq-mean-token-mean") => Reduction::SequenceMean,
-            Some("seq-mean-token-sum") => Reduction::SequenceSumMean,
-            other => panic!("a reduction that is not known: {other:?}"),
-        });
-    if case.config.objective.reduction == Reduction::TokenMean {
-        case.totals = None;
-    }
+    let reduction = reduction(it.param("loss_agg_mode").as_str(), || case.tokens);
+    case.config = match reduction {
+        Reduction::TokenMean => case.config,
+        _ => over_rows(case.config, reduction, &mut case),
+    };
     // What the teacher's own log-probs add has no gradient.
     let mut of_teacher = case.clone();
     of_teacher.log_probs = teacher;

@@ -16,6 +16,8 @@ pub struct HeadCase {
     pub weight: Vec<f64>,
     /// `[V]`.
     pub bias: Option<Vec<f64>>,
+    /// `[N, V]`, in place of what hidden states and head come to.
+    pub logits: Option<Vec<f64>>,
     /// `[N]`.
     pub targets: Vec<i64>,
     /// `[N]`.
@@ -66,6 +68,7 @@ impl HeadCase {
             hidden: grid(tokens * width, 32.0, 0.0625),
             weight: grid(width * vocabulary, 32.0, 0.0625),
             bias: None,
+            logits: None,
             targets: (0..tokens).map(|i| (i * 7 % vocabulary) as i64).collect(),
             mask: None,
             kept: None,
@@ -178,6 +181,22 @@ impl HeadCase {
         self
     }
 
+    /// Gives the logits, in place of what hidden states and head come to.
+    pub fn with_logits(mut self, logits: Vec<f64>) -> Self {
+        self.logits = Some(logits);
+        self
+    }
+
+    /// The logits as a caller has them: where the mask is false they may be anything.
+    pub fn given_logits(&self) -> Vec<f64> {
+        let mut logits = self.whole_logits();
+        let rows = logits.chunks_mut(self.shape[2]).enumerate();
+        for (_, row) in rows.filter(|(token, _)| !self.is_valid(*token)) {
+            row.fill(f64::NAN);
+        }
+        logits
+    }
+
     /// Whether a token counts.
     pub fn is_valid(&self, token: usize) -> bool {
         self.mask.as_ref().is_none_or(|mask| mask[token])
@@ -185,17 +204,8 @@ impl HeadCase {
 
     /// What the case comes to: 0 wherever the mask is false.
     pub fn answer(&self) -> HeadAnswer {
-        let [tokens, width, vocabulary] = self.shape;
-        let mut hidden = self.hidden.clone();
-        for token in (0..tokens).filter(|token| !self.is_valid(*token)) {
-            hidden[token * width..(token + 1) * width].fill(0.0);
-        }
-        let mut logits = oracle::product(&hidden, &self.weight, self.shape);
-        if let Some(bias) = &self.bias {
-            for (i, logit) in logits.iter_mut().enumerate() {
-                *logit += bias[i % vocabulary];
-            }
-        }
+        let [tokens, _, vocabulary] = self.shape;
+        let logits = self.whole_logits();
         let (mut log_probs, mut entropies) = (vec![0.0; tokens], vec![0.0; tokens]);
         let mut sums_of_squares = vec![0.0; tokens];
         let mut logits_gradient = vec![0.0; tokens * vocabulary];
@@ -233,26 +243,57 @@ impl HeadCase {
             sums_of_squares[token] = answer.sum_of_squares;
             logits_gradient[range].copy_from_slice(&answer.gradient);
         }
-        let weight = oracle::transposed(&self.weight, [width, vocabulary]);
-        let down = oracle::transposed(&hidden, [tokens, width]);
-        let mut bias_gradient = vec![0.0; vocabulary];
-        for (i, gradient) in logits_gradient.iter().enumerate() {
-            bias_gradient[i % vocabulary] += gradient;
-        }
+        let [hidden_gradient, weight_gradient, bias_gradient] = self.backwards(&logits_gradient);
         HeadAnswer {
+            logits,
             log_probs,
             entropies,
             sums_of_squares,
-            hidden_gradient: oracle::product(
-                &logits_gradient,
-                &weight,
-                [tokens, vocabulary, width],
-            ),
-            weight_gradient: oracle::product(&down, &logits_gradient, [width, tokens, vocabulary]),
-            bias_gradient,
-            logits,
             logits_gradient,
+            hidden_gradient,
+            weight_gradient,
+            bias_gradient,
         }
+    }
+
+    /// The logits that were given, or those of hidden states and head.
+    fn whole_logits(&self) -> Vec<f64> {
+        if let Some(logits) = &self.logits {
+            return logits.clone();
+        }
+        let mut logits = oracle::product(&self.valid_hidden(), &self.weight, self.shape);
+        if let Some(bias) = &self.bias {
+            for (i, logit) in logits.iter_mut().enumerate() {
+                *logit += bias[i % self.shape[2]];
+            }
+        }
+        logits
+    }
+
+    /// The gradients of hidden states, weight and bias, of that of the logits.
+    pub fn backwards(&self, logits_gradient: &[f64]) -> [Vec<f64>; 3] {
+        let [tokens, width, vocabulary] = self.shape;
+        let up = oracle::transposed(&self.weight, [width, vocabulary]);
+        let down = oracle::transposed(&self.valid_hidden(), [tokens, width]);
+        let mut of_bias = vec![0.0; vocabulary];
+        for (i, gradient) in logits_gradient.iter().enumerate() {
+            of_bias[i % vocabulary] += gradient;
+        }
+        [
+            oracle::product(logits_gradient, &up, [tokens, vocabulary, width]),
+            oracle::product(&down, logits_gradient, [width, tokens, vocabulary]),
+            of_bias,
+        ]
+    }
+
+    /// The hidden states, 0 wherever the mask is false.
+    fn valid_hidden(&self) -> Vec<f64> {
+        let mut hidden = self.hidden.clone();
+        let rows = hidden.chunks_mut(self.shape[1]).enumerate();
+        for (_, row) in rows.filter(|(token, _)| !self.is_valid(*token)) {
+            row.fill(0.0);
+        }
+        hidden
     }
 }
 

@@ -3,6 +3,7 @@
 use policy_loss::{Clip, Divergence, PolicyLossConfig, TrustRegion};
 
 use crate::case::{Case, HostAdvantages};
+use crate::compare::bits;
 use crate::row::Row;
 use crate::runner::Runner;
 
@@ -71,22 +72,19 @@ pub fn advantages_per_sequence(runner: &Runner) {
     let mut case = Case::new("advantages per sequence", [2, 3]);
     case.log_probs = vec![0.5, 0.1, -0.1, -0.5, 0.0, 0.3];
     case.action_mask = Some(vec![true, true, false, true, true, true]);
-    let per_sequence = vec![2.0, -1.0];
+    let cases = [
+        HostAdvantages::Token(vec![2.0, 2.0, 2.0, -1.0, -1.0, -1.0]),
+        HostAdvantages::Column(vec![2.0, -1.0]),
+        HostAdvantages::Sequence(vec![2.0, -1.0]),
+    ]
+    .map(|advantages| Row::of(case.clone()).advantages(advantages));
+    cases.iter().for_each(|row| row.check(runner));
     for dtype in runner.exact_dtypes() {
-        let mut outcomes = [
-            HostAdvantages::Token(vec![2.0, 2.0, 2.0, -1.0, -1.0, -1.0]),
-            HostAdvantages::Column(per_sequence.clone()),
-            HostAdvantages::Sequence(per_sequence.clone()),
-        ]
-        .map(|advantages| {
-            case.advantages = advantages;
-            Row::of(case.clone()).check(runner);
-            crate::compare::bits(&runner.outcome(&case, dtype))
-        })
-        .into_iter();
-        let broadcast = outcomes.next();
-        for outcome in outcomes {
-            assert_eq!(broadcast.as_ref(), Some(&outcome), "{runner}, {dtype:?}");
+        let [broadcast, others @ ..] = cases
+            .each_ref()
+            .map(|row| bits(&runner.outcome(&row.case, dtype)));
+        for other in others {
+            assert_eq!(broadcast, other, "{runner}, {dtype:?}");
         }
     }
 }
@@ -143,11 +141,9 @@ pub fn dual_clipping(runner: &Runner) {
         };
         row(dual_clip()).metric("dual_clipped", 0.0).check(runner);
         for dtype in runner.exact_dtypes() {
-            assert_eq!(
-                crate::compare::bits(&runner.outcome(&row(dual_clip()).case, dtype)),
-                crate::compare::bits(&runner.outcome(&row(clip(0.2, 0.2)).case, dtype)),
-                "{runner}, {dtype:?}, A = {advantage}"
-            );
+            let [dual, single] = [dual_clip(), clip(0.2, 0.2)]
+                .map(|config| bits(&runner.outcome(&row(config).case, dtype)));
+            assert_eq!(dual, single, "{runner}, {dtype:?}, A = {advantage}");
         }
     }
 }
@@ -185,14 +181,11 @@ pub fn extreme_ratios(runner: &Runner) {
 /// A token that was certain and is so no more: how far it has moved is a finite number.
 pub fn of_certain_tokens(runner: &Runner) {
     let check = |name: &str, low: f64, clipped: f64| {
+        let region = TrustRegion::new(Divergence::Kl, low, 0.1);
         // The probability falls from 1 to 0.7: D = -ln 0.7 = 0.3567.
         Row::new(name, &[0.7_f64.ln(), 0.0, 0.0])
             .advantage(-1.0)
-            .config(PolicyLossConfig::new().with_surrogate(TrustRegion::new(
-                Divergence::Kl,
-                low,
-                0.1,
-            )))
+            .config(PolicyLossConfig::new().with_surrogate(region))
             .gradient(&[0.7 * (1.0 - clipped) / 3.0, THIRD, THIRD])
             .metric("clipped_below", clipped / 3.0)
             .check(runner);

@@ -62,10 +62,8 @@ pub fn shapes(runner: &Runner) {
     for shape in [[1, 3], [1, 1], [2, 1], [2, 4]] {
         let batch = new(&zeros(runner, shape), right.clone().into());
         let error = refused(runner, config, batch);
-        assert!(
-            matches!(error, BatchError::Shape { .. }),
-            "{runner}: {error:?}"
-        );
+        let is_shape = matches!(error, BatchError::Shape { .. });
+        assert!(is_shape, "{runner}: {error:?}");
     }
     for shape in [[1, 3], [1, 1], [2, 2]] {
         let error = refused(runner, config, new(&right, zeros(runner, shape).into()));
@@ -122,9 +120,15 @@ pub fn missing(runner: &Runner) {
 /// tokens of the whole answer them.
 pub fn prompts(runner: &Runner) {
     let config = PolicyLossConfig::new().with_reduction(Reduction::PromptMean);
+    let new = GlobalTotals::new;
     let ids = |ids: &[i64]| batch(runner).with_prompt_ids(ids);
-    let totals = GlobalTotals::new().with_prompts(5).with_tokens(12);
-    let of_whole = batch(runner).with_totals(totals);
+    let of_part = |totals: GlobalTotals| batch(runner).with_totals(totals);
+    let of_whole = of_part(new().with_prompts(5).with_tokens(12));
+    let no_prompts = [
+        "`totals.prompts` is missing",
+        "`prompt_tokens`",
+        "with_totals",
+    ];
     for (batch, named) in [
         (
             batch(runner),
@@ -142,22 +146,8 @@ pub fn prompts(runner: &Runner) {
                 "with_prompt_tokens",
             ],
         ),
-        (
-            batch(runner).with_prompt_tokens([7, 7]),
-            &[
-                "`totals.prompts` is missing",
-                "`prompt_tokens`",
-                "with_totals",
-            ],
-        ),
-        (
-            ids(&[1, 2]).with_prompt_tokens([7, 7]),
-            &[
-                "`totals.prompts` is missing",
-                "`prompt_tokens`",
-                "with_totals",
-            ],
-        ),
+        (batch(runner).with_prompt_tokens([7, 7]), &no_prompts),
+        (ids(&[1, 2]).with_prompt_tokens([7, 7]), &no_prompts),
         (
             of_whole
                 .clone()
@@ -174,15 +164,11 @@ pub fn prompts(runner: &Runner) {
             &["`prompt_tokens`", "[3]", "[2], one for each sequence"],
         ),
         (
-            of_whole
-                .clone()
-                .with_totals(GlobalTotals::new().with_world_size(2)),
+            of_part(new().with_world_size(2)),
             &["`totals.prompts` is missing", "`prompt_mean`"],
         ),
         (
-            of_whole
-                .clone()
-                .with_totals(GlobalTotals::new().with_prompts(0)),
+            of_part(new().with_prompts(0)),
             &["`totals.prompts` is 0", "above 0"],
         ),
     ] {
@@ -202,49 +188,20 @@ pub fn prompts(runner: &Runner) {
 /// Totals that are 0, or without the one that the reduction counts.
 pub fn totals(runner: &Runner) {
     let new = GlobalTotals::new;
+    let (token, sequence) = (Reduction::TokenMean, Reduction::SequenceMean);
+    let length = Reduction::FixedLength { length: 5 };
+    let of_three = || new().with_tokens(3);
     for (reduction, totals, field) in [
-        (
-            Reduction::TokenMean,
-            new().with_world_size(4),
-            "totals.tokens",
-        ),
-        (
-            Reduction::SequenceMean,
-            new().with_world_size(4),
-            "totals.sequences",
-        ),
-        (Reduction::TokenMean, new(), "totals.tokens"),
-        (
-            Reduction::TokenMean,
-            new().with_sequences(3),
-            "totals.tokens",
-        ),
-        (
-            Reduction::SequenceMean,
-            new().with_tokens(3),
-            "totals.sequences",
-        ),
-        (Reduction::TokenMean, new().with_tokens(0), "totals.tokens"),
-        (
-            Reduction::SequenceMean,
-            new().with_sequences(0),
-            "totals.sequences",
-        ),
-        (
-            Reduction::TokenMean,
-            new().with_tokens(3).with_sequences(0),
-            "totals.sequences",
-        ),
-        (
-            Reduction::TokenMean,
-            new().with_tokens(3).with_world_size(0),
-            "totals.world_size",
-        ),
-        (
-            Reduction::FixedLength { length: 5 },
-            new().with_tokens(10),
-            "totals.sequences",
-        ),
+        (token, new().with_world_size(4), "totals.tokens"),
+        (sequence, new().with_world_size(4), "totals.sequences"),
+        (token, new(), "totals.tokens"),
+        (token, new().with_sequences(3), "totals.tokens"),
+        (sequence, of_three(), "totals.sequences"),
+        (token, new().with_tokens(0), "totals.tokens"),
+        (sequence, new().with_sequences(0), "totals.sequences"),
+        (token, of_three().with_sequences(0), "totals.sequences"),
+        (token, of_three().with_world_size(0), "totals.world_size"),
+        (length, new().with_tokens(10), "totals.sequences"),
     ] {
         let config = PolicyLossConfig::new().with_reduction(reduction);
         let error = refused(runner, config, batch(runner).with_totals(totals));
@@ -295,32 +252,24 @@ pub fn devices(runner: &Runner) {
 /// launched. NdArray cannot even hold a half-width type, so there the answer is all there is.
 pub fn dtypes(runner: &Runner) {
     for dtype in runner.refused_dtypes() {
-        assert!(
-            !policy_loss::device::computes(&runner.device, dtype),
-            "{runner}: {dtype:?}"
-        );
+        let computes = policy_loss::device::computes(&runner.device, dtype);
+        assert!(!computes, "{runner}: {dtype:?}");
         if runner.backend == "ndarray" {
             continue;
         }
         let right = zeros(runner, [2, 3]);
         let wrong = Tensor::<2>::empty([2, 3], (&runner.device, dtype));
-        let sound = || PolicyBatch::new(right.clone(), right.clone(), right.clone());
+        let new = |three: [&Tensor<2>; 3]| {
+            let [log_probs, old, advantages] = three.map(Tensor::clone);
+            PolicyBatch::new(log_probs, old, advantages)
+        };
         for (name, batch) in [
-            (
-                "log_probs",
-                PolicyBatch::new(wrong.clone(), right.clone(), right.clone()),
-            ),
-            (
-                "old_log_probs",
-                PolicyBatch::new(right.clone(), wrong.clone(), right.clone()),
-            ),
-            (
-                "advantages",
-                PolicyBatch::new(right.clone(), right.clone(), wrong.clone()),
-            ),
+            ("log_probs", new([&wrong, &right, &right])),
+            ("old_log_probs", new([&right, &wrong, &right])),
+            ("advantages", new([&right, &right, &wrong])),
             (
                 "rollout_log_probs",
-                sound().with_rollout_log_probs(wrong.clone()),
+                new([&right; 3]).with_rollout_log_probs(wrong.clone()),
             ),
         ] {
             let error = refused(runner, PolicyLossConfig::new(), batch);
@@ -346,10 +295,8 @@ pub fn implementations(runner: &Runner) {
         false => {
             assert_eq!(auto.implementation, Implementation::Composed, "{runner}");
             let error = forward(Implementation::Fused).expect_err("there is none");
-            assert!(
-                matches!(error, BatchError::NotFused { .. }),
-                "{runner}: {error:?}"
-            );
+            let is_not_fused = matches!(error, BatchError::NotFused { .. });
+            assert!(is_not_fused, "{runner}: {error:?}");
         }
     }
 }

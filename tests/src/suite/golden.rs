@@ -1,14 +1,13 @@
 //! What others compute: the reference, and the frameworks.
 
-use burn::tensor::{DType, Tensor};
-use policy_loss::{Reduction, within_second_moment};
+use burn::tensor::Tensor;
+use policy_loss::within_second_moment;
+use policy_loss_oracle::Metrics;
 
-use crate::compare::{Tolerance, assert_all_near, assert_near, assert_outcome};
+use crate::compare::{Tolerance, assert_all_near, assert_near, assert_outcome, largest};
+use crate::golden::openrlhf::EPSILON;
 use crate::golden::{Directory, frameworks, openrlhf, peers, real_rollout, sums, verl_rollout};
-use crate::runner::{Runner, values};
-
-/// The reference divides a sequence by `n_b + 1e-8`, we by `n_b`.
-const REFERENCE_EPSILON: f64 = 2e-8;
+use crate::runner::{Runner, gradient, values};
 
 /// The reference's own results, and the oracle's for the metrics that the reference lacks.
 pub fn openrlhf_cases(runner: &Runner) {
@@ -17,37 +16,13 @@ pub fn openrlhf_cases(runner: &Runner) {
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", case.name);
             let outcome = runner.outcome(case, dtype);
-            let near = |name: &str, actual: f64, expected: f64| {
-                let tolerance = match (case.config.objective.reduction, dtype) {
-                    (Reduction::SequenceMean, DType::F64) => Tolerance::of(REFERENCE_EPSILON),
-                    _ => Tolerance::value(dtype),
-                };
-                assert_near(tolerance, &format!("{what}: {name}"), actual, expected);
-            };
-            near("loss", outcome.loss, expected.loss);
-            near(
-                "clip_ratio",
-                outcome.metrics.clip_ratio,
-                expected.clip_ratio,
-            );
-            near("ppo_kl", outcome.metrics.ppo_kl, expected.ppo_kl);
-            assert_eq!(
-                outcome.metrics.rollout_kl.is_some(),
-                expected.vllm_kl.is_some(),
-                "{what}: rollout_kl"
-            );
-            if let (Some(actual), Some(expected)) = (outcome.metrics.rollout_kl, expected.vllm_kl) {
-                near("rollout_kl", actual, expected);
-            }
+            let [value, of_gradient] = openrlhf::tolerances(case, dtype);
+            let metrics = Metrics(outcome.metrics.named());
+            let reference = &expected.reference;
+            reference.check(value, &what, outcome.loss, &metrics);
             if let Some(gradient) = &outcome.gradient {
-                let tolerance = match case.config.objective.reduction {
-                    Reduction::SequenceMean => {
-                        Tolerance::gradient(dtype).at_least(REFERENCE_EPSILON)
-                    }
-                    _ => Tolerance::gradient(dtype),
-                };
                 let what = format!("{what}: gradient");
-                assert_all_near(tolerance, &what, gradient, &expected.gradient());
+                assert_all_near(of_gradient, &what, gradient, &expected.gradient());
             }
             assert_outcome(&what, dtype, &outcome, &case.answer());
         }
@@ -66,19 +41,15 @@ pub fn framework_cases(runner: &Runner) {
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", golden.case.name);
             let outcome = runner.outcome(&golden.case, dtype);
-            // Both frameworks add an epsilon to what they divide by.
-            let tolerance = Tolerance::value(dtype).at_least(REFERENCE_EPSILON);
+            // Frameworks add an epsilon to what they divide by, as the reference does.
+            let tolerance = Tolerance::value(dtype).at_least(EPSILON);
             assert_near(tolerance, &what, outcome.loss, golden.loss);
             if let Some(gradient) = &outcome.gradient {
-                let tolerance = Tolerance::gradient(dtype).at_least(REFERENCE_EPSILON);
+                let tolerance = Tolerance::gradient(dtype).at_least(EPSILON);
                 assert_all_near(tolerance, &what, gradient, &golden.gradient);
             }
-            assert_outcome(
-                &what,
-                dtype,
-                &outcome,
-                &golden.case.rounded(dtype, dtype).answer(),
-            );
+            let answer = golden.case.rounded(dtype, dtype).answer();
+            assert_outcome(&what, dtype, &outcome, &answer);
         }
     }
 }
@@ -105,13 +76,13 @@ pub fn sums_of_losses(runner: &Runner) {
                 loss * term.factor
             });
             let loss = terms.reduce(|one, other| one + other).expect(&what);
-            let tolerance = Tolerance::value(dtype).at_least(REFERENCE_EPSILON);
+            let tolerance = Tolerance::value(dtype).at_least(EPSILON);
             let value = values(loss.clone())[0] + sum.constant;
             assert_near(tolerance, &what, value, sum.loss);
             if runner.is_tracked() {
-                let gradient = leaf.grad(&loss.backward()).expect(&what);
-                let tolerance = Tolerance::gradient(dtype).at_least(REFERENCE_EPSILON);
-                assert_all_near(tolerance, &what, &values(gradient), &sum.gradient);
+                let gradient = gradient(&leaf, &loss.backward());
+                let tolerance = Tolerance::gradient(dtype).at_least(EPSILON);
+                assert_all_near(tolerance, &what, &gradient, &sum.gradient);
             }
         }
     }
@@ -145,7 +116,7 @@ pub fn rollout_corrections(runner: &Runner) {
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", golden.name);
             let weights = runner.token_losses(&golden.case, dtype);
-            let tolerance = Tolerance::value(dtype).at_least(REFERENCE_EPSILON);
+            let tolerance = Tolerance::value(dtype).at_least(EPSILON);
             assert_all_near(tolerance, &what, &weights, &golden.weights);
         }
     }
@@ -160,17 +131,9 @@ pub fn roll_weights(runner: &Runner) {
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", case.name);
             let weights = runner.token_losses(&case, dtype);
-            for (i, expected) in expected
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| case.is_valid(*i))
-            {
-                assert_near(
-                    Tolerance::value(dtype),
-                    &format!("{what}[{i}]"),
-                    weights[i],
-                    *expected,
-                );
+            for i in (0..expected.len()).filter(|i| case.is_valid(*i)) {
+                let (what, tolerance) = (format!("{what}[{i}]"), Tolerance::value(dtype));
+                assert_near(tolerance, &what, weights[i], expected[i]);
             }
             let outcome = runner.outcome(&case, dtype);
             assert_outcome(&what, dtype, &outcome, &case.rounded(dtype, dtype).answer());
@@ -185,33 +148,21 @@ pub fn real_rollout(runner: &Runner) {
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", case.name);
             let outcome = runner.outcome(case, dtype);
-            let tolerance = match (case.config.objective.reduction, dtype) {
-                (Reduction::SequenceMean, DType::F64) => Tolerance::of(REFERENCE_EPSILON),
-                _ => Tolerance::value(dtype),
-            };
-            let near = |name: &str, actual: f64, expected: f64| {
-                assert_near(tolerance, &format!("{what}: {name}"), actual, expected);
-            };
-            near("loss", outcome.loss, expected.loss);
-            near(
-                "clip_ratio",
-                outcome.metrics.clip_ratio,
-                expected.clip_ratio,
-            );
-            near("ppo_kl", outcome.metrics.ppo_kl, expected.ppo_kl);
-            match (outcome.metrics.rollout_kl, expected.vllm_kl) {
-                (Some(actual), Some(expected)) => near("rollout_kl", actual, expected),
-                (actual, expected) => assert_eq!(actual, expected, "{what}: rollout_kl"),
-            }
+            let [tolerance, _] = openrlhf::tolerances(case, dtype);
+            let metrics = Metrics(outcome.metrics.named());
+            let reference = &expected.reference;
+            reference.check(tolerance, &what, outcome.loss, &metrics);
             assert_outcome(&what, dtype, &outcome, &case.answer());
             let Some(gradient) = &outcome.gradient else {
                 continue;
             };
+            let near = |name: &str, actual: f64, expected: f64| {
+                assert_near(tolerance, &format!("{what}: {name}"), actual, expected);
+            };
             let squares: f64 = gradient.iter().map(|g| g * g).sum();
             near("grad_l2", squares.sqrt(), expected.grad_l2);
             near("grad_sum", gradient.iter().sum(), expected.grad_sum);
-            let largest = gradient.iter().fold(0.0, |max: f64, g| max.max(g.abs()));
-            near("grad_abs_max", largest, expected.grad_abs_max);
+            near("grad_abs_max", largest(gradient), expected.grad_abs_max);
             let nonzero = gradient.iter().filter(|g| **g != 0.0).count();
             assert_eq!(nonzero, expected.grad_nonzero, "{what}: grad_nonzero");
         }

@@ -6,9 +6,10 @@ use policy_loss::{EntropyBonus, FutureWeight, PolicyLossConfig, Ratio};
 
 use crate::busy::busy;
 use crate::case::Case;
-use crate::compare::{Tolerance, assert_all_near};
+use crate::compare::{Tolerance, assert_all_near, bits};
 use crate::configs::describe;
-use crate::runner::{Runner, values};
+use crate::log_probs::oracle;
+use crate::runner::{Runner, any_gradient, gradient};
 
 /// Nothing but `log_probs`, and the entropies where there is a bonus, receives a gradient, even
 /// where it is asked for.
@@ -26,7 +27,7 @@ pub fn constants_receive_none(runner: &Runner) {
         let output = runner.forward(&case.name, &runner.init(&config), batch);
         let gradients = output.loss.backward();
         let what = format!("{runner}, {}", describe(&config));
-        let gradient = values(log_probs.grad(&gradients).expect(&what));
+        let gradient = gradient(&log_probs, &gradients);
         let expected = case.rounded(dtype, dtype).answer().gradient;
         assert_all_near(Tolerance::gradient(dtype), &what, &gradient, &expected);
         assert_eq!(constants.len(), 5, "{what}");
@@ -64,8 +65,8 @@ fn check_contexts(runner: &Runner, case: &Case) {
     let of_entropies = expected.entropy_gradient.take();
     let has_bonus = case.config.objective.entropy_bonus.is_some();
     assert_eq!(of_entropies.is_some(), has_bonus, "{runner}");
-    let expected = crate::compare::bits(&expected);
-    let actual = crate::compare::bits(&runner.read(&output, &leaf, None));
+    let expected = bits(&expected);
+    let actual = bits(&runner.read(&output, &leaf, None));
     assert_eq!(actual, expected, "{runner}: constants outside autodiff");
 
     let shape = [case.sequences, case.tokens];
@@ -74,11 +75,8 @@ fn check_contexts(runner: &Runner, case: &Case) {
     let output = runner.forward("untracked", &loss, batch);
     assert!(!output.loss.is_tracked(), "{runner}: an untracked loss");
     let read = output.read().expect("it can be read");
-    assert_eq!(
-        read.loss.to_bits(),
-        expected[0],
-        "{runner}: an untracked loss"
-    );
+    let loss_bits = read.loss.to_bits();
+    assert_eq!(loss_bits, expected[0], "{runner}: an untracked loss");
 
     if of_entropies.is_some() {
         let entropies = case.entropies.as_ref().expect("busy has some");
@@ -86,11 +84,8 @@ fn check_contexts(runner: &Runner, case: &Case) {
         let batch = runner.batch(case, untracked, dtype);
         let batch = batch.with_entropies(entropies.clone());
         let output = runner.forward("tracked entropies", &loss, batch);
-        let gradient = entropies.grad(&output.loss.backward()).map(values);
-        assert_eq!(
-            gradient, of_entropies,
-            "{runner}: entropies alone are tracked"
-        );
+        let gradient = any_gradient(&entropies, &output.loss.backward());
+        assert_eq!(gradient, of_entropies, "{runner}: they alone are tracked");
         assert!(gradient.is_some_and(|it| it.iter().any(|x| *x != 0.0)));
     }
 }
@@ -100,15 +95,18 @@ fn check_contexts(runner: &Runner, case: &Case) {
 pub fn through_log_softmax(runner: &Runner) {
     const VOCABULARY: usize = 5;
     let mut case = busy(3);
-    let [rows, tokens] = [case.sequences, case.tokens];
-    let logits: Vec<f64> = (0..rows * tokens * VOCABULARY)
+    let [sequences, tokens] = [case.sequences, case.tokens];
+    let logits: Vec<f64> = (0..sequences * tokens * VOCABULARY)
         .map(|i| ((i * 7919) % 31) as f64 / 10.0 - 1.5)
         .collect();
-    let actions: Vec<usize> = (0..rows * tokens).map(|i| (i * 13) % VOCABULARY).collect();
-    let probabilities: Vec<Vec<f64>> = logits.chunks(VOCABULARY).map(softmax).collect();
-    for (i, probabilities) in probabilities.iter().enumerate() {
+    let actions: Vec<usize> = (0..sequences * tokens)
+        .map(|i| (i * 13) % VOCABULARY)
+        .collect();
+    let rows = logits.chunks(VOCABULARY);
+    let log_probabilities: Vec<Vec<f64>> = rows.map(|row| oracle::log_softmax(row, 1.0)).collect();
+    for (i, log_probabilities) in log_probabilities.iter().enumerate() {
         let offset = case.log_probs[i] - case.old_log_probs[i];
-        case.log_probs[i] = probabilities[actions[i]].ln();
+        case.log_probs[i] = log_probabilities[actions[i]];
         case.old_log_probs[i] = case.log_probs[i] - offset;
     }
     for config in runner.some_configs() {
@@ -118,22 +116,21 @@ pub fn through_log_softmax(runner: &Runner) {
             .map(|i| {
                 let (token, word) = (i / VOCABULARY, i % VOCABULARY);
                 let chosen = f64::from(u8::from(word == actions[token]));
-                tokens_gradient[token] * (chosen - probabilities[token][word])
+                tokens_gradient[token] * (chosen - log_probabilities[token][word].exp())
             })
             .collect();
         let dtype = DType::F32;
-        let leaf: Tensor<3> = runner.tracked(&logits, [rows, tokens, VOCABULARY], dtype);
+        let leaf: Tensor<3> = runner.tracked(&logits, [sequences, tokens, VOCABULARY], dtype);
         let indices: Vec<i64> = actions.iter().map(|action| *action as i64).collect();
-        let indices = TensorData::new(indices, [rows, tokens, 1]);
+        let indices = TensorData::new(indices, [sequences, tokens, 1]);
         let indices = Tensor::<3, Int>::from_data(indices, &runner.device);
         let log_probs: Tensor<2> = log_softmax(leaf.clone(), 2)
             .gather(2, indices)
             .squeeze_dim(2);
         let batch = runner.batch(&case, log_probs, dtype);
         let output = runner.forward(&case.name, &runner.init(&config), batch);
-        let gradients = output.loss.backward();
+        let gradient = gradient(&leaf, &output.loss.backward());
         let what = format!("{runner}, {}: gradient of the logits", describe(&config));
-        let gradient = values(leaf.grad(&gradients).expect(&what));
         // The log-probs themselves carry a rounding of f32 into the ratio.
         let tolerance = Tolerance {
             relative: 1e-5,
@@ -143,21 +140,16 @@ pub fn through_log_softmax(runner: &Runner) {
     }
 }
 
-fn softmax(logits: &[f64]) -> Vec<f64> {
-    let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
-    logits.iter().map(|logit| logit.exp() / sum).collect()
-}
-
 /// A factor behind the loss, another term beside it, and the same leaf in two batches.
 pub fn combined_losses(runner: &Runner) {
     for config in runner.some_configs() {
         let case = busy(1).with_config(config);
         for dtype in runner.exact_dtypes() {
             let what = format!("{runner}, {dtype:?}, {}", describe(&config));
-            let gradient = case.rounded(dtype, dtype).answer().gradient;
+            let of_loss = case.rounded(dtype, dtype).answer().gradient;
             let tolerance = Tolerance::gradient(dtype);
             let check = |name: &str, actual: Vec<f64>, expected: &dyn Fn(f64) -> f64| {
-                let expected: Vec<f64> = gradient.iter().map(|g| expected(*g)).collect();
+                let expected: Vec<f64> = of_loss.iter().map(|g| expected(*g)).collect();
                 assert_all_near(tolerance, &format!("{what}: {name}"), &actual, &expected);
             };
             let leaf = runner.leaf(&case, dtype);
@@ -166,12 +158,7 @@ pub fn combined_losses(runner: &Runner) {
                 let init = runner.init(&case.config);
                 runner.forward(&case.name, &init, batch).loss
             };
-            let backward = |loss: Tensor<1>| {
-                values(
-                    leaf.grad(&loss.backward())
-                        .expect("log_probs have a gradient"),
-                )
-            };
+            let backward = |loss: Tensor<1>| gradient(&leaf, &loss.backward());
             check("loss * 3", backward(loss(&case) * 3), &|g| 3.0 * g);
             check("-loss", backward(-loss(&case)), &|g| -g);
             check("loss * 0", backward(loss(&case).mul_scalar(0)), &|_| 0.0);

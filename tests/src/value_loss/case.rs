@@ -3,10 +3,10 @@
 use burn::tensor::{DType, Tensor};
 use policy_loss::{GlobalTotals, Reduction, ValueBatch, ValueLossConfig, ValueLossOutput};
 
-use super::oracle::{Answer, Batch, solve};
+use super::oracle::{Answer, solve};
 use crate::case::round;
 use crate::compare::{Tolerance, assert_all_near, assert_near};
-use crate::runner::{Runner, values};
+use crate::runner::{Runner, gradient, values};
 use policy_loss_oracle::Random;
 
 /// One batch on the host.
@@ -96,25 +96,19 @@ impl Case {
 
     /// What the oracle makes of it, once it is rounded to a type.
     pub fn answer(&self, dtype: DType) -> Answer {
-        let rounded = |values: &[f64]| values.iter().map(|x| round(dtype, *x)).collect();
-        let batch = Batch {
-            sequences: self.sequences,
-            tokens: self.tokens,
-            values: rounded(&self.values),
-            returns: rounded(&self.returns),
-            old_values: rounded(&self.old_values),
-            valid: (0..self.values.len()).map(|i| self.is_valid(i)).collect(),
-        };
-        let sequence_mean = self.config.reduction == Reduction::SequenceMean;
+        let mut batch = self.clone();
+        for column in [&mut batch.values, &mut batch.returns, &mut batch.old_values] {
+            column.iter_mut().for_each(|x| *x = round(dtype, *x));
+        }
         let total = self.totals.map(|totals| {
-            let total = match sequence_mean {
-                true => totals.sequences,
-                false => totals.tokens,
+            let total = match self.config.reduction {
+                Reduction::SequenceMean => totals.sequences,
+                _ => totals.tokens,
             };
             let total = total.expect("the total that the reduction counts") as f64;
             (total, totals.world_size.unwrap_or(1) as f64)
         });
-        solve(&batch, self.config.clip, sequence_mean, total)
+        solve(&batch, total)
     }
 
     /// The values on a runner's device, tracked where the mode tracks.
@@ -157,13 +151,7 @@ impl Case {
         Answer {
             loss: read.loss,
             gradient: match runner.is_tracked() {
-                true => {
-                    let gradients = output.loss.backward();
-                    let gradient = leaf.grad(&gradients).expect("values have a gradient");
-                    assert_eq!(gradient.dims(), leaf.dims());
-                    assert_eq!(gradient.dtype(), dtype);
-                    values(gradient)
-                }
+                true => gradient(&leaf, &output.loss.backward()),
                 false => Vec::new(),
             },
             token_losses: values(token_losses),
@@ -184,13 +172,9 @@ impl Case {
             _ => DType::F32,
         });
         assert_near(tolerance, &what, actual.loss, expected.loss);
-        let what_tokens = format!("{what}: token losses");
-        assert_all_near(
-            tolerance,
-            &what_tokens,
-            &actual.token_losses,
-            &expected.token_losses,
-        );
+        let of_tokens = format!("{what}: token losses");
+        let (tokens, expected_tokens) = (&actual.token_losses, &expected.token_losses);
+        assert_all_near(tolerance, &of_tokens, tokens, expected_tokens);
         for ((name, actual), (expected_name, expected)) in
             actual.metrics.iter().zip(&expected.metrics)
         {

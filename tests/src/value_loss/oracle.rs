@@ -1,16 +1,8 @@
-//! The value loss as loops over `f64`, with its gradient by hand; no Burn in here.
+//! The value loss as loops over `f64`, with its gradient by hand; no tensor in here.
 
-/// A batch on the host; whatever stands at invalid tokens is not looked at.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct Batch {
-    pub sequences: usize,
-    pub tokens: usize,
-    pub values: Vec<f64>,
-    pub returns: Vec<f64>,
-    pub old_values: Vec<f64>,
-    pub valid: Vec<bool>,
-}
+use policy_loss::Reduction;
+
+use super::case::Case;
 
 /// What the value loss is.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,15 +17,13 @@ pub struct Answer {
     pub metrics: Vec<(&'static str, f64)>,
 }
 
-/// `total` is the size of the global batch and the number of ranks, where they are given.
-pub fn solve(
-    batch: &Batch,
-    clip: Option<f64>,
-    sequence_mean: bool,
-    total: Option<(f64, f64)>,
-) -> Answer {
+/// What comes of a batch; whatever stands at invalid tokens is not looked at. `total` is the size of the
+/// global batch and the number of ranks, where they are given.
+pub fn solve(batch: &Case, total: Option<(f64, f64)>) -> Answer {
+    let clip = batch.config.clip;
+    let sequence_mean = batch.config.reduction == Reduction::SequenceMean;
     let length = batch.sequences * batch.tokens;
-    let valid: Vec<usize> = (0..length).filter(|i| batch.valid[*i]).collect();
+    let valid: Vec<usize> = (0..length).filter(|i| batch.is_valid(*i)).collect();
     let in_row = |i: usize| {
         let row = i / batch.tokens;
         valid.iter().filter(|o| *o / batch.tokens == row).count() as f64

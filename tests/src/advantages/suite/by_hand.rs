@@ -37,31 +37,19 @@ pub fn groups(runner: &Runner) {
     // The group's mean is 1, its squared distances 0 + 1 + 4 + 1 = 6, its deviation sqrt(2).
     let d = 2f64.sqrt();
     let alone = 9.0;
-    near(
-        "dr_grpo",
-        &run(Config::dr_grpo()),
-        &[0.0, alone, -1.0, 2.0, -1.0],
-    );
-    near(
-        "grpo",
-        &run(Config::grpo()),
-        &[0.0, alone, -1.0 / d, 2.0 / d, -1.0 / d],
-    );
+    let dr_grpo = [0.0, alone, -1.0, 2.0, -1.0];
+    near("dr_grpo", &run(Config::dr_grpo()), &dr_grpo);
+    let grpo = [0.0, alone, -1.0 / d, 2.0 / d, -1.0 / d];
+    near("grpo", &run(Config::grpo()), &grpo);
     let third = 4.0 / 3.0;
-    near(
-        "rloo",
-        &run(Config::rloo()),
-        &[0.0, alone, -third, 2.0 * third, -third],
-    );
+    let rloo = [0.0, alone, -third, 2.0 * third, -third];
+    near("rloo", &run(Config::rloo()), &rloo);
     // 3 of 5 scores are not 0.
     let share = 5.0 / 3.0;
     let gpg = [0.0, alone * share, -share, 2.0 * share, -share];
     near("gpg", &run(Config::gpg()), &gpg);
-    near(
-        "pass_at_k",
-        &run(Config::pass_at_k()),
-        &[0.0, alone, 0.0, 2.0 / d, 0.0],
-    );
+    let pass_at_k = [0.0, alone, 0.0, 2.0 / d, 0.0];
+    near("pass_at_k", &run(Config::pass_at_k()), &pass_at_k);
 }
 
 /// Other divisors than the deviation of the group: the numbers of the formulas.
@@ -110,9 +98,9 @@ pub fn divisors(runner: &Runner) {
 /// Lengths weigh the mean of OPO: they come from the mask.
 pub fn lengths(runner: &Runner) {
     let rewards: Tensor<1> = runner.tensor(&[1.0, 4.0], [2], DType::F32);
-    let mask: Tensor<2> = runner.tensor(&[1.0, 1.0, 0.0, 1.0, 0.0, 0.0], [2, 3], DType::F32);
+    let mask = [true, true, false, true, false, false];
     let batch = AdvantageBatch::new(rewards)
-        .with_action_mask(mask.greater_elem(0))
+        .with_action_mask(runner.mask(&mask, [2, 3]))
         .with_group_ids([0, 0]);
     let output = Config::opo().init().expect("sound").forward(batch);
     let advantages = values(output.expect("accepted").advantages);
@@ -127,9 +115,8 @@ pub fn groups_of_one(runner: &Runner) {
         let alone = scores(runner, config, &[0.75, -2.0], &[3, 4]);
         near("alone", &alone, &[0.75 * scale, -2.0 * scale]);
         let rewards: Tensor<1> = runner.tensor(&[0.75, f64::NAN], [2], DType::F32);
-        let mask: Tensor<2> = runner.tensor(&[1.0, 0.0], [2, 1], DType::F32);
         let batch = AdvantageBatch::new(rewards)
-            .with_action_mask(mask.greater_elem(0))
+            .with_action_mask(runner.mask(&[true, false], [2, 1]))
             .with_group_ids([1, 1]);
         let output = config.init().expect("sound").forward(batch);
         let advantages = values(output.expect("accepted").advantages);
@@ -318,9 +305,8 @@ pub fn token_baselines(runner: &Runner) {
 /// The reward of a sequence stands at its last valid token, wherever that is.
 pub fn sequence_rewards(runner: &Runner) {
     let rewards: Tensor<1> = runner.tensor(&[2.0, 3.0, f64::NAN], [3], DType::F32);
-    let mask = [0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
-    let mask: Tensor<2> = runner.tensor(&mask, [3, 4], DType::F32);
-    let batch = AdvantageBatch::new(rewards).with_action_mask(mask.greater_elem(0));
+    let mask: Vec<bool> = (0..12).map(|i| [1, 2, 4].contains(&i)).collect();
+    let batch = AdvantageBatch::new(rewards).with_action_mask(runner.mask(&mask, [3, 4]));
     let estimator = Config::from(ReturnToGo::new(0.5)).init().expect("sound");
     let output = estimator.forward(batch).expect("accepted");
     let expected = [0.0, 1.0, 2.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];

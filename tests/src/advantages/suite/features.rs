@@ -14,6 +14,7 @@ use crate::case::HostAdvantages;
 use crate::compare::{Tolerance, assert_all_near, assert_near};
 use crate::golden::Directory;
 use crate::golden::features::{FILE, Feature, cases};
+use crate::log_probs::oracle;
 use crate::runner::{Runner, values};
 
 /// Features around advantages that the library does not have, with the reason.
@@ -171,14 +172,8 @@ fn gdpo(runner: &Runner, case: &Feature, dtype: DType) {
         DType::F64 => Tolerance::of(1e-7),
         _ => tolerance(dtype),
     };
-    near_within(
-        tolerance,
-        runner,
-        case,
-        dtype,
-        "advantages",
-        &actual.advantages,
-    );
+    let actual = actual.advantages;
+    near_within(tolerance, runner, case, dtype, "advantages", &actual);
 }
 
 fn of_sequences(
@@ -286,13 +281,8 @@ fn two_lambdas(runner: &Runner, case: &Feature, dtype: DType) {
         .with_whitening(case.flag("normalize_advantages").then(Whitening::new));
     let estimator = Config::from(config).init().expect("sound");
     let output = estimator.forward(batch).expect("accepted");
-    near(
-        runner,
-        case,
-        dtype,
-        "advantages",
-        &values(output.advantages),
-    );
+    let advantages = values(output.advantages);
+    near(runner, case, dtype, "advantages", &advantages);
     let returns = output.returns.expect("there is a critic");
     near(runner, case, dtype, "returns", &values(returns));
 }
@@ -306,14 +296,8 @@ fn taught(runner: &Runner, case: &Feature, config: impl Into<TeacherSignalConfig
         advantages: case.has("advantages").then(|| case.input("advantages")),
         mask: case.mask().expect("every case has one"),
     };
-    let output = batch.run(runner, config.into(), dtype);
-    near(
-        runner,
-        case,
-        dtype,
-        "advantages_out",
-        &values(output.advantages),
-    );
+    let advantages = values(batch.run(runner, config.into(), dtype).advantages);
+    near(runner, case, dtype, "advantages_out", &advantages);
 }
 
 /// Distances to the teacher, early tokens first; the loss is that of REINFORCE.
@@ -343,12 +327,9 @@ fn early_tokens(runner: &Runner, case: &Feature, dtype: DType) {
         (sum + a, loss - a * log_prob)
     });
     for (name, total) in [("mean_advantage", sum), ("loss", loss)] {
-        assert_near(
-            tolerance(dtype),
-            &format!("{runner}, {dtype:?}, {}: {name}", case.name),
-            total / count,
-            case.expected(name)[0],
-        );
+        let what = format!("{runner}, {dtype:?}, {}: {name}", case.name);
+        let expected = case.expected(name)[0];
+        assert_near(tolerance(dtype), &what, total / count, expected);
     }
 }
 
@@ -358,16 +339,10 @@ fn sampled(case: &Feature, logits: &str) -> Vec<f64> {
     let logits = case.input(logits);
     let vocabulary = logits.len() / tokens.len();
     let temperature = case.number("temperature");
-    let of = |(token, logits): (&f64, &[f64])| {
-        let scaled: Vec<f64> = logits.iter().map(|x| x / temperature).collect();
-        let sum: f64 = scaled.iter().map(|x| x.exp()).sum();
-        scaled[*token as usize] - sum.ln()
-    };
-    tokens
-        .iter()
-        .zip(logits.chunks(vocabulary))
-        .map(of)
-        .collect()
+    let of =
+        |(token, logits): (&f64, &[f64])| oracle::log_softmax(logits, temperature)[*token as usize];
+    let rows = tokens.iter().zip(logits.chunks(vocabulary));
+    rows.map(of).collect()
 }
 
 /// Six steps of one batch, whose entropies change: the loss of each step, and the coefficient.

@@ -6,7 +6,7 @@ use policy_loss::{KlEstimator, KlReward, KlRewardBatch, KlRewardOutput, Rewards}
 use crate::advantages::oracle::kl;
 use crate::case::round;
 use crate::compare::{Tolerance, assert_all_near, assert_near};
-use crate::runner::{Mode, Runner, values};
+use crate::runner::{Mode, Runner, gradient, values};
 use policy_loss_oracle::Random;
 
 const ESTIMATES: [(KlReward, &str); 4] = [
@@ -122,10 +122,9 @@ pub fn sequence_rewards(runner: &Runner) {
     assert_all_near(tolerance, "rewards", &rewards, &expected);
     if runner.mode != Mode::Plain {
         // Constants: only the factor that is put beside them has a gradient.
-        let factor: Tensor<2> = runner.tensor(&[1.0; 12], SHAPE, DType::F32);
-        let factor = factor.require_grad();
+        let factor: Tensor<2> = runner.tracked(&[1.0; 12], SHAPE, DType::F32);
         let gradients = (output.rewards * factor.clone()).sum().backward();
-        let gradient = values(factor.grad(&gradients).expect("the factor is tracked"));
+        let gradient = gradient(&factor, &gradients);
         assert_all_near(tolerance, "gradient", &gradient, &expected);
     }
 }

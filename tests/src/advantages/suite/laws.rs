@@ -222,16 +222,12 @@ pub fn no_gradient_flows(runner: &Runner) {
         return;
     }
     let dtype = DType::F32;
-    let tracked = |values: &[f64]| {
-        let tensor: Tensor<2> = runner.tensor(values, [2, 2], dtype);
-        tensor.require_grad()
-    };
+    let tracked = |values: &[f64]| -> Tensor<2> { runner.tracked(values, [2, 2], dtype) };
     for config in configs() {
         let rewards = tracked(&[1.0, 0.0, 0.5, 0.25]);
         let critic = tracked(&[0.1, 0.2, 0.3, 0.4]);
         let weights = tracked(&[1.0, 2.0, 3.0, 4.0]);
-        let baselines: Tensor<1> = runner.tensor(&[0.5, 0.1], [2], dtype);
-        let baselines = baselines.require_grad();
+        let baselines: Tensor<1> = runner.tracked(&[0.5, 0.1], [2], dtype);
         let policy = tracked(&[-0.5, -1.0, -0.7, -2.0]);
         let batch = AdvantageBatch::new(rewards.clone())
             .with_values(critic.clone())

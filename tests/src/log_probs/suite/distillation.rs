@@ -2,16 +2,19 @@
 
 use burn::tensor::{DType, Tensor};
 use policy_loss::{
-    BatchError, DistillationConfig, Entropy, Implementation, LinearHead, LogProbsConfig, Tail,
-    TeacherDivergence, TokenDistributions, TopK,
+    BatchError, DistillationConfig, Entropy, Implementation, LogProbsConfig, Tail,
+    TeacherDivergence, TokenDistributions, TokenLogProbs, TopK,
 };
 
-use super::{HeadCase, config, indices, is_left_out, mask, of_products, tolerance};
+use super::{
+    HeadCase, Layout, Leaves, config, indices, init, is_left_out, mask, of_halves, of_products,
+    sound, tolerance,
+};
 use crate::compare::{Tolerance, assert_all_near};
 use crate::golden::Directory;
 use crate::golden::features::{self, Feature};
 use crate::log_probs::oracle;
-use crate::runner::{Runner, values};
+use crate::runner::{Runner, gradient, values};
 
 /// One of each kind.
 pub const DIVERGENCES: [TeacherDivergence; 5] = [
@@ -62,16 +65,11 @@ struct Answer {
 }
 
 fn answer(student: &HeadCase, config: DistillationConfig, teacher: Teacher) -> Answer {
-    let [tokens, width, vocabulary] = student.shape;
+    let [tokens, _, vocabulary] = student.shape;
     let logits = student.answer().logits;
-    let mut hidden = student.hidden.clone();
     let mut values = vec![0.0; tokens];
-    let mut gradient = vec![0.0; tokens * vocabulary];
-    for token in 0..tokens {
-        if !student.is_valid(token) {
-            hidden[token * width..(token + 1) * width].fill(0.0);
-            continue;
-        }
+    let mut logits_gradient = vec![0.0; tokens * vocabulary];
+    for token in (0..tokens).filter(|token| student.is_valid(*token)) {
         let (log_probs, slope) = log_probs(student, &logits, token);
         let (words, of_teacher) = teacher(token);
         let how = (config.tail, config.min_log_prob);
@@ -79,22 +77,17 @@ fn answer(student: &HeadCase, config: DistillationConfig, teacher: Teacher) -> A
             oracle::distance(config.divergence, how, &log_probs, &words, &of_teacher);
         values[token] = value;
         for word in 0..vocabulary {
-            gradient[token * vocabulary + word] =
+            logits_gradient[token * vocabulary + word] =
                 student.log_prob_gradient[token] * slopes[word] * slope[word];
         }
     }
-    let up = oracle::transposed(&student.weight, [width, vocabulary]);
-    let down = oracle::transposed(&hidden, [tokens, width]);
-    let mut bias_gradient = vec![0.0; vocabulary];
-    for (i, gradient) in gradient.iter().enumerate() {
-        bias_gradient[i % vocabulary] += gradient;
-    }
+    let [hidden_gradient, weight_gradient, bias_gradient] = student.backwards(&logits_gradient);
     Answer {
         values,
-        hidden_gradient: oracle::product(&gradient, &up, [tokens, vocabulary, width]),
-        weight_gradient: oracle::product(&down, &gradient, [width, tokens, vocabulary]),
+        logits_gradient,
+        hidden_gradient,
+        weight_gradient,
         bias_gradient,
-        logits_gradient: gradient,
     }
 }
 
@@ -110,8 +103,7 @@ fn all_words(teacher: &HeadCase) -> impl Fn(usize) -> (Vec<usize>, Vec<f64>) + u
 /// The leaves of a case, and its distributions. Masked logits are garbage.
 struct Given {
     rows: Tensor<2>,
-    weight: Option<Tensor<2>>,
-    bias: Option<Tensor<1>>,
+    of_head: Option<Leaves>,
     distributions: TokenDistributions<2>,
 }
 
@@ -126,28 +118,19 @@ fn given(
     let log_probs = config(runner, case, Entropy::Metric).with_chunk_tokens(chunk);
     let log_probs = log_probs.init().expect("valid");
     if of_logits {
-        let mut logits = case.answer().logits;
-        for token in (0..tokens).filter(|token| !case.is_valid(*token)) {
-            logits[token * vocabulary..(token + 1) * vocabulary].fill(f64::NAN);
-        }
-        let rows: Tensor<2> = runner.tracked(&logits, [tokens, vocabulary], dtype);
+        let rows: Tensor<2> = runner.tracked(&case.given_logits(), [tokens, vocabulary], dtype);
         return Given {
             distributions: TokenDistributions::of_logits(&log_probs, rows.clone()),
             rows,
-            weight: None,
-            bias: None,
+            of_head: None,
         };
     }
     let rows: Tensor<2> = runner.tracked(&case.hidden, [tokens, width], dtype);
-    let weight: Tensor<2> = runner.tracked(&case.weight, [width, vocabulary], dtype);
-    let bias = case.bias.as_ref();
-    let bias = bias.map(|bias| runner.tracked(bias, [vocabulary], dtype));
-    let head = LinearHead::new(weight.clone()).with_bias(bias.clone());
+    let leaves = Leaves::of(runner, case, Layout::Linear, dtype);
     Given {
-        distributions: TokenDistributions::of_hidden(&log_probs, rows.clone(), &head),
+        distributions: TokenDistributions::of_hidden(&log_probs, rows.clone(), &leaves.head),
         rows,
-        weight: Some(weight),
-        bias,
+        of_head: Some(leaves),
     }
 }
 
@@ -165,29 +148,26 @@ fn check(
     let near = |name: &str, tolerance, actual: Vec<f64>, expected: &[f64]| {
         assert_all_near(tolerance, &format!("{what}: {name}"), &actual, expected);
     };
-    near(
-        "values",
-        of_values,
-        values(output.clone()),
-        &expected.values,
-    );
+    let actual = values(output.clone());
+    near("values", of_values, actual, &expected.values);
     if !runner.is_tracked() {
         return None;
     }
     let upstream = runner.tensor(&case.log_prob_gradient, output.dims(), output.dtype());
     let gradients = (output * upstream).sum().backward();
-    let rows = values(student.rows.grad(&gradients).expect("tracked"));
-    match &student.weight {
-        Some(weight) => {
+    let rows = gradient(&student.rows, &gradients);
+    match &student.of_head {
+        Some(leaves) => {
             near("hidden", of_rows, rows, &expected.hidden_gradient);
-            let weight = values(weight.grad(&gradients).expect("tracked"));
+            let [weight, bias] = leaves.gradients(&gradients);
+            let weight = weight.expect("tracked");
             near("weight", of_head, weight, &expected.weight_gradient);
+            assert_eq!(bias.is_some(), leaves.bias.is_some(), "{what}");
+            if let Some(bias) = bias {
+                near("bias", of_head, bias, &expected.bias_gradient);
+            }
         }
         None => near("logits", of_rows, rows, &expected.logits_gradient),
-    }
-    if let Some(bias) = &student.bias {
-        let bias = values(bias.grad(&gradients).expect("tracked"));
-        near("bias", of_head, bias, &expected.bias_gradient);
     }
     Some(gradients)
 }
@@ -212,13 +192,8 @@ pub fn whole_vocabulary(runner: &Runner) {
                 let chunk = [None, Some(2), Some(100)][(i + j) % 3];
                 let tolerance = [of_products(runner, dtype); 3];
                 let how = (of_logits, chunk, dtype);
-                compare(
-                    runner,
-                    [&student, &teacher],
-                    divergence,
-                    how,
-                    (tolerance, &what),
-                );
+                let pair = [&student, &teacher];
+                compare(runner, pair, divergence, how, (tolerance, &what));
             }
         }
     }
@@ -243,22 +218,16 @@ pub fn compare(
     let given_teacher = given(runner, teacher, of_logits[1], None, dtype);
     let valid = student.mask.as_ref();
     let valid = valid.map(|valid| mask(runner, valid, [valid.len()]));
-    let output = config
-        .init()
-        .expect("valid")
-        .forward(
-            given_student.distributions.clone(),
-            given_teacher.distributions.clone(),
-            valid,
-        )
-        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    let [one, other] = [&given_student, &given_teacher].map(|it| it.distributions.clone());
+    let distillation = config.init().expect("valid");
+    let output: Tensor<1> = sound(what, distillation.forward(one, other, valid));
     assert_eq!(output.dtype(), dtype, "{what}");
     let how = (tolerances, what);
     let gradients = check(runner, student, &given_student, output, &expected, how);
     if let Some(gradients) = gradients {
         assert!(given_teacher.rows.grad(&gradients).is_none(), "{what}");
-        let weight = given_teacher.weight.and_then(|it| it.grad(&gradients));
-        assert!(weight.is_none(), "{what}");
+        let of_head = given_teacher.of_head.map(|it| it.gradients(&gradients));
+        assert!(of_head.is_none_or(|both| both == [None, None]), "{what}");
     }
 }
 
@@ -267,18 +236,16 @@ pub fn garbage_without_a_gradient(runner: &Runner) {
     if runner.implementation != Implementation::Fused {
         return;
     }
-    let is_padding = mask(
-        runner,
-        &[false, true, false, false, false, false, false],
-        [7],
-    );
-    let distillation = DistillationConfig::new(DIVERGENCES[2]).with_tail(Tail::Ignored);
+    let is_padding: Vec<bool> = (0..7).map(|token| token == 1).collect();
+    let is_padding = mask(runner, &is_padding, [7]);
+    let config = DistillationConfig::new(DIVERGENCES[2]).with_tail(Tail::Ignored);
+    let distillation = config.init().expect("valid");
     // A bound has a slope, and that of NaN is NaN.
     for softcap in [None, Some(5.0)] {
         let [mut student, teacher] = pair();
         student.softcap = softcap;
         student.log_prob_gradient[1] = 0.0;
-        let mut expected = answer(&student, distillation, &all_words(&teacher));
+        let mut expected = answer(&student, config, &all_words(&teacher));
         expected.values[1] = 0.0;
         let width = student.shape[1];
         let mut garbage = student.clone();
@@ -286,11 +253,8 @@ pub fn garbage_without_a_gradient(runner: &Runner) {
         let given_student = given(runner, &garbage, false, Some(3), DType::F32);
         let given_teacher = given(runner, &teacher, false, None, DType::F32);
         let distributions = given_student.distributions.clone();
-        let output: Tensor<1> = distillation
-            .init()
-            .expect("valid")
-            .forward(distributions, given_teacher.distributions, None)
-            .unwrap_or_else(|error| panic!("{runner}: {error}"));
+        let output = distillation.forward(distributions, given_teacher.distributions, None);
+        let output: Tensor<1> = sound(runner, output);
         let output = output.mask_fill(is_padding.clone(), 0.0);
         let what = format!("{runner}, {softcap:?}");
         let how = ([of_products(runner, DType::F32); 3], &what[..]);
@@ -319,35 +283,51 @@ pub fn impossible_words(runner: &Runner) {
             [[0.0, -103.3, never, never]; 2],
         ),
     ] {
-        let mut case = HeadCase::new(83, [1, 1, 4]);
-        case.log_prob_gradient = vec![2.0];
         let of = |logits: &[f64]| oracle::log_softmax(logits, 1.0);
         let how = (Tail::Ignored, None);
-        let (value, slopes) =
+        let expected =
             oracle::distance(divergence, how, &of(&student), &[0, 1, 2, 3], &of(&teacher));
-        let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
-        let rows: Tensor<2> = runner.tracked(&student, [1, 4], DType::F32);
-        let teacher: Tensor<2> = runner.tracked(&teacher, [1, 4], DType::F32);
-        let output: Tensor<1> = DistillationConfig::new(divergence)
-            .init()
-            .expect("valid")
-            .forward(
-                TokenDistributions::of_logits(&log_probs, rows.clone()),
-                TokenDistributions::of_logits(&log_probs, teacher),
-                None,
-            )
-            .unwrap_or_else(|error| panic!("{runner}: {error}"));
-        let what = format!("{runner}, {divergence:?}");
-        let near = |actual: Vec<f64>, expected: &[f64]| {
-            assert_all_near(tolerance(DType::F32), &what, &actual, expected);
+        let config = DistillationConfig::new(divergence);
+        let forward = |student, log_probs: &TokenLogProbs| {
+            let teacher: Tensor<2> = runner.tracked(&teacher, [1, 4], DType::F32);
+            let teacher = TokenDistributions::of_logits(log_probs, teacher);
+            config
+                .init()
+                .expect("valid")
+                .forward(student, teacher, None)
         };
-        near(values(output.clone()), &[value]);
-        if runner.is_tracked() {
-            let gradients = (output * 2.0).sum().backward();
-            let expected: Vec<f64> = slopes.iter().map(|slope| 2.0 * slope).collect();
-            near(values(rows.grad(&gradients).expect("tracked")), &expected);
-        }
+        let what = format!("{runner}, {divergence:?}");
+        let how = (tolerance(DType::F32), &what[..]);
+        check_one_row(runner, &student, forward, expected, how);
     }
+}
+
+/// Fails unless a row of logits has this distance from its teacher, with these slopes.
+fn check_one_row(
+    runner: &Runner,
+    logits: &[f64; 4],
+    forward: impl Fn(TokenDistributions<2>, &TokenLogProbs) -> Result<Tensor<1>, BatchError>,
+    (value, slopes): (f64, Vec<f64>),
+    (tolerance, what): (Tolerance, &str),
+) {
+    let log_probs = init(runner, &HeadCase::new(83, [1, 1, 4]), Entropy::None);
+    let rows: Tensor<2> = runner.tracked(logits, [1, 4], DType::F32);
+    let student = TokenDistributions::of_logits(&log_probs, rows.clone());
+    let output = sound(what, forward(student, &log_probs));
+    assert_all_near(tolerance, what, &values(output.clone()), &[value]);
+    if runner.is_tracked() {
+        let gradients = (output * 2.0).sum().backward();
+        let expected: Vec<f64> = slopes.iter().map(|slope| 2.0 * slope).collect();
+        assert_all_near(tolerance, what, &gradient(&rows, &gradients), &expected);
+    }
+}
+
+/// The words of the largest log-probs, the largest first.
+fn most_likely(log_probs: &[f64], count: usize) -> Vec<usize> {
+    let mut words: Vec<usize> = (0..log_probs.len()).collect();
+    words.sort_by(|a, b| log_probs[*b].total_cmp(&log_probs[*a]));
+    words.truncate(count);
+    words
 }
 
 /// A teacher's most likely words, with each tail, each kind of input, fewer words at some tokens, and
@@ -375,9 +355,8 @@ pub fn top_k(runner: &Runner) {
                     .with_min_log_prob(least);
                 let all = all_words(&teacher);
                 let best = |token: usize| {
-                    let (mut words, log_probs) = all(token);
-                    words.sort_by(|a, b| log_probs[*b].total_cmp(&log_probs[*a]));
-                    words.truncate(if token == 3 { K - 2 } else { K });
+                    let (_, log_probs) = all(token);
+                    let words = most_likely(&log_probs, if token == 3 { K - 2 } else { K });
                     let log_probs = words.iter().map(|word| log_probs[*word]).collect();
                     (words, log_probs)
                 };
@@ -406,24 +385,19 @@ pub fn top_k(runner: &Runner) {
                     indices(runner, &ids, [7, K]),
                     runner.tracked(&log_probs, [7, K], dtype),
                 );
-                let output = config
-                    .init()
-                    .expect("valid")
-                    .forward_top_k(given_student.distributions.clone(), top_k, valid)
-                    .unwrap_or_else(|error| panic!("{what}: {error}"));
+                let distributions = given_student.distributions.clone();
+                let distillation = config.init().expect("valid");
+                let output = sound(
+                    &what,
+                    distillation.forward_top_k(distributions, top_k, valid),
+                );
                 let tolerance = match dtype {
                     DType::F64 => of_products(runner, dtype),
                     // What is left to 1 has lost digits.
                     _ => of_products(runner, dtype).at_least(5e-5),
                 };
-                check(
-                    runner,
-                    &student,
-                    &given_student,
-                    output,
-                    &expected,
-                    ([tolerance; 3], &what),
-                );
+                let how = ([tolerance; 3], &what[..]);
+                check(runner, &student, &given_student, output, &expected, how);
             }
         }
     }
@@ -437,34 +411,22 @@ pub fn far_words(runner: &Runner) {
     for divergence in DIVERGENCES {
         let how = (Tail::Renormalized, None);
         let log_probs = oracle::log_softmax(&student, 1.0);
-        let (value, slopes) = oracle::distance(divergence, how, &log_probs, &words, &of_teacher);
-        let case = HeadCase::new(84, [1, 1, 4]);
-        let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
-        let rows: Tensor<2> = runner.tracked(&student, [1, 4], DType::F32);
-        let top_k = TopK::new(
-            indices(runner, &words.map(|word| word as i64), [1, 3]),
-            runner.tracked(&of_teacher, [1, 3], DType::F32),
-        );
-        let output: Tensor<1> = DistillationConfig::new(divergence)
-            .with_tail(Tail::Renormalized)
-            .init()
-            .expect("valid")
-            .forward_top_k(
-                TokenDistributions::of_logits(&log_probs, rows.clone()),
-                top_k,
-                None,
-            )
-            .unwrap_or_else(|error| panic!("{runner}: {error}"));
-        let what = format!("{runner}, {divergence:?}");
-        let near = |actual: Vec<f64>, expected: &[f64]| {
-            // Rounded at 120.
-            assert_all_near(Tolerance::of(1e-4), &what, &actual, expected);
+        let expected = oracle::distance(divergence, how, &log_probs, &words, &of_teacher);
+        let config = DistillationConfig::new(divergence).with_tail(Tail::Renormalized);
+        let forward = |student, _: &TokenLogProbs| {
+            let top_k = TopK::new(
+                indices(runner, &words.map(|word| word as i64), [1, 3]),
+                runner.tracked(&of_teacher, [1, 3], DType::F32),
+            );
+            config
+                .init()
+                .expect("valid")
+                .forward_top_k(student, top_k, None)
         };
-        near(values(output.clone()), &[value]);
-        if runner.is_tracked() {
-            let gradients = output.sum().backward();
-            near(values(rows.grad(&gradients).expect("tracked")), &slopes);
-        }
+        let what = format!("{runner}, {divergence:?}");
+        // Rounded at 120.
+        let how = (Tolerance::of(1e-4), &what[..]);
+        check_one_row(runner, &student, forward, expected, how);
     }
 }
 
@@ -478,21 +440,19 @@ pub fn shapes(runner: &Runner) {
     };
     let log_probs = config(runner, &student, Entropy::None)
         .with_chunk_tokens(4)
-        .with_chunk_words(10)
-        .init()
-        .expect("valid");
-    let weight: Tensor<2> = runner.tracked(&student.weight, [6, 37], DType::F32);
-    let bias = runner.tracked(student.bias.as_ref().expect("it has one"), [37], DType::F32);
-    let head = LinearHead::new(weight.clone()).with_bias(bias);
+        .with_chunk_words(10);
+    let log_probs = log_probs.init().expect("valid");
+    let Leaves { weight, head, .. } = Leaves::of(runner, &student, Layout::Linear, DType::F32);
     let all = all_words(&teacher);
-    let distillation = DistillationConfig::new(TeacherDivergence::ReverseKl);
+    let config = DistillationConfig::new(TeacherDivergence::ReverseKl);
+    let distillation = config.init().expect("valid");
     let two = |token: usize| {
         let (_, log_probs) = all(token);
         (vec![30, 2], vec![log_probs[30], log_probs[2]])
     };
     let given: Vec<f64> = (0..6).flat_map(|token| two(token).1).collect();
     let ids: Vec<i64> = (0..6).flat_map(|_| [30, 2]).collect();
-    let expected = answer(&student, distillation, &two);
+    let expected = answer(&student, config, &two);
     let hidden: Tensor<3> = runner.tracked(&student.hidden, [2, 3, 6], DType::F32);
     let of = |valid: bool| {
         let top_k = TopK::new(
@@ -501,11 +461,9 @@ pub fn shapes(runner: &Runner) {
         );
         let student = TokenDistributions::of_hidden(&log_probs, hidden.clone(), &head);
         let valid = mask(runner, &[valid; 6], [2, 3]);
-        let distillation = distillation.init().expect("valid");
         let output = distillation.forward_top_k(student.clone(), top_k, valid.clone());
         let itself = distillation.forward(student.clone(), student, valid);
-        let outputs = [output, itself];
-        outputs.map(|output| output.unwrap_or_else(|error| panic!("{runner}: {error}")))
+        [output, itself].map(|output| sound(runner, output))
     };
     let [output, itself] = of(true);
     assert_eq!(output.dims(), [2, 3], "{runner}");
@@ -519,24 +477,18 @@ pub fn shapes(runner: &Runner) {
         let upstream: Tensor<2> =
             runner.tensor(&student.log_prob_gradient[..6], [2, 3], DType::F32);
         let gradients = (output * upstream).sum().backward();
-        let gradient = values(weight.grad(&gradients).expect("tracked"));
-        near(gradient, &expected.weight_gradient);
+        near(gradient(&weight, &gradients), &expected.weight_gradient);
     }
     for output in of(false) {
         assert_eq!(values(output.clone()), [0.0; 6], "{runner}");
         if runner.is_tracked() {
-            let gradients = output.sum().backward();
-            let gradient = values(weight.grad(&gradients).expect("tracked"));
+            let gradient = gradient(&weight, &output.sum().backward());
             assert!(gradient.iter().all(|x| *x == 0.0), "{runner}");
         }
     }
     let none: Tensor<3> = Tensor::zeros([0, 3, 6], &runner.device);
     let none = TokenDistributions::of_hidden(&log_probs, none, &head);
-    let output: Tensor<2> = distillation
-        .init()
-        .expect("valid")
-        .forward(none.clone(), none, None)
-        .expect("no token");
+    let output: Tensor<2> = sound(runner, distillation.forward(none.clone(), none, None));
     assert_eq!(output.dims(), [0, 3], "{runner}");
 }
 
@@ -552,15 +504,9 @@ pub fn half_types(runner: &Runner) {
         let expected = answer(&student, config, &all_words(&teacher));
         let [given_student, given_teacher] =
             [&student, &teacher].map(|case| given(runner, case, false, Some(3), dtype));
-        let output: Tensor<1> = config
-            .init()
-            .expect("valid")
-            .forward(
-                given_student.distributions,
-                given_teacher.distributions,
-                None,
-            )
-            .unwrap_or_else(|error| panic!("{runner}: {error}"));
+        let (one, other) = (given_student.distributions, given_teacher.distributions);
+        let distillation = config.init().expect("valid");
+        let output: Tensor<1> = sound(runner, distillation.forward(one, other, None));
         assert_eq!(output.dtype(), DType::F32, "{runner}");
         let what = format!("{runner}, {dtype:?}");
         let tolerance = of_products(runner, DType::F32);
@@ -568,28 +514,10 @@ pub fn half_types(runner: &Runner) {
         if runner.is_tracked() {
             let upstream: Tensor<1> = runner.tensor(&student.log_prob_gradient, [7], DType::F32);
             let gradients = (output * upstream).sum().backward();
-            let weight = given_student.weight.expect("of hidden states");
-            let gradient = weight.grad(&gradients).expect("tracked");
-            assert_eq!(gradient.dtype(), dtype, "{what}");
-            let rounding = if dtype == DType::F16 {
-                2.0_f64.powi(-9)
-            } else {
-                2.0_f64.powi(-6)
-            };
-            let largest = expected
-                .weight_gradient
-                .iter()
-                .fold(0.0, |m: f64, x| m.max(x.abs()));
-            let tolerance = Tolerance {
-                relative: rounding,
-                absolute: rounding * largest,
-            };
-            assert_all_near(
-                tolerance,
-                &what,
-                &values(gradient),
-                &expected.weight_gradient,
-            );
+            let leaves = given_student.of_head.expect("of hidden states");
+            let actual = gradient(&leaves.weight, &gradients);
+            let tolerance = of_halves(dtype, 2.0, &expected.weight_gradient);
+            assert_all_near(tolerance, &what, &actual, &expected.weight_gradient);
         }
     }
 }
@@ -598,9 +526,7 @@ pub fn half_types(runner: &Runner) {
 pub fn refused(runner: &Runner) {
     let log_probs = LogProbsConfig::new().with_implementation(runner.implementation);
     let log_probs = log_probs.init().expect("valid");
-    let floats = |shape: [usize; 2]| -> Tensor<2> {
-        runner.tracked(&vec![0.0; shape[0] * shape[1]], shape, DType::F32)
-    };
+    let floats = |shape: [usize; 2]| runner.zeros(shape);
     let logits = |shape| TokenDistributions::of_logits(&log_probs, floats(shape));
     let distillation = DistillationConfig::new(TeacherDivergence::ForwardKl);
     let distillation = distillation.init().expect("valid");
@@ -641,11 +567,8 @@ pub fn refused(runner: &Runner) {
     let given = runner.tensor::<2>(&[-1.0; 8], [4, 2], DType::F32);
     let output: Result<Tensor<1>, BatchError> =
         distillation.forward_top_k(logits([4, 5]), TopK::new(ids, given), None);
-    let are_nan = values(output.expect("accepted"))
-        .iter()
-        .map(|x| x.is_nan())
-        .collect::<Vec<_>>();
-    assert_eq!(are_nan, [false, true, false, false], "{runner}");
+    let are_nan = values(sound(runner, output)).into_iter().map(f64::is_nan);
+    assert!(are_nan.eq([false, true, false, false]), "{runner}");
 
     for (config, message) in [
         (
@@ -689,27 +612,25 @@ pub fn refused(runner: &Runner) {
 pub fn impossible_words_of_masked_tokens(runner: &Runner) {
     let log_probs = LogProbsConfig::new().init().expect("valid");
     for tail in [Tail::Bucket, Tail::Ignored, Tail::Renormalized] {
-        let weight: Tensor<2> = runner.tracked(&[0.5; 10], [2, 5], DType::F32);
+        let given = (&[0.5; 10][..], None);
+        let leaves = Leaves::new(runner, given, [2, 5], Layout::Linear, DType::F32);
         let hidden: Tensor<2> = runner.tracked(&[1.0; 6], [3, 2], DType::F32);
-        let student = TokenDistributions::of_hidden(
-            &log_probs,
-            hidden.clone(),
-            &LinearHead::new(weight.clone()),
-        );
+        let student = TokenDistributions::of_hidden(&log_probs, hidden.clone(), &leaves.head);
         let ids = indices(runner, &[0, 10, -1, 7, 5, 5], [3, 2]);
         let teacher = TopK::new(ids, runner.tensor(&[f64::NAN; 6], [3, 2], DType::F32));
         let config = DistillationConfig::new(TeacherDivergence::ForwardKl).with_tail(tail);
-        let output: Tensor<1> = config
-            .init()
-            .expect("valid")
-            .forward_top_k(student, teacher, mask(runner, &[false; 3], [3]))
-            .unwrap_or_else(|error| panic!("{runner}, {tail:?}: {error}"));
+        let distillation = config.init().expect("valid");
+        let nothing = mask(runner, &[false; 3], [3]);
+        let output: Tensor<1> = sound(
+            runner,
+            distillation.forward_top_k(student, teacher, nothing),
+        );
         assert_eq!(values(output.clone()), [0.0; 3], "{runner}, {tail:?}");
         if runner.is_tracked() {
             let gradients = output.sum().backward();
-            for gradient in [weight.grad(&gradients), hidden.grad(&gradients)] {
-                let gradient = values(gradient.expect("tracked"));
-                assert!(gradient.iter().all(|x| *x == 0.0), "{runner}, {tail:?}");
+            for leaf in [&leaves.weight, &hidden] {
+                let mut gradient = gradient(leaf, &gradients).into_iter();
+                assert!(gradient.all(|x| x == 0.0), "{runner}, {tail:?}");
             }
         }
     }
@@ -817,9 +738,8 @@ fn check_golden(runner: &Runner, it: &Feature, asked: &Asked) {
         let log_probs = LogProbsConfig::new()
             .with_temperature(temperature)
             .with_implementation(runner.implementation)
-            .with_chunk_tokens(5)
-            .init()
-            .expect("valid");
+            .with_chunk_tokens(5);
+        let log_probs = log_probs.init().expect("valid");
         let shape = [rows, columns, vocabulary];
         let leaf: Tensor<3> = runner.tracked(&student, shape, dtype);
         let given = TokenDistributions::of_logits(&log_probs, leaf.clone());
@@ -833,12 +753,7 @@ fn check_golden(runner: &Runner, it: &Feature, asked: &Asked) {
             }
             Some(support) => {
                 let words = it.number("top_k") as usize;
-                let best = |log_probs: &[f64]| {
-                    let mut ids: Vec<usize> = (0..vocabulary).collect();
-                    ids.sort_by(|a, b| log_probs[*b].total_cmp(&log_probs[*a]));
-                    ids.truncate(words);
-                    ids
-                };
+                let best = |log_probs: &[f64]| most_likely(log_probs, words);
                 let most = if support == "union" { 2 * words } else { words };
                 let (mut ids, mut log_probs) = (Vec::new(), Vec::new());
                 for (student, teacher) in of_student.iter().zip(&of_teacher) {
@@ -866,7 +781,7 @@ fn check_golden(runner: &Runner, it: &Feature, asked: &Asked) {
                 distillation.forward_top_k(given, top_k, valid)
             }
         };
-        let mut output = output.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let mut output = sound(&what, output);
         if it.has_param("loss_max_clamp") {
             let most = it.param("loss_max_clamp").as_f64();
             output = output.clamp(0.0, most.unwrap_or(f64::MAX));
@@ -894,11 +809,8 @@ fn check_golden(runner: &Runner, it: &Feature, asked: &Asked) {
         let loss = output.sum() * (1.0 / count);
         near("loss", values(loss.clone()));
         if runner.is_tracked() {
-            let gradients = loss.backward();
-            near(
-                "grad_student_logits",
-                values(leaf.grad(&gradients).expect("tracked")),
-            );
+            let gradient = gradient(&leaf, &loss.backward());
+            near("grad_student_logits", gradient);
         }
     }
 }

@@ -4,11 +4,11 @@ use burn::tensor::{DType, Tensor};
 use policy_loss::{Entropy, Implementation, LinearHead, LogProbsConfig};
 
 use super::{
-    HeadCase, Layout, assert_linear, config, indices, linear, mask, of_products, weighted,
+    HeadCase, Layout, Leaves, assert_linear, config, indices, init, linear, logits, mask,
+    of_products, sound, weighted,
 };
 use crate::compare::{Tolerance, assert_all_near};
-use crate::log_probs::oracle;
-use crate::runner::{Runner, values};
+use crate::runner::{Runner, any_gradient, gradient, values};
 
 /// One token; one word; one number; a vocabulary around the length of blocks and vectors.
 pub fn sizes(runner: &Runner) {
@@ -87,88 +87,39 @@ pub fn no_token(runner: &Runner) {
 /// Large logits, equal ones, and words that are out of the question.
 pub fn extreme_logits(runner: &Runner) {
     let never = f64::NEG_INFINITY;
-    let rows = [
-        vec![1e4, -1e4, 9999.0, 1e4, 0.0],
-        vec![1e4; 5],
-        vec![-1e4; 5],
-        vec![0.0; 5],
-        vec![1.0, never, 2.0, never, 0.5],
-        vec![never, never, 3.0, never, never],
-        vec![-1e4, never, -1e4, 1e4, 1e4],
+    let logits = [
+        [1e4, -1e4, 9999.0, 1e4, 0.0],
+        [1e4; 5],
+        [-1e4; 5],
+        [0.0; 5],
+        [1.0, never, 2.0, never, 0.5],
+        [never, never, 3.0, never, never],
+        [-1e4, never, -1e4, 1e4, 1e4],
     ];
-    let targets = [3, 0, 4, 2, 2, 2, 3];
-    let upstream = [
-        [1.0, 0.5, 1.0],
-        [-2.0, 1.0, 0.0],
-        [0.5, -1.0, 2.0],
-        [1.0, 1.0, -1.0],
-        [1.5, 1.0, 0.5],
-        [1.0, 2.0, 1.0],
-        [1.0, 1.0, -2.0],
-    ];
-    let mut case = HeadCase::new(23, [7, 1, 5]);
-    case.log_prob_gradient = upstream.iter().map(|row| row[0]).collect();
-    case.entropy_gradient = upstream.iter().map(|row| row[1]).collect();
-    case.squares_gradient = Some(upstream.iter().map(|row| row[2]).collect());
+    let mut case = HeadCase::new(23, [7, 1, 5]).with_logits(logits.concat());
+    case.targets = vec![3, 0, 4, 2, 2, 2, 3];
+    case.log_prob_gradient = vec![1.0, -2.0, 0.5, 1.0, 1.5, 1.0, 1.0];
+    case.entropy_gradient = vec![0.5, 1.0, -1.0, 1.0, 1.0, 2.0, 1.0];
+    case.squares_gradient = Some(vec![1.0, 0.0, 2.0, -1.0, 0.5, 1.0, -2.0]);
     for dtype in runner.exact_dtypes() {
-        let logits = runner.tracked(&rows.concat(), [7, 5], dtype);
-        let output = config(runner, &case, Entropy::Tracked)
-            .init()
-            .expect("valid")
-            .forward(logits.clone(), indices(runner, &targets, [7]))
-            .unwrap_or_else(|error| panic!("{runner}: {error}"));
-        let (mut log_probs, mut entropies, mut gradients) = (vec![], vec![], vec![]);
-        let mut squares = vec![];
-        for (i, row) in rows.iter().enumerate() {
-            let row = oracle::row(row, targets[i] as usize, 1.0, upstream[i]);
-            log_probs.push(row.log_prob);
-            entropies.push(row.entropy);
-            squares.push(row.sum_of_squares);
-            gradients.extend(row.gradient);
-        }
-        let what = format!("{runner}, {dtype:?}");
         let tolerance = Tolerance::of(1e-6);
-        assert_all_near(
-            tolerance,
-            &what,
-            &values(output.log_probs.clone()),
-            &log_probs,
-        );
-        let got = values(output.entropies.clone().expect("asked for"));
-        assert_all_near(tolerance, &what, &got, &entropies);
-        let got = values(output.sums_of_squares.clone().expect("asked for"));
-        assert_all_near(tolerance, &what, &got, &squares);
-        if runner.is_tracked() {
-            let all = weighted(runner, &case, &output).backward();
-            let gradient = values(logits.grad(&all).expect("logits are tracked"));
-            assert_all_near(tolerance, &what, &gradient, &gradients);
-        }
+        logits::check(runner, &case, Entropy::Tracked, dtype, tolerance);
     }
 }
 
 /// A word that is out of the question has log-prob -inf, and gradients are still finite.
 pub fn impossible_target(runner: &Runner) {
-    let logits = runner.tracked(&[0.0, f64::NEG_INFINITY, 0.0], [1, 3], DType::F32);
+    let never = f64::NEG_INFINITY;
+    let logits: Tensor<2> = runner.tracked(&[0.0, never, 0.0], [1, 3], DType::F32);
     let case = HeadCase::new(24, [1, 1, 3]);
-    let output = config(runner, &case, Entropy::None)
-        .init()
-        .expect("valid")
-        .forward(logits.clone(), indices(runner, &[1], [1]))
-        .unwrap_or_else(|error| panic!("{runner}: {error}"));
-    assert_eq!(
-        values(output.log_probs.clone()),
-        [f64::NEG_INFINITY],
-        "{runner}"
-    );
+    let targets = indices(runner, &[1], [1]);
+    let output = init(runner, &case, Entropy::None).forward(logits.clone(), targets);
+    let output = sound(runner, output);
+    assert_eq!(values(output.log_probs.clone()), [never], "{runner}");
     if runner.is_tracked() {
         let gradients = output.log_probs.sum().backward();
-        let gradient = values(logits.grad(&gradients).expect("logits are tracked"));
-        assert_all_near(
-            Tolerance::of(1e-6),
-            "gradient",
-            &gradient,
-            &[-0.5, 1.0, -0.5],
-        );
+        let (gradient, expected) = (gradient(&logits, &gradients), [-0.5, 1.0, -0.5]);
+        assert_all_near(Tolerance::of(1e-6), "gradient", &gradient, &expected);
     }
 }
 
@@ -198,25 +149,18 @@ fn garbage_is_kept_out(
         gradient[1] = 0.0;
     }
     let answer = case.answer();
-    let [tokens, width, vocabulary] = case.shape;
+    let [tokens, width, _] = case.shape;
     let mut hidden = case.hidden.clone();
     hidden[width..2 * width].copy_from_slice(&[f64::NAN, f64::INFINITY, 1e30]);
-    let hidden = runner.tracked(&hidden, [tokens, width], DType::F32);
-    let weight = runner.tracked(&case.weight, [width, vocabulary], DType::F32);
-    let output = config(runner, &case, Entropy::Tracked)
-        .with_chunk_words(chunk_words)
-        .init()
-        .expect("valid")
-        .forward_linear(
-            hidden.clone(),
-            &LinearHead::new(weight.clone()).with_bias(runner.tensor::<1>(
-                case.bias.as_ref().expect("it has one"),
-                [vocabulary],
-                DType::F32,
-            )),
-            super::tokens(runner, &case, [tokens], DType::F32),
-        )
-        .unwrap_or_else(|error| panic!("{runner}: {error}"));
+    let hidden: Tensor<2> = runner.tracked(&hidden, [tokens, width], DType::F32);
+    let leaves = Leaves::of(runner, &case, Layout::Linear, DType::F32);
+    let given = super::tokens(runner, &case, [tokens], DType::F32);
+    let config = config(runner, &case, Entropy::Tracked).with_chunk_words(chunk_words);
+    let log_probs = config.init().expect("valid");
+    let output = sound(
+        runner,
+        log_probs.forward_linear(hidden.clone(), &leaves.head, given),
+    );
     let padding = mask(runner, &[false, true, false, false], [tokens]);
     let select = |row: Tensor<1>| row.mask_fill(padding.clone(), 0.0);
     let output = policy_loss::LogProbs {
@@ -225,16 +169,17 @@ fn garbage_is_kept_out(
         sums_of_squares: output.sums_of_squares.map(select),
     };
     let gradients = weighted(runner, &case, &output).backward();
-    for (tensor, expected) in [
-        (&hidden, &answer.hidden_gradient),
-        (&weight, &answer.weight_gradient),
+    let [of_weight, of_bias] = leaves.gradients(&gradients);
+    for (name, actual, expected) in [
+        (
+            "hidden",
+            any_gradient(&hidden, &gradients),
+            &answer.hidden_gradient,
+        ),
+        ("weight", of_weight, &answer.weight_gradient),
+        ("bias", of_bias, &answer.bias_gradient),
     ] {
-        let gradient = values(tensor.grad(&gradients).expect("tracked"));
-        assert_all_near(
-            of_products(runner, DType::F32),
-            &runner.to_string(),
-            &gradient,
-            expected,
-        );
+        let (what, actual) = (format!("{runner}: {name}"), actual.expect("tracked"));
+        assert_all_near(of_products(runner, DType::F32), &what, &actual, expected);
     }
 }

@@ -6,16 +6,14 @@ use policy_loss::{
     PolicyLossConfig,
 };
 
-use super::{HeadCase, config, indices, is_of_cubecl, mask};
+use super::{HeadCase, config, indices, init, is_of_cubecl, mask};
 use crate::runner::Runner;
 
 /// Shapes that do not fit, each named with what would.
 pub fn shapes(runner: &Runner) {
     let case = HeadCase::new(31, [4, 3, 5]);
-    let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
-    let floats = |shape: [usize; 2]| -> Tensor<2> {
-        runner.tracked(&vec![0.0; shape[0] * shape[1]], shape, DType::F32)
-    };
+    let log_probs = init(runner, &case, Entropy::None);
+    let floats = |shape: [usize; 2]| runner.zeros(shape);
     let targets = |count: usize| indices(runner, &vec![0; count], [count]);
     let refused = |result: Result<_, BatchError>, tensor: &str, expected: &str| {
         let error: BatchError = match result {
@@ -62,13 +60,14 @@ pub fn shapes(runner: &Runner) {
         "weight",
         "above 0",
     );
-    let bias = runner.tracked(&[0.0; 4], [4], DType::F32);
-    refused(linear(head.clone().with_bias(bias), 4, 4), "bias", "[5]");
+    let biased = head.clone().with_bias(runner.zeros([4]));
+    refused(linear(biased, 4, 4), "bias", "[5]");
 
     let loss = PolicyLossConfig::new().init().expect("valid");
+    let no_log_probs = || PolicyBatch::without_log_probs(floats([2, 2]), floats([2, 2]));
     let policy = |hidden: [usize; 3], rows: usize| {
-        let hidden = runner.tracked(&vec![0.0; hidden.iter().product()], hidden, DType::F32);
-        let batch = PolicyBatch::without_log_probs(floats([2, 2]), floats([2, 2]));
+        let hidden = runner.zeros(hidden);
+        let batch = no_log_probs();
         let targets = indices(runner, &vec![0; rows * 2], [rows, 2]);
         loss.forward_linear(&log_probs, hidden, &head, targets, batch)
             .map(drop)
@@ -80,7 +79,7 @@ pub fn shapes(runner: &Runner) {
     // Hidden states on another device than the batch, before anything is multiplied.
     let there = runner.elsewhere();
     let hidden = Tensor::<3>::zeros([2, 2, 3], &there);
-    let batch = PolicyBatch::without_log_probs(floats([2, 2]), floats([2, 2]));
+    let batch = no_log_probs();
     let targets = indices(runner, &[0; 4], [2, 2]);
     let result = loss.forward_linear(&log_probs, hidden, &head, targets, batch);
     let message = result.map(drop).expect_err("refused").to_string();
@@ -89,14 +88,13 @@ pub fn shapes(runner: &Runner) {
     // A mask comes once.
     let twice = |in_batch: bool, in_tokens: bool| {
         let all = || mask(runner, &[true; 4], [2, 2]);
-        let mut batch = PolicyBatch::without_log_probs(floats([2, 2]), floats([2, 2]));
+        let mut batch = no_log_probs();
         if in_batch {
             batch = batch.with_action_mask(all());
         }
         let tokens = LogProbsTokens::new(indices(runner, &[0; 4], [2, 2]));
         let tokens = tokens.with_action_mask(in_tokens.then(all));
-        let hidden: Tensor<3> = runner.tracked(&[0.0; 12], [2, 2, 3], DType::F32);
-        loss.forward_linear(&log_probs, hidden, &head, tokens, batch)
+        loss.forward_linear(&log_probs, runner.zeros([2, 2, 3]), &head, tokens, batch)
             .map(drop)
     };
     assert_eq!(twice(true, false), Ok(()));

@@ -5,10 +5,10 @@ use policy_loss::device::Hardware;
 use policy_loss::{Entropy, LinearHead, LogProbsConfig};
 use safetensors::SafeTensors;
 
-use super::{indices, of_products};
+use super::{indices, of_products, sound};
 use crate::compare::{Tolerance, assert_all_near, assert_near};
 use crate::golden::Directory;
-use crate::runner::{Runner, values};
+use crate::runner::{Runner, gradient, values};
 
 const FILE: &str = "lm_head_smollm2.safetensors";
 
@@ -102,41 +102,32 @@ pub fn of_hidden_states(runner: &Runner) {
     let real = RealHead::read(&Directory::of_environment());
     let [tokens, width, vocabulary] = real.shape;
     for dtype in runner.exact_dtypes() {
-        let hidden = runner.tracked(&real.hidden, [tokens, width], dtype);
+        let hidden: Tensor<2> = runner.tracked(&real.hidden, [tokens, width], dtype);
         let weight = runner
             .plain()
             .tensor(&real.weight, [vocabulary, width], dtype);
-        let output = LogProbsConfig::new()
+        let log_probs = LogProbsConfig::new()
             .with_entropy(Entropy::Metric)
             .with_implementation(runner.implementation)
-            .with_chunk_tokens(20)
-            .init()
-            .expect("valid")
-            .forward_linear(
-                hidden.clone(),
-                &LinearHead::tied(weight),
-                indices(runner, &real.targets, [tokens]),
-            )
-            .unwrap_or_else(|error| panic!("{runner}: {error}"));
+            .with_chunk_tokens(20);
+        let log_probs = log_probs.init().expect("valid");
+        let targets = indices(runner, &real.targets, [tokens]);
+        let head = LinearHead::tied(weight);
+        let output = log_probs.forward_linear(hidden.clone(), &head, targets);
+        let output = sound(runner, output);
         let what = format!("{runner}, {dtype:?}");
         let near = |name: &str, actual: Vec<f64>, expected: &[f64]| {
             let what = format!("{what}: {name}");
             assert_all_near(tolerance(runner, dtype), &what, &actual, expected);
         };
-        near(
-            "log_probs",
-            values(output.log_probs.clone()),
-            &real.log_probs,
-        );
-        near(
-            "entropies",
-            values(output.entropies.expect("asked for")),
-            &real.entropies,
-        );
+        let log_probs = values(output.log_probs.clone());
+        near("log_probs", log_probs, &real.log_probs);
+        let entropies = values(output.entropies.expect("asked for"));
+        near("entropies", entropies, &real.entropies);
         if runner.is_tracked() {
             let upstream = runner.tensor(&real.log_prob_gradient, [tokens], dtype);
             let gradients = (output.log_probs * upstream).sum().backward();
-            let gradient = values(hidden.grad(&gradients).expect("hidden is tracked"));
+            let gradient = gradient(&hidden, &gradients);
             near("gradient", gradient, &real.hidden_gradient);
         }
     }
@@ -151,12 +142,9 @@ pub fn of_logits(runner: &Runner) {
     let weight: Tensor<2> = runner.tensor(&real.weight, [vocabulary, width], dtype);
     let logits = hidden.matmul(weight.transpose());
     let targets = indices(runner, &real.targets, [tokens]);
-    let output = LogProbsConfig::new()
-        .with_implementation(runner.implementation)
-        .init()
-        .expect("valid")
-        .forward(logits.clone(), targets.clone())
-        .unwrap_or_else(|error| panic!("{runner}: {error}"));
+    let log_probs = LogProbsConfig::new().with_implementation(runner.implementation);
+    let log_probs = log_probs.init().expect("valid");
+    let output = sound(runner, log_probs.forward(logits.clone(), targets.clone()));
     let chosen: Tensor<1> = logits
         .gather(1, targets.reshape([tokens, 1]))
         .squeeze_dim(1);

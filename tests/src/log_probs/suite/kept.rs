@@ -5,11 +5,13 @@ use policy_loss::{
     BatchError, Entropy, KeptTokens, LinearHead, LogProbsTokens, PolicyBatch, PolicyLossConfig,
 };
 
-use super::{HeadCase, config, indices, of_products, tolerance, weighted};
+use super::{
+    HeadCase, Layout, Leaves, config, indices, init, of_products, sound, tolerance, weighted,
+};
 use crate::compare::assert_all_near;
 use crate::golden::Directory;
 use crate::golden::features::{self, Feature};
-use crate::runner::{Runner, values};
+use crate::runner::{Runner, gradient, values};
 
 /// What float64 code of other hands computes, from logits, and from hidden states which a head of
 /// ones hands through.
@@ -47,13 +49,10 @@ fn check_golden(runner: &Runner, it: &Feature) {
     let [rows, columns] = shape;
     let three = [rows, columns, vocabulary];
     for dtype in runner.exact_dtypes() {
-        let log_probs = config(runner, &case, Entropy::Tracked)
-            .with_chunk_tokens(5)
-            .init()
-            .expect("valid");
+        let log_probs = config(runner, &case, Entropy::Tracked).with_chunk_tokens(5);
+        let log_probs = log_probs.init().expect("valid");
         let given = super::tokens(runner, &case, shape, dtype);
-        let weight = runner.tracked(&case.weight, [vocabulary, vocabulary], dtype);
-        let head = LinearHead::new(weight);
+        let head = Leaves::of(runner, &case, Layout::Linear, dtype).head;
         for is_linear in [false, true] {
             let what = format!("{runner}, {}, {dtype:?}, linear: {is_linear}", it.name);
             let leaf: Tensor<3> = runner.tracked(&case.hidden, three, dtype);
@@ -61,7 +60,7 @@ fn check_golden(runner: &Runner, it: &Feature) {
                 true => log_probs.forward_linear(leaf.clone(), &head, given.clone()),
                 false => log_probs.forward(leaf.clone(), given.clone()),
             };
-            let output = output.unwrap_or_else(|error| panic!("{what}: {error}"));
+            let output = sound(&what, output);
             let near = |name: &str, actual: Vec<f64>| {
                 let tolerance = match is_linear {
                     true => of_products(runner, dtype),
@@ -77,7 +76,7 @@ fn check_golden(runner: &Runner, it: &Feature) {
             near("loss", values(loss.clone()));
             if runner.is_tracked() {
                 let gradients = loss.backward();
-                let gradient = values(leaf.grad(&gradients).expect("tracked"));
+                let gradient = gradient(&leaf, &gradients);
                 if !is_linear {
                     let kept = kept.iter().enumerate();
                     let words = kept.filter(|(i, kept)| {
@@ -112,13 +111,11 @@ pub fn the_others_have_no_part(runner: &Runner) {
         alone.weight = vec![0.5, 2.0, 1.0];
         alone.targets = vec![0];
         let answer = alone.answer();
-        let logits = runner.tracked(&rows.concat(), [2, 5], DType::F32);
+        let logits: Tensor<2> = runner.tracked(&rows.concat(), [2, 5], DType::F32);
         let given = LogProbsTokens::new(indices(runner, &[0, 1], [2]));
-        let output = config(runner, &case, Entropy::Tracked)
-            .init()
-            .expect("valid")
-            .forward(logits.clone(), given.with_kept_tokens(kept.clone()))
-            .unwrap_or_else(|error| panic!("{runner}: {error}"));
+        let given = given.with_kept_tokens(kept.clone());
+        let output = init(runner, &case, Entropy::Tracked).forward(logits.clone(), given);
+        let output = sound(runner, output);
         let what = format!("{runner}, {softcap:?}");
         let near = |actual: Vec<f64>, expected: &[f64]| {
             assert_all_near(tolerance(DType::F32), &what, &actual, expected);
@@ -134,7 +131,7 @@ pub fn the_others_have_no_part(runner: &Runner) {
             softcap.is_some() && runner.implementation == policy_loss::Implementation::Composed;
         if runner.is_tracked() && !is_nan {
             let gradients = weighted(runner, &case, &output).backward();
-            let gradient = values(logits.grad(&gradients).expect("tracked"));
+            let gradient = gradient(&logits, &gradients);
             let [a, b, c] = answer.logits_gradient[..] else {
                 panic!("three words");
             };
@@ -146,11 +143,9 @@ pub fn the_others_have_no_part(runner: &Runner) {
 /// Lists that fit no batch, before anything is computed.
 pub fn refused(runner: &Runner) {
     let case = HeadCase::new(52, [4, 3, 5]);
-    let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
+    let log_probs = init(runner, &case, Entropy::None);
     let loss = PolicyLossConfig::new().init().expect("valid");
-    let floats = |shape: [usize; 2]| -> Tensor<2> {
-        runner.tracked(&vec![0.0; shape[0] * shape[1]], shape, DType::F32)
-    };
+    let floats = |shape: [usize; 2]| runner.zeros(shape);
     let head = LinearHead::new(floats([3, 5]));
     for (kept, message) in [
         (
@@ -166,7 +161,7 @@ pub fn refused(runner: &Runner) {
         let tokens = tokens.with_kept_tokens(kept.clone());
         let logits = log_probs.forward(floats([4, 5]), tokens.clone());
         let linear = log_probs.forward_linear(floats([4, 3]), &head, tokens);
-        let hidden: Tensor<3> = runner.tracked(&[0.0; 12], [2, 2, 3], DType::F32);
+        let hidden = runner.zeros([2, 2, 3]);
         let tokens = LogProbsTokens::new(indices(runner, &case.targets, [2, 2]));
         let tokens = tokens.with_kept_tokens(kept);
         let batch = PolicyBatch::without_log_probs(floats([2, 2]), floats([2, 2]));

@@ -4,12 +4,12 @@ use burn::tensor::{DType, Tensor};
 use policy_loss::{Entropy, HalfProducts, Implementation, LinearHead};
 
 use super::{
-    HeadCase, Layout, assert_linear, config, indices, is_left_out, is_of_cubecl, linear,
-    of_products, weighted,
+    HeadCase, Layout, Leaves, assert_linear, assert_values, config, indices, init, is_left_out,
+    is_of_cubecl, linear, of_products, sound, weighted,
 };
-use crate::compare::{Tolerance, assert_all_near};
+use crate::compare::{Tolerance, assert_all_near, largest};
 use crate::log_probs::oracle;
-use crate::runner::{Runner, values};
+use crate::runner::{Runner, gradient};
 
 const LAYOUTS: [Layout; 3] = [Layout::Linear, Layout::Tied, Layout::View];
 
@@ -72,12 +72,8 @@ pub fn chunks(runner: &Runner) {
     }
     let config = config.with_memory_budget(1);
     let outcome = linear(runner, &without, config, Layout::Tied, DType::F32);
-    assert_linear(
-        "a budget of a byte",
-        &without,
-        &outcome,
-        of_products(runner, DType::F32),
-    );
+    let products = of_products(runner, DType::F32);
+    assert_linear("a budget of a byte", &without, &outcome, products);
 }
 
 /// Blocks of words of every length, also under chunks of tokens, in every layout, with what can
@@ -146,7 +142,6 @@ fn check_half(
 
     let [tokens, width, vocabulary] = case.shape;
     let absolute = |numbers: &[f64]| numbers.iter().map(|x| x.abs()).collect::<Vec<_>>();
-    let largest = |numbers: &[f64]| numbers.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
     let logits = absolute(&answer.logits_gradient);
     let up = oracle::transposed(&absolute(&case.weight), [width, vocabulary]);
     let down = oracle::transposed(&absolute(&case.hidden), [tokens, width]);
@@ -212,62 +207,42 @@ pub fn frozen_parts(runner: &Runner) {
         [false, true, false],
         [false, false, true],
     ] {
-        let track = |is_tracked: bool| Runner {
-            device: match is_tracked {
-                true => runner.device.clone(),
-                false => runner.device.clone().without_autodiff(),
-            },
-            ..runner.clone()
-        };
-        let part = |i: usize| track(tracked[i]);
-        let make = |i: usize, tensor: Tensor<2>| match tracked[i] {
-            true => tensor.require_grad(),
-            false => tensor,
-        };
-        let hidden = make(0, part(0).tensor(&case.hidden, [tokens, width], dtype));
-        let weight = make(1, part(1).tensor(&case.weight, [width, vocabulary], dtype));
-        let bias: Tensor<1> =
-            part(2).tensor(case.bias.as_ref().expect("it has one"), [vocabulary], dtype);
-        let bias = match tracked[2] {
-            true => bias.require_grad(),
-            false => bias,
-        };
+        let runners = tracked.map(|is_tracked| match is_tracked {
+            true => runner.clone(),
+            false => runner.plain(),
+        });
+        let hidden: Tensor<2> = runners[0].tracked(&case.hidden, [tokens, width], dtype);
+        let weight: Tensor<2> = runners[1].tracked(&case.weight, [width, vocabulary], dtype);
+        let bias = case.bias.as_ref().expect("it has one");
+        let bias: Tensor<1> = runners[2].tracked(bias, [vocabulary], dtype);
         let head = LinearHead::new(weight.clone()).with_bias(bias.clone());
         let targets = indices(runner, &case.targets, [tokens]);
-        let output = config(runner, &case, Entropy::Tracked)
-            .init()
-            .expect("valid")
-            .forward_linear(hidden.clone(), &head, targets)
-            .unwrap_or_else(|error| panic!("{runner}: {error}"));
-        let gradients = weighted(runner, &case, &output).backward();
-        let near = |name: &str, gradient: Option<Vec<f64>>, is_tracked: bool, expected: &[f64]| {
-            let what = format!("{runner}, {tracked:?}: {name}");
-            assert_eq!(gradient.is_some(), is_tracked, "{what}");
-            if let Some(gradient) = gradient {
-                assert_all_near(of_products(runner, dtype), &what, &gradient, expected);
+        let log_probs = init(runner, &case, Entropy::Tracked);
+        let output = log_probs.forward_linear(hidden.clone(), &head, targets);
+        let gradients = weighted(runner, &case, &sound(runner, output)).backward();
+        let [of_hidden, of_weight, of_bias] = tracked;
+        for (name, actual, expected) in [
+            (
+                "hidden",
+                of_hidden.then(|| gradient(&hidden, &gradients)),
+                &answer.hidden_gradient,
+            ),
+            (
+                "weight",
+                of_weight.then(|| gradient(&weight, &gradients)),
+                &answer.weight_gradient,
+            ),
+            (
+                "bias",
+                of_bias.then(|| gradient(&bias, &gradients)),
+                &answer.bias_gradient,
+            ),
+        ] {
+            if let Some(actual) = actual {
+                let what = format!("{runner}, {tracked:?}: {name}");
+                assert_all_near(of_products(runner, dtype), &what, &actual, expected);
             }
-        };
-        let of = |tensor: &Tensor<2>, i: usize| match tracked[i] {
-            true => tensor.grad(&gradients).map(values),
-            false => None,
-        };
-        near(
-            "hidden",
-            of(&hidden, 0),
-            tracked[0],
-            &answer.hidden_gradient,
-        );
-        near(
-            "weight",
-            of(&weight, 1),
-            tracked[1],
-            &answer.weight_gradient,
-        );
-        let bias = match tracked[2] {
-            true => bias.grad(&gradients).map(values),
-            false => None,
-        };
-        near("bias", bias, tracked[2], &answer.bias_gradient);
+        }
     }
 }
 
@@ -275,41 +250,26 @@ pub fn frozen_parts(runner: &Runner) {
 pub fn ranks_and_mixed_types(runner: &Runner) {
     let case = HeadCase::new(7, [6, 5, 33]);
     let answer = case.answer();
-    let [_, width, vocabulary] = case.shape;
+    let width = case.shape[1];
     let dtypes = [runner.exact_dtypes(), runner.half_dtypes()].concat();
     for dtype in dtypes {
-        let hidden = runner.tracked(&case.hidden, [2, 3, width], DType::F32);
-        let weight = runner.tracked(&case.weight, [width, vocabulary], dtype);
-        let output = config(runner, &case, Entropy::Tracked)
-            .init()
-            .expect("valid")
-            .forward_linear(
-                hidden.clone(),
-                &LinearHead::new(weight.clone()),
-                indices(runner, &case.targets, [2, 3]),
-            )
-            .unwrap_or_else(|error| panic!("{runner}: {error}"));
+        let hidden: Tensor<3> = runner.tracked(&case.hidden, [2, 3, width], DType::F32);
+        let leaves = Leaves::of(runner, &case, Layout::Linear, dtype);
+        let targets = indices(runner, &case.targets, [2, 3]);
+        let log_probs = init(runner, &case, Entropy::Tracked);
+        let output = log_probs.forward_linear(hidden.clone(), &leaves.head, targets);
+        let output = sound(runner, output);
         assert_eq!(output.log_probs.dims(), [2, 3]);
         assert_eq!(output.log_probs.dtype(), DType::F32);
         let what = format!("{runner}, a weight of {dtype:?}");
-        let log_probs = values(output.log_probs.clone());
-        assert_all_near(
-            of_products(runner, DType::F32),
-            &what,
-            &log_probs,
-            &answer.log_probs,
-        );
+        let products = of_products(runner, DType::F32);
+        assert_values(&what, &answer, &output, products);
         if runner.is_tracked() {
             let gradients = weighted(runner, &case, &output).backward();
-            let gradient = weight.grad(&gradients).expect("the weight is tracked");
-            assert_eq!(gradient.dtype(), dtype);
-            let gradient = values(hidden.grad(&gradients).expect("hidden is tracked"));
-            assert_all_near(
-                of_products(runner, DType::F32),
-                &what,
-                &gradient,
-                &answer.hidden_gradient,
-            );
+            let [of_weight, _] = leaves.gradients(&gradients);
+            assert!(of_weight.is_some(), "{what}");
+            let gradient = gradient(&hidden, &gradients);
+            assert_all_near(products, &what, &gradient, &answer.hidden_gradient);
         }
     }
 }

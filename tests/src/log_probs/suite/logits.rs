@@ -3,17 +3,21 @@
 use burn::tensor::{DType, Tensor};
 use policy_loss::Entropy;
 
-use super::{HeadCase, config, indices, tokens as given, tolerance, weighted};
+use super::{
+    HeadCase, assert_values, assert_zero_where_masked, config, init, sound, tokens as given,
+    tolerance, weighted,
+};
 use crate::compare::{Tolerance, assert_all_near};
 use crate::log_probs::oracle;
-use crate::runner::{Runner, values};
+use crate::runner::{Runner, gradient, values};
 
 /// The case that the parts share: a vocabulary that is no multiple of any vector.
 fn case() -> HeadCase {
     HeadCase::new(1, [6, 5, 37])
 }
 
-/// Values and gradients, with each setting of the entropies.
+/// Values and gradients, with each setting of the entropies. Masked rows may hold anything, and are
+/// exactly 0.
 pub fn values_and_gradients(runner: &Runner) {
     for dtype in runner.exact_dtypes() {
         for entropy in [Entropy::None, Entropy::Metric, Entropy::Tracked] {
@@ -26,19 +30,31 @@ pub fn values_and_gradients(runner: &Runner) {
                 case().with_temperatures().with_softcap(4.0).with_kept(),
                 case().with_squares().with_temperature(0.7),
                 case().with_squares().with_softcap(4.0).with_kept(),
+                case().with_mask(|token| token % 3 != 1),
+                case()
+                    .with_kept()
+                    .with_mask(|token| token % 3 != 1)
+                    .with_temperatures(),
             ] {
                 let mut case = case;
                 if entropy == Entropy::Metric {
                     // It has no gradient, whatever reaches it.
                     case.entropy_gradient.fill(0.0);
                 }
-                check(runner, &case, entropy, dtype);
+                check(runner, &case, entropy, dtype, tolerance(dtype));
             }
         }
     }
 }
 
-fn check(runner: &Runner, case: &HeadCase, entropy: Entropy, dtype: DType) {
+/// Fails unless values and gradient of a case's logits are those of the oracle.
+pub(super) fn check(
+    runner: &Runner,
+    case: &HeadCase,
+    entropy: Entropy,
+    dtype: DType,
+    tolerance: Tolerance,
+) {
     let [tokens, _, vocabulary] = case.shape;
     let what = format!("{runner}, {dtype:?}, {entropy:?}");
     let mut answer = case.answer();
@@ -47,45 +63,38 @@ fn check(runner: &Runner, case: &HeadCase, entropy: Entropy, dtype: DType) {
         without.entropy_gradient.fill(0.0);
         answer = without.answer();
     }
-    let logits = runner.tracked(&answer.logits, [tokens, vocabulary], dtype);
+    let shape = [tokens, vocabulary];
+    let logits: Tensor<2> = runner.tracked(&case.given_logits(), shape, dtype);
     let given = given(runner, case, [tokens], dtype);
-    let output = config(runner, case, entropy)
-        .init()
-        .expect("valid")
-        .forward(logits.clone(), given)
-        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    let output = init(runner, case, entropy).forward(logits.clone(), given);
+    let output = sound(&what, output);
     assert_eq!(output.log_probs.dtype(), dtype);
-    let near = |name: &str, actual: Tensor<1>, expected: &[f64]| {
-        let tolerance = tolerance(dtype);
-        assert_all_near(
-            tolerance,
-            &format!("{what}: {name}"),
-            &values(actual),
-            expected,
-        );
-    };
-    near("log_probs", output.log_probs.clone(), &answer.log_probs);
     assert_eq!(output.entropies.is_some(), entropy != Entropy::None);
     if let Some(entropies) = &output.entropies {
-        near("entropies", entropies.clone(), &answer.entropies);
         let is_tracked = runner.is_tracked() && entropy == Entropy::Tracked;
         assert_eq!(entropies.is_tracked(), is_tracked, "{what}");
     }
     let are_squared = case.squares_gradient.is_some();
     assert_eq!(output.sums_of_squares.is_some(), are_squared, "{what}");
-    if let Some(squares) = &output.sums_of_squares {
-        near("sums_of_squares", squares.clone(), &answer.sums_of_squares);
-    }
+    assert_values(&what, &answer, &output, tolerance);
+    let log_probs = values(output.log_probs.clone());
+    assert_zero_where_masked(&what, case, &log_probs);
     if runner.is_tracked() {
         let gradients = weighted(runner, case, &output).backward();
-        let gradient = logits.grad(&gradients).expect("logits are tracked");
+        let gradient = gradient(&logits, &gradients);
         let what = format!("{what}: gradient");
-        let tolerance = tolerance(dtype);
-        assert_all_near(tolerance, &what, &values(gradient), &answer.logits_gradient);
+        assert_all_near(tolerance, &what, &gradient, &answer.logits_gradient);
+        assert_zero_where_masked(&what, case, &gradient);
     }
     // Nobody has written into the caller's logits.
-    let rounded = values(runner.tensor(&answer.logits, [tokens, vocabulary], dtype));
-    assert_eq!(values(logits), rounded, "{what}: the logits were modified");
+    let untouched: Tensor<2> = runner.tensor(&case.given_logits(), shape, dtype);
+    let what = format!("{what}: the logits afterwards");
+    assert_all_near(
+        Tolerance::of(0.0),
+        &what,
+        &values(logits),
+        &values(untouched),
+    );
 }
 
 /// `[B, T, V]`, a view, and chunks of every length give the same.
@@ -104,66 +113,18 @@ fn check_shapes_and_chunks(runner: &Runner, case: &HeadCase) {
         let what = format!("{runner}, chunks of {chunk}");
         // The vocabulary first, so that the logits are a view.
         let turned = oracle::transposed(&answer.logits, [tokens, vocabulary]);
-        let stored = runner.tracked(&turned, [vocabulary, tokens], dtype);
+        let stored: Tensor<2> = runner.tracked(&turned, [vocabulary, tokens], dtype);
         let logits: Tensor<3> = stored.clone().transpose().reshape([2, 3, vocabulary]);
-        let output = config
-            .init()
-            .expect("valid")
-            .forward(logits, given.clone())
-            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        let log_probs = config.init().expect("valid");
+        let output = sound(&what, log_probs.forward(logits, given.clone()));
         assert_eq!(output.log_probs.dims(), [2, 3]);
-        let log_probs = values(output.log_probs.clone());
-        assert_all_near(tolerance(dtype), &what, &log_probs, &answer.log_probs);
+        assert_values(&what, &answer, &output, tolerance(dtype));
         if runner.is_tracked() {
             let gradients = weighted(runner, case, &output).backward();
-            let gradient = values(stored.grad(&gradients).expect("logits are tracked"));
+            let gradient = gradient(&stored, &gradients);
             let expected = oracle::transposed(&answer.logits_gradient, [tokens, vocabulary]);
             assert_all_near(tolerance(dtype), &what, &gradient, &expected);
         }
-    }
-}
-
-/// Masked rows may hold anything, and are exactly 0.
-pub fn masked(runner: &Runner) {
-    check_masked(runner, &case());
-    check_masked(runner, &case().with_kept().with_temperatures());
-}
-
-fn check_masked(runner: &Runner, case: &HeadCase) {
-    let [tokens, _, vocabulary] = case.shape;
-    let is_valid = |token: usize| token % 3 != 1;
-    let mut answer = case.answer();
-    let mut garbage = case.clone();
-    let valid: Vec<bool> = (0..tokens).map(is_valid).collect();
-    garbage.mask = Some(valid.clone());
-    for token in (0..tokens).filter(|token| !is_valid(*token)) {
-        if let Some(temperatures) = &mut garbage.temperatures {
-            temperatures[token] = [0.0, f64::NAN][token % 2];
-        }
-        let row = token * vocabulary..(token + 1) * vocabulary;
-        answer.logits[row.clone()].fill(f64::NAN);
-        answer.logits_gradient[row].fill(0.0);
-        (answer.log_probs[token], answer.entropies[token]) = (0.0, 0.0);
-        garbage.targets[token] = -100;
-    }
-    let logits = runner.tracked(&answer.logits, [tokens, vocabulary], DType::F32);
-    let given = given(runner, &garbage, [tokens], DType::F32);
-    let output = config(runner, case, Entropy::Tracked)
-        .init()
-        .expect("valid")
-        .forward(logits.clone(), given)
-        .unwrap_or_else(|error| panic!("{runner}: {error}"));
-    let what = format!("{runner}, masked");
-    let near = |actual: Vec<f64>, expected: &[f64]| {
-        assert_all_near(tolerance(DType::F32), &what, &actual, expected);
-    };
-    near(values(output.log_probs.clone()), &answer.log_probs);
-    let entropies = output.entropies.clone().expect("asked for");
-    near(values(entropies), &answer.entropies);
-    if runner.is_tracked() {
-        let gradients = weighted(runner, case, &output).backward();
-        let gradient = values(logits.grad(&gradients).expect("logits are tracked"));
-        near(gradient, &answer.logits_gradient);
     }
 }
 
@@ -178,25 +139,17 @@ fn check_half(runner: &Runner, case: &HeadCase, dtype: DType) {
     let [tokens, _, vocabulary] = case.shape;
     let what = format!("{runner}, {dtype:?}");
     let answer = case.answer();
-    let logits = runner.tracked(&answer.logits, [tokens, vocabulary], dtype);
-    let targets = indices(runner, &case.targets, [tokens]);
-    let config = config(runner, case, Entropy::Tracked);
-    let output = config
-        .init()
-        .expect("valid")
-        .forward(logits.clone(), targets)
-        .unwrap_or_else(|error| panic!("{what}: {error}"));
+    let logits: Tensor<2> = runner.tracked(&answer.logits, [tokens, vocabulary], dtype);
+    let given = given(runner, case, [tokens], dtype);
+    let output = init(runner, case, Entropy::Tracked).forward(logits.clone(), given);
+    let output = sound(&what, output);
     assert_eq!(output.log_probs.dtype(), DType::F32);
-    let single = tolerance(DType::F32);
-    let log_probs = values(output.log_probs.clone());
-    assert_all_near(single, &what, &log_probs, &answer.log_probs);
+    assert_values(&what, &answer, &output, tolerance(DType::F32));
     let mut one_rounding = Tolerance::gradient(dtype);
     one_rounding.absolute = 1e-5;
     if runner.is_tracked() {
         let gradients = weighted(runner, case, &output).backward();
-        let gradient = logits.grad(&gradients).expect("logits are tracked");
-        assert_eq!(gradient.dtype(), dtype);
-        let gradient = values(gradient);
+        let gradient = gradient(&logits, &gradients);
         assert_all_near(one_rounding, &what, &gradient, &answer.logits_gradient);
     }
 }

@@ -19,12 +19,17 @@ pub mod shards;
 pub mod targets;
 pub mod temperatures;
 
-use burn::tensor::{Bool, DType, Int, Tensor, TensorData};
-use policy_loss::{Entropy, LinearHead, LogProbs, LogProbsConfig, LogProbsTokens};
+use std::fmt::Display;
 
-use super::case::HeadCase;
-use crate::compare::{Tolerance, assert_all_near};
-use crate::runner::{Mode, Runner, values};
+use burn::tensor::{Bool, DType, Gradients, Int, Tensor, TensorData};
+use policy_loss::{
+    BatchError, Entropy, LinearHead, LogProbs, LogProbsConfig, LogProbsTokens, TokenLogProbs,
+};
+
+use super::case::{HeadAnswer, HeadCase};
+use super::oracle::transposed;
+use crate::compare::{Tolerance, assert_all_near, largest};
+use crate::runner::{Mode, Runner, any_gradient, values};
 
 /// How a weight is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +63,82 @@ pub fn config(runner: &Runner, case: &HeadCase, entropy: Entropy) -> LogProbsCon
         .with_entropy(entropy)
         .with_sum_of_squares(case.squares_gradient.is_some())
         .with_implementation(runner.implementation)
+}
+
+/// As [`config`], ready to be applied.
+pub fn init(runner: &Runner, case: &HeadCase, entropy: Entropy) -> TokenLogProbs {
+    config(runner, case, entropy).init().expect("valid")
+}
+
+/// What the library accepted.
+///
+/// # Panics
+///
+/// It refused it.
+pub fn sound<T>(what: impl Display, result: Result<T, BatchError>) -> T {
+    result.unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
+/// The leaves of a head, and the head that is made of them.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Leaves {
+    layout: Layout,
+    pub weight: Tensor<2>,
+    pub bias: Option<Tensor<1>>,
+    pub head: LinearHead,
+}
+
+impl Leaves {
+    /// Those of a case, whose weight is stored in a layout.
+    pub fn of(runner: &Runner, case: &HeadCase, layout: Layout, dtype: DType) -> Self {
+        let [_, width, vocabulary] = case.shape;
+        let given = (&case.weight[..], case.bias.as_deref());
+        Self::new(runner, given, [width, vocabulary], layout, dtype)
+    }
+
+    /// Those of a weight `[H, V]` and of a bias.
+    pub fn new(
+        runner: &Runner,
+        (weight, bias): (&[f64], Option<&[f64]>),
+        [width, words]: [usize; 2],
+        layout: Layout,
+        dtype: DType,
+    ) -> Self {
+        let weight: Tensor<2> = match layout {
+            Layout::Linear => runner.tracked(weight, [width, words], dtype),
+            Layout::Tied | Layout::View => {
+                let turned = transposed(weight, [width, words]);
+                runner.tracked(&turned, [words, width], dtype)
+            }
+        };
+        let bias = bias.map(|bias| runner.tracked(bias, [words], dtype));
+        let head = match layout {
+            Layout::Linear => LinearHead::new(weight.clone()),
+            Layout::Tied => LinearHead::tied(weight.clone()),
+            Layout::View => LinearHead::new(weight.clone().transpose()),
+        };
+        Self {
+            layout,
+            head: head.with_bias(bias.clone()),
+            weight,
+            bias,
+        }
+    }
+
+    /// The gradients of weight and bias, that of the weight `[H, V]` whatever the layout.
+    pub fn gradients(&self, gradients: &Gradients) -> [Option<Vec<f64>>; 2] {
+        let of_weight = any_gradient(&self.weight, gradients);
+        let of_weight = of_weight.map(|gradient| match self.layout {
+            Layout::Linear => gradient,
+            Layout::Tied | Layout::View => transposed(&gradient, self.weight.dims()),
+        });
+        let bias = self.bias.as_ref();
+        [
+            of_weight,
+            bias.and_then(|bias| any_gradient(bias, gradients)),
+        ]
+    }
 }
 
 /// Token indices.
@@ -122,34 +203,13 @@ pub fn linear(
     layout: Layout,
     dtype: DType,
 ) -> Outcome {
-    let [tokens, width, vocabulary] = case.shape;
-    let hidden = runner.tracked(&case.hidden, [tokens, width], dtype);
-    let turned = super::oracle::transposed(&case.weight, [width, vocabulary]);
-    let (weight, head) = match layout {
-        Layout::Linear => {
-            let weight = runner.tracked(&case.weight, [width, vocabulary], dtype);
-            (weight.clone(), LinearHead::new(weight))
-        }
-        Layout::Tied => {
-            let weight = runner.tracked(&turned, [vocabulary, width], dtype);
-            (weight.clone(), LinearHead::tied(weight))
-        }
-        Layout::View => {
-            let weight = runner.tracked(&turned, [vocabulary, width], dtype);
-            (weight.clone(), LinearHead::new(weight.transpose()))
-        }
-    };
-    let bias = case
-        .bias
-        .as_ref()
-        .map(|bias| runner.tracked(bias, [vocabulary], dtype));
-    let head = head.with_bias(bias.clone());
+    let [tokens, width, _] = case.shape;
+    let hidden: Tensor<2> = runner.tracked(&case.hidden, [tokens, width], dtype);
+    let leaves = Leaves::of(runner, case, layout, dtype);
     let given = self::tokens(runner, case, [tokens], dtype);
-    let output = config
-        .init()
-        .expect("the configuration is valid")
-        .forward_linear(hidden.clone(), &head, given)
-        .unwrap_or_else(|error| panic!("{runner}: the case was refused: {error}"));
+    let log_probs = config.init().expect("valid");
+    let output = log_probs.forward_linear(hidden.clone(), &leaves.head, given);
+    let output = sound(runner, output);
     let mut outcome = Outcome {
         log_probs: values(output.log_probs.clone()),
         entropies: output.entropies.clone().map(values),
@@ -160,15 +220,8 @@ pub fn linear(
     };
     if runner.is_tracked() {
         let gradients = weighted(runner, case, &output).backward();
-        outcome.hidden_gradient = hidden.grad(&gradients).map(values);
-        outcome.weight_gradient = weight.grad(&gradients).map(|gradient| {
-            let gradient = values(gradient);
-            match layout {
-                Layout::Linear => gradient,
-                _ => super::oracle::transposed(&gradient, [vocabulary, width]),
-            }
-        });
-        outcome.bias_gradient = bias.and_then(|bias| bias.grad(&gradients)).map(values);
+        outcome.hidden_gradient = any_gradient(&hidden, &gradients);
+        [outcome.weight_gradient, outcome.bias_gradient] = leaves.gradients(&gradients);
     }
     outcome
 }
@@ -201,19 +254,50 @@ pub fn assert_linear(what: &str, case: &HeadCase, outcome: &Outcome, tolerance: 
             near(&format!("gradient of the {name}"), actual, expected);
         }
     }
-    for token in (0..case.shape[0]).filter(|token| !case.is_valid(*token)) {
-        assert_eq!(
-            outcome.log_probs[token], 0.0,
-            "{what}: masked token {token}"
-        );
-        if let Some(gradient) = &outcome.hidden_gradient {
-            let width = case.shape[1];
-            let row = &gradient[token * width..(token + 1) * width];
-            assert!(
-                row.iter().all(|x| *x == 0.0),
-                "{what}: masked token {token}"
-            );
+    assert_zero_where_masked(what, case, &outcome.log_probs);
+    if let Some(gradient) = &outcome.hidden_gradient {
+        assert_zero_where_masked(what, case, gradient);
+    }
+}
+
+/// Fails unless the values of a case are what the oracle says.
+///
+/// # Panics
+///
+/// They are not.
+pub fn assert_values<const D: usize>(
+    what: &str,
+    answer: &HeadAnswer,
+    output: &LogProbs<D>,
+    tolerance: Tolerance,
+) {
+    for (name, actual, expected) in [
+        ("log_probs", Some(&output.log_probs), &answer.log_probs),
+        ("entropies", output.entropies.as_ref(), &answer.entropies),
+        (
+            "sums_of_squares",
+            output.sums_of_squares.as_ref(),
+            &answer.sums_of_squares,
+        ),
+    ] {
+        if let Some(actual) = actual {
+            let what = format!("{what}: {name}");
+            assert_all_near(tolerance, &what, &values(actual.clone()), expected);
         }
+    }
+}
+
+/// Fails unless everything of masked tokens is exactly 0.
+///
+/// # Panics
+///
+/// It is not.
+pub fn assert_zero_where_masked(what: &str, case: &HeadCase, numbers: &[f64]) {
+    let of_one = numbers.len() / case.shape[0];
+    for (i, number) in numbers.iter().enumerate() {
+        let token = i / of_one;
+        let is_sound = case.is_valid(token) || *number == 0.0;
+        assert!(is_sound, "{what}: masked token {token} has {number}");
     }
 }
 
@@ -253,6 +337,15 @@ pub fn of_products(runner: &Runner, dtype: DType) -> Tolerance {
         (_, DType::F64) => tolerance(dtype),
         ("cuda", _) => Tolerance::of(2e-3),
         _ => tolerance(dtype),
+    }
+}
+
+/// That of sums of products of halves, whose terms are rounded so many times.
+pub fn of_halves(dtype: DType, roundings: f64, expected: &[f64]) -> Tolerance {
+    let relative = roundings * Tolerance::gradient(dtype).relative;
+    Tolerance {
+        relative,
+        absolute: relative * largest(expected),
     }
 }
 

@@ -1,15 +1,13 @@
 //! The policy loss of hidden states: the same as log-probs first and the loss afterwards.
 
 use burn::tensor::{DType, Tensor};
-use policy_loss::{
-    Entropy, LinearHead, LogProbsConfig, PolicyBatch, PolicyLossConfig, PolicyLossOutput,
-};
+use policy_loss::{Entropy, LogProbsConfig, PolicyBatch, PolicyLossConfig, PolicyLossOutput};
 
-use super::{HeadCase, config, indices, mask, of_products};
+use super::{HeadCase, Layout, Leaves, config, indices, mask, of_products, sound};
 use crate::busy::busy;
 use crate::compare::{Tolerance, assert_all_near, assert_metrics, assert_names, assert_near};
 use crate::configs::describe;
-use crate::runner::{Runner, values};
+use crate::runner::{Runner, gradient};
 use policy_loss_oracle::Metrics;
 use policy_loss_oracle::Random;
 
@@ -63,33 +61,27 @@ impl Setup {
     }
 }
 
-struct Leaves {
+/// Hidden states and a head.
+struct Parameters {
     hidden: Tensor<3>,
-    weight: Tensor<2>,
-    bias: Tensor<1>,
+    of_head: Leaves,
 }
 
-impl Leaves {
+impl Parameters {
     fn new(runner: &Runner, setup: &Setup, dtype: DType) -> Self {
         let bias: Vec<f64> = (0..29).map(|i| f64::from(i % 5) * 0.25).collect();
+        let given = (&setup.head.weight[..], Some(&bias[..]));
         Self {
             hidden: runner.tracked(&setup.head.hidden, [4, 6, 5], dtype),
-            weight: runner.tracked(&setup.head.weight, [5, 29], dtype),
-            bias: runner.tracked(&bias, [29], dtype),
+            of_head: Leaves::new(runner, given, [5, 29], Layout::Linear, dtype),
         }
-    }
-
-    fn head(&self) -> LinearHead {
-        LinearHead::new(self.weight.clone()).with_bias(self.bias.clone())
     }
 
     fn gradients(&self, loss: Tensor<1>) -> [Vec<f64>; 3] {
         let gradients = loss.backward();
-        [
-            values(self.hidden.grad(&gradients).expect("tracked")),
-            values(self.weight.grad(&gradients).expect("tracked")),
-            values(self.bias.grad(&gradients).expect("tracked")),
-        ]
+        let of_head = self.of_head.gradients(&gradients);
+        let [weight, bias] = of_head.map(|gradient| gradient.expect("tracked"));
+        [gradient(&self.hidden, &gradients), weight, bias]
     }
 }
 
@@ -99,7 +91,7 @@ fn both(
     config: &PolicyLossConfig,
     log_probs: LogProbsConfig,
     dtype: DType,
-) -> [(PolicyLossOutput, Leaves); 2] {
+) -> [(PolicyLossOutput, Parameters); 2] {
     let loss = config.init().expect("valid");
     let mut with_entropies = log_probs;
     if config.objective.entropy_bonus.is_some() {
@@ -110,28 +102,22 @@ fn both(
     let with_entropies = with_entropies.init().expect("valid");
     let log_probs = log_probs.init().expect("valid");
     let tokens = super::tokens(runner, &setup.head, [4, 6], dtype);
-    let one = Leaves::new(runner, setup, dtype);
+    let one = Parameters::new(runner, setup, dtype);
     let batch = setup.batch(runner, None, dtype);
-    let head = one.head();
-    let direct = loss
-        .forward_linear(&log_probs, one.hidden.clone(), &head, tokens.clone(), batch)
-        .unwrap_or_else(|error| panic!("{runner}, {}: {error}", describe(config)));
-    let two = Leaves::new(runner, setup, dtype);
+    let (hidden, head) = (one.hidden.clone(), &one.of_head.head);
+    let direct = loss.forward_linear(&log_probs, hidden, head, tokens.clone(), batch);
+    let what = format!("{runner}, {}", describe(config));
+    let direct = sound(&what, direct);
+    let two = Parameters::new(runner, setup, dtype);
     let valid = setup.batch.action_mask.as_ref().expect("busy has one");
-    let first = with_entropies
-        .forward_linear(
-            two.hidden.clone(),
-            &two.head(),
-            tokens.with_action_mask(mask(runner, valid, [4, 6])),
-        )
-        .unwrap_or_else(|error| panic!("{runner}: {error}"));
+    let tokens = tokens.with_action_mask(mask(runner, valid, [4, 6]));
+    let (hidden, head) = (two.hidden.clone(), &two.of_head.head);
+    let first = sound(&what, with_entropies.forward_linear(hidden, head, tokens));
     let mut batch = setup.batch(runner, Some(first.log_probs), dtype);
     if let Some(entropies) = first.entropies {
         batch = batch.with_entropies(entropies);
     }
-    let after = loss
-        .forward(batch)
-        .unwrap_or_else(|error| panic!("{runner}: {error}"));
+    let after = sound(&what, loss.forward(batch));
     [(direct, one), (after, two)]
 }
 
@@ -151,21 +137,14 @@ pub fn agrees_with_the_long_way(runner: &Runner) {
         log_probs.chunk_tokens = [Some(1), Some(5), None][i / 3 % 3];
         let [(direct, one), (after, two)] = both(runner, setup, policy, log_probs, dtype);
         let what = format!("{runner}, {}", describe(policy));
-        let (direct_read, after_read) = (direct.read(), after.read());
-        let (direct_read, after_read) = (
-            direct_read.expect("can be read"),
-            after_read.expect("can be read"),
-        );
+        let [direct_read, after_read] =
+            [&direct, &after].map(|output| output.read().expect("can be read"));
         let value = Tolerance::value(dtype).at_least(match dtype {
             DType::F64 => 1e-11,
             _ => 2e-5,
         });
-        assert_near(
-            value,
-            &format!("{what}: loss"),
-            direct_read.loss,
-            after_read.loss,
-        );
+        let of_loss = format!("{what}: loss");
+        assert_near(value, &of_loss, direct_read.loss, after_read.loss);
         let metrics = Metrics(after_read.metrics.named());
         assert_metrics(value, &what, &direct_read.metrics, &metrics);
         assert_eq!(direct.loss.is_tracked(), runner.is_tracked(), "{what}");
@@ -207,20 +186,14 @@ pub fn without_log_probs_is_seen(runner: &Runner) {
     let setup = Setup::new();
     let batch = setup.batch(runner, None, DType::F32);
     let loss = PolicyLossConfig::new().init().expect("valid");
-    let leaves = Leaves::new(runner, &setup, DType::F32);
+    let leaves = Parameters::new(runner, &setup, DType::F32);
     let log_probs = LogProbsConfig::new().init().expect("valid");
     let zeros = runner.tensor(&[0.0; 24], [4, 6], DType::F32);
     let given = setup.batch(runner, Some(zeros), DType::F32);
     let targets = indices(runner, &[0; 24], [4, 6]);
-    let error = loss
-        .forward_linear(
-            &log_probs,
-            leaves.hidden.clone(),
-            &leaves.head(),
-            targets,
-            given,
-        )
-        .expect_err("log-probs twice");
+    let head = &leaves.of_head.head;
+    let result = loss.forward_linear(&log_probs, leaves.hidden.clone(), head, targets, given);
+    let error = result.expect_err("log-probs twice");
     assert_names(error, &["`log_probs`", "on_policy_without_log_probs"]);
     for error in [
         loss.forward(batch.clone()).err(),

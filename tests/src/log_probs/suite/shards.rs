@@ -9,11 +9,11 @@ use policy_loss::{
 };
 
 use super::{
-    HeadCase, assert_only_nan, config, indices, of_products, tokens as given, tolerance, weighted,
+    HeadCase, Layout, Leaves, assert_only_nan, assert_values, config, indices, init, of_halves,
+    of_products, sound, tokens as given, tolerance, weighted,
 };
 use crate::compare::{Tolerance, assert_all_near};
-use crate::log_probs::oracle;
-use crate::runner::{Runner, values};
+use crate::runner::{Runner, gradient, values};
 
 const VOCABULARY: usize = 45;
 /// One shard, two, and five of which one is a single word.
@@ -64,32 +64,66 @@ fn finished<const E: usize>(ranks: Vec<ShardPartials<E>>) -> Vec<LogProbs<E>> {
         .collect()
 }
 
+/// What ranks make of hidden states and their columns of a case's head, with the leaves of each.
+fn of_heads(
+    runner: &Runner,
+    case: &HeadCase,
+    log_probs: &TokenLogProbs,
+    ranges: &[Range<usize>],
+    dtype: DType,
+) -> (Vec<LogProbs<1>>, Vec<(Tensor<2>, Leaves)>) {
+    let [tokens, width, vocabulary] = case.shape;
+    let given = given(runner, case, [tokens], dtype);
+    let layouts = [Layout::Linear, Layout::Tied].into_iter().cycle();
+    let ranks = ranges.iter().zip(layouts).map(|(range, layout)| {
+        let hidden: Tensor<2> = runner.tracked(&case.hidden, [tokens, width], dtype);
+        let weight = columns(&case.weight, vocabulary, range);
+        let bias = case.bias.as_ref().map(|bias| &bias[range.clone()]);
+        let shape = [width, range.len()];
+        let leaves = Leaves::new(runner, (&weight, bias), shape, layout, dtype);
+        let shard = VocabularyShard::new(range.start, vocabulary);
+        let head = &leaves.head;
+        let partials = log_probs.forward_linear_shard(hidden.clone(), head, given.clone(), shard);
+        (sound(runner, partials), (hidden, leaves))
+    });
+    let (ranks, leaves) = ranks.unzip();
+    (finished(ranks), leaves)
+}
+
+/// What ranks make of their columns of a case's logits, with the leaf of each.
+fn of_columns(
+    runner: &Runner,
+    case: &HeadCase,
+    log_probs: &TokenLogProbs,
+    ranges: &[Range<usize>],
+    dtype: DType,
+) -> (Vec<LogProbs<1>>, Vec<Tensor<2>>) {
+    let [tokens, _, vocabulary] = case.shape;
+    let given = given(runner, case, [tokens], dtype);
+    let logits = case.given_logits();
+    let ranks = ranges.iter().map(|range| {
+        let slice = columns(&logits, vocabulary, range);
+        let leaf: Tensor<2> = runner.tracked(&slice, [tokens, range.len()], dtype);
+        let shard = VocabularyShard::new(range.start, vocabulary);
+        let partials = log_probs.forward_shard(leaf.clone(), given.clone(), shard);
+        (sound(runner, partials), leaf)
+    });
+    let (ranks, leaves) = ranks.unzip();
+    (finished(ranks), leaves)
+}
+
 /// Fails unless each rank has the same values, those of the whole vocabulary.
-fn assert_values(what: &str, case: &HeadCase, outputs: &[LogProbs<1>], tolerance: Tolerance) {
+fn assert_ranks(what: &str, case: &HeadCase, outputs: &[LogProbs<1>], tolerance: Tolerance) {
     let answer = case.answer();
-    let mut first: Option<Vec<Vec<f64>>> = None;
+    let bits = |output: &LogProbs<1>| -> Vec<u64> {
+        let more = [&output.entropies, &output.sums_of_squares];
+        let all = std::iter::once(&output.log_probs).chain(more.into_iter().flatten());
+        let numbers = all.flat_map(|numbers| values(numbers.clone()));
+        numbers.map(f64::to_bits).collect()
+    };
     for (rank, output) in outputs.iter().enumerate() {
-        let mut all = vec![values(output.log_probs.clone())];
-        assert_all_near(
-            tolerance,
-            &format!("{what}: log_probs"),
-            &all[0],
-            &answer.log_probs,
-        );
-        for (name, actual, expected) in [
-            ("entropies", &output.entropies, &answer.entropies),
-            ("squares", &output.sums_of_squares, &answer.sums_of_squares),
-        ] {
-            if let Some(actual) = actual {
-                let actual = values(actual.clone());
-                let what = format!("{what}, rank {rank}: {name}");
-                assert_all_near(tolerance, &what, &actual, expected);
-                all.push(actual);
-            }
-        }
-        let bits = |all: &[Vec<f64>]| all.concat().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        let first = first.get_or_insert_with(|| all.clone());
-        assert_eq!(bits(&all), bits(first), "{what}: ranks differ");
+        assert_values(&format!("{what}, rank {rank}"), &answer, output, tolerance);
+        assert_eq!(bits(output), bits(&outputs[0]), "{what}: ranks differ");
     }
 }
 
@@ -122,60 +156,32 @@ fn check_hidden(
     what: &str,
 ) {
     let [tokens, width, vocabulary] = case.shape;
-    let given = given(runner, case, [tokens], dtype);
     let ranges = ranges(division);
-    let mut leaves = Vec::new();
-    let mut ranks = Vec::new();
-    for (rank, range) in ranges.iter().enumerate() {
-        let words = range.len();
-        let hidden: Tensor<2> = runner.tracked(&case.hidden, [tokens, width], dtype);
-        let slice = columns(&case.weight, vocabulary, range);
-        let (weight, head) = match rank % 2 {
-            0 => {
-                let weight: Tensor<2> = runner.tracked(&slice, [width, words], dtype);
-                (weight.clone(), LinearHead::new(weight))
-            }
-            _ => {
-                let turned = oracle::transposed(&slice, [width, words]);
-                let weight: Tensor<2> = runner.tracked(&turned, [words, width], dtype);
-                (weight.clone(), LinearHead::tied(weight))
-            }
-        };
-        let bias = case.bias.as_ref();
-        let bias = bias.map(|bias| runner.tracked(&bias[range.clone()], [words], dtype));
-        let head = head.with_bias(bias.clone());
-        let shard = VocabularyShard::new(range.start, vocabulary);
-        let partials = log_probs.forward_linear_shard(hidden.clone(), &head, given.clone(), shard);
-        ranks.push(partials.unwrap_or_else(|error| panic!("{what}: {error}")));
-        leaves.push((hidden, weight, bias));
-    }
-    let outputs = finished(ranks);
+    let (outputs, leaves) = of_heads(runner, case, log_probs, &ranges, dtype);
     let tolerance = of_products(runner, dtype);
-    assert_values(what, case, &outputs, tolerance);
+    assert_ranks(what, case, &outputs, tolerance);
     if !runner.is_tracked() {
         return;
     }
     let answer = case.answer();
     let mut hidden_gradient = vec![0.0; tokens * width];
-    for (rank, (output, (hidden, weight, bias))) in outputs.iter().zip(leaves).enumerate() {
-        let range = &ranges[rank];
+    for ((output, (hidden, leaves)), range) in outputs.iter().zip(leaves).zip(ranges) {
         let gradients = weighted(runner, case, output).backward();
-        let part = values(hidden.grad(&gradients).expect("tracked"));
-        for (sum, part) in hidden_gradient.iter_mut().zip(part) {
+        for (sum, part) in hidden_gradient
+            .iter_mut()
+            .zip(gradient(&hidden, &gradients))
+        {
             *sum += part;
         }
-        let gradient = values(weight.grad(&gradients).expect("tracked"));
-        let gradient = match rank % 2 {
-            0 => gradient,
-            _ => oracle::transposed(&gradient, [range.len(), width]),
-        };
-        let expected = columns(&answer.weight_gradient, vocabulary, range);
-        let what = format!("{what}, rank {rank}: gradient of the");
-        assert_all_near(tolerance, &format!("{what} weight"), &gradient, &expected);
+        let [weight, bias] = leaves.gradients(&gradients);
+        let expected = columns(&answer.weight_gradient, vocabulary, &range);
+        let of = format!("{what}, {range:?}: gradient of the");
+        let weight = weight.expect("tracked");
+        assert_all_near(tolerance, &format!("{of} weight"), &weight, &expected);
+        assert_eq!(bias.is_some(), case.bias.is_some(), "{what}");
         if let Some(bias) = bias {
-            let gradient = values(bias.grad(&gradients).expect("tracked"));
-            let expected = &answer.bias_gradient[range.clone()];
-            assert_all_near(tolerance, &format!("{what} bias"), &gradient, expected);
+            let expected = &answer.bias_gradient[range];
+            assert_all_near(tolerance, &format!("{of} bias"), &bias, expected);
         }
     }
     let what = format!("{what}: gradient of hidden states");
@@ -193,59 +199,36 @@ pub fn of_logits(runner: &Runner) {
                 }
                 let division = DIVISIONS[(i + 1) % 3];
                 let what = format!("{runner}, {dtype:?}, {entropy:?}, case {i}, {division:?}");
-                check_logits(
-                    runner,
-                    &case,
-                    &case.answer().logits,
-                    entropy,
-                    division,
-                    dtype,
-                    &what,
-                );
+                let how = (division, tolerance(dtype));
+                check_logits(runner, &case, entropy, how, dtype, &what);
             }
         }
     }
 }
 
-#[allow(clippy::too_many_arguments)]
 fn check_logits(
     runner: &Runner,
     case: &HeadCase,
-    logits: &[f64],
     entropy: Entropy,
-    division: &[usize],
+    (division, tolerance): (&[usize], Tolerance),
     dtype: DType,
     what: &str,
 ) {
-    let [tokens, _, vocabulary] = case.shape;
     let log_probs = config(runner, case, entropy).with_chunk_tokens(3);
     let log_probs = log_probs.init().expect("valid");
-    let given = given(runner, case, [tokens], dtype);
     let ranges = ranges(division);
-    let mut logits = logits.to_vec();
-    for token in (0..tokens).filter(|token| !case.is_valid(*token)) {
-        logits[token * vocabulary..(token + 1) * vocabulary].fill(f64::NAN);
-    }
-    let of = |range: &Range<usize>| {
-        let slice = columns(&logits, vocabulary, range);
-        runner.tracked(&slice, [tokens, range.len()], dtype)
-    };
-    let leaves: Vec<Tensor<2>> = ranges.iter().map(of).collect();
-    let ranks = leaves.iter().zip(&ranges).map(|(logits, range)| {
-        let shard = VocabularyShard::new(range.start, vocabulary);
-        let partials = log_probs.forward_shard(logits.clone(), given.clone(), shard);
-        partials.unwrap_or_else(|error| panic!("{what}: {error}"))
-    });
-    let outputs = finished(ranks.collect());
-    assert_values(what, case, &outputs, tolerance(dtype));
-    if runner.is_tracked() {
-        let answer = case.answer();
-        for ((output, logits), range) in outputs.iter().zip(leaves).zip(&ranges) {
+    let (outputs, leaves) = of_columns(runner, case, &log_probs, &ranges, dtype);
+    assert_ranks(what, case, &outputs, tolerance);
+    let answer = case.answer();
+    for ((output, logits), range) in outputs.iter().zip(leaves).zip(&ranges) {
+        assert_eq!(output.entropies.is_some(), entropy != Entropy::None);
+        let are_squared = case.squares_gradient.is_some();
+        assert_eq!(output.sums_of_squares.is_some(), are_squared, "{what}");
+        if runner.is_tracked() {
             let gradients = weighted(runner, case, output).backward();
-            let gradient = values(logits.grad(&gradients).expect("tracked"));
-            let expected = columns(&answer.logits_gradient, vocabulary, range);
+            let expected = columns(&answer.logits_gradient, case.shape[2], range);
             let what = format!("{what}, {range:?}: gradient");
-            assert_all_near(tolerance(dtype), &what, &gradient, &expected);
+            assert_all_near(tolerance, &what, &gradient(&logits, &gradients), &expected);
         }
     }
 }
@@ -253,63 +236,20 @@ fn check_logits(
 /// Large logits, a shard of which nothing is possible, and a target that is not.
 pub fn extreme_logits(runner: &Runner) {
     let never = f64::NEG_INFINITY;
-    let rows = [
+    let logits = [
         [1e4, -1e4, 9999.0, 1e4, 0.0, never, never],
         [1.0, never, 2.0, never, 0.5, never, never],
         [never, never, 3.0, never, never, never, never],
         [-1e4, never, -1e4, 1e4, 1e4, never, never],
     ];
-    let mut case = HeadCase::new(72, [4, 1, 7]).with_squares();
+    let mut case = HeadCase::new(72, [4, 1, 7])
+        .with_squares()
+        .with_logits(logits.concat());
     case.targets = vec![3, 2, 2, 0];
-    let upstream = |i: usize| {
-        let squares = case.squares_gradient.as_ref().expect("it has one");
-        [
-            case.log_prob_gradient[i],
-            case.entropy_gradient[i],
-            squares[i],
-        ]
-    };
-    let row = |i: usize| oracle::row(&rows[i], case.targets[i] as usize, 1.0, upstream(i));
-    let answers: Vec<_> = (0..4).map(row).collect();
     for dtype in runner.exact_dtypes() {
-        let log_probs = config(runner, &case, Entropy::Tracked)
-            .init()
-            .expect("valid");
-        let ranges = ranges(&[2, 3, 2]);
-        let of = |range: &Range<usize>| {
-            runner.tracked(&columns(&rows.concat(), 7, range), [4, range.len()], dtype)
-        };
-        let leaves: Vec<Tensor<2>> = ranges.iter().map(of).collect();
-        let ranks = leaves.iter().zip(&ranges).map(|(logits, range)| {
-            let targets = indices(runner, &case.targets, [4]);
-            let shard = VocabularyShard::new(range.start, 7);
-            let partials = log_probs.forward_shard(logits.clone(), targets, shard);
-            partials.unwrap_or_else(|error| panic!("{runner}: {error}"))
-        });
-        let outputs = finished(ranks.collect());
-        for ((output, logits), range) in outputs.iter().zip(leaves).zip(&ranges) {
-            let what = format!("{runner}, {dtype:?}, {range:?}");
-            let near = |actual: Tensor<1>, of: fn(&oracle::Row) -> f64| {
-                let expected: Vec<f64> = answers.iter().map(of).collect();
-                assert_all_near(Tolerance::of(1e-6), &what, &values(actual), &expected);
-            };
-            near(output.log_probs.clone(), |row| row.log_prob);
-            near(output.entropies.clone().expect("asked for"), |row| {
-                row.entropy
-            });
-            let squares = output.sums_of_squares.clone().expect("asked for");
-            near(squares, |row| row.sum_of_squares);
-            if runner.is_tracked() {
-                let gradients = weighted(runner, &case, output).backward();
-                let gradient = values(logits.grad(&gradients).expect("tracked"));
-                let expected: Vec<f64> = answers
-                    .iter()
-                    .flat_map(|row| row.gradient.clone())
-                    .collect();
-                let expected = columns(&expected, 7, range);
-                assert_all_near(Tolerance::of(1e-6), &what, &gradient, &expected);
-            }
-        }
+        let what = format!("{runner}, {dtype:?}");
+        let how = (&[2, 3, 2][..], Tolerance::of(1e-6));
+        check_logits(runner, &case, Entropy::Tracked, how, dtype, &what);
     }
     impossible_target(runner, [never, 0.0], [vec![-0.5], vec![1.0, -0.5]]);
     // Nothing else is possible in its shard, either.
@@ -318,28 +258,17 @@ pub fn extreme_logits(runner: &Runner) {
 
 /// A target of -inf, the first of a second shard: its log-prob says so, and the gradients are finite.
 fn impossible_target(runner: &Runner, second: [f64; 2], expected: [Vec<f64>; 2]) {
-    let logits: [Tensor<2>; 2] = [
-        runner.tracked(&[0.0], [1, 1], DType::F32),
-        runner.tracked(&second, [1, 2], DType::F32),
-    ];
-    let case = HeadCase::new(0, [1, 1, 3]);
-    let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
-    let ranks = logits.iter().zip([0, 1]).map(|(logits, first)| {
-        let shard = VocabularyShard::new(first, 3);
-        let partials = log_probs.forward_shard(logits.clone(), indices(runner, &[1], [1]), shard);
-        partials.unwrap_or_else(|error| panic!("{runner}: {error}"))
-    });
-    let outputs = finished(ranks.collect());
-    for ((output, logits), expected) in outputs.iter().zip(&logits).zip(expected) {
-        assert_eq!(
-            values(output.log_probs.clone()),
-            [f64::NEG_INFINITY],
-            "{runner}"
-        );
+    let logits = vec![0.0, second[0], second[1]];
+    let mut case = HeadCase::new(0, [1, 1, 3]).with_logits(logits);
+    case.targets = vec![1];
+    let log_probs = init(runner, &case, Entropy::None);
+    let (outputs, leaves) = of_columns(runner, &case, &log_probs, &[0..1, 1..3], DType::F32);
+    for ((output, logits), expected) in outputs.into_iter().zip(&leaves).zip(expected) {
+        let what = format!("{runner}, {second:?}");
+        let actual = values(output.log_probs.clone());
+        assert_eq!(actual, [f64::NEG_INFINITY], "{what}");
         if runner.is_tracked() {
-            let gradients = output.log_probs.clone().sum().backward();
-            let gradient = values(logits.grad(&gradients).expect("tracked"));
-            let what = format!("{runner}, {second:?}");
+            let gradient = gradient(logits, &output.log_probs.sum().backward());
             assert_all_near(Tolerance::of(1e-6), &what, &gradient, &expected);
         }
     }
@@ -350,17 +279,10 @@ pub fn target_in_no_shard(runner: &Runner) {
     for target in [-100, 3, 19, 1 << 30] {
         let mut case = HeadCase::new(73, [4, 3, 19]);
         case.targets[1] = target;
-        let whole = config(runner, &case, Entropy::None).init().expect("valid");
-        let hidden: Tensor<2> = runner.tracked(&case.hidden, [4, 3], DType::F32);
+        let log_probs = init(runner, &case, Entropy::None);
         // Word 3 is in none of them.
-        let ranks = [0..3, 4..10, 10..19].map(|range: Range<usize>| {
-            let slice = columns(&case.weight, 19, &range);
-            let head = LinearHead::new(runner.tracked(&slice, [3, range.len()], DType::F32));
-            let targets = indices(runner, &case.targets, [4]);
-            let shard = VocabularyShard::new(range.start, 19);
-            let partials = whole.forward_linear_shard(hidden.clone(), &head, targets, shard);
-            partials.unwrap_or_else(|error| panic!("{runner}: {error}"))
-        });
+        let ranges = [0..3, 4..10, 10..19];
+        let (outputs, _) = of_heads(runner, &case, &log_probs, &ranges, DType::F32);
         let mut without = case.clone();
         without.targets[1] = 0;
         for token in 0..4 {
@@ -374,7 +296,7 @@ pub fn target_in_no_shard(runner: &Runner) {
         let rows = left[0].chunks(3).zip(left[1].chunks(15));
         without.weight = rows.flat_map(|(a, b)| [a, b].concat()).collect();
         let answer = without.answer();
-        for output in finished(ranks.into()) {
+        for output in outputs {
             let actual = values(output.log_probs);
             let what = format!("{runner}, {target}");
             let tolerance = of_products(runner, DType::F32);
@@ -385,21 +307,13 @@ pub fn target_in_no_shard(runner: &Runner) {
 
 /// So is one that two shards have.
 pub fn target_in_two_shards(runner: &Runner) {
-    let case = HeadCase::new(77, [2, 1, 4]);
-    let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
-    let ranks = [0, 2].map(|first| {
-        let logits: Tensor<2> = runner.tracked(&[0.5; 6], [2, 3], DType::F32);
-        let targets = indices(runner, &[1, 2], [2]);
-        let shard = VocabularyShard::new(first, 5);
-        let partials = log_probs.forward_shard(logits, targets, shard);
-        partials.unwrap_or_else(|error| panic!("{runner}: {error}"))
-    });
-    for output in finished(ranks.into()) {
-        let log_probs = values(output.log_probs);
-        assert!(
-            !log_probs[0].is_nan() && log_probs[1].is_nan(),
-            "{runner}: {log_probs:?}"
-        );
+    let mut case = HeadCase::new(77, [2, 1, 5]).with_logits(vec![0.5; 10]);
+    case.targets = vec![1, 2];
+    let log_probs = init(runner, &case, Entropy::None);
+    let (outputs, _) = of_columns(runner, &case, &log_probs, &[0..3, 2..5], DType::F32);
+    for output in outputs {
+        let are_nan = values(output.log_probs).into_iter().map(f64::is_nan);
+        assert!(are_nan.eq([false, true]), "{runner}");
     }
 }
 
@@ -408,32 +322,20 @@ pub fn no_token(runner: &Runner) {
     let case = HeadCase::new(74, [3, 4, 19])
         .with_squares()
         .with_mask(|_| false);
-    let log_probs = config(runner, &case, Entropy::Tracked)
-        .init()
-        .expect("valid");
+    let log_probs = init(runner, &case, Entropy::Tracked);
     for count in [3, 0] {
-        let hidden: Tensor<2> = runner.tracked(&case.hidden[..count * 4], [count, 4], DType::F32);
         let mut few = case.clone();
+        few.shape[0] = count;
+        few.hidden.truncate(count * 4);
         few.targets.truncate(count);
         few.mask = Some(vec![false; count]);
-        let of = |range: Range<usize>| {
-            let slice = columns(&case.weight, 19, &range);
-            let head = LinearHead::new(runner.tracked(&slice, [4, range.len()], DType::F32));
-            let given = given(runner, &few, [count], DType::F32);
-            let shard = VocabularyShard::new(range.start, 19);
-            let partials = log_probs.forward_linear_shard(hidden.clone(), &head, given, shard);
-            partials.unwrap_or_else(|error| panic!("{runner}: {error}"))
-        };
-        for output in finished(vec![of(0..9), of(9..19)]) {
-            let zeros = vec![0.0; count];
-            assert_eq!(values(output.log_probs), zeros, "{runner}");
-            assert_eq!(
-                values(output.entropies.expect("asked for")),
-                zeros,
-                "{runner}"
-            );
-            let squares = output.sums_of_squares.expect("asked for");
-            assert_eq!(values(squares), zeros, "{runner}");
+        let (outputs, _) = of_heads(runner, &few, &log_probs, &[0..9, 9..19], DType::F32);
+        for output in outputs {
+            let more = [output.entropies, output.sums_of_squares];
+            let more = more.map(|numbers| numbers.expect("asked for"));
+            for numbers in more.into_iter().chain([output.log_probs]) {
+                assert_eq!(values(numbers), vec![0.0; count], "{runner}");
+            }
         }
     }
 }
@@ -444,51 +346,20 @@ pub fn half_types(runner: &Runner) {
         let case = HeadCase::new(75, [7, 6, VOCABULARY])
             .with_bias()
             .exact_in_half_types();
-        let log_probs = config(runner, &case, Entropy::Tracked)
-            .init()
-            .expect("valid");
-        let [tokens, width, vocabulary] = case.shape;
+        let log_probs = init(runner, &case, Entropy::Tracked);
         let ranges = ranges(DIVISIONS[1]);
-        let mut leaves = Vec::new();
-        let ranks = ranges.iter().map(|range| {
-            let words = range.len();
-            let hidden: Tensor<2> = runner.tracked(&case.hidden, [tokens, width], dtype);
-            let slice = columns(&case.weight, vocabulary, range);
-            let weight: Tensor<2> = runner.tracked(&slice, [width, words], dtype);
-            let bias = case.bias.as_ref().expect("it has one");
-            let bias = runner.tracked(&bias[range.clone()], [words], dtype);
-            leaves.push((weight.clone(), range));
-            let head = LinearHead::new(weight).with_bias(bias);
-            let given = given(runner, &case, [tokens], dtype);
-            let shard = VocabularyShard::new(range.start, vocabulary);
-            let partials = log_probs.forward_linear_shard(hidden, &head, given, shard);
-            partials.unwrap_or_else(|error| panic!("{runner}: {error}"))
-        });
-        let outputs = finished(ranks.collect());
+        let (outputs, leaves) = of_heads(runner, &case, &log_probs, &ranges, dtype);
         let what = format!("{runner}, {dtype:?}");
-        assert_values(&what, &case, &outputs, of_products(runner, DType::F32));
+        assert_ranks(&what, &case, &outputs, of_products(runner, DType::F32));
         if runner.is_tracked() {
             let answer = case.answer();
-            let largest = answer
-                .weight_gradient
-                .iter()
-                .fold(0.0, |m: f64, x| m.max(x.abs()));
-            for (output, (weight, range)) in outputs.iter().zip(leaves) {
+            // A rounding of each term, and of the sum.
+            let tolerance = of_halves(dtype, 1.0, &answer.weight_gradient);
+            for ((output, (_, leaves)), range) in outputs.iter().zip(leaves).zip(&ranges) {
                 let gradients = weighted(runner, &case, output).backward();
-                let gradient = weight.grad(&gradients).expect("tracked");
-                assert_eq!(gradient.dtype(), dtype, "{what}");
-                let expected = columns(&answer.weight_gradient, vocabulary, range);
-                // A rounding of each term, and of the sum.
-                let rounding = if dtype == DType::F16 {
-                    2.0_f64.powi(-10)
-                } else {
-                    2.0_f64.powi(-7)
-                };
-                let tolerance = Tolerance {
-                    relative: rounding,
-                    absolute: rounding * largest,
-                };
-                assert_all_near(tolerance, &what, &values(gradient), &expected);
+                let [gradient, _] = leaves.gradients(&gradients);
+                let expected = columns(&answer.weight_gradient, VOCABULARY, range);
+                assert_all_near(tolerance, &what, &gradient.expect("tracked"), &expected);
             }
         }
     }
@@ -498,12 +369,8 @@ pub fn half_types(runner: &Runner) {
 /// reduced.
 pub fn refused(runner: &Runner) {
     let case = HeadCase::new(76, [4, 3, 5]);
-    let log_probs = config(runner, &case, Entropy::Metric)
-        .init()
-        .expect("valid");
-    let floats = |shape: [usize; 2]| -> Tensor<2> {
-        runner.tracked(&vec![0.0; shape[0] * shape[1]], shape, DType::F32)
-    };
+    let log_probs = init(runner, &case, Entropy::Metric);
+    let floats = |shape: [usize; 2]| runner.zeros(shape);
     let targets = || indices(runner, &case.targets, [4]);
     let head = LinearHead::new(floats([3, 5]));
     let seen = |error: Option<BatchError>, message: &str| {
@@ -516,23 +383,16 @@ pub fn refused(runner: &Runner) {
             "`shard.vocabulary` is {vocabulary}; accepted: {least} and more, since this shard has 5 \
              words from {first} on"
         );
-        seen(
-            log_probs
-                .forward_shard(floats([4, 5]), targets(), shard)
-                .err(),
-            &message,
-        );
+        let logits = log_probs.forward_shard(floats([4, 5]), targets(), shard);
+        seen(logits.err(), &message);
         let linear = log_probs.forward_linear_shard(floats([4, 3]), &head, targets(), shard);
         seen(linear.err(), &message);
     }
     let shard = VocabularyShard::new(2, 7);
-    let partials = log_probs
-        .forward_shard(floats([4, 5]), targets(), shard)
-        .expect("accepted");
-    let (largest, sums) = (
-        partials.largest(),
-        partials.sums(partials.largest()).expect("its own"),
-    );
+    let partials = log_probs.forward_shard(floats([4, 5]), targets(), shard);
+    let partials = sound(runner, partials);
+    let largest = partials.largest();
+    let sums = sound(runner, partials.sums(largest.clone()));
     assert_eq!((largest.dims(), sums.dims()), ([4], [4, 4]), "{runner}");
     // What was reduced may have another type, and comes from no other device.
     if runner.exact_dtypes().contains(&DType::F64) {
@@ -548,9 +408,8 @@ pub fn refused(runner: &Runner) {
         message.starts_with("`largest` is on"),
         "{runner}: {message}"
     );
-    let result = partials
-        .clone()
-        .finish(largest.clone(), sums.clone().to_device(&there));
+    let elsewhere = sums.clone().to_device(&there);
+    let result = partials.clone().finish(largest.clone(), elsewhere);
     let message = result.expect_err("refused").to_string();
     assert!(message.starts_with("`sums` is on"), "{runner}: {message}");
     let short = largest.clone().narrow(0, 0, 3);
@@ -558,10 +417,8 @@ pub fn refused(runner: &Runner) {
     seen(partials.sums(short.clone()).err(), message);
     seen(partials.clone().finish(short, sums.clone()).err(), message);
     let message = "`sums` has shape [3, 4]; expected [4, 4], as `ShardPartials`";
-    seen(
-        partials.finish(largest, sums.narrow(0, 0, 3)).err(),
-        message,
-    );
+    let result = partials.finish(largest, sums.narrow(0, 0, 3));
+    seen(result.err(), message);
     if runner.implementation == Implementation::Fused {
         // With the check, a target is looked for in the whole vocabulary.
         let checked = config(runner, &case, Entropy::None).with_check_targets(true);
@@ -570,9 +427,7 @@ pub fn refused(runner: &Runner) {
         assert!(result.is_ok(), "{runner}");
         let far = indices(runner, &[0, 6, 0, 0], [4]);
         let result = checked.forward_shard(floats([4, 5]), far, VocabularyShard::new(1, 6));
-        seen(
-            result.err(),
-            "`targets` holds 6 at flat index 1; accepted: 0 to 6, exclusive",
-        );
+        let message = "`targets` holds 6 at flat index 1; accepted: 0 to 6, exclusive";
+        seen(result.err(), message);
     }
 }

@@ -2,15 +2,16 @@
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use policy_loss::{
-    BatchError, DistillationConfig, Entropy, LinearHead, LogProbsTokens, TeacherDivergence,
+    BatchError, DistillationConfig, Entropy, Implementation, LogProbsTokens, TeacherDivergence,
     TokenDistributions, TopK,
 };
 
 use super::{
-    HeadCase, Layout, assert_only_nan, config, indices, is_of_cubecl, linear, mask, of_products,
+    HeadCase, Layout, Leaves, assert_only_nan, config, indices, init, is_of_cubecl, linear, mask,
+    of_products, sound,
 };
 use crate::compare::assert_all_near;
-use crate::runner::{Runner, values};
+use crate::runner::{Runner, gradient, values};
 
 const OUTSIDE: [i64; 4] = [-1, -100, 33, i32::MAX as i64];
 
@@ -60,28 +61,20 @@ pub fn of_any_integer_type(runner: &Runner) {
         for &dtype in types {
             let what = format!("{runner}, {dtype:?}, kept: {}", case.kept.is_some());
             let answer = case.answer();
-            let hidden = runner.tracked(&case.hidden, [tokens, width], DType::F32);
-            let weight: Tensor<2> = runner.tracked(&case.weight, [width, vocabulary], DType::F32);
-            let head = LinearHead::new(weight.clone());
-            let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
+            let hidden: Tensor<2> = runner.tracked(&case.hidden, [tokens, width], DType::F32);
+            let Leaves { weight, head, .. } = Leaves::of(runner, &case, Layout::Linear, DType::F32);
+            let log_probs = init(runner, &case, Entropy::None);
             let targets = indices(runner, &case.targets, [tokens]).cast(dtype);
             let given = LogProbsTokens::new(targets).with_kept_tokens(case.kept_tokens());
             let output = log_probs.forward_linear(hidden.clone(), &head, given);
-            let output = output.unwrap_or_else(|error| panic!("{what}: {error}"));
-            let near = of_products(runner, DType::F32);
-            assert_all_near(
-                near,
-                &what,
-                &values(output.log_probs.clone()),
-                &answer.log_probs,
-            );
+            let output = sound(&what, output);
+            let products = of_products(runner, DType::F32);
+            let actual = values(output.log_probs.clone());
+            assert_all_near(products, &what, &actual, &answer.log_probs);
             if runner.is_tracked() {
-                let gradients = output.log_probs.sum().backward();
-                let gradient = values(weight.grad(&gradients).expect("tracked"));
-                assert!(
-                    gradient.iter().all(|x| x.is_finite()),
-                    "{what}: {gradient:?}"
-                );
+                let gradient = gradient(&weight, &output.log_probs.sum().backward());
+                let is_finite = gradient.iter().all(|x| x.is_finite());
+                assert!(is_finite, "{what}: {gradient:?}");
             }
             if case.kept.is_some() {
                 continue;
@@ -91,13 +84,12 @@ pub fn of_any_integer_type(runner: &Runner) {
                 let student = TokenDistributions::of_hidden(&log_probs, hidden.clone(), &head);
                 let divergence = DistillationConfig::new(TeacherDivergence::ReverseKl);
                 let divergence = divergence.init().expect("valid");
-                let output: Tensor<1> = divergence
-                    .forward_top_k(student, TopK::new(words, teacher), None)
-                    .unwrap_or_else(|error| panic!("{what}: {error}"));
-                let gradient = runner.is_tracked().then(|| {
-                    let gradients = output.clone().sum().backward();
-                    values(weight.grad(&gradients).expect("tracked"))
-                });
+                let teacher = TopK::new(words, teacher);
+                let output: Tensor<1> =
+                    sound(&what, divergence.forward_top_k(student, teacher, None));
+                let gradient = runner
+                    .is_tracked()
+                    .then(|| gradient(&weight, &output.clone().sum().backward()));
                 (values(output), gradient)
             };
             let words = indices(runner, &[0, 255, 7, 3, 255, 0, 1, 2], [tokens, 2]);
@@ -109,16 +101,11 @@ pub fn of_any_integer_type(runner: &Runner) {
         let data = TensorData::new(vec![(1_i64 << 32) + 5, 5, i64::MIN], [3]);
         let device = runner.device.clone().without_autodiff();
         let targets = Tensor::<1, Int>::from_data(data, (&device, DType::I64));
-        let log_probs = config(runner, &self::case(), Entropy::None)
-            .init()
-            .expect("valid");
+        let log_probs = init(runner, &self::case(), Entropy::None);
         let logits: Tensor<2> = runner.tensor(&[0.0; 24], [3, 8], DType::F32);
         let output = log_probs.forward(logits, targets).expect("sound");
-        let found: Vec<bool> = values(output.log_probs)
-            .iter()
-            .map(|x| x.is_nan())
-            .collect();
-        assert_eq!(found, [true, false, true], "{runner}");
+        let are_nan = values(output.log_probs).into_iter().map(f64::is_nan);
+        assert!(are_nan.eq([true, false, true]), "{runner}");
     }
 }
 
@@ -135,37 +122,27 @@ fn ignored_without_a_gradient(runner: &Runner, case: &HeadCase) {
     let answer = case.answer();
     let [tokens, _, vocabulary] = case.shape;
     let mut logits = answer.logits.clone();
-    if runner.implementation == policy_loss::Implementation::Fused {
+    if runner.implementation == Implementation::Fused {
         logits[vocabulary..2 * vocabulary].fill(f64::NAN);
     }
-    let logits = runner.tracked(&logits, [tokens, vocabulary], DType::F32);
+    let logits: Tensor<2> = runner.tracked(&logits, [tokens, vocabulary], DType::F32);
     let mut targets = case.targets.clone();
     targets[1] = -100;
-    let output = config(runner, case, Entropy::None)
-        .init()
-        .expect("valid")
-        .forward(logits.clone(), indices(runner, &targets, [tokens]))
-        .unwrap_or_else(|error| panic!("{runner}: {error}"));
+    let targets = indices(runner, &targets, [tokens]);
+    let output = init(runner, case, Entropy::None).forward(logits.clone(), targets);
+    let output = sound(runner, output);
     let is_padding = mask(runner, &[false, true, false, false], [tokens]);
     let upstream: Tensor<1> = runner.tensor(&case.log_prob_gradient, [tokens], DType::F32);
     let selected = output.log_probs.mask_fill(is_padding, 0.0);
-    let gradients = (selected * upstream).sum().backward();
-    let gradient = values(logits.grad(&gradients).expect("logits are tracked"));
+    let gradient = gradient(&logits, &(selected * upstream).sum().backward());
     let mut expected = case.clone();
     expected.entropy_gradient.fill(0.0);
     let mut expected = expected.answer().logits_gradient;
     expected[vocabulary..2 * vocabulary].fill(0.0);
-    assert_all_near(
-        of_products(runner, DType::F32),
-        &runner.to_string(),
-        &gradient,
-        &expected,
-    );
-    assert!(
-        gradient[vocabulary..2 * vocabulary]
-            .iter()
-            .all(|x| *x == 0.0)
-    );
+    let products = of_products(runner, DType::F32);
+    assert_all_near(products, &runner.to_string(), &gradient, &expected);
+    let mut of_padding = gradient[vocabulary..2 * vocabulary].iter();
+    assert!(of_padding.all(|x| *x == 0.0), "{runner}");
 }
 
 /// With the check, they are an error that names them, unless they are masked.
@@ -174,36 +151,25 @@ pub fn are_found(runner: &Runner) {
         let mut case = case();
         case.targets[2] = target;
         let [tokens, width, vocabulary] = case.shape;
-        let log_probs = config(runner, &case, Entropy::None)
-            .with_check_targets(true)
-            .init()
-            .expect("valid");
-        let targets = indices(runner, &case.targets, [tokens]);
-        let expected = Some(BatchError::Target {
+        let checked = config(runner, &case, Entropy::None).with_check_targets(true);
+        let log_probs = checked.init().expect("valid");
+        let head = Leaves::of(runner, &case, Layout::Linear, DType::F32).head;
+        let errors = |given: LogProbsTokens<1>| {
+            let hidden: Tensor<2> = runner.tracked(&case.hidden, [tokens, width], DType::F32);
+            let logits = log_probs.forward(runner.zeros([tokens, vocabulary]), given.clone());
+            let linear = log_probs.forward_linear(hidden, &head, given);
+            [logits.err(), linear.err()]
+        };
+        let error = BatchError::Target {
             value: target,
             index: 2,
             vocabulary,
-        });
-        let logits = runner.tracked(
-            &vec![0.0; tokens * vocabulary],
-            [tokens, vocabulary],
-            DType::F32,
-        );
-        let error = log_probs.forward(logits, targets.clone()).err();
-        assert_eq!(error, expected, "{runner}");
-        let hidden = runner.tracked(&case.hidden, [tokens, width], DType::F32);
-        let weight = runner.tracked(&case.weight, [width, vocabulary], DType::F32);
-        let head = policy_loss::LinearHead::new(weight);
-        let error = log_probs
-            .forward_linear(hidden.clone(), &head, targets.clone())
-            .err();
-        assert_eq!(error, expected, "{runner}");
+        };
+        let targets = LogProbsTokens::new(indices(runner, &case.targets, [tokens]));
+        let expected = [Some(error.clone()), Some(error)];
+        assert_eq!(errors(targets.clone()), expected, "{runner}");
         let valid = mask(runner, &[true, true, false, true], [tokens]);
-        let tokens = policy_loss::LogProbsTokens::new(targets).with_action_mask(valid);
-        let output = log_probs.forward_linear(hidden, &head, tokens.clone());
-        assert!(output.is_ok(), "{runner}: a masked target was refused");
-        let logits = Tensor::<2>::zeros([case.shape[0], vocabulary], &runner.device);
-        let output = log_probs.forward(logits, tokens);
-        assert!(output.is_ok(), "{runner}: a masked target was refused");
+        let masked = targets.with_action_mask(valid);
+        assert_eq!(errors(masked), [None, None], "{runner}: it is masked");
     }
 }

@@ -1,9 +1,13 @@
 //! A temperature for each token.
 
-use burn::tensor::{DType, Tensor};
-use policy_loss::{BatchError, Entropy, LinearHead, LogProbsTokens, PolicyBatch, PolicyLossConfig};
+use burn::tensor::DType;
+use policy_loss::{
+    BatchError, Entropy, LogProbsTokens, PolicyBatch, PolicyLossConfig, TokenLogProbs,
+};
 
-use super::{HeadCase, Layout, assert_only_nan, config, indices, linear, of_products, tokens};
+use super::{
+    HeadCase, Layout, Leaves, assert_only_nan, config, indices, init, linear, of_products, tokens,
+};
 use crate::compare::assert_all_near;
 use crate::runner::Runner;
 
@@ -36,10 +40,7 @@ pub fn without_a_meaning_are_nan(runner: &Runner) {
     for temperature in MEANINGLESS {
         let mut case = HeadCase::new(62, [4, 5, 33]).with_temperatures();
         let answer = case.answer();
-        let set = |case: &mut HeadCase| {
-            case.temperatures.as_mut().expect("it has some")[2] = temperature;
-        };
-        set(&mut case);
+        case.temperatures.as_mut().expect("it has some")[2] = temperature;
         let config = config(runner, &case, Entropy::Metric);
         let outcome = linear(runner, &case, config, Layout::Linear, DType::F32);
         let what = format!("{runner}, temperature {temperature}");
@@ -52,13 +53,10 @@ pub fn without_a_meaning_are_nan(runner: &Runner) {
 /// unless its token is masked.
 pub fn refused(runner: &Runner) {
     let case = HeadCase::new(63, [4, 3, 5]);
-    let floats = |numbers: &[f64], shape: [usize; 2]| -> Tensor<2> {
-        runner.tracked(numbers, shape, DType::F32)
-    };
-    let head = LinearHead::new(floats(&case.weight, [3, 5]));
-    let of = |log_probs: &policy_loss::TokenLogProbs, tokens: LogProbsTokens<1>| {
-        let logits = log_probs.forward(floats(&[0.0; 20], [4, 5]), tokens.clone());
-        let linear = log_probs.forward_linear(floats(&case.hidden, [4, 3]), &head, tokens);
+    let head = Leaves::of(runner, &case, Layout::Linear, DType::F32).head;
+    let of = |log_probs: &TokenLogProbs, tokens: LogProbsTokens<1>| {
+        let logits = log_probs.forward(runner.zeros([4, 5]), tokens.clone());
+        let linear = log_probs.forward_linear(runner.zeros([4, 3]), &head, tokens);
         [logits.err(), linear.err()]
     };
     let seen = |errors: [Option<BatchError>; 2], message: &str| {
@@ -67,7 +65,7 @@ pub fn refused(runner: &Runner) {
             assert!(error.starts_with(message), "{runner}: {error}");
         }
     };
-    let log_probs = config(runner, &case, Entropy::None).init().expect("valid");
+    let log_probs = init(runner, &case, Entropy::None);
     let short = LogProbsTokens::new(indices(runner, &case.targets, [4]))
         .with_temperatures(runner.tensor::<1>(&[1.0; 3], [3], DType::F32));
     let message = "`temperatures` has shape [3]; expected [4]";
@@ -77,24 +75,16 @@ pub fn refused(runner: &Runner) {
     let given = tokens(runner, &each, [4], DType::F32);
     assert_eq!(of(&log_probs, given.clone()), [None, None], "{runner}");
     let warm = config(runner, &case, Entropy::None).with_temperature(2.0);
+    let warm = warm.init().expect("valid");
     let message = "`temperature` is given twice; accepted: once, with \
          `LogProbsConfig::with_temperature` or `LogProbsTokens::with_temperatures`";
-    seen(of(&warm.init().expect("valid"), given), message);
+    seen(of(&warm, given), message);
     let policy = PolicyLossConfig::new().init().expect("valid");
-    let hidden: Tensor<3> = runner.tracked(&case.hidden, [2, 2, 3], DType::F32);
-    let zeros = || floats(&[0.0; 4], [2, 2]);
-    let result = policy.forward_linear(
-        &warm.init().expect("valid"),
-        hidden,
-        &head,
-        tokens(runner, &each, [2, 2], DType::F32),
-        PolicyBatch::without_log_probs(zeros(), zeros()),
-    );
-    assert_eq!(
-        result.expect_err("refused").to_string(),
-        message,
-        "{runner}"
-    );
+    let given = tokens(runner, &each, [2, 2], DType::F32);
+    let batch = PolicyBatch::without_log_probs(runner.zeros([2, 2]), runner.zeros([2, 2]));
+    let result = policy.forward_linear(&warm, runner.zeros([2, 2, 3]), &head, given, batch);
+    let error = result.expect_err("refused").to_string();
+    assert_eq!(error, message, "{runner}");
 
     let checked = config(runner, &case, Entropy::None).with_check_targets(true);
     let checked = checked.init().expect("valid");
@@ -103,16 +93,10 @@ pub fn refused(runner: &Runner) {
         each.temperatures.as_mut().expect("it has some")[2] = temperature;
         let message =
             format!("`temperatures` is {temperature} at flat index 2; accepted: numbers above 0");
-        seen(
-            of(&checked, tokens(runner, &each, [4], DType::F32)),
-            &message,
-        );
+        let given = tokens(runner, &each, [4], DType::F32);
+        seen(of(&checked, given), &message);
         each.mask = Some(vec![true, true, false, true]);
-        let masked = tokens(runner, &each, [4], DType::F32);
-        assert_eq!(
-            of(&checked, masked),
-            [None, None],
-            "{runner}, {temperature}"
-        );
+        let masked = of(&checked, tokens(runner, &each, [4], DType::F32));
+        assert_eq!(masked, [None, None], "{runner}, {temperature}");
     }
 }

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Tensor};
 use policy_loss::{ValueBatch, ValueLossConfig};
 
 use crate::compare::{Tolerance, assert_all_near};
-use crate::runner::{Runner, values};
+use crate::runner::{Runner, gradient};
 use crate::value_loss::case::{Case, configs};
 use policy_loss_oracle::Random;
 
@@ -57,10 +57,6 @@ fn distance_to_kink(case: &Case, i: usize) -> f64 {
         .fold(f64::INFINITY, f64::min)
 }
 
-fn gradient(runner: &Runner, case: &Case, dtype: DType) -> Vec<f64> {
-    case.run(runner, dtype).gradient
-}
-
 /// The declared sub-gradients, one row of tokens: numbers that are exact in f32.
 pub fn branches(runner: &Runner) {
     let config = ValueLossConfig::new().with_clip(0.5);
@@ -82,7 +78,8 @@ pub fn branches(runner: &Runner) {
     for dtype in runner.exact_dtypes() {
         let tolerance = Tolerance::gradient(dtype);
         let what = format!("{runner}, {dtype:?}");
-        assert_all_near(tolerance, &what, &gradient(runner, &case, dtype), &expected);
+        let gradient = case.run(runner, dtype).gradient;
+        assert_all_near(tolerance, &what, &gradient, &expected);
         let clipped = case.run(runner, dtype).metrics[0].1;
         assert!((clipped - 2.0 / 7.0).abs() < 1e-6, "{what}: {clipped}");
     }
@@ -126,12 +123,12 @@ pub fn constants_receive_none(runner: &Runner) {
     let loss = ValueLossConfig::new().init().expect("sound");
     let output = loss.forward(batch.with_old_values(old_values.clone()));
     let gradients = (output.expect("accepted").loss * 3).backward();
-    let gradient = hidden.grad(&gradients).expect("the values are tracked");
+    let gradient = gradient(&hidden, &gradients);
     // V = 0.5, 2, -2 is V_old; 2 * 3 * (V - R) / 3 tokens.
     let expected = [-1.0, 4.0, -10.0];
     let tolerance = Tolerance::gradient(dtype);
     let what = format!("{runner}");
-    assert_all_near(tolerance, &what, &values(gradient), &expected);
+    assert_all_near(tolerance, &what, &gradient, &expected);
     assert!(returns.grad(&gradients).is_none(), "{runner}");
     assert!(old_values.grad(&gradients).is_none(), "{runner}");
 }
