@@ -245,7 +245,7 @@ mod kl_controllers {
 
     #[test]
     fn it_never_gets_stuck() {
-        let mut controller = Config::adaptive(1e-300, 6.0, 100.0).init().unwrap();
+        let mut controller = Config::adaptive(1e-30, 6.0, 100.0).init().unwrap();
         for _ in 0..100 {
             controller.update(0.0, 499).unwrap();
         }

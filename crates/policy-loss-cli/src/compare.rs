@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 use policy_loss::{PolicyLossConfig, Warning};
+use policy_loss_report::{cosine, norm};
 use serde::Serialize;
 
 use crate::args::CompareArguments;
@@ -40,7 +41,7 @@ struct Entry {
     loss: Number,
     /// The length of the gradient.
     gradient_norm: Number,
-    /// The cosine of the angle to the gradient of each objective, in their order; 0 where one of
+    /// The cosine of the angle to the gradient of each objective, in their order; NaN where one of
     /// the two gradients is 0.
     gradient_cosine: Vec<Number>,
     #[serde(skip)]
@@ -137,31 +138,6 @@ fn compute(
     })
 }
 
-/// The largest magnitude of a gradient, and its length in units of it: no square overflows, and
-/// none becomes 0.
-fn scale_and_length(gradient: &[f64]) -> (f64, f64) {
-    let largest = gradient.iter().fold(0.0, |largest, g| g.abs().max(largest));
-    let scale = if largest == 0.0 { 1.0 } else { largest };
-    let squares = gradient.iter().map(|g| (g / scale) * (g / scale));
-    (scale, squares.sum::<f64>().sqrt())
-}
-
-fn norm(gradient: &[f64]) -> f64 {
-    let (scale, length) = scale_and_length(gradient);
-    scale * length
-}
-
-fn cosine(one: &[f64], other: &[f64]) -> f64 {
-    let [(a_scale, a_length), (b_scale, b_length)] = [one, other].map(scale_and_length);
-    let products = one.iter().zip(other);
-    let products = products.map(|(a, b)| (a / a_scale) * (b / b_scale));
-    match a_length * b_length {
-        0.0 => 0.0,
-        // A rounding must not leave the range of a cosine.
-        lengths => (products.sum::<f64>() / lengths).clamp(-1.0, 1.0),
-    }
-}
-
 impl Comparison {
     /// A column for each objective, in blocks of as many as stand side by side.
     fn table(&self) -> String {
@@ -227,23 +203,5 @@ fn number(Number(value): Number) -> String {
     match value == 0.0 || (1e-3..1e6).contains(&value.abs()) {
         true => format!("{:.6}", value + 0.0),
         false => format!("{value:.5e}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gradients_of_any_size_have_a_direction() {
-        for scale in [1e-200, 1.0, 1e200] {
-            let [one, other] = [[3.0, 4.0], [4.0, -3.0]].map(|g| g.map(|g| g * scale));
-            assert!((norm(&one) / scale - 5.0).abs() < 1e-12, "{scale}");
-            assert!((cosine(&one, &one) - 1.0).abs() < 1e-12, "{scale}");
-            assert!(cosine(&one, &other).abs() < 1e-12, "{scale}");
-        }
-        assert_eq!(norm(&[0.0, 0.0]), 0.0);
-        assert_eq!(cosine(&[0.0, 0.0], &[1.0, 0.0]), 0.0);
-        assert!(norm(&[f64::NAN, 1.0]).is_nan());
     }
 }

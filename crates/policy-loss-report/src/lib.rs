@@ -27,6 +27,7 @@
 
 mod batch;
 mod curves;
+mod gradient;
 mod histogram;
 mod map;
 mod objective;
@@ -35,6 +36,7 @@ use serde::Serialize;
 
 pub use batch::{BatchPicture, ReportError};
 pub use curves::Curves;
+pub use gradient::{cosine, norm};
 use policy_loss::Warning;
 
 /// A page. See [the crate](crate).

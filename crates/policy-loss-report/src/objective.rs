@@ -8,6 +8,7 @@ use policy_loss::{
 use serde::Serialize;
 
 use crate::batch::ReportError;
+use crate::gradient::{cosine, norm};
 use crate::histogram::Histogram;
 use crate::map::{Channel, Layout};
 
@@ -204,16 +205,6 @@ impl Entry {
         let bounds = self.weight_bounds.iter().filter(|_| self.weight_of_tokens);
         bounds.map(|bound| bound.value.ln())
     }
-}
-
-fn norm(gradient: &[f64]) -> f64 {
-    gradient.iter().map(|g| g * g).sum::<f64>().sqrt()
-}
-
-/// A NaN where one of the two is 0, or no number.
-fn cosine(one: &[f64], other: &[f64]) -> f64 {
-    let product: f64 = one.iter().zip(other).map(|(a, b)| a * b).sum();
-    (product / (norm(one) * norm(other))).clamp(-1.0, 1.0)
 }
 
 /// The bounds of the weight, and whether they are bounds of single tokens.

@@ -190,6 +190,9 @@ impl AdvantageBatch {
         if let Some(baselines) = &self.baselines {
             alike.sequences("baselines", baselines)?;
         }
+        if let Some(action_mask) = &self.action_mask {
+            alike.shaped("action_mask", action_mask)?;
+        }
         if let Some(group_ids) = &self.group_ids {
             alike.shape("group_ids", &[group_ids.len()], &shape[..1])?;
         }
