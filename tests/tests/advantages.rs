@@ -251,11 +251,13 @@ mod kl_controllers {
         }
         let low = controller.coefficient();
         assert!(low > 0.0);
+        assert!(controller.config().init().is_ok());
         for _ in 0..10_000 {
             controller.update(100.0, 499).unwrap();
         }
         assert!(controller.coefficient().is_finite());
         assert!(controller.coefficient() > low);
+        assert!(controller.config().init().is_ok());
     }
 
     #[test]

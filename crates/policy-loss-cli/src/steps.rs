@@ -144,10 +144,14 @@ fn of_lines(path: &Path) -> Result<Curves, Failure> {
         let number = index + 1;
         let object: Map<String, Value> = serde_json::from_str(line).map_err(|error| {
             // The line that the error names is that within this one.
-            let column = error.column();
+            let (reason, column) = (error.to_string(), error.column());
+            let reason = reason.split(" at line ").next().unwrap_or_default();
+            let hint = match line.contains("NaN") || line.contains("Infinity") {
+                true => "; JSON has no NaN and no Infinity: write null",
+                false => "",
+            };
             bad(format!(
-                "line {number} is no JSON object, as column {column} shows; accepted in the place of \
-                 NaN and Infinity, which JSON does not have: null"
+                "line {number} is no JSON object: {reason}, at column {column}{hint}"
             ))
         })?;
         // Iterations are counted within an epoch.

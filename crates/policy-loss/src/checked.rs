@@ -47,7 +47,9 @@ impl PolicyBatch {
             alike.shaped("segment_ids", ids)?;
         }
         let packing = self.sequence_ids.as_deref();
-        let packing = packing.map(|ids| Packing::new(ids, shape)).transpose()?;
+        let packing = packing
+            .map(|ids| Packing::new(name, ids, shape))
+            .transpose()?;
         let sequences = packing.as_ref().map_or(shape[0], Packing::sequences);
         let advantages = check_advantages(self.advantages, &alike, packing.as_ref())?;
         // What nothing reads is left out.

@@ -173,7 +173,11 @@ impl EntropyController {
             true => (config.initial + config.delta).min(config.maximum),
             false => (config.initial - config.delta).max(config.minimum),
         };
-        config.last_entropy = Some(mean_entropy);
+        // What f32 does not hold is not accepted where a checkpoint is read.
+        config.last_entropy = Some(match mean_entropy.abs() < f64::from(f32::MIN_POSITIVE) {
+            true => 0.0,
+            false => mean_entropy,
+        });
         Ok(())
     }
 }

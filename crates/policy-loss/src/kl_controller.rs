@@ -146,9 +146,9 @@ impl KlController {
             return refused("steps", steps.to_string(), accepted);
         }
         let error = (kl / *target - 1.0).clamp(-ERROR_LIMIT, ERROR_LIMIT);
-        // Held above 0 and finite, or it could never move again.
-        *initial =
-            (*initial * (1.0 + error * passed / *horizon)).clamp(f64::MIN_POSITIVE, f64::MAX);
+        // Held where f32 holds it, or it could not move again, nor go on from a checkpoint.
+        *initial = (*initial * (1.0 + error * passed / *horizon))
+            .clamp(f64::from(f32::MIN_POSITIVE), f64::from(f32::MAX));
         Ok(())
     }
 }

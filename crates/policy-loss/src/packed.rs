@@ -14,10 +14,15 @@ pub(crate) struct Packing {
 
 impl Packing {
     /// Sequence `b` takes row `b` of the padded batch, its tokens in their order.
-    pub fn new(ids: &[usize], [rows, tokens]: [usize; 2]) -> Result<Self, BatchError> {
+    /// `name` is what has this shape.
+    pub fn new(
+        name: &'static str,
+        ids: &[usize],
+        [rows, tokens]: [usize; 2],
+    ) -> Result<Self, BatchError> {
         if rows != 1 {
             return Err(BatchError::Shape {
-                tensor: "log_probs",
+                tensor: name,
                 expected: "[1, N], because `sequence_ids` are given".into(),
                 got: vec![rows, tokens],
             });

@@ -18,7 +18,8 @@ pub struct Sequence<'a> {
 ///
 /// Answers to the same prompt that stand side by side are laid out as one row behind one copy of
 /// it, so that the prompt, which is most of the tokens where answers are short, passes through the
-/// model once for all of them. The results, and the gradients, are those of separate rows.
+/// model once for all of them. Beyond [`LONG_ROW`] tokens they go on in another row. The results, and the
+/// gradients, are those of separate rows.
 #[derive(Debug, Clone)]
 pub struct TokenBatch {
     /// `[R, L]`.

@@ -91,7 +91,7 @@ fn difference(template: &str) -> Option<String> {
         return Some(format!("it has no {missing}"));
     }
     if template.contains("bos_token") {
-        return Some("it begins with `bos_token`".into());
+        return Some("it has `bos_token`".into());
     }
     let marks = template.match_indices("<|").filter_map(|(from, _)| {
         let length = template[from..].find("|>")?;
@@ -164,7 +164,7 @@ mod tests {
             (vec![in_config(json!(PHI))], "it has <|im_sep|>"),
             (
                 vec![in_config(json!(format!("{{{{ bos_token }}}}{CHATML}")))],
-                "it begins with `bos_token`",
+                "it has `bos_token`",
             ),
             (vec![in_config(several)], "it has no <|im_start|>"),
             (

@@ -46,6 +46,16 @@ fn each_objective_is_what_eval_says() {
 }
 
 #[test]
+fn a_gradient_of_zero_has_no_direction() {
+    let batch = Batch::row(&[0.1, -0.2], &[0.0, 0.0]).write();
+    let compared = compare(&batch, &["--json", "--preset", "ppo"]);
+    let compared: Value = serde_json::from_str(&compared).unwrap();
+    let objective = &compared["objectives"][0];
+    assert_eq!(objective["gradient_norm"], 0.0);
+    assert_eq!(objective["gradient_cosine"][0], "NaN");
+}
+
+#[test]
 fn objectives_stand_side_by_side() {
     let batch = Batch::two_rows().write();
     let table = compare(&batch, &["--preset", "ppo", "--preset", "gspo_token"]);

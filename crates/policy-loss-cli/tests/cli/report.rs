@@ -289,7 +289,14 @@ fn steps_are_files_or_lines() {
         refuses(&mut command, 3, telling);
     };
     std::fs::write(lines, "{\"loss\": 1}\n[2]\n").unwrap();
-    refuse(lines, &["--steps", "line 2 is no JSON object"]);
+    refuse(
+        lines,
+        &["--steps", "line 2 is no JSON object: invalid type"],
+    );
+    std::fs::write(lines, "{\"loss\": 1}\n{\"loss\": NaN}\n").unwrap();
+    refuse(lines, &["line 2", "at column 10", "write null"]);
+    std::fs::write(lines, [0x80, 2]).unwrap();
+    refuse(lines, &["--steps", "is no text"]);
     std::fs::write(lines, "\n").unwrap();
     refuse(lines, &["holds no line"]);
     std::fs::write(steps.join("run.jsonl"), "{}").unwrap();

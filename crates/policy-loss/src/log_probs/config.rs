@@ -147,7 +147,7 @@ impl LogProbsConfig {
     /// # Errors
     ///
     /// A temperature or softcap that is not finite or not above 0, or so small or large that f32 does
-    /// not hold what is computed with it; a memory budget or chunk of 0.
+    /// not hold it; a memory budget or chunk of 0.
     pub fn init(&self) -> Result<TokenLogProbs, ConfigError> {
         positive("temperature", self.temperature)?;
         if let Some(cap) = self.logit_softcap {
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn values_without_a_meaning_are_refused() {
         let config = LogProbsConfig::new();
-        // f32 does not hold the last two.
+        // f32 holds the last two only as subnormal numbers, or not at all.
         for value in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-40, 5e-324] {
             let error = config.with_temperature(value).init().expect_err("refused");
             let shown = match value > 0.0 && value < 1.0 {

@@ -93,6 +93,29 @@ fn gradients(model: &Llama, sequences: &[Sequence], device: &Device) -> Vec<Vec<
     collect(model, Some(&gradients))
 }
 
+/// So many answers to a prompt that they take several rows.
+#[test]
+fn answers_in_several_rows_are_those_of_one() {
+    const COPIES: usize = 300;
+    let device = Device::flex();
+    let tiny = Tiny::new(6, false);
+    let model = weights::load(tiny.write().path(), &device).expect("it is whole");
+    let log_probs = LogProbsConfig::new().init().expect("it has a meaning");
+    let of = |sequences: &[Sequence]| {
+        let rows = TokenBatch::new(sequences, &device).log_prob_rows(&model, &log_probs);
+        rows.expect("the shapes fit")
+    };
+    let sequence = sequences()[1];
+    let one = of(&[sequence]);
+    let many = of(&[sequence; COPIES]);
+    assert_eq!(many.len(), COPIES);
+    for row in &many {
+        for (a, b) in row.iter().zip(&one[0]) {
+            assert!((a - b).abs() < 2e-5, "{a} is not {b}");
+        }
+    }
+}
+
 /// Every weight has one, and sharing a prompt changes none.
 #[test]
 fn gradients_are_those_of_separate_sequences() {
