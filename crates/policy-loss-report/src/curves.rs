@@ -30,7 +30,8 @@ struct Curve {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     sentence: Option<&'static str>,
-    /// `None` where a step does not have it, or it is no number; those of the last steps may be missing.
+    /// `None` where a step does not have it, or it is no number. Until the page is drawn, steps behind
+    /// the last number have none.
     values: Vec<Option<f64>>,
 }
 
